@@ -1,0 +1,46 @@
+# `make test` and `make run` work on a fresh machine: they make their own virtual environment.
+SHELL := /bin/bash
+export PATH := $(or $(PATH),/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: run test check lint prove bench lock clean
+
+$(VENV)/.ready: requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV) || { apt-get install -y python3-venv || sudo -n apt-get install -y python3-venv; $(PYTHON) -m venv --clear $(VENV); }
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+## The sandbox: OSCAR, a Kafka broker and the bridge between them. ARGS=--once ends by itself.
+run: $(VENV)/.ready
+	$(BIN)/oscar-bridge sandbox run $(ARGS)
+
+## Everything CI runs.
+test: check
+	$(BIN)/pytest -q -m "not prove" $(ARGS)
+
+## Static checks: lint, format, types, the rules of who imports whom.
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+## The long fault runs behind the promises in the README.
+prove: $(VENV)/.ready
+	$(BIN)/pytest -q -m prove $(ARGS)
+
+## The figures in the README.
+bench: $(VENV)/.ready
+	$(BIN)/python -m bench $(ARGS)
+
+## Re-resolve the locked dependencies.
+lock: $(VENV)/.ready
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --upgrade pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --upgrade pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,57 @@
+"""Every error the bridge raises on purpose.
+
+BridgeError
+├── ConfigurationError      the start fails (exit status 2): every mistake, with its place
+├── SourceLost              the connection to an upstream is gone: reopen with backoff
+├── StoreError              what must be durable is not: stop taking, lose nothing
+│   └── StoreLocked         another daemon owns this state_dir (exit status 2)
+└── CredentialError         no usable credential for a cluster or broker right now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class BridgeError(Exception):
+    """Base of all errors below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing wrong in the configuration, and where a person mends it."""
+
+    place: str
+    """`FILE:LINE:COLUMN`, or `environment variable NAME`."""
+    key: str
+    """Dotted path of the key, such as `sources.uploads.topics`."""
+    message: str
+    """What was expected, what was found, and the likely fix."""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.key}: {self.message}" if self.key else f"{self.place}: {self.message}"
+
+
+class ConfigurationError(BridgeError):
+    """The configuration can't be used; carries every mistake found in one reading."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+class SourceLost(BridgeError):  # noqa: N818 - the word of the design: the runner reopens on it
+    """The upstream went away, or must be reopened; unsettled Deliveries are RELEASED."""
+
+
+class StoreError(BridgeError):
+    """The store could not make something durable, or can't be read."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds this state directory."""
+
+
+class CredentialError(BridgeError):
+    """A credential could not be read, fetched or refreshed."""

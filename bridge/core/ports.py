@@ -1,0 +1,100 @@
+"""What the rooms know of each other: sources, destinations and the store as the pipeline sees them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from bridge.core.delivery import Delivery
+from bridge.core.event import Event
+
+
+class Slots(Protocol):
+    """How many more Deliveries a source may have in the bridge's hands (`max_in_flight`, and bytes)."""
+
+    @property
+    def free(self) -> int:
+        """Deliveries that may be handed over now; 0 when full or stopping."""
+
+    async def wait(self) -> None:
+        """Return when `free` is above 0. Cancelling is safe."""
+
+
+class Source(Protocol):
+    """One upstream. It knows its broker and nothing else."""
+
+    def open(self, slots: Slots) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Delivery]]]:
+        """Connect, and give batches of Deliveries, never more than `slots` has free.
+
+        The iterator's `__anext__` may be cancelled without losing a batch. It raises SourceLost when
+        the upstream is gone; every Delivery not settled by then is settled RELEASED by the source,
+        which forgets it. Leaving the context commits what is settled and closes.
+        """
+
+    def problems(self) -> Sequence[str]:
+        """What an operator must know though the source is open, such as events the upstream lost."""
+
+
+class Verdict(Enum):
+    """What one attempt at a destination came to (the table in DESIGN, step 4)."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    """It had been accepted before: success."""
+    UNAVAILABLE = "unavailable"
+    """The destination can't take anything now: again, after a pause."""
+    FAILED = "failed"
+    """A server error that may be the event's own, or the destination's: the lane can tell by its siblings."""
+    REFUSED = "refused"
+    """Not about the event: credentials, or no such service. The lane's gate closes."""
+    REJECTED = "rejected"
+    """This event can never be taken: dead letter at once."""
+    UNKNOWN = "unknown"
+    """Sent, the answer lost, and nothing prevents a second run: dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One attempt's verdict with what a log line or a dead letter tells about it."""
+
+    verdict: Verdict
+    cause: str = ""
+    """A short, bounded word for metrics and dead letters: `timeout`, `http_500`, `too_large`."""
+    detail: str = ""
+    """For a person: status, excerpt of the body, sizes. Never a secret."""
+    status: int | None = None
+    retry_after: float | None = None
+    """Seconds the destination asked for."""
+
+
+class Destination(Protocol):
+    """One service that events are put to."""
+
+    async def invoke(self, event: Event) -> Answer:
+        """Make one attempt. Never raises for what the network or the destination does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """An event given up, with the cause. Times are seconds since 1970 UTC."""
+
+    event: Event
+    service: str
+    """The lane's key; empty when the event never reached a lane."""
+    cause: str
+    """A bounded word: `route`, `too_large`, `http_413`, `gave_up` …"""
+    detail: str
+    status: int | None = None
+    attempts: int = 0
+    first_attempt: float | None = None
+    last_attempt: float | None = None
+
+
+class DeadLetters(Protocol):
+    """Where dead letters become durable."""
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """Return when `letter` is on disk. Raises StoreError, and then nothing may be settled."""

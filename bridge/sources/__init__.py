@@ -1,0 +1,29 @@
+"""The sources: each connects to one upstream, reads, and answers it once the bridge has settled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from pydantic import Field
+
+from bridge.core.ports import Source
+from bridge.telemetry.metrics import SourceMetrics
+from bridge.values import Bytes, Model
+
+
+class SourceConfig(Model, ABC):
+    """What every source in the configuration has. A subclass adds `type: Literal[…]` and its own keys."""
+
+    identity: str | None = Field(default=None, min_length=1)
+    """What invocation identities are made of; the source's key when not given. Keep it when the key is
+    renamed: a new identity makes new jobs of old events."""
+    max_in_flight: int = Field(default=2000, ge=1, le=100_000)
+    """Deliveries in the bridge's hands at once."""
+    max_in_flight_bytes: Bytes = 64 * 2**20
+    """Bytes of event data in the bridge's hands at once; one event is always let in."""
+    trusted: bool = False
+    """Leave in an event what can choose credentials at OSCAR (`principalId`, `storage_provider`)."""
+
+    @abstractmethod
+    def build(self, key: str, metrics: SourceMetrics) -> Source:
+        """Make the source configured as `sources.{key}`. Nothing connects yet."""

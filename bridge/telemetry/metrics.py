@@ -1,0 +1,122 @@
+"""The metrics, with their labels resolved once: nothing is looked up on an event's way.
+
+Labels are bounded: configured keys, outcomes and reasons, never an id or a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from bridge.core.delivery import Outcome
+from bridge.core.ports import Verdict
+
+_INVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_AGE_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 21600, 86400, 604800)
+
+
+class Metrics:
+    """All metric families of one process, on one registry."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry if registry is not None else CollectorRegistry(auto_describe=True)
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.received = counter("bridge_events_received_total", "Events handed over by a source.", ["source"])
+        self.settled = counter(
+            "bridge_events_settled_total", "Events answered to their source.", ["source", "outcome"]
+        )
+        self.filtered = counter(
+            "bridge_events_filtered_total", "Events no route wanted.", ["source", "reason"]
+        )
+        self.lost = counter(
+            "bridge_events_lost_total", "Events that the upstream says it lost or no longer has.", ["source"]
+        )
+        self.source_up = gauge("bridge_source_up", "1 while the source is connected.", ["source"])
+        self.source_in_flight = gauge(
+            "bridge_source_in_flight", "Events in the bridge's hands, not settled.", ["source"]
+        )
+        self.source_lag = gauge(
+            "bridge_source_lag", "Events upstream that were not read yet, where the broker tells.", ["source"]
+        )
+        self.oldest_unsettled = gauge(
+            "bridge_oldest_unsettled_seconds", "Age in the bridge of the oldest unsettled event.", ["source"]
+        )
+        self.invocations = counter(
+            "bridge_invocations_total", "Attempts, by how the service answered.", ["service", "outcome"]
+        )
+        self.invocation_seconds = histogram(
+            "bridge_invocation_seconds", "Duration of one attempt.", ["service"], buckets=_INVOCATION_BUCKETS
+        )
+        self.event_age = histogram(
+            "bridge_event_age_seconds", "Event time to acceptance.", ["service"], buckets=_AGE_BUCKETS
+        )
+        self.retries = counter(
+            "bridge_retries_total", "Attempts that will be made again.", ["service", "cause"]
+        )
+        self.lane_queued = gauge("bridge_lane_queued", "Events waiting in the lane.", ["service"])
+        self.lane_in_flight = gauge("bridge_lane_in_flight", "Attempts under way.", ["service"])
+        self.lane_limit = gauge("bridge_lane_limit", "Attempts allowed at once.", ["service"])
+        self.lane_open = gauge("bridge_lane_open", "1 while the lane's gate is open.", ["service"])
+        self.dead_letters = gauge("bridge_dead_letters", "Dead letters in the store.", ["service", "cause"])
+        self.store_bytes = gauge("bridge_store_bytes", "Size of the store on disk.")
+        self.credential_expiry = gauge(
+            "bridge_credential_expiry_seconds", "Time until the cluster's access token expires.", ["cluster"]
+        )
+
+    def source(self, key: str) -> SourceMetrics:
+        """Resolve the labels of one source."""
+        return SourceMetrics(self, key)
+
+    def lane(self, key: str) -> LaneMetrics:
+        """Resolve the labels of one lane."""
+        return LaneMetrics(self, key)
+
+
+class SourceMetrics:
+    """One source's metrics. `key` is its key in the configuration."""
+
+    def __init__(self, metrics: Metrics, key: str) -> None:
+        self.key = key
+        self.received = metrics.received.labels(key)
+        self.settled = {outcome: metrics.settled.labels(key, outcome.name.lower()) for outcome in Outcome}
+        self._filtered = metrics.filtered
+        self.lost = metrics.lost.labels(key)
+        self.up = metrics.source_up.labels(key)
+        self.in_flight = metrics.source_in_flight.labels(key)
+        self._lag = metrics.source_lag
+        self._oldest = metrics.oldest_unsettled.labels(key)
+
+    def filtered(self, reason: str) -> None:
+        """Count one event that no route wanted, by a bounded reason."""
+        self._filtered.labels(self.key, reason).inc()
+
+    def lag(self, events: int) -> None:
+        """Tell how many events wait upstream."""
+        self._lag.labels(self.key).set(events)
+
+    def oldest_unsettled(self, age: Callable[[], float]) -> None:
+        """Take the age in seconds from `age` at each scrape."""
+        self._oldest.set_function(age)
+
+
+class LaneMetrics:
+    """One lane's metrics. `key` is the service's key in the configuration."""
+
+    def __init__(self, metrics: Metrics, key: str) -> None:
+        self.key = key
+        self.invocations = {verdict: metrics.invocations.labels(key, verdict.value) for verdict in Verdict}
+        self.seconds = metrics.invocation_seconds.labels(key)
+        self.age = metrics.event_age.labels(key)
+        self._retries = metrics.retries
+        self.queued = metrics.lane_queued.labels(key)
+        self.in_flight = metrics.lane_in_flight.labels(key)
+        self.limit = metrics.lane_limit.labels(key)
+        self.open = metrics.lane_open.labels(key)
+
+    def retried(self, cause: str) -> None:
+        """Count one attempt that will be made again, by a bounded cause."""
+        self._retries.labels(self.key, cause).inc()

@@ -1,0 +1,101 @@
+"""What values in the configuration may look like: durations, sizes, rates, secrets in files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
+
+from bridge.core.errors import CredentialError
+
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B|)")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*([smh])")
+
+
+class Model(BaseModel):
+    """A part of the configuration: unknown keys are errors, values do not change, secrets are not shown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _duration(value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
+        seconds = float(found[1]) * _DURATION_UNITS[found[2]]
+    elif isinstance(value, str) and value.strip().replace(".", "", 1).isdigit():
+        seconds = float(value)  # from the environment everything is text
+    else:
+        raise ValueError("expected seconds or a duration such as 500ms, 30s, 5m, 24h or 90d")
+    if not 0 < seconds < float("inf"):
+        raise ValueError("expected a duration above 0")
+    return seconds
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
+        size = int(float(found[1]) * _SIZE_UNITS[found[2]])
+    else:
+        raise ValueError("expected bytes or a size such as 131065, 64KiB or 2GiB")
+    if size <= 0:
+        raise ValueError("expected a size above 0")
+    return size
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, str) and (found := _RATE.fullmatch(value.strip())) and float(found[1]) > 0:
+        return float(found[1]) / _RATE_UNITS[found[2]]
+    raise ValueError("expected a rate such as 10/s, 600/m or 1000/h")
+
+
+def _readable(path: Path) -> Path:
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise ValueError(f"expected a readable file, but {path}: {error.strerror}") from None
+
+
+def _directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError(f"expected a directory, but {path} is none")
+    return path
+
+
+Seconds = Annotated[float, BeforeValidator(_duration)]
+"""Seconds, written as a number or as 500ms, 30s, 5m, 24h, 90d."""
+Bytes = Annotated[int, BeforeValidator(_size)]
+"""Bytes, written as a number or as 64KiB, 2GiB, 10MB."""
+Rate = Annotated[float, BeforeValidator(_rate)]
+"""Events a second, written as 10/s, 600/m, 1000/h."""
+ReadableFile = Annotated[Path, AfterValidator(_readable)]
+"""A file that can be read when the bridge starts."""
+Directory = Annotated[Path, AfterValidator(_directory)]
+"""A directory that is there when the bridge starts."""
+
+
+def read_secret(path: Path) -> str:
+    """Give the text of a secret file without the line end an editor adds. Raises CredentialError."""
+    try:
+        text = path.read_text(encoding="utf-8").strip("\r\n ")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CredentialError(f"secret file {path} can't be read: {error}") from error
+    if not text:
+        raise CredentialError(f"secret file {path} is empty")
+    return text
+
+
+def secret(value: SecretStr | None, file: Path | None) -> str | None:
+    """Give a secret from `key` or from `key_file`, whichever is set. Raises CredentialError."""
+    if file is not None:
+        return read_secret(file)
+    return None if value is None else value.get_secret_value()

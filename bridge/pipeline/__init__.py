@@ -1,0 +1,1 @@
+"""The way of an event: runner → intake → router → lane, with its limits and retries."""

@@ -1,0 +1,87 @@
+"""The slots of one source: how much of it may be in the bridge's hands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+
+from bridge.core.delivery import Delivery, Outcome
+from bridge.telemetry.metrics import SourceMetrics
+
+
+class Intake:
+    """Gives each Delivery of one source a slot and takes it back when it settles (`core.ports.Slots`).
+
+    No slot, no pull: this is the backpressure that reaches the upstream.
+    """
+
+    def __init__(self, max_in_flight: int, max_in_flight_bytes: int, metrics: SourceMetrics) -> None:
+        self._max = max_in_flight
+        self._max_bytes = max_in_flight_bytes
+        self._bytes = 0
+        self._metrics = metrics
+        self._since: dict[Delivery, float] = {}
+        self._closed = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        metrics.in_flight.set_function(lambda: len(self._since))
+        metrics.oldest_unsettled(self._oldest)
+
+    @property
+    def free(self) -> int:
+        """Slots that may be filled now; 0 when full by count or by bytes, or when closed."""
+        if self._closed or self._bytes >= self._max_bytes:
+            return 0
+        return max(0, self._max - len(self._since))
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries not settled."""
+        return len(self._since)
+
+    async def wait(self) -> None:
+        """Return when a slot is free; never again once closed."""
+        while not self.free:
+            self._room.clear()
+            await self._room.wait()
+
+    def admit(self, batch: Sequence[Delivery]) -> None:
+        """Give each of `batch` a slot. A source that gives more than was free is let in all the same."""
+        now = monotonic()
+        for delivery in batch:
+            self._since[delivery] = now
+            self._bytes += len(delivery.event.data)
+            self._empty.clear()
+            delivery.watch(self._settled)
+        self._metrics.received.inc(len(batch))
+
+    def close(self) -> None:
+        """Give no more slots: the source stops reading."""
+        self._closed = True
+
+    async def drained(self) -> None:
+        """Return when nothing is in the bridge's hands."""
+        await self._empty.wait()
+
+    def release(self) -> int:
+        """Give back upstream what is unsettled; how many that were."""
+        leftovers = list(self._since)
+        for delivery in leftovers:
+            delivery.settle(Outcome.RELEASED)
+        return len(leftovers)
+
+    def _settled(self, delivery: Delivery, outcome: Outcome) -> None:
+        del self._since[delivery]
+        self._bytes -= len(delivery.event.data)
+        self._metrics.settled[outcome].inc()
+        self._room.set()
+        if not self._since:
+            self._empty.set()
+
+    def _oldest(self) -> float:
+        for since in self._since.values():
+            return monotonic() - since
+        return 0.0

@@ -1,0 +1,38 @@
+"""How long to wait before trying again, and when to stop trying."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from tenacity import AsyncRetrying, RetryCallState
+from tenacity.wait import wait_random_exponential
+
+from bridge.values import Model, Seconds
+
+
+class RetryConfig(Model):
+    """A service's patience with one event."""
+
+    give_up_after: Seconds = 24 * 3600.0
+    """From the event's first attempt; then it becomes a dead letter."""
+    max_attempts: int = Field(default=8, ge=1, le=1000)
+    """Failures of an event's own, while the service accepts others; then it becomes a dead letter."""
+    max_backoff: Seconds = 60.0
+    """Longest pause between two attempts."""
+
+
+class Backoff:
+    """Full jitter: a pause drawn evenly from 0 to `first * 2**(failures - 1)`, at most `longest` seconds.
+
+    Spreads the retries of many events, lanes and replicas best (AWS Architecture Blog,
+    "Exponential Backoff And Jitter").
+    """
+
+    def __init__(self, *, first: float, longest: float) -> None:
+        self._wait = wait_random_exponential(multiplier=first, max=longest)
+        self._nothing_to_retry = AsyncRetrying()
+
+    def seconds(self, failures: int) -> float:
+        """Draw the pause after `failures` failures in a row (from 1)."""
+        state = RetryCallState(self._nothing_to_retry, None, (), {})
+        state.attempt_number = failures
+        return self._wait(state)

@@ -1,0 +1,197 @@
+"""Which lanes an event goes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import cel
+import structlog
+from pydantic import ConfigDict, Field
+
+from bridge.core.delivery import Delivery, Outcome
+from bridge.core.event import Event
+from bridge.core.ports import DeadLetter, DeadLetters
+from bridge.pipeline.dead import bury
+from bridge.pipeline.lane import Lane
+from bridge.telemetry.metrics import SourceMetrics
+from bridge.values import Model
+
+VARIABLES = ("id", "source", "type", "subject", "time", "attributes", "data")
+"""What a CEL expression of a route can name."""
+
+_DEEPEST = 500
+"""Nesting of `data` shown to CEL: the evaluator converts it recursively on the C stack."""
+
+_log = structlog.get_logger(__name__)
+
+
+class RouteConfig(Model):
+    """From a source, when an expression holds, to a service."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    from_: str = Field(alias="from")
+    """A key of `sources`."""
+    when: str | None = None
+    """CEL; every event when not given."""
+    to: str
+    """A key of `services`; with `allow`, a CEL expression that gives one."""
+    allow: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """The services that `to` may choose from."""
+
+
+class _NoMatch(Exception):  # noqa: N818 - a finding about one event, not an error
+    """The route does not want this event; carries the bounded reason."""
+
+
+class _Unroutable(Exception):  # noqa: N818 - likewise
+    """An expression can't be evaluated for this event."""
+
+
+class _Route:
+    """One route with its expressions compiled."""
+
+    def __init__(self, config: RouteConfig) -> None:
+        self.to = config.to
+        self._when = None if config.when is None else cel.compile(config.when)
+        self._to = None if config.allow is None else cel.compile(config.to)
+        self._allow = frozenset(config.allow or ())
+        programs = [program for program in (self._when, self._to) if program is not None]
+        self.variables = frozenset(name for program in programs for name in program.variables())
+
+    def lane(self, context: dict[str, Any]) -> str:
+        """Name the lane of the event in `context`. Raises _NoMatch or _Unroutable."""
+        if self._when is not None:
+            matched = _evaluate(self._when, context)
+            if matched is False:
+                raise _NoMatch("no_match")
+            if matched is not True:
+                raise _Unroutable(f"`when` gave {type(matched).__name__}, expected true or false")
+        if self._to is None:
+            return self.to
+        chosen = _evaluate(self._to, context)
+        if not isinstance(chosen, str):
+            raise _Unroutable(f"`to` gave {type(chosen).__name__}, expected the name of a service")
+        if chosen not in self._allow:
+            raise _NoMatch("not_allowed")
+        return chosen
+
+
+class Router:
+    """The routes of one source."""
+
+    def __init__(
+        self,
+        routes: Iterable[RouteConfig],
+        lanes: Mapping[str, Lane],
+        dead_letters: DeadLetters,
+        metrics: SourceMetrics,
+    ) -> None:
+        self._routes = [_Route(config) for config in routes]
+        self._lanes = lanes
+        self._dead_letters = dead_letters
+        self._metrics = metrics
+        self._variables = frozenset(name for route in self._routes for name in route.variables)
+
+    async def route(self, delivery: Delivery) -> None:
+        """Put `delivery` into its lanes, waiting while one is full; settle it when it has none.
+
+        An event goes into a lane once, however many routes lead there. A route that can't be evaluated
+        makes a dead letter of its own and does not stop the others.
+        """
+        context = _context(delivery.event, self._variables) if self._variables else {}
+        lanes: list[str] = []
+        dead: list[DeadLetter] = []
+        reason = "no_match"
+        for route in self._routes:
+            try:
+                lane = route.lane(context)
+            except _NoMatch as finding:
+                reason = max(reason, str(finding), key=_REASONS.index)
+            except _Unroutable as finding:
+                dead.append(
+                    DeadLetter(event=delivery.event, service=route.to, cause="route", detail=str(finding))
+                )
+            else:
+                if lane not in lanes:
+                    lanes.append(lane)
+        if len(lanes) == 1 and not dead:
+            await self._lanes[lanes[0]].put(delivery)
+        elif lanes or dead:
+            parts = delivery.split([delivery.event] * (len(lanes) + len(dead)))
+            for part, letter in zip(parts, dead, strict=False):
+                await bury(self._dead_letters, part, letter)
+            for part, lane in zip(parts[len(dead) :], lanes, strict=True):
+                await self._lanes[lane].put(part)
+        else:
+            self._metrics.filtered(reason)
+            _log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=reason)
+            delivery.settle(Outcome.FILTERED)
+
+
+_REASONS = ("no_match", "missing_key", "not_allowed")
+"""Why an event matched no route; the last that holds is told."""
+
+
+def _context(event: Event, variables: frozenset[str]) -> dict[str, Any]:
+    """Give CEL what its expressions name, and no more: converting costs time."""
+    context: dict[str, Any] = {}
+    for name in variables:
+        if name == "data":
+            context[name] = _data(event.data)
+        elif name == "subject":
+            context[name] = event.subject or ""
+        elif name in VARIABLES:  # others are names bound inside an expression
+            context[name] = getattr(event, name)
+    return context
+
+
+def _data(raw: bytes) -> Any:
+    """Give JSON as its value, other UTF-8 as text, anything else as bytes."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw
+    try:
+        value = json.loads(text, parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        return text
+    return text if text.count("[") + text.count("{") > _DEEPEST and _too_deep(value) else value
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _too_deep(value: Any) -> bool:
+    level: Sequence[Any] = [value]
+    for _ in range(_DEEPEST):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        if not inner:
+            return False
+        level = inner
+    return True
+
+
+def _evaluate(program: cel.Program, context: dict[str, Any]) -> Any:
+    try:
+        return program.execute(context)
+    except KeyError:
+        raise _NoMatch("missing_key") from None
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise _Unroutable(_explain(program, context, error)) from None
+
+
+def _explain(program: cel.Program, context: dict[str, Any], error: Exception) -> str:
+    text = str(error).split(". ", 1)[0]
+    data = context.get("data")
+    if isinstance(data, (str, bytes)):
+        text += f" (data is not a JSON document but {type(data).__name__} of {len(data)} long)"
+    return f"`{program.source}`: {text}"

@@ -1,0 +1,74 @@
+"""The state directory: on this machine's own disk, for one daemon, readable by its user alone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from pathlib import Path
+
+from bridge.core.errors import StoreError, StoreLockedError
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_NETWORK = re.compile(
+    r"9p|afs|beegfs|ceph|cifs|gfs2|gpfs|lustre|ncpfs|nfs\d?|ocfs2|orangefs|smb\d?|smbfs"
+    r"|fuse\.(?:ceph(?:-fuse)?|gcsfuse|glusterfs|juicefs|rclone|s3fs|sshfs)"
+)
+"""Types of file systems in /proc/self/mountinfo on which SQLite's WAL and flock can't be trusted: the WAL
+index is memory shared between processes of one machine (https://sqlite.org/wal.html)."""
+
+
+def file_system_type(path: Path, mounts: str) -> str:
+    """Tell the type of file system that holds the absolute `path`, by the text of mountinfo (proc(5)).
+
+    Empty when no mount holds it.
+    """
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        head, separator, tail = line.partition(" - ")
+        if not separator:
+            continue
+        point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), head.split(" ")[4]))
+        # A later mount on the same point lies above the earlier one.
+        if len(point.parts) >= best and path.is_relative_to(point):
+            best, kind = len(point.parts), tail.split(" ", 1)[0]
+    return kind
+
+
+def claim(state_dir: Path) -> int:
+    """Make `state_dir` where it is missing, and lock it for this process.
+
+    Returns the descriptor that holds the lock for as long as it is open. Raises StoreLockedError when
+    another process holds it, StoreError when it can't be written or is on a network file system.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_network(state_dir.resolve())
+        descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"the state directory {state_dir} can't be used: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    except BlockingIOError:
+        owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise StoreLockedError(
+            f"the state directory {state_dir} is in use by another bridge, process {owner}"
+        ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(f"the state directory {state_dir} can't be written: {error.strerror}") from error
+    return descriptor
+
+
+def _refuse_network(state_dir: Path) -> None:
+    if not _MOUNTS.exists():
+        return
+    kind = file_system_type(state_dir, _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape"))
+    if _NETWORK.fullmatch(kind):
+        raise StoreError(
+            f"the state directory {state_dir} is on a network file system ({kind}), which can't keep "
+            "events safely: put state_dir on a local disk"
+        )

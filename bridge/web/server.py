@@ -1,0 +1,99 @@
+"""/livez, /readyz and /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from pydantic import Field
+
+from bridge.values import Model
+
+_SILENT_SECONDS = 30.0
+"""A heartbeat older than this is a bridge that hangs."""
+
+
+class HttpConfig(Model):
+    """Where /livez, /readyz and /metrics are answered. They need no credential and tell no secret."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """The address listened on: loopback alone by default."""
+    port: int = Field(default=9464, ge=0, le=65535)
+    """The TCP port; 0 takes any free one. 9464 is the usual one of Prometheus exporters in OpenTelemetry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the bridge is not ready."""
+
+    part: str
+    """What it is about: `source uploads`, `service plants`, `store`."""
+    reason: str
+    """For the person who mends it."""
+
+
+@asynccontextmanager
+async def serve(
+    config: HttpConfig,
+    registry: CollectorRegistry,
+    readiness: Callable[[], Sequence[Problem]],
+    heartbeat: Callable[[], float] | None = None,
+) -> AsyncIterator[str]:
+    """Answer at `config`'s address while inside; gives the base URL, such as `http://127.0.0.1:9464`.
+
+    `readiness` is asked at every /readyz and must be cheap; `heartbeat` tells the seconds since the app
+    last proved that it works. /metrics has the process's own metrics beside those of `registry`. Raises
+    OSError when the address can't be listened on.
+    """
+
+    async def livez(_request: web.Request) -> web.Response:
+        # That this is answered is the proof: the loop turns.
+        silent = 0.0 if heartbeat is None else heartbeat()
+        if silent > _SILENT_SECONDS:
+            return web.Response(text=f"no heartbeat for {silent:.0f} s\n", status=503)
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        problems = [asdict(problem) for problem in readiness()]
+        return web.json_response(
+            {"ready": not problems, "problems": problems}, status=503 if problems else 200
+        )
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    app = web.Application(middlewares=[_errors_as_json])
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", metrics)
+    own = [ProcessCollector(registry=registry), PlatformCollector(registry=registry)]
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    try:
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, config.host, config.port).start()
+        except OSError as error:
+            raise OSError(
+                error.errno, f"http: can't listen on {config.host} port {config.port}: {error.strerror}"
+            ) from error
+        host, port = runner.addresses[0][:2]
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+        for collector in own:
+            registry.unregister(collector)
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return web.json_response({"error": error.reason}, status=error.status, headers=headers)

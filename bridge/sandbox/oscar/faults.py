@@ -1,0 +1,95 @@
+"""Trouble on request: what the ingress, the network and OSCAR itself do to a caller on a bad day."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EVERY_SERVICE = "*"
+MANAGEMENT = "system"
+"""The key of `/system/*` and of the OIDC endpoints: no service, as a name has no slash."""
+_FIELDS = {"statuses", "retry_after", "delay_seconds", "lost_answers", "cut"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """What happens to requests of one service; the chances are between 0 and 1."""
+
+    statuses: dict[int, float] = field(default_factory=dict)
+    """Status → chance of this answer instead of any work, such as `{500: 0.1, 503: 0.05}`."""
+    retry_after: str | None = None
+    """The `Retry-After` of those answers."""
+    delay_seconds: float = 0.0
+    """Before anything else is done."""
+    lost_answers: float = 0.0
+    """Chance that all is done, the job created, and the connection cut in place of an answer."""
+    cut: float = 0.0
+    """Chance that the connection is cut and nothing done."""
+
+    @classmethod
+    def of_json(cls, document: Any) -> Fault:
+        """Read what `PUT /sandbox/faults` carries; ValueError or TypeError when it is something else."""
+        if not isinstance(document, Mapping) or not _FIELDS.issuperset(document):
+            raise ValueError(f"a fault is an object with {', '.join(sorted(_FIELDS))}")
+        fault = cls(**{key: value for key, value in document.items() if key != "statuses"})
+        fault.statuses = {int(code): float(chance) for code, chance in document.get("statuses", {}).items()}
+        fault.delay_seconds = float(fault.delay_seconds)
+        fault.lost_answers, fault.cut = float(fault.lost_answers), float(fault.cut)
+        if fault.retry_after is not None:
+            fault.retry_after = str(fault.retry_after)
+        return fault
+
+    def as_json(self) -> dict[str, Any]:
+        """The same form that `of_json` reads."""
+        return {
+            "statuses": {str(code): chance for code, chance in self.statuses.items()},
+            "retry_after": self.retry_after,
+            "delay_seconds": self.delay_seconds,
+            "lost_answers": self.lost_answers,
+            "cut": self.cut,
+        }
+
+
+class Faults:
+    """The faults in force, by service: `"*"` for those without their own, `"system"` for `/system/*`."""
+
+    def __init__(self, seed: int) -> None:
+        self.rules: dict[str, Fault] = {}
+        self.injected: dict[str, int] = {}
+        """Kind → how often it struck: `status`, `lost_answer`, `cut`."""
+        self._dice = random.Random(seed)
+
+    def set(self, fault: Fault, service: str = EVERY_SERVICE) -> None:
+        """Put a fault in force for one service or for all of them."""
+        self.rules[service] = fault
+
+    def clear(self) -> None:
+        """End all faults."""
+        self.rules.clear()
+
+    def of(self, service: str) -> Fault | None:
+        """The fault in force for an invocation."""
+        if not self.rules:
+            return None
+        return self.rules.get(service) or self.rules.get(EVERY_SERVICE)
+
+    def strikes(self, kind: str, chance: float) -> bool:
+        """Throw the dice, and count a hit."""
+        if chance <= 0.0 or self._dice.random() >= chance:
+            return False
+        self.injected[kind] = self.injected.get(kind, 0) + 1
+        return True
+
+    def status(self, fault: Fault) -> int | None:
+        """One of the fault's statuses, or None when this request is spared."""
+        if not fault.statuses:
+            return None
+        throw = self._dice.random()
+        for code, chance in fault.statuses.items():
+            if throw < chance:
+                self.injected["status"] = self.injected.get("status", 0) + 1
+                return code
+            throw -= chance
+        return None

@@ -1,0 +1,238 @@
+"""`POST /job/{service}` and `POST /run/{service}`: who may call, and what becomes of the body."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from typing import Any
+
+from aiohttp import web
+
+from bridge.sandbox.oscar.jobs import Jobs, KubernetesError
+from bridge.sandbox.oscar.ledger import Ledger
+from bridge.sandbox.oscar.oidc import Oidc, UnreadableTokenError, User
+from bridge.sandbox.oscar.pods import Pods
+from bridge.sandbox.oscar.services import SHARED_NAMESPACE, Service, Services, format_uid
+from bridge.sandbox.oscar.settings import Settings
+
+_SERVICE_TOKEN_LENGTH = 64
+_AMBIGUOUS = "More than one service authorize, use the owner query to select the service"
+_GATEWAY_PAGE = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center></body></html>\r\n"
+
+
+class RefusedError(Exception):
+    """The handler answers with this and does nothing."""
+
+    def __init__(self, status: int, text: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+    def answer(self) -> web.Response:
+        """As gin writes it."""
+        return web.Response(status=self.status, text=self.text)
+
+
+def ingress_page(status: int, reason: str) -> web.Response:
+    """An answer of the ingress, which is HTML and knows nothing of OSCAR."""
+    return web.Response(
+        status=status, text=_GATEWAY_PAGE.format(f"{status} {reason}"), content_type="text/html"
+    )
+
+
+def _finite(text: str) -> float:
+    """Go refuses a number that no float64 holds."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"cannot unmarshal number {text}")
+    return number
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"invalid character {text[0]!r}")
+
+
+def principal(body: bytes) -> str | None:
+    """`decodeEventBytes` of `pkg/handlers/job.go`: whose MinIO secret the body asks for.
+
+    None when it is no event with records. When the records are not as expected (empty, no
+    `principalId`, no `sourceIPAddress`, not strings) the Go code panics, recovers and returns an empty
+    user *without an error*: then the job's owner label is emptied.
+    """
+    if b"Records" not in body and b"\\u" not in body:
+        return None
+    try:
+        document = json.loads(
+            body.decode("utf-8", "replace"),
+            parse_float=_finite, parse_int=_finite, parse_constant=_no_constant,
+        )  # fmt: skip
+    except (ValueError, RecursionError):
+        return None
+    records = document.get("Records") if isinstance(document, dict) else None
+    if not isinstance(records, list):
+        return None
+    try:
+        parameters = records[0]["requestParameters"]
+        uid, address = parameters["principalId"], parameters["sourceIPAddress"]
+    except (LookupError, TypeError):
+        return ""
+    return uid if isinstance(uid, str) and isinstance(address, str) else ""
+
+
+class Invocation:
+    """The two handlers that take events."""
+
+    def __init__(
+        self, settings: Settings, services: Services, jobs: Jobs, pods: Pods, oidc: Oidc, ledger: Ledger
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._jobs = jobs
+        self._pods = pods
+        self._oidc = oidc
+        self._ledger = ledger
+
+    async def job(self, request: web.Request) -> web.Response:
+        """`MakeJobHandler` of `pkg/handlers/job.go`."""
+        try:
+            services = self._named(request)
+            token = _bearer(request)
+            user: User | None = None
+            if len(token) == _SERVICE_TOKEN_LENGTH:
+                service = _with_token(services, token)
+            else:
+                user, service = self._job_user(request, services, token)
+            self._create(request, service, user, await self._body(request))
+        except RefusedError as refused:
+            return refused.answer()
+        except KubernetesError as error:
+            return web.Response(status=500, text=str(error))
+        return web.Response(status=201)
+
+    def _job_user(self, request: web.Request, services: list[Service], token: str) -> tuple[User, Service]:
+        self._check_issuer(token)
+        user = self._oidc.user_of(token)
+        if user is None:
+            # `ui.Subject` is read before the error is looked at: the handler panics, gin answers 500.
+            raise RefusedError(500)
+        # The user is compared with the owner after its "@…" is cut off, the owner's is not: EGI users do
+        # not reach their own private services here, and get 404.
+        service = self._select(request, services, format_uid(user.subject))
+        if not set(user.groups) & set(self._settings.oidc_groups):
+            raise RefusedError(401)
+        if format_uid(user.subject) not in self._settings.provisioned:
+            text = f"MinIO user not provisioned for {user.subject}; submit a direct request first"
+            raise RefusedError(403, text)
+        return user, service
+
+    def _check_issuer(self, token: str) -> None:
+        try:
+            issuer = self._oidc.issuer_of(token)
+        except UnreadableTokenError as error:
+            # No `return` after the 502: the next answer's text is written behind it.
+            raise RefusedError(502, f"{error}Error getting oidc manager for issuer ''") from error
+        if issuer != self._oidc.issuer:
+            raise RefusedError(400, f"Error getting oidc manager for issuer '{issuer}'")
+
+    def _create(self, request: web.Request, service: Service, user: User | None, body: bytes) -> None:
+        owner_label = format_uid(user.subject)[:62] if user is not None else None
+        minio_user = user.subject if user is not None else service.owner
+        asked = principal(body)
+        if asked is not None:
+            # Also for an OIDC user: the job carries the body's label, not the caller's.
+            owner_label, minio_user = format_uid(asked)[:62], asked
+        if minio_user in ("", service.owner):
+            minio_user = "minio"
+        has_secret = format_uid(minio_user) in self._settings.provisioned
+        if not has_secret and service.namespace != SHARED_NAMESPACE:
+            # ensureMinIOSecret. In the shared namespace it looks at nothing: see below.
+            raise RefusedError(
+                500,
+                f"error ensuring credentials for user {minio_user}: "
+                f'secrets "{format_uid(minio_user)}" not found',
+            )
+        name = request.headers.get("X-Delegated-Job-ID", "") if self._settings.at_least("4.1.0") else ""
+        if not name:
+            prefix = service.name[:16] if len(service.name) >= 25 else service.name
+            name = f"{prefix}-{uuid.uuid4()}"
+        job = self._jobs.create(name, service, owner_label, len(body))
+        self._ledger.record(name, service.name, body)
+        if has_secret:
+            self._pods.start(job, service, body)
+        # Otherwise the pod waits for ever for a secret that does not exist: Pending, after a 201.
+
+    async def run(self, request: web.Request) -> web.Response:
+        """`MakeRunHandler` of `pkg/handlers/run.go`, and the service's pod behind it."""
+        try:
+            services = self._named(request)
+            token = _bearer(request)
+            if len(token) == _SERVICE_TOKEN_LENGTH:
+                service = _with_token(services, token)
+            else:
+                service = self._run_service(request, services, token)
+            body = await self._body(request)
+        except RefusedError as refused:
+            return refused.answer()
+        self._ledger.record_run(service.name, body)
+        try:
+            status, output = await self._pods.run(service, body)
+        except TimeoutError:
+            return ingress_page(504, "Gateway Time-out")
+        return web.Response(status=500 if status else 200, body=output, content_type="text/plain")
+
+    def _run_service(self, request: web.Request, services: list[Service], token: str) -> Service:
+        self._check_issuer(token)
+        user = self._oidc.user_of(token)
+        if user is None or not set(user.groups) & set(self._settings.oidc_groups):
+            # An expired token shows as a service that is not there.
+            raise RefusedError(404)
+        return self._select(request, services, user.subject)
+
+    def _named(self, request: web.Request) -> list[Service]:
+        """Since 4.0.0 an unknown service is an empty list: 401 with a service token, 404 with OIDC.
+
+        Before, `ReadService` made it a 404 ahead of any authentication.
+        """
+        services = self._services.named(request.match_info["service"])
+        if not services and not self._settings.at_least("4.0.0"):
+            raise RefusedError(404)
+        return services
+
+    @staticmethod
+    def _select(request: web.Request, services: list[Service], uid: str) -> Service:
+        """`selectService` of `pkg/handlers/run.go`."""
+        allowed = [service for service in services if service.open_to(uid)]
+        if len(allowed) == 1:
+            return allowed[0]
+        if allowed:
+            owner = request.query.get("owner", "").strip()
+            if not owner:
+                raise RefusedError(400, _AMBIGUOUS)
+            for service in allowed:
+                if service.owner == owner:
+                    return service
+        raise RefusedError(404)
+
+    async def _body(self, request: web.Request) -> bytes:
+        body = await request.read()
+        limit = self._settings.max_body_bytes
+        if limit is not None and len(body) > limit:
+            raise RefusedError(413, _GATEWAY_PAGE.format("413 Request Entity Too Large"))
+        return body
+
+
+def _bearer(request: web.Request) -> str:
+    """`strings.Split(authHeader, "Bearer ")` must give two parts: basic auth gets 401."""
+    parts = request.headers.get("Authorization", "").split("Bearer ")
+    if len(parts) != 2:
+        raise RefusedError(401)
+    return parts[1].strip()
+
+
+def _with_token(services: list[Service], token: str) -> Service:
+    """The last one wins, as in the Go loop."""
+    for service in reversed(services):
+        if service.token == token:
+            return service
+    raise RefusedError(401)

@@ -1,0 +1,295 @@
+"""`/system/*`: services, jobs and their logs, what the cluster is and how it does."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from bridge.sandbox.oscar.invocation import RefusedError
+from bridge.sandbox.oscar.jobs import Job, Jobs, KubernetesError
+from bridge.sandbox.oscar.oidc import Oidc, UnreadableTokenError
+from bridge.sandbox.oscar.pods import Pods
+from bridge.sandbox.oscar.services import (
+    CLUSTER_ADMIN,
+    SHARED_NAMESPACE,
+    InvalidDefinitionError,
+    Service,
+    Services,
+    check_definition,
+    format_uid,
+    namespace_of,
+    new_token,
+)
+from bridge.sandbox.oscar.settings import Settings
+
+Handler = Callable[[web.Request, str | None], Awaitable[web.Response]]
+"""Takes the caller: the OIDC subject, or None for the administrator."""
+_NODE_MILLICORES, _NODE_BYTES = 4_000, 8 * 2**30
+_JOB_MILLICORES, _JOB_BYTES = 200, 256 * 2**20
+
+
+class Management:
+    """The handlers of the management API."""
+
+    def __init__(self, settings: Settings, services: Services, jobs: Jobs, pods: Pods, oidc: Oidc) -> None:
+        self._settings = settings
+        self._services = services
+        self._jobs = jobs
+        self._pods = pods
+        self._oidc = oidc
+
+    def routes(self) -> list[web.RouteDef]:
+        """As in OSCAR's `main.go`."""
+        routes: list[tuple[Callable[..., web.RouteDef], str, Handler]] = [
+            (web.get, "/system/services", self._list),
+            (web.post, "/system/services", self._create),
+            (web.put, "/system/services", self._update),
+            (web.get, "/system/services/{service}", self._read),
+            (web.delete, "/system/services/{service}", self._delete),
+            (web.get, "/system/logs/{service}", self._job_list),
+            (web.delete, "/system/logs/{service}", self._delete_jobs),
+            (web.get, "/system/logs/{service}/{job}", self._job_log),
+            (web.delete, "/system/logs/{service}/{job}", self._delete_job),
+            (web.get, "/system/info", self._info),
+            (web.get, "/system/config", self._config),
+            (web.get, "/system/status", self._status),
+        ]
+        return [method(path, self._known(handler)) for method, path, handler in routes]
+
+    def _known(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            try:
+                return await handler(request, self._caller(request))
+            except RefusedError as refused:
+                answer = refused.answer()
+                if refused.status == 401:
+                    answer.headers["WWW-Authenticate"] = 'Basic realm="Authorization Required"'
+                return answer
+
+        return handle
+
+    def _caller(self, request: web.Request) -> str | None:
+        """`CustomAuth` and `getOIDCMiddleware` of `pkg/utils/auth`. A service token is no readable JWT."""
+        header = request.headers.get("Authorization", "")
+        if not header.startswith("Bearer "):
+            expected = base64.b64encode(f"{self._settings.username}:{self._settings.password}".encode())
+            if not hmac.compare_digest(header.encode(), b"Basic " + expected):
+                raise RefusedError(401)
+            return None
+        token = header.removeprefix("Bearer ")
+        try:
+            issuer = self._oidc.issuer_of(token)
+        except UnreadableTokenError as error:
+            raise RefusedError(400, str(error)) from error
+        if issuer != self._oidc.issuer:
+            raise RefusedError(401, f"'{issuer}' is not listed as an authorized issuer")
+        user = self._oidc.user_of(token)
+        if user is None or not set(user.groups) & set(self._settings.oidc_groups):
+            raise RefusedError(401)
+        # The first direct request of a user provisions the MinIO user that `/job` asks for.
+        self._settings.provisioned.add(format_uid(user.subject))
+        return user.subject
+
+    def _only(self, name: str) -> Service:
+        """`ReadService` without a namespace: `resolveServiceNamespace` of `pkg/backends/knative.go`."""
+        services = self._services.named(name)
+        if not services:
+            raise RefusedError(404)
+        if len(services) > 1:
+            raise RefusedError(500, f'service "{name}" found in multiple namespaces')
+        return services[0]
+
+    # --- services ---
+
+    async def _list(self, _request: web.Request, uid: str | None) -> web.Response:
+        return web.json_response(
+            [service.as_json() for service in self._services.all() if service.open_to(uid)]
+        )
+
+    async def _read(self, request: web.Request, uid: str | None) -> web.Response:
+        service = self._only(request.match_info["service"])
+        if not service.open_to(uid):
+            raise RefusedError(403, f"User {uid} doesn't have permision to get this service")
+        return web.json_response(service.as_json())
+
+    async def _create(self, request: web.Request, uid: str | None) -> web.Response:
+        definition = await _definition(request)
+        if self._services.named(definition["name"]):
+            # 4.1.0 looks itself (400); before, it was the config map's name in one namespace (409).
+            raise RefusedError(
+                400 if self._settings.at_least("4.1.0") else 409,
+                "A service with the provided name already exists",
+            )
+        self._services.add(definition, CLUSTER_ADMIN if uid is None else uid)
+        return web.Response(status=201)
+
+    async def _update(self, request: web.Request, uid: str | None) -> web.Response:
+        definition = await _definition(request)
+        service = self._only(definition["name"])
+        if uid is not None and service.owner != uid:
+            raise RefusedError(403, f"User {uid} doesn't have permision to modify this service")
+        if uid is None:
+            # An administrator's update takes the owner from the body, where there is one or not.
+            service.owner = str(definition.get("owner", ""))
+        if not self._settings.at_least("4.0.0"):
+            # `checkValues` makes a token for every definition; 4.0.0 keeps the old one on an update.
+            service.token = new_token()
+        service.definition = definition
+        return web.Response(status=204)
+
+    async def _delete(self, request: web.Request, uid: str | None) -> web.Response:
+        name = request.match_info["service"]
+        if uid is None:
+            service = self._only(name)
+        else:
+            owned = [known for known in self._services.named(name) if known.namespace == namespace_of(uid)]
+            if not owned:
+                # With a namespace given, a missing config map is no NotFound to `pkg/handlers/delete.go`.
+                raise RefusedError(500, f'the service "{name}" does not have a registered ConfigMap')
+            service = owned[0]
+            if service.owner != uid:
+                raise RefusedError(403, f"User {uid} doesn't have permision to delete this service")
+        self._services.remove(service)
+        for job in list(self._jobs.of(service)):
+            self._jobs.delete(job)
+        return web.Response(status=204)
+
+    # --- jobs ---
+
+    async def _job_list(self, request: web.Request, uid: str | None) -> web.Response:
+        service = self._only(request.match_info["service"])
+        if not service.open_to(uid):
+            # `getAuthorizedService` writes nothing for a stranger, and the handler returns: an empty 200.
+            return web.Response()
+        label = None if uid is None else format_uid(uid)[:62]
+        try:
+            jobs, following = self._jobs.page(service, label, request.query.get("page", ""))
+        except KubernetesError as error:
+            raise RefusedError(500, str(error)) from error
+        # `remaining_jobs` is never there: Kubernetes does not count behind a label selector.
+        answer: dict[str, Any] = {"jobs": {job.name: job.as_json() for job in jobs}}
+        if following:
+            answer["next_page"] = following
+        return web.json_response(answer)
+
+    async def _delete_jobs(self, request: web.Request, uid: str | None) -> web.Response:
+        service = self._only(request.match_info["service"])
+        if not service.open_to(uid):
+            return web.Response()
+        everything = request.query.get("all", "false") in ("1", "t", "T", "true", "TRUE", "True")
+        for job in list(self._jobs.of(service)):
+            if everything or job.phase == "Succeeded":
+                self._jobs.delete(job)
+        return web.Response(status=204)
+
+    async def _job_log(self, request: web.Request, uid: str | None) -> web.Response:
+        service = self._only(request.match_info["service"])
+        if not service.open_to(uid):
+            return web.Response()
+        job = self._job(service, request)
+        if job is None or job.phase == "Suspended":
+            # No pod: `err.Error()` of a nil error, a panic that gin turns into 500.
+            raise RefusedError(500)
+        if job.phase == "Pending":
+            raise RefusedError(404)
+        return web.Response(body=self._pods.log(job), content_type="text/plain", charset="utf-8")
+
+    async def _delete_job(self, request: web.Request, uid: str | None) -> web.Response:
+        services = self._services.named(request.match_info["service"])
+        if len(services) != 1 or not services[0].open_to(uid):
+            raise RefusedError(403, "You do not have permission to access this service")
+        job = self._job(services[0], request)
+        if job is None:
+            raise RefusedError(404)
+        self._jobs.delete(job)
+        return web.Response(status=204)
+
+    def _job(self, service: Service, request: web.Request) -> Job | None:
+        job = self._jobs.find(service.namespace, request.match_info["job"])
+        return job if job is not None and job.service == service.name else None
+
+    # --- the cluster ---
+
+    async def _info(self, _request: web.Request, _uid: str | None) -> web.Response:
+        return web.json_response(
+            {
+                "version": self._settings.version,
+                "git_commit": "",
+                "architecture": "amd64",
+                "kubernetes_version": "v1.33.1",
+                "serverless_backend": {"name": "Knative", "version": "v1.18.0"},
+            }
+        )
+
+    async def _config(self, _request: web.Request, uid: str | None) -> web.Response:
+        return web.json_response(
+            {
+                "config": {
+                    "name": "oscar",
+                    "namespace": "oscar",
+                    "services_namespace": SHARED_NAMESPACE,
+                    "gpu_available": False,
+                    "interLink_available": True,
+                    "serverless_backend": "knative",
+                    "yunikorn_enable": False,
+                    "kueue_enable": self._settings.kueue,
+                    "oidc_groups": list(self._settings.oidc_groups),
+                },
+                "minio_provider": {
+                    "endpoint": "http://minio.minio:9000",
+                    "verify": False,
+                    "access_key": uid or "minio",
+                    "secret_key": "sandbox",
+                    "region": "us-east-1",
+                },
+                "allowed_image_repositories": [],
+            }
+        )
+
+    async def _status(self, _request: web.Request, uid: str | None) -> web.Response:
+        """`pkg/handlers/status.go`: free resources for all, the counts for the administrator only."""
+        phases = Counter(job.phase for job in self._jobs.all() if job.namespace == SHARED_NAMESPACE)
+        cores = max(0, _NODE_MILLICORES - phases["Running"] * _JOB_MILLICORES)
+        memory = max(0, _NODE_BYTES - phases["Running"] * _JOB_BYTES)
+        names = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
+        states = {name: phases[name] if uid is None else 0 for name in names}
+        return web.json_response(
+            {
+                "cluster": {
+                    "nodes_count": 1,
+                    "metrics": {
+                        "cpu": {"total_free_cores": cores, "max_free_on_node_cores": cores},
+                        "memory": {"total_free_bytes": memory, "max_free_on_node_bytes": memory},
+                        "gpu": {"total_gpu": 0},
+                    },
+                    "nodes": [],
+                },
+                "oscar": {
+                    "deployment_name": "oscar",
+                    "ready": True,
+                    "jobs_count": sum(states.values()),
+                    "pods": {"total": sum(states.values()), "states": states},
+                    "oidc": {
+                        "enabled": True,
+                        "issuers": [self._oidc.issuer],
+                        "groups": list(self._settings.oidc_groups),
+                    },
+                },
+                "minio": {"buckets_count": 0, "total_objects": 0},
+            }
+        )
+
+
+async def _definition(request: web.Request) -> dict[str, Any]:
+    try:
+        definition = check_definition(json.loads(await request.read()))
+    except (ValueError, InvalidDefinitionError) as error:
+        raise RefusedError(400, f"The service specification is not valid: {error}") from error
+    definition["script"] = definition["script"].replace("\r\n", "\n")
+    return definition

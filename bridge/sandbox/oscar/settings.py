@@ -1,0 +1,70 @@
+"""What a test or the command line can choose about the sandbox cluster."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_DIGITS = re.compile(r"\d+")
+
+
+def _secrets() -> dict[str, str]:
+    return {"OSCAR_SECRET": "sandbox-secret"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Settings:
+    """The cluster's configuration. Every field but those of the listener may change while it runs."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 takes a free one."""
+    username: str = "oscar"
+    password: str = "sandbox"  # noqa: S105 - the sandbox's own, told to whoever asks
+    version: str = "4.1.0"
+    """What `/system/info` tells, and what decides: see `at_least`."""
+
+    simulate: bool = False
+    """Jobs do not run: they succeed `simulated_seconds` after they started. For load. Fixed at the start."""
+    simulated_seconds: float = 0.0
+    pending_seconds: float = 0.0
+    """The least time a pod stays Pending: scheduling, pulling the image."""
+    max_pods: int | None = None
+    """Pods at once; later ones are Pending. None: 2, or no bound when simulating. Fixed at the start."""
+    kueue: bool = False
+    """Jobs of users' services wait as Suspended, without a pod (`KUEUE_ENABLE`)."""
+    ttl_job_seconds: float = 2_592_000
+    """After this a finished Job object is gone, and its name free (`TTL_JOB` in `pkg/types/config.go`)."""
+    run_timeout_seconds: float = 300.0
+    """The ingress' patience with `/run`, then 504."""
+    max_body_bytes: int | None = None
+    """An ingress' body limit (413). None: OSCAR alone, which reads whatever comes (`pkg/handlers/job.go`)."""
+
+    jobs_a_page: int = 70
+    """`JOB_LISTING_LIMIT` in `pkg/types/config.go`."""
+    page_token_seconds: float = 300.0
+    """Kubernetes compacts its history every five minutes; an older continue token is refused."""
+
+    pod_secrets: dict[str, str] = field(default_factory=_secrets)
+    """In the environment of every pod, beside the service's own `environment.secrets`."""
+    provisioned: set[str] = field(default_factory=lambda: {"minio"})
+    """The users with a MinIO secret in `oscar-svc`, as `FormatUID` writes them."""
+
+    access_token_seconds: float = 3600.0
+    rotate_refresh_tokens: bool = False
+    """Each refresh gives a new refresh token and ends the old one."""
+    oidc_groups: tuple[str, ...] = ("sandbox",)
+    """The virtual organisations that may use the cluster (`OIDC_GROUPS`)."""
+
+    keep_bodies: bool = True
+    """The ledger keeps each job's body; switch it off for long loads."""
+    ledger_file: Path | None = None
+    """Append a line of JSON per created job, before the answer. Never read back: a new cluster is empty."""
+    seed: int = 0
+    """Of the faults' dice."""
+
+    def at_least(self, version: str) -> bool:
+        """Whether the cluster is of `version` or later; a build without numbers (`devel`) is the latest."""
+        numbers = [int(number) for number in _DIGITS.findall(self.version)]
+        return not numbers or numbers >= [int(number) for number in _DIGITS.findall(version)]

@@ -111,16 +111,19 @@ class OscarCluster:
                 metrics.credential_expiry.labels(key).set_function(self._bearer.seconds_left)
 
     async def __aenter__(self) -> Self:
-        tls = self._config.tls
-        if not tls.verify and self.endpoint.scheme == "https":
+        tls, auth = self._config.tls, self._config.auth
+        secure = self.endpoint.scheme == "https"  # reading the system's authorities takes time and memory
+        if secure and not tls.verify:
             log.warning("tls_not_verified", cluster=self.key, endpoint=str(self.endpoint))
-        if isinstance(self._config.auth, OidcAuth):
+        if isinstance(auth, OidcAuth) and auth.token_endpoint.startswith("https:"):
             # The issuer gets a refresh token: always verified, by the system's authorities or the cluster's.
             self._issuer_context = ssl.create_default_context()
             tls.trust(self._issuer_context)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=self._connections + _MANAGEMENT_CONNECTIONS, ssl=tls.context(), keepalive_timeout=15
+                limit=self._connections + _MANAGEMENT_CONNECTIONS,
+                ssl=tls.context() if secure else True,
+                keepalive_timeout=15,
             ),
             headers={
                 hdrs.USER_AGENT: f"oscar-event-bridge/{__version__}",
@@ -219,9 +222,7 @@ class OscarCluster:
         if reply.status != 200:
             verdict = judge_management(reply.status)
             cause = "credentials" if reply.status in (401, 403) else f"http_{reply.status}"
-            detail = excerpt(
-                f"GET {url.path} answered {reply.status}: {reply.text}", _token(authorization)
-            )
+            detail = excerpt(f"GET {url.path} answered {reply.status}: {reply.text}", _token(authorization))
             raise NoCredentialError(Answer(verdict, cause, detail, reply.status, reply.retry_after))
         try:
             value = json.loads(reply.text)
@@ -243,7 +244,7 @@ class OscarCluster:
             data=aiohttp.FormData(form),
             headers=headers,
             proxy=_proxy(where),
-            ssl=self._issuer_context,
+            ssl=self._issuer_context or True,
         )
 
     async def _reply(self, method: str, url: URL, **options: Any) -> Reply:

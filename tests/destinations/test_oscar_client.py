@@ -1,0 +1,400 @@
+"""One attempt at a service, over real sockets: what is sent, and what each answer or silence comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from bridge import __version__
+from bridge.core.identity import invocation_name
+from bridge.core.ports import Verdict
+from bridge.destinations.oscar.client import OscarCluster, OscarService
+from bridge.destinations.oscar.config import ServiceConfig
+from tests.destinations.fake_oscar import (
+    FakeOscar,
+    always,
+    cluster_config,
+    event,
+    serve,
+    service,
+    token,
+)
+
+TOKEN_AUTH = {"type": "service-token", "token": token(1)}
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def raw_server(handler: Handler) -> AsyncIterator[str]:
+    """A server that does to its connections what `handler` does, and hangs up."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].split()[0])
+    return head + await reader.readexactly(length)
+
+
+def kept_connections(plants: OscarService) -> int:
+    connector = plants._cluster.session.connector
+    assert connector is not None
+    return sum(protocol.is_connected() for kept in connector._conns.values() for protocol, _ in kept)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the connector tells nobody
+            await asyncio.sleep(0.001)
+
+
+# --- What is sent -----------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_named_after_its_event() -> None:
+    async with FakeOscar().serve(prefix="/oscar") as oscar, service(oscar.url + "/", TOKEN_AUTH) as plants:
+        answer = await plants.invoke(event(7, b'{"n": 7}'))
+    assert answer.verdict is Verdict.ACCEPTED
+    assert answer.status == 201
+    [request] = oscar.requests
+    assert request.path_qs == "/oscar/job/plants"
+    assert request.headers["X-Delegated-Job-ID"] == invocation_name("uploads", "event-7", "plants")
+    assert request.headers["Authorization"] == f"Bearer {token(1)}"
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.headers["User-Agent"] == f"oscar-event-bridge/{__version__}"
+    assert oscar.bodies == [b'{"n":7}']
+
+
+async def test_an_owner_is_in_the_query_and_in_the_identity() -> None:
+    async with (
+        FakeOscar().serve() as oscar,
+        service(oscar.url, TOKEN_AUTH, key="lane", service="plants", owner="a b@egi.eu") as plants,
+    ):
+        await plants.invoke(event())
+    [request] = oscar.requests
+    assert request.path == "/job/plants"
+    assert request.query == {"owner": "a b@egi.eu"}
+    assert request.headers["X-Delegated-Job-ID"] == invocation_name("uploads", "event-1", "a b@egi.eu/plants")
+
+
+async def test_a_run_has_no_name_and_base64_is_no_json() -> None:
+    async with FakeOscar(answer=always(200, "done")).serve() as oscar:
+        async with service(oscar.url, TOKEN_AUTH, mode="run") as plants:
+            answer = await plants.invoke(event(data=b"\xff\x00"))
+    assert answer.verdict is Verdict.ACCEPTED
+    [request] = oscar.requests
+    assert request.path == "/run/plants"
+    assert "X-Delegated-Job-ID" not in request.headers
+    assert request.headers["Content-Type"] == "application/octet-stream"
+
+
+async def test_only_events_of_trusted_sources_choose_credentials() -> None:
+    data = b'{"Records":[{"requestParameters":{"principalId":"someone"}}]}'
+    async with FakeOscar().serve() as oscar:
+        async with service(oscar.url, TOKEN_AUTH, trusted=frozenset({"minio"})) as plants:
+            await plants.invoke(event(data=data, source="minio"))
+            await plants.invoke(event(data=data, source="uploads"))
+    assert [b"principalId" in body for body in oscar.bodies] == [True, False]
+
+
+async def test_one_connection_serves_many_attempts_and_bodies_are_read_away() -> None:
+    async with FakeOscar(answer=always(200, "x" * 300_000)).serve() as oscar:
+        async with service(oscar.url, TOKEN_AUTH, mode="run") as plants:
+            for number in range(3):
+                assert (await plants.invoke(event(number))).verdict is Verdict.ACCEPTED
+    assert len({request.transport for request in oscar.requests}) == 1
+
+
+# --- Answers ----------------------------------------------------------------------------------------------
+
+
+async def test_our_own_name_that_exists_already_is_success() -> None:
+    ours = invocation_name("uploads", "event-1", "plants")
+    async with FakeOscar().serve() as oscar, service(oscar.url, TOKEN_AUTH) as plants:
+        oscar.answer = always(500, f'jobs.batch "{ours}" already exists')
+        assert (await plants.invoke(event(1))).verdict is Verdict.DUPLICATE
+        other = await plants.invoke(event(2))
+    assert other.verdict is Verdict.FAILED
+    assert other.cause == "http_500"
+
+
+async def test_an_answer_is_told_with_its_pause_and_an_excerpt() -> None:
+    async with FakeOscar(answer=always(503, "try\nlater " * 1000, **{"Retry-After": "7"})).serve() as oscar:
+        async with service(oscar.url, TOKEN_AUTH) as plants:
+            answer = await plants.invoke(event())
+    assert answer.verdict is Verdict.UNAVAILABLE
+    assert (answer.cause, answer.status, answer.retry_after) == ("http_503", 503, 7)
+    assert answer.detail.startswith("503 Service Unavailable: try later try later")
+    assert len(answer.detail) <= 500
+
+
+async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
+    async with FakeOscar(answer=always(307, Location="/job/other")).serve() as oscar:
+        async with service(oscar.url, TOKEN_AUTH) as plants:
+            answer = await plants.invoke(event())
+    assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "http_307")
+    assert len(oscar.requests) == 1
+
+
+async def test_a_body_that_breaks_off_leaves_the_status_standing() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 500 Oh\r\nContent-Length: 1000\r\n\r\nhalf a wo")
+        await writer.drain()
+
+    async with raw_server(handler) as url, service(url, TOKEN_AUTH) as plants:
+        answer = await plants.invoke(event())
+    assert (answer.verdict, answer.status) == (Verdict.FAILED, 500)
+
+
+async def test_a_compressed_answer_is_no_surprise() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert b"accept-encoding: identity" in (await read_request(reader)).lower()
+        body = gzip.compress(b"x" * 10_000_000)
+        writer.write(b"HTTP/1.1 500 Oh\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body))
+        writer.write(body)
+        await writer.drain()
+
+    async with raw_server(handler) as url, service(url, TOKEN_AUTH) as plants:
+        answer = await plants.invoke(event())
+    assert (answer.verdict, answer.status) == (Verdict.FAILED, 500)
+    assert len(answer.detail) <= 500
+
+
+async def test_an_event_too_large_is_rejected_unsent() -> None:
+    async with FakeOscar().serve() as oscar, service(oscar.url, TOKEN_AUTH) as plants:
+        fits = await plants.invoke(event(data=b'{"x":"' + b"a" * (131_065 - 8) + b'"}'))
+        large = await plants.invoke(event(data=b'{"x":"' + b"a" * (131_065 - 7) + b'"}'))
+    assert fits.verdict is Verdict.ACCEPTED
+    assert (large.verdict, large.cause) == (Verdict.REJECTED, "too_large")
+    assert "131066" in large.detail
+    assert "131065" in large.detail
+    assert len(oscar.requests) == 1
+
+
+@pytest.mark.parametrize("auth", ["basic", "service-token"])
+async def test_a_404_of_run_is_the_applications_only_when_the_service_is_there(auth: str) -> None:
+    async with FakeOscar().serve() as oscar:
+        async with service(oscar.url, TOKEN_AUTH if auth == "service-token" else None, mode="run") as plants:
+            assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+            oscar.answer = always(404, "no such thing")
+            there = await plants.invoke(event())
+            oscar.services.clear()
+            gone = await plants.invoke(event())
+            oscar.management_status = 503
+            untold = await plants.invoke(event())
+    assert gone.cause == there.cause == "http_404"
+    if auth == "service-token":
+        assert {there.verdict, gone.verdict, untold.verdict} == {Verdict.REFUSED}
+    else:
+        assert there.verdict is Verdict.REJECTED
+        assert gone.verdict is Verdict.REFUSED
+        assert untold.verdict is Verdict.UNAVAILABLE
+
+
+# --- No answer --------------------------------------------------------------------------------------------
+
+
+async def hang_up(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+
+
+async def cut_in_the_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(b"HTTP/1.1 201 Cre")
+    await writer.drain()
+
+
+async def speak_no_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(b"+OK ready\r\n\r\n")
+    await writer.drain()
+
+
+@pytest.mark.parametrize("handler", [hang_up, cut_in_the_head, speak_no_http])
+async def test_a_lost_answer_is_harmless_to_jobs_and_unknown_to_runs(handler: Handler) -> None:
+    async with raw_server(handler) as url:
+        async with service(url, TOKEN_AUTH) as job:
+            assert (await job.invoke(event())).verdict is Verdict.UNAVAILABLE
+        async with service(url, TOKEN_AUTH, mode="run", idempotent=True) as again:
+            assert (await again.invoke(event())).verdict is Verdict.UNAVAILABLE
+        async with service(url, TOKEN_AUTH, mode="run") as run:
+            answer = await run.invoke(event())
+    assert (answer.verdict, answer.cause, answer.status) == (Verdict.UNKNOWN, "answer_lost", None)
+    assert answer.detail.startswith("POST /run/plants: ")
+
+
+async def test_a_timeout_after_sending_is_unknown_to_runs() -> None:
+    async def never(_request: web.Request, _body: bytes) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with FakeOscar(answer=never).serve() as oscar:
+        async with service(oscar.url, TOKEN_AUTH, timeout_seconds=0.2) as job:
+            answer = await job.invoke(event())
+            assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "timeout")
+        async with service(oscar.url, TOKEN_AUTH, mode="run", timeout_seconds=0.2) as run:
+            answer = await run.invoke(event())
+            assert (answer.verdict, answer.cause) == (Verdict.UNKNOWN, "timeout")
+
+
+@pytest.mark.parametrize("mode", ["job", "run"])
+async def test_a_refused_connection_sends_nothing(mode: str) -> None:
+    with socket.socket() as bound:  # bound, but it listens to nobody
+        bound.bind(("127.0.0.1", 0))
+        async with service(f"http://127.0.0.1:{bound.getsockname()[1]}", TOKEN_AUTH, mode=mode) as plants:
+            answer = await plants.invoke(event())
+    assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "connect")
+
+
+async def test_a_connection_that_never_comes_about_sends_nothing() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    waiting = asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await waiting.wait()  # no TLS handshake
+
+    async with raw_server(silent) as url:
+        url = url.replace("http:", "https:")
+        async with service(url, TOKEN_AUTH, mode="run", timeout_seconds=0.2) as plants:
+            answer = await plants.invoke(event())
+        waiting.set()
+    assert answer.verdict is Verdict.UNAVAILABLE
+    assert answer.cause in ("connect", "timeout")
+
+
+async def test_a_connection_the_server_closed_while_idle_is_not_used() -> None:
+    ports: list[int] = []
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        ports.append(writer.get_extra_info("peername")[1])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with raw_server(once) as url, service(url, TOKEN_AUTH, mode="run") as plants:
+        for number in range(3):
+            assert (await plants.invoke(event(number))).verdict is Verdict.ACCEPTED
+            await until(lambda: not kept_connections(plants))
+    assert len(set(ports)) == 3
+
+
+# --- TLS and proxies --------------------------------------------------------------------------------------
+
+
+async def test_authorities_come_from_a_file_or_a_plain_directory(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    directory = tmp_path / "certificates"
+    directory.mkdir()
+    (directory / "ours.signing_policy").write_text("not a certificate")
+    (directory / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    (directory / "dangling.0").symlink_to(tmp_path / "nowhere")
+    ca.cert_pem.write_to_path(directory / "ours.pem")
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    async with FakeOscar().serve(context) as oscar:
+        for tls in ({"ca_file": directory / "ours.pem"}, {"ca_path": directory}, {"verify": False}):
+            async with service(oscar.url, TOKEN_AUTH, tls=tls) as plants:
+                assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED, tls
+        for wrong in ({"ca_file": other}, None):
+            async with service(oscar.url, TOKEN_AUTH, tls=wrong, mode="run") as plants:
+                answer = await plants.invoke(event())
+            assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "tls")
+            assert "certificate verify failed" in answer.detail
+
+
+async def test_a_proxy_of_the_environment_is_used_and_no_proxy_is_obeyed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def forward(request: web.Request) -> web.Response:
+        seen.append((str(request.url), request.headers.get("Proxy-Authorization", "")))
+        return web.Response(status=201)
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", forward)
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with serve(app) as url, FakeOscar().serve() as oscar:
+        monkeypatch.setenv("http_proxy", url.replace("//", "//me:word@"))
+        async with service("http://oscar.example.org", TOKEN_AUTH) as plants:
+            assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        async with service(oscar.url, TOKEN_AUTH) as plants:
+            assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+    assert seen == [("http://oscar.example.org/job/plants", "Basic bWU6d29yZA==")]
+    assert len(oscar.requests) == 1
+
+
+async def test_a_proxy_that_refuses_the_tunnel_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with raw_server(refuse) as url:
+        monkeypatch.setenv("https_proxy", url.replace("//", "//me:hidden-word@"))
+        async with service("https://oscar.example.org", TOKEN_AUTH, mode="run") as plants:
+            answer = await plants.invoke(event())
+    assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "proxy")
+    assert "hidden-word" not in answer.detail
+
+
+# --- What "once" means ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "once"),
+    [
+        ("4.1.0", "one job an event"),
+        ("v4.10.2-rc1", "one job an event"),
+        ("4.0.9", "at least once: this OSCAR is older than 4.1.0"),
+        ("devel", "one job an event if this version is 4.1.0 or later"),
+    ],
+)
+async def test_a_cluster_tells_what_once_means(version: str, once: str) -> None:
+    async with FakeOscar(version=version).serve() as oscar:
+        oscar.definition = {"federation": {"members": [{"type": "oscar"}]}}
+        async with OscarCluster("main", cluster_config(oscar.url), connections=1) as cluster:
+            plants = OscarService(
+                "plants", ServiceConfig(cluster="main"), cluster, trusted_sources=frozenset()
+            )
+            with capture_logs() as lines:
+                await cluster.announce([plants])
+    [line] = lines
+    assert (line["version"], line["once"], line["at_least_once"]) == (version, once, ["plants"])
+
+
+async def test_a_cluster_out_of_reach_is_no_reason_to_fail() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        config = cluster_config(f"http://127.0.0.1:{bound.getsockname()[1]}")
+        async with OscarCluster("main", config, connections=1) as cluster:
+            with capture_logs() as lines:
+                await cluster.announce([])
+    assert [(line["event"], line["cause"]) for line in lines] == [("cluster_not_asked", "connect")]

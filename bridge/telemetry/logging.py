@@ -10,30 +10,64 @@ from typing import Any, Literal
 
 import structlog
 
-_SECRET_KEY = re.compile(
-    r"password|passwd|secret|token|authorization|api[_-]?key|private[_-]?key", re.IGNORECASE
-)
-_SECRET_TEXT = re.compile(
-    r"(?P<lead>\b(?:Bearer|Basic)\s+|://[^/\s:@]*:|\b(?:password|secret|[a-z_]*token)\s*[=:]\s*)"
-    r"(?P<secret>[^\s@&\"',;]+)",
-    re.IGNORECASE,
-)
 REDACTED = "[redacted]"
+
+_TELLTALE = (
+    r"(?:pass(?:word|wd|phrase)|secret|token|authorization|credential|cookie|signature"
+    r"|(?:api|access|private)[_-]?key(?!_?id))"
+)
+_HARMLESS_END = r"[_-](?:file|path|type|endpoint|url|seconds|expiry|count)"
+
+_SECRET_KEY = re.compile(rf"{_TELLTALE}(?!.*{_HARMLESS_END}$)", re.IGNORECASE | re.DOTALL)
+
+# Every repetition is bounded or stops at a character that can't start it anew: text of an upstream, however
+# long and odd, takes a time that grows with its length alone.
+_SECRET_TEXT = re.compile(
+    rf"""
+    # password=…, "token": "…", \"secret\": \"…\", Authorization: Bearer …
+    (?P<key> {_TELLTALE} (?![\w-]{{0,64}}{_HARMLESS_END}\b) [\w-]{{0,64}}
+        (?:\\{{0,8}}["'])? \s{{0,8}} [=:] \s{{0,8}} )
+    (?: (?P<open> [bB]? (?P<quote> \\{{0,8}}["'] )) (?: (?! (?<!\\)(?P=quote) ). )*
+      | (?! (?:null|none|true|false)\b | \[redacted\] ) (?: (?:bearer|basic)\s{{1,8}} )? [^\s"'] \S* )
+    # Bearer …, but not “bearer token” in a sentence, nor a challenge (RFC 6750, 3)
+  | (?P<scheme> \b(?:bearer|basic)\s{{1,8}} )
+    (?! (?:auth[a-z]{{0,16}}|tokens?|credentials?)[.,;:]?(?:\s|$) | (?:realm|scope|error)= ) [^\s"',;]+
+    # scheme://user:…@host, but not scheme://host:port/path@
+  | (?P<user> ://[^\s/:@"']{{0,256}}: ) (?! \d{{1,5}}(?:[/?\#\s"']|$) ) [^\s"']{{1,512}}(?=@)
+    # JSON Web Tokens (RFC 7519), OSCAR's service tokens (pkg/utils/token.go: 64 hexadecimal digits), PEM keys
+  | (?<![\w-])eyJ[\w-]{{8,}}\.[\w-]+(?:\.[\w-]*)?
+  | \b[0-9a-f]{{64}}\b
+  | -----BEGIN\ [A-Z\ ]{{0,32}}PRIVATE\ KEY-----.*?(?:-----END[A-Z\ ]{{0,40}}-----|\Z)
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
 
 
 def redact_text(text: str) -> str:
     """Blank what looks like a credential inside free text, such as an upstream's error message."""
-    return _SECRET_TEXT.sub(rf"\g<lead>{REDACTED}", text)
+    return _SECRET_TEXT.sub(_blank, text)
+
+
+def _blank(found: re.Match[str]) -> str:
+    lead = found["key"] or found["scheme"] or found["user"] or ""
+    return f"{lead}{found['open'] or ''}{REDACTED}"
 
 
 def _redact_value(key: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if _SECRET_KEY.search(key):
+        return REDACTED
+    if isinstance(value, (int, float)):
+        return value
     if isinstance(value, str):
-        return REDACTED if _SECRET_KEY.search(key) and not key.endswith("_file") else redact_text(value)
+        return redact_text(value)
     if isinstance(value, Mapping):
         return {name: _redact_value(str(name), inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return [_redact_value(key, inner) for inner in value]
-    return value
+    # The renderers would print its repr: an exception's has the message, a dataclass's its fields.
+    return redact_text(repr(value))
 
 
 def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -44,34 +78,40 @@ def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> Mutabl
 
 
 def configure(level: str = "info", form: Literal["json", "console"] = "json") -> None:
-    """Send the bridge's and the libraries' log lines to standard error, one line an occurrence."""
+    """Send the bridge's and the libraries' log lines to standard error, one line an occurrence.
+
+    In the console form a traceback follows its line. What is below `level` costs one call that does
+    nothing.
+    """
     shared: list[Any] = [
         structlog.stdlib.add_logger_name,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info if form == "json" else structlog.processors.StackInfoRenderer(),
-        redact,
     ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
             foreign_pre_chain=shared,
+            # Redaction comes last before the renderer: no field and no traceback is made after it.
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                redact,
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()

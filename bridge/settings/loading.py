@@ -1,0 +1,49 @@
+"""From a file and the environment to settings, or to every mistake in them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bridge.core.errors import ConfigurationError, Mistake
+from bridge.settings.document import Value, read
+from bridge.settings.environment import overlay, substitute
+from bridge.settings.messages import Translator
+from bridge.settings.models import Settings
+from bridge.settings.references import check
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Read the configuration at `path`; `BRIDGE__…` variables of `environ` go over it.
+
+    Raises ConfigurationError with all mistakes, in the order of the file. No secret is in any of them.
+    """
+    mistakes: list[Mistake] = []
+    root = read(path, mistakes)
+    substitute(root, environ, mistakes)
+    overlay(root, environ, mistakes)
+    settings, wrong = _validate(root)
+    unresolved, warnings = check(root)
+    for found in (unresolved, wrong):  # of two for one key, the one that knows more
+        told = {mistake.key for mistake in mistakes}
+        mistakes += [mistake for mistake in found if mistake.key not in told]
+    if settings is None or mistakes:
+        raise ConfigurationError(sorted(mistakes, key=_order))
+    settings._warnings = tuple(warnings)  # noqa: SLF001 - not a key of the file, and this is what makes Settings
+    return settings
+
+
+def _validate(root: Value) -> tuple[Settings | None, list[Mistake]]:
+    """Make the settings of the tree, or the mistakes that prevent it."""
+    try:
+        return Settings.model_validate(root.plain()), []
+    except ValidationError as error:
+        return None, Translator(Settings, root).translate(error)
+
+
+def _order(mistake: Mistake) -> tuple[int, int, int]:
+    """By line and column; what has none, because it is in the environment, comes last."""
+    _, line, column = ("::" + mistake.place).rsplit(":", 2)
+    return (0, int(line), int(column)) if line.isdigit() and column.isdigit() else (1, 0, 0)

@@ -1,0 +1,91 @@
+"""The configuration as typed models, composed of what each room asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
+from bridge.pipeline.lane import LaneConfig
+from bridge.pipeline.router import RouteConfig
+from bridge.sources.kafka.config import KafkaConfig
+from bridge.values import Model, Seconds
+from bridge.web import HttpConfig
+
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=63)]
+"""What an operator calls a cluster, service or source: it appears in metrics, logs and commands."""
+
+AnySource: TypeAlias = KafkaConfig
+"""Every source there is; with a second one, a union discriminated by `type`."""
+
+
+def _with_defaults(entry: Any, defaults: dict[str, Any]) -> Any:
+    if entry is None:  # `plants:` with nothing behind it is a service with every default
+        entry = {}
+    if not isinstance(entry, dict):
+        return entry
+    return entry | {key: value for key, value in defaults.items() if entry.get(key) is None}
+
+
+class LogConfig(Model):
+    """Where the bridge's own words go: standard error, one line an occurrence."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least serious lines to write."""
+    format: Literal["json", "console"] = "json"
+    """`json` for machines, `console` for a person."""
+
+
+class Service(LaneConfig, ServiceConfig):
+    """One service of OSCAR with the lane in front of it."""
+
+
+class Settings(Model):
+    """The whole configuration."""
+
+    state_dir: Path
+    """Where the store is kept. Must be writable."""
+    http: HttpConfig = HttpConfig()
+    """Health, readiness and metrics."""
+    log: LogConfig = LogConfig()
+    """Log lines."""
+    drain_seconds: Seconds = 25.0
+    """How long lanes may go on when the bridge is told to stop."""
+    clusters: dict[Key, ClusterConfig] = Field(min_length=1)
+    """OSCAR clusters by key."""
+    services: dict[Key, Service] = Field(min_length=1)
+    """Services by key; the key names the lane."""
+    sources: dict[Key, AnySource] = Field(min_length=1)
+    """Upstreams by key."""
+    routes: tuple[RouteConfig, ...] = Field(min_length=1)
+    """Which events go to which service."""
+
+    _warnings: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_defaults(cls, data: Any) -> Any:
+        """A service is called by its key and is on the only cluster, a source's identity is its key."""
+        if not isinstance(data, dict):
+            return data
+        clusters = data.get("clusters")
+        cluster = (
+            {"cluster": next(iter(clusters))} if isinstance(clusters, dict) and len(clusters) == 1 else {}
+        )
+        defaults: dict[str, Callable[[Any], dict[str, Any]]] = {
+            "services": lambda key: {"service": key, **cluster},
+            "sources": lambda key: {"identity": key},
+        }
+        return data | {
+            room: {key: _with_defaults(entry, of_key(key)) for key, entry in data[room].items()}
+            for room, of_key in defaults.items()
+            if isinstance(data.get(room), dict)
+        }
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What can be meant but seldom is, each with its place; for the log."""
+        return self._warnings

@@ -1,0 +1,119 @@
+"""What the environment adds to the file."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr
+
+from bridge.core.errors import ConfigurationError
+from bridge.destinations.oscar.config import BasicAuth
+from tests.settings.conftest import MINIMAL, Loader
+
+
+def password(settings: object) -> str | None:
+    auth = settings.clusters["main"].auth  # type: ignore[attr-defined]  # a Settings
+    assert isinstance(auth, BasicAuth)
+    return None if auth.password is None else auth.password.get_secret_value()
+
+
+def test_the_environment_goes_over_the_file(load_text: Loader) -> None:
+    settings = load_text(environ={"BRIDGE__HTTP__PORT": "9000"}, more="http: {port: 8000}\n")
+    assert settings.http.port == 9000
+
+
+def test_a_part_that_the_file_lacks_is_made(load_text: Loader) -> None:
+    settings = load_text(environ={"BRIDGE__SERVICES__PLANTS__LIMITS__CONCURRENCY": "3"})
+    assert settings.services["plants"].limits.concurrency == 3
+
+
+def test_a_key_is_found_without_regard_to_case(load_text: Loader) -> None:
+    text = MINIMAL.replace("plants", "Plants").replace("{Plants: {}}", "{Plants: {service: plants}}")
+    settings = load_text(text, {"BRIDGE__SERVICES__PLANTS__QUEUE": "7"})
+    assert settings.services["Plants"].queue == 7
+
+
+def test_a_new_key_is_in_lower_case(load_text: Loader) -> None:
+    settings = load_text(environ={"BRIDGE__SERVICES__FLOOD__MODE": "run"})
+    assert settings.services["flood"].mode == "run"
+
+
+def test_a_list_and_a_mapping_come_as_yaml(load_text: Loader) -> None:
+    environ = {"BRIDGE__SOURCES__UPLOADS__TOPICS": "[a, b]", "BRIDGE__HTTP": "{port: 1, host: '::'}"}
+    settings = load_text(environ=environ)
+    assert settings.sources["uploads"].topics == ("a", "b")
+    assert (settings.http.port, settings.http.host) == (1, "::")
+
+
+def test_an_inner_variable_goes_over_an_outer_one(load_text: Loader) -> None:
+    settings = load_text(environ={"BRIDGE__HTTP__PORT": "2", "BRIDGE__HTTP": "{port: 1}"})
+    assert settings.http.port == 2
+
+
+def test_a_whole_configuration_can_come_from_the_environment(load_text: Loader) -> None:
+    settings = load_text(
+        "{}",
+        {
+            "BRIDGE__STATE_DIR": "/tmp",
+            "BRIDGE__CLUSTERS__MAIN__ENDPOINT": "https://oscar.example.org",
+            "BRIDGE__CLUSTERS__MAIN__AUTH": "{type: oidc-agent, account: egi, socket: /run/agent}",
+            "BRIDGE__SERVICES__PLANTS": "{}",
+            "BRIDGE__SOURCES__UPLOADS": "{type: kafka, bootstrap_servers: 'k:1', topics: [t], group_id: g}",
+            "BRIDGE__ROUTES": "[{from: uploads, to: plants}]",
+        },
+    )
+    assert list(settings.services) == ["plants"]
+
+
+@pytest.mark.parametrize("secret", ["1234", "[x", "{a: b}", "true", "${NAME}", "a: b", "null"])
+def test_a_secret_from_the_environment_is_taken_as_it_is(load_text: Loader, secret: str) -> None:
+    assert password(load_text(environ={"BRIDGE__CLUSTERS__MAIN__AUTH__PASSWORD": secret})) == secret
+
+
+def test_a_secret_from_the_environment_replaces_the_files(load_text: Loader) -> None:
+    text = MINIMAL.replace('password: "hunter2"', "password_file: /nowhere")
+    assert password(load_text(text, {"BRIDGE__CLUSTERS__MAIN__AUTH__PASSWORD": "given"})) == "given"
+    settings = load_text(environ={"BRIDGE__CLUSTERS__MAIN__AUTH__PASSWORD_FILE": "/dev/null"})
+    assert password(settings) is None
+
+
+def test_a_secret_and_its_file_from_the_environment_are_too_much(load_text: Loader) -> None:
+    auth = "BRIDGE__CLUSTERS__MAIN__AUTH__PASSWORD"
+    with pytest.raises(ConfigurationError, match="but both are given"):
+        load_text(environ={auth: "x", f"{auth}_FILE": "/dev/null"})
+
+
+def test_variables_of_others_are_not_looked_at(load_text: Loader) -> None:
+    load_text(environ={"BRIDGE_HTTP__PORT": "x", "PATH": "${", "bridge__http__port": "x"})
+
+
+def test_a_reference_is_replaced_within_a_text(load_text: Loader) -> None:
+    text = MINIMAL.replace("https://oscar.example.org", "'https://${HOST}${PATH_AT}'")
+    settings = load_text(text, {"HOST": "o.example.org", "PATH_AT": "/oscar"})
+    assert settings.clusters["main"].endpoint == "https://o.example.org/oscar"
+
+
+def test_a_reference_may_stand_for_a_number(load_text: Loader) -> None:
+    assert load_text(environ={"PORT": "9000"}, more="http: {port: '${PORT}'}\n").http.port == 9000
+
+
+def test_what_is_put_in_is_not_looked_at_again(load_text: Loader) -> None:
+    text = MINIMAL.replace('"hunter2"', '"$${A}${B}$"')
+    assert password(load_text(text, {"B": "${C}"})) == "${A}${C}$"
+
+
+def test_an_expression_with_a_secret_in_it_is_not_shown(load_text: Loader) -> None:
+    text = MINIMAL.replace("to: plants", 'to: plants, when: "data.key == ${TOKEN}"')
+    with pytest.raises(ConfigurationError) as raised:
+        load_text(text, {"TOKEN": "hunter2xyz"})
+    assert "hunter2xyz" not in str(raised.value)
+    assert "routes[0].when: not an expression" in str(raised.value)
+
+
+def test_secrets_never_appear(load_text: Loader) -> None:
+    settings = load_text(MINIMAL.replace("hunter2", "${SECRET}"), {"SECRET": "swordfish"})
+    assert password(settings) == "swordfish"
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+        assert "swordfish" not in shown
+    auth = settings.clusters["main"].auth
+    assert isinstance(auth, BasicAuth)
+    assert isinstance(auth.password, SecretStr)

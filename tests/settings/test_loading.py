@@ -1,0 +1,182 @@
+"""From a file to settings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.core.errors import ConfigurationError
+from bridge.settings import Settings, load
+from tests.settings.conftest import MINIMAL, Loader
+
+
+def test_the_minimal_file_has_every_default(load_text: Loader) -> None:
+    loaded = load_text()
+    assert loaded.state_dir == Path("/var/lib/oscar-bridge")
+    assert (loaded.http.host, loaded.http.port) == ("127.0.0.1", 9464)
+    assert (loaded.log.level, loaded.log.format) == ("info", "json")
+    assert loaded.drain_seconds == 25.0
+    assert loaded.warnings == ()
+
+
+def test_names_are_made_of_the_keys(load_text: Loader) -> None:
+    loaded = load_text()
+    assert loaded.services["plants"].service == "plants"
+    assert loaded.services["plants"].cluster == "main"
+    assert loaded.sources["uploads"].identity == "uploads"
+
+
+def test_names_that_are_given_stay(load_text: Loader) -> None:
+    loaded = load_text(
+        MINIMAL.replace("plants: {}", "plants: {service: plant-classification}").replace(
+            "type: kafka", "type: kafka, identity: old"
+        )
+    )
+    assert loaded.services["plants"].service == "plant-classification"
+    assert loaded.sources["uploads"].identity == "old"
+
+
+def test_what_the_design_shows_of_this_issue_loads(load_text: Loader, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    loaded = load_text(f"""
+state_dir: /var/lib/oscar-bridge        # the store. Must be writable, or the start fails
+http: {{host: 127.0.0.1, port: 9464}}
+log: {{level: info, format: json}}
+drain_seconds: 25
+clusters:
+  main:
+    endpoint: https://oscar.example.org
+    auth: {{type: basic, username: oscar, password_file: {secret}}}
+    tls: {{verify: true}}
+  token: {{endpoint: https://oscar.example.org, auth: {{type: service-token, token_file: {secret}}}}}
+  oidc:
+    endpoint: https://oscar.example.org
+    auth: {{type: oidc, refresh_token_file: {secret}, token_endpoint: https://idp.example.org, client_id: x}}
+  agent: {{endpoint: https://oscar.example.org, auth: {{type: oidc-agent, account: x, socket: /run/agent}}}}
+services:
+  plants:                               # the lane
+    cluster: main
+    service: plant-classification       # OSCAR's name; default: the key
+    mode: job                           # or run
+    owner: null                         # where one name has several owners
+    interlink: false
+    queue: 1000
+    timeout_seconds: 30
+    limits: {{concurrency: 16, rate: 10/s}}
+    retry: {{give_up_after: 24h, max_attempts: 8, max_backoff: 60s}}
+    max_event_bytes: 131065
+    payload: auto
+sources:
+  uploads: {{type: kafka, bootstrap_servers: "kafka:9092", topics: [uploads], group_id: oscar,
+             auto_offset_reset: earliest, max_in_flight: 2000, identity: uploads, trusted: false}}
+routes:
+  - {{from: uploads, when: 'data.size > 0 && subject.endsWith(".nc")', to: plants}}
+  - {{from: uploads, to: 'data.payload.custom_metadata["oscar-service"]', allow: [plants]}}
+""")
+    assert loaded.services["plants"].limits.rate == 10.0
+    assert loaded.services["plants"].retry.give_up_after == 86400.0
+    assert loaded.routes[0].from_ == "uploads"
+    assert loaded.routes[1].allow == ("plants",)
+
+
+def test_a_service_that_no_route_uses_is_a_warning(load_text: Loader) -> None:
+    (warning,) = load_text(MINIMAL.replace("{plants: {}}", "{plants: {}, flood: {}}")).warnings
+    assert warning.endswith("bridge.yaml:4:24: services.flood: no route uses this service")
+
+
+def test_loading_gives_each_mistake_one_entry_with_its_key(load_text: Loader) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load_text(MINIMAL.replace("to: plants", "to: plant"), more="htpp: {}\nlog: {level: loud}\n")
+    assert [mistake.key for mistake in raised.value.mistakes] == ["routes[0].to", "htpp", "log.level"]
+
+
+def test_no_secret_is_kept_in_what_an_error_came_from(load_text: Loader) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load_text(more="htpp: {}\n")
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+
+
+def test_no_client_of_a_broker_is_loaded() -> None:
+    code = "import sys, bridge.settings; print([name for name in ['aiokafka'] if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_KEYS = sorted(
+    {"type", "from", "to", "when", "allow", "auth", "password", "main", "plants", "uploads", "service"}
+    | {"cluster", "identity", "owner", "tls", "limits"}
+    | set(Settings.model_fields)
+)
+_shaped = st.recursive(
+    _values | st.sampled_from(["kafka", "basic", "oidc", "main", "plants", "uploads", "data.x > 1", "${X}"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=6),
+    max_leaves=25,
+)
+
+
+_CONFIGURATION_ERROR_ONLY = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=100,
+    deadline=None,
+)
+
+
+def what_is_said(path: Path, environ: dict[str, str]) -> str:
+    """Load, and give the message of the only error there may be."""
+    try:
+        load(path, environ)
+    except ConfigurationError as error:
+        return str(error)
+    return "no mistake"
+
+
+@_CONFIGURATION_ERROR_ONLY
+@given(
+    _shaped,
+    st.sampled_from(["{0}", "clusters: {0}\nservices: {0}\nsources: {0}\nroutes: {0}", "routes: [{0}]"]),
+)
+def test_any_yaml_loads_or_is_a_configuration_error(tmp_path: Path, value: object, form: str) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(form.format(json.dumps(value)), encoding="utf-8")
+    said = what_is_said(path, {"X": "swordfish"})
+    assert said
+    assert "swordfish" not in said
+
+
+@_CONFIGURATION_ERROR_ONLY
+@given(st.binary(max_size=60))
+def test_any_bytes_load_or_are_a_configuration_error(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_bytes(raw)
+    assert what_is_said(path, {})
+
+
+_names = st.builds(
+    "BRIDGE__{}{}".format,
+    st.sampled_from(["", "SOURCES__", "SOURCES__UPLOADS__", "CLUSTERS__MAIN__AUTH__", "ROUTES__0__"]),
+    st.sampled_from(_KEYS).map(str.upper),
+)
+_texts = ["", "x", "[a, b]", "{a: 1}", "[", "[]: x", "]", "{a: &a [*a]}", "[x]\ny: 1", "\x00", "\udcff", "{"]
+
+
+@_CONFIGURATION_ERROR_ONLY
+@given(st.dictionaries(_names, st.sampled_from(_texts), max_size=4))
+def test_any_environment_loads_or_is_a_configuration_error(tmp_path: Path, environ: dict[str, str]) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    assert what_is_said(path, environ)

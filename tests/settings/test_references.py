@@ -1,0 +1,69 @@
+"""Expressions, and the names in them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import cel
+import pytest
+
+from bridge.core.errors import ConfigurationError
+from bridge.settings.references import FUNCTIONS, did_you_mean
+from tests.settings.conftest import MINIMAL, Loader
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_each_function_we_name_is_one_of_the_library(name: str) -> None:
+    """Called one way or another it is known, be its arguments right or not."""
+    context = {
+        "text": "a",
+        "time": datetime(2026, 1, 31, tzinfo=UTC),
+    }
+    said = []
+    for expression in (f"{name}(text)", f"text.{name}('a')", f"time.{name}()"):
+        try:
+            cel.evaluate(expression, context)
+            return
+        except (RuntimeError, TypeError, ValueError) as error:
+            said.append(str(error))
+    assert any("Undefined variable or function" not in each for each in said), said
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        'data.size > 0 && subject.endsWith(".nc")',
+        "has(data.x) && data.x in ['a', 'b']",
+        "data.items.exists(i, i.size > 3 && i.name.matches('^a'))",
+        "data.items.filter(each, each > 1).map(each, each * 2).size() == 2",
+        "attributes['header.x'] == 'y' || id.startsWith('a') || source == type",
+        "time > timestamp('2026-01-01T00:00:00Z') && time.getHours() < 6",
+        "int(data.a) + size(data.b) > 1 ? true : false",
+        "data.name == 'x.all(nobody, is bound here)'",
+        "true",
+    ],
+)
+def test_a_good_expression_passes(load_text: Loader, expression: str) -> None:
+    loaded = load_text(
+        MINIMAL.replace("to: plants", f'to: plants, when: "{expression}"'.replace('".nc"', "'.nc'"))
+    )
+    assert loaded.routes[0].when
+
+
+def test_a_name_bound_in_a_text_is_not_bound(load_text: Loader) -> None:
+    text = MINIMAL.replace("to: plants", """to: plants, when: "data.name == 'x.all(y, ' && y == 1" """)
+    with pytest.raises(ConfigurationError, match="`y` is not known to an expression"):
+        load_text(text)
+
+
+def test_a_nested_expression_that_is_too_deep_is_a_mistake(load_text: Loader) -> None:
+    deep = "(" * 5000 + "true" + ")" * 5000
+    with pytest.raises(ConfigurationError, match="not a CEL expression"):
+        load_text(MINIMAL.replace("to: plants", f'to: plants, when: "{deep}"'))
+
+
+def test_suggestions_are_close_or_all_there_is() -> None:
+    assert did_you_mean("Uploads", ["uploads", "bucket"]) == "; did you mean `uploads`?"
+    assert did_you_mean("zzz", ["b", "a"]) == "; there are `a`, `b`"
+    assert did_you_mean("zzz", ["a"]) == "; there is `a`"
+    assert did_you_mean("zzz", []) == ""

@@ -1,0 +1,60 @@
+"""One batch on its way from the task that reads to the runner that asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from bridge.core.delivery import Delivery
+from bridge.core.errors import SourceLost
+
+
+class Handover(AsyncIterator[Sequence[Delivery]]):
+    """Holds at most one batch, so that what is read never exceeds the slots its taker had free.
+
+    `__anext__` may be cancelled: the batch stays for the next call. Deliveries settled meanwhile (their
+    partition was revoked) are not given out.
+    """
+
+    def __init__(self) -> None:
+        self._batch: list[Delivery] = []
+        self._lost: SourceLost | None = None
+        self._wakes = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def __anext__(self) -> Sequence[Delivery]:
+        while True:
+            await self._wakes.wait()
+            if self._lost is not None:
+                raise self._lost
+            batch = [delivery for delivery in self.withdraw() if delivery.outcome is None]
+            if batch:
+                return batch
+
+    @property
+    def is_empty(self) -> bool:
+        return self._empty.is_set()
+
+    async def emptied(self) -> None:
+        """Return once the batch was taken."""
+        await self._empty.wait()
+
+    def put(self, batch: list[Delivery]) -> None:
+        """Offer `batch`, which is not empty; the one before was taken."""
+        self._batch = batch
+        self._empty.clear()
+        self._wakes.set()
+
+    def withdraw(self) -> list[Delivery]:
+        """Take the batch back, if there is one."""
+        batch, self._batch = self._batch, []
+        self._empty.set()
+        if self._lost is None:
+            self._wakes.clear()
+        return batch
+
+    def fail(self, lost: SourceLost) -> None:
+        """Tell the taker, now and whenever it asks again."""
+        self._lost = lost
+        self._wakes.set()

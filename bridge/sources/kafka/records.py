@@ -1,0 +1,48 @@
+"""A Kafka record as an Event."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import UTC, datetime
+from typing import Any
+
+from bridge.core.event import Event
+
+RECORD = "org.apache.kafka.record"
+TOMBSTONE = "org.apache.kafka.tombstone"
+"""The type of a record without a value; its `data` is empty."""
+
+
+def to_event(record: Any, source: str) -> Event:
+    """Make the Event of one `aiokafka.ConsumerRecord`.
+
+    The id holds the record's timestamp beside topic, partition and offset, since offsets repeat when a
+    topic is made anew. Headers `ce_type` and `ce_subject` give type and subject (CloudEvents' Kafka
+    binding, binary mode). A key that is not UTF-8 is given as base64, with `key_encoding: base64`.
+    Of a header that comes several times the last one counts.
+    """
+    attributes = {
+        "topic": record.topic,
+        "partition": str(record.partition),
+        "offset": str(record.offset),
+    }
+    key: str | None = None
+    if record.key is not None:
+        try:
+            key = record.key.decode("utf-8")
+        except UnicodeDecodeError:
+            key = b64encode(record.key).decode("ascii")
+            attributes["key_encoding"] = "base64"
+        attributes["key"] = key
+    for name, value in record.headers:
+        attributes[f"header.{name}"] = "" if value is None else value.decode("utf-8", "replace")
+    return Event(
+        id=f"{record.topic}/{record.partition}/{record.offset}@{record.timestamp}",
+        source=source,
+        type=attributes.get("header.ce_type") or (TOMBSTONE if record.value is None else RECORD),
+        subject=attributes.get("header.ce_subject") or key,
+        # -1 is Kafka's NO_TIMESTAMP: a batch of the oldest message format.
+        time=datetime.fromtimestamp(record.timestamp / 1000, UTC) if record.timestamp >= 0 else None,
+        data=record.value or b"",
+        attributes=attributes,
+    )

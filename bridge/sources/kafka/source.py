@@ -1,0 +1,178 @@
+"""The Kafka source: a consumer group's member that commits only what is settled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from bridge.core.delivery import Delivery
+from bridge.core.errors import CredentialError, SourceLost
+from bridge.core.ports import Slots
+from bridge.sources.kafka.config import KafkaConfig
+from bridge.sources.kafka.reader import Reader, close_consumer
+from bridge.sources.kafka.security import ssl_context, token_provider
+from bridge.telemetry.metrics import SourceMetrics
+from bridge.values import secret
+
+_CONNECT_SECONDS = 30.0
+_REQUEST_SECONDS = 40.0
+"""One request; above the time a broker may hold back the answer to a join."""
+_REBALANCE_SECONDS = 30.0
+"""How long the group waits for a member that drains."""
+_PARTITION_BYTES = 512 * 1024
+_FETCH_BYTES = 8 * 2**20
+"""What aiokafka keeps of records not handed over yet: so much a fetch, and the former a partition."""
+
+
+class KafkaSource:
+    """One `type: kafka` of the configuration."""
+
+    def __init__(self, config: KafkaConfig, key: str, metrics: SourceMetrics) -> None:
+        self._config = config
+        self._identity = config.identity or key
+        self._metrics = metrics
+        self._log = structlog.get_logger("bridge.sources.kafka").bind(source=key)
+        self._losses: dict[TopicPartition, int] = {}
+        self._consumer: AIOKafkaConsumer | None = None
+        self._reader: Reader | None = None
+
+    @asynccontextmanager
+    async def open(self, slots: Slots) -> AsyncIterator[AsyncIterator[Sequence[Delivery]]]:
+        """Connect, join the group and read. Raises SourceLost when no broker can be reached."""
+        consumer = await self._connect()
+        reader = Reader(
+            consumer,
+            self._config,
+            identity=self._identity,
+            slots=slots,
+            metrics=self._metrics,
+            lost=self._count_lost,
+            log=self._log,
+        )
+        # Subscribed only now: before, `start()` would wait without end for topics and for the group.
+        if self._config.topic_pattern is not None:
+            # aiokafka matches the beginning of a name only.
+            consumer.subscribe(pattern=rf"(?:{self._config.topic_pattern})\Z", listener=reader)
+        else:
+            consumer.subscribe(self._config.topics, listener=reader)
+        self._consumer, self._reader = consumer, reader
+        # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
+        running = asyncio.create_task(reader.run(), name="kafka reader")
+        try:
+            yield reader.batches
+        finally:
+            self._consumer = self._reader = None
+            running.cancel()
+            await asyncio.wait([running])
+            await reader.close()
+
+    def problems(self) -> Sequence[str]:
+        """Losses since the start, and topics of the configuration that the broker does not have."""
+        found = [
+            f"the broker no longer had {missing} or more records of {place.topic}/{place.partition}; "
+            "reading went on from the earliest (see the log; a restart clears this)"
+            for place, missing in self._losses.items()
+        ]
+        if self._consumer is not None and self._reader is not None and self._reader.is_assigned:
+            found += [
+                f"topic {topic} does not exist, or may not be described"
+                for topic in self._config.topics
+                if not self._consumer.partitions_for_topic(topic)
+            ]
+        return found
+
+    def _count_lost(self, place: TopicPartition, missing: int, offset: int, begin: int) -> None:
+        self._metrics.lost.inc(missing)
+        self._losses[place] = self._losses.get(place, 0) + missing
+        self._log.error(
+            "kafka: offset out of range, records are lost",
+            topic=place.topic,
+            partition=place.partition,
+            missing=missing,
+            asked_for=offset,
+            reading_on_from=begin,
+        )
+
+    async def _connect(self) -> AIOKafkaConsumer:
+        try:
+            consumer = AIOKafkaConsumer(**self._options())
+        except CredentialError as error:
+            raise SourceLost(str(error)) from error
+        with _complaints() as complaints:
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await consumer.start()
+            except BaseException as error:
+                await close_consumer(consumer)
+                if isinstance(error, TimeoutError):
+                    complaints.append(f"no answer in {_CONNECT_SECONDS:g} s")
+                elif isinstance(error, (KafkaError, OSError, ValueError)):
+                    complaints.append(str(error) or type(error).__name__)
+                else:
+                    raise
+                raise SourceLost("; ".join(complaints)) from error
+        return consumer
+
+    def _options(self) -> dict[str, Any]:
+        config = self._config
+        context: ssl.SSLContext | None = None
+        if config.security_protocol.endswith("SSL"):
+            context = ssl_context(config.tls)
+        return {
+            "bootstrap_servers": list(config.bootstrap_servers),
+            "client_id": config.client_id,
+            "group_id": config.group_id,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "none",  # never silently: the reader seeks
+            "isolation_level": config.isolation_level,
+            "session_timeout_ms": int(config.session_timeout * 1000),
+            "heartbeat_interval_ms": int(min(3.0, config.session_timeout / 3) * 1000),
+            "max_poll_interval_ms": int(config.max_poll_interval * 1000),
+            "rebalance_timeout_ms": int(_REBALANCE_SECONDS * 1000),
+            "request_timeout_ms": int(_REQUEST_SECONDS * 1000),
+            "metadata_max_age_ms": int(config.metadata_max_age * 1000),
+            "max_partition_fetch_bytes": _PARTITION_BYTES,
+            "fetch_max_bytes": _FETCH_BYTES,
+            "consumer_timeout_ms": 1000,  # of the fetcher's own loop, which is woken by all that matters
+            "security_protocol": config.security_protocol,
+            "ssl_context": context,
+            "sasl_mechanism": config.sasl_mechanism or "PLAIN",
+            "sasl_plain_username": config.username,
+            "sasl_plain_password": secret(config.password, config.password_file),
+            "sasl_kerberos_service_name": config.kerberos_service_name,
+            "sasl_kerberos_domain_name": config.kerberos_domain_name,
+            "sasl_oauth_token_provider": None if config.oauth is None else token_provider(config.oauth),
+        }
+
+
+class _Collector(logging.Handler):
+    """Collects what one task makes aiokafka complain about."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.task = asyncio.current_task()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if asyncio.current_task() is self.task:
+            self.messages.append(record.getMessage())
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Give the log lines of aiokafka: why it could not connect is told nowhere else."""
+    logger = logging.getLogger("aiokafka")
+    collector = _Collector()
+    logger.addHandler(collector)
+    try:
+        yield collector.messages
+    finally:
+        logger.removeHandler(collector)

@@ -1,0 +1,37 @@
+"""Real servers for the tests, started once and only when a test asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from tests.servers.mock_kafka import MockKafka
+from tests.servers.tansu import Tansu
+
+
+@pytest.fixture(scope="session")
+def tansu() -> Iterator[Tansu]:
+    """One broker for all tests: use names of your own for topics and groups."""
+    with Tansu() as broker:
+        yield broker
+
+
+@pytest.fixture
+def own_tansu() -> Iterator[Tansu]:
+    """A broker for one test that stops it or counts what is in it."""
+    with Tansu() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def mock_kafka() -> Iterator[MockKafka]:
+    with MockKafka() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that no other test uses, for topics and groups."""
+    return f"t-{uuid4().hex[:12]}"

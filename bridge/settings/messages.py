@@ -50,11 +50,7 @@ _EXPECTED_WITH = {
     "less_than": "a value below {lt}",
     "less_than_equal": "a value of at most {le}",
     "multiple_of": "a multiple of {multiple_of}",
-    "string_too_short": "at least {min_length} characters",
-    "string_too_long": "at most {max_length} characters",
     "string_pattern_mismatch": "text that matches `{pattern}`",
-    "too_short": "at least {min_length}",
-    "too_long": "at most {max_length}",
     "url_scheme": "a URL that begins with {expected_schemes}",
 }
 
@@ -86,7 +82,10 @@ class Translator:
             place, value = places[found]
             message = " or ".join([messages[0], *(each.removeprefix("expected ") for each in messages[1:])])
             if messages[0].startswith("expected ") and value is not None and _adds_to(message, value):
-                message += self._found(found[0], value)
+                if message.startswith("expected a mapping") and isinstance(value.content, str):
+                    message += ", found text"  # it may be a secret that was put one level too high
+                else:
+                    message += self._found(found[0], value)
                 if message.startswith("expected text,") and isinstance(value.content, (int, float)):
                     message += ": put it in quotes"
             mistakes.append(Mistake(str(place), dotted(found[0]), self._hidden(message, value)))
@@ -133,10 +132,10 @@ class Translator:
             return str(context["error"])
         if "[key]" in details["loc"]:
             return "expected a key of 1 to 63 letters, digits, `-` or `_` that begins with a letter or digit"
-        if kind in ("too_short", "too_long"):
+        if kind.endswith(("too_short", "too_long")):
             unit = _UNITS.get(type(value.content), "character") if value is not None else "item"
             amount = context.get("min_length", context.get("max_length"))
-            bound = "least" if kind == "too_short" else "most"
+            bound = "least" if kind.endswith("too_short") else "most"
             return f"expected at {bound} {amount} {unit}{'' if amount == 1 else 's'}"
         if kind in _EXPECTED:
             return f"expected {_EXPECTED[kind]}"
@@ -263,7 +262,8 @@ def _adds_to(message: str, value: Value) -> bool:
     about_shape = message.startswith(
         ("expected a mapping", "expected a list", "expected at ", "expected text")
     )
-    return " but " not in message and (not isinstance(value.content, dict) or about_shape)
+    said = " but " in message or ", found " in message
+    return not said and (not isinstance(value.content, dict) or about_shape)
 
 
 def _one_of(choices: Sequence[Any]) -> str:

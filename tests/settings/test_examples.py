@@ -13,7 +13,7 @@ from tests.settings.walk import fields
 
 CONFIG = Path(__file__).parents[2] / "config"
 _FILE = re.compile(r"(?<=[\s{,])(?P<key>\w+_(?:file|path)): (?P<path>/[^\s,}]+)")
-_VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)\}")
+_VARIABLE = re.compile(r"(?P<key>\w+): [\"\[]*\$\{(?P<name>\w+)\}")
 
 
 def with_its_files(text: str, root: Path) -> str:
@@ -40,7 +40,11 @@ def test_an_example_loads_without_a_warning(path: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     here = tmp_path / path.name
     here.write_text(with_its_files(text, tmp_path / "root"), encoding="utf-8")
-    loaded = load(here, dict.fromkeys(_VARIABLE.findall(text), "127.0.0.1:9"))
+    variables = {
+        name: "http://127.0.0.1:9" if key == "endpoint" else "127.0.0.1:9"
+        for key, name in _VARIABLE.findall(text)
+    }
+    loaded = load(here, variables)
     if path.name != "full.yaml":
         assert loaded.warnings == ()
 

@@ -16,7 +16,7 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 
 ## The sandbox: OSCAR, a Kafka broker and the bridge between them. ARGS=--once ends by itself.
 run: $(VENV)/.ready
-	$(BIN)/oscar-bridge sandbox run $(ARGS)
+	$(BIN)/oscar-bridge sandbox run -c config/sandbox.yaml $(ARGS)
 
 ## Everything CI runs.
 test: check

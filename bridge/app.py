@@ -1,0 +1,151 @@
+"""The composition root: settings become objects, objects become tasks; and the order of stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+
+import structlog
+
+from bridge import __version__
+from bridge.destinations.oscar.client import OscarCluster, OscarService
+from bridge.pipeline.intake import Intake
+from bridge.pipeline.lane import Lane
+from bridge.pipeline.router import Router
+from bridge.pipeline.runner import Runner
+from bridge.settings import Settings
+from bridge.store import Store
+from bridge.telemetry.metrics import Metrics
+from bridge.web import Problem, serve
+
+_log = structlog.get_logger(__name__)
+
+
+class Stop:
+    """What a person asks of a running bridge: to stop, and at the second asking, to stop now."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.now = asyncio.Event()
+
+    def ask(self, name: str) -> None:
+        """Take one asking; `name` is told in the log."""
+        if self.asked.is_set():
+            _log.warning("stopping now: events under way are given back", signal=name)
+            self.now.set()
+        else:
+            _log.info("stopping: lanes drain first; once more to stop now", signal=name)
+            self.asked.set()
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Ask on SIGTERM and SIGINT while inside."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self.ask, number.name)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+async def run(settings: Settings, stop: Stop | None = None) -> None:
+    """Run the bridge until it is asked to stop.
+
+    Raises StoreError when the store can't be used, OSError when the HTTP port is taken, and whatever
+    a defect raises: then nothing unsettled is settled, so nothing is lost.
+    """
+    stop = stop or Stop()
+    metrics = Metrics()
+    for warning in settings.warnings:
+        _log.warning("configuration", warning=warning)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(stop.on_signals())
+        store = await stack.enter_async_context(Store.open(settings.state_dir, metrics))
+        lanes = await _lanes(settings, store, metrics, stack)
+        runners = _runners(settings, lanes, store, metrics)
+
+        def readiness() -> Sequence[Problem]:
+            parts = [
+                *((f"source {runner.key}", runner.problems()) for runner in runners),
+                *((f"service {lane.key}", lane.problems()) for lane in lanes.values()),
+                ("store", store.problems()),
+                ("bridge", ["stopping"] if stop.asked.is_set() else []),
+            ]
+            return [Problem(part, reason) for part, reasons in parts for reason in reasons]
+
+        url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness))
+        _log.info("bridge started", version=__version__, http=url, state_dir=str(settings.state_dir))
+        async with asyncio.TaskGroup() as lane_tasks:
+            working = [lane_tasks.create_task(lane.run(), name=f"lane {lane.key}") for lane in lanes.values()]
+            async with asyncio.TaskGroup() as source_tasks:
+                reading = [
+                    source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners
+                ]
+                await stop.asked.wait()
+                await _drain(runners, settings.drain_seconds, stop.now)
+                for task in reading:
+                    task.cancel()
+            for task in working:
+                task.cancel()
+    _log.info("bridge stopped")
+
+
+async def _lanes(
+    settings: Settings, store: Store, metrics: Metrics, stack: AsyncExitStack
+) -> dict[str, Lane]:
+    trusted = frozenset(config.identity or key for key, config in settings.sources.items() if config.trusted)
+    clusters = {}
+    for key, config in settings.clusters.items():
+        connections = sum(
+            service.limits.concurrency for service in settings.services.values() if service.cluster == key
+        )
+        cluster = OscarCluster(key, config, connections=connections, metrics=metrics)
+        clusters[key] = await stack.enter_async_context(cluster)
+    return {
+        key: Lane(
+            key,
+            service,
+            OscarService(key, service, clusters[service.cluster], trusted_sources=trusted),
+            store,
+            metrics.lane(key),
+        )
+        for key, service in settings.services.items()
+    }
+
+
+def _runners(settings: Settings, lanes: dict[str, Lane], store: Store, metrics: Metrics) -> list[Runner]:
+    runners = []
+    for key, config in settings.sources.items():
+        own = metrics.source(key)
+        intake = Intake(config.max_in_flight, config.max_in_flight_bytes, own)
+        routes = [route for route in settings.routes if route.from_ == key]
+        router = Router(routes, lanes, store, own)
+        runners.append(Runner(key, config.build(key, own), intake, router, own))
+    return runners
+
+
+async def _drain(runners: Sequence[Runner], seconds: float, now: asyncio.Event) -> None:
+    """Stop taking, let the lanes finish, and give back what they could not."""
+    for runner in runners:
+        runner.intake.close()
+
+    async def all_drained() -> None:
+        for runner in runners:
+            await runner.intake.drained()
+
+    drained = asyncio.ensure_future(all_drained())
+    hurried = asyncio.ensure_future(now.wait())
+    try:
+        await asyncio.wait({drained, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (drained, hurried):
+            task.cancel()
+    for runner in runners:
+        released = runner.intake.release()
+        if released:
+            _log.warning("events given back upstream", source=runner.key, events=released)

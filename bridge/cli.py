@@ -1,0 +1,231 @@
+"""The command line: `oscar-bridge run | check | dead-letters | sandbox`.
+
+Exit status: 0 well, 1 failed at run time, 2 a configuration that can't be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge import __version__
+from bridge.core.errors import BridgeError, ConfigurationError, StoreLockedError
+
+if TYPE_CHECKING:
+    from bridge.settings import Settings
+
+FAILED, BAD_CONFIGURATION = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)  # type: ignore[no-any-return] # argparse knows it as Any
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return BAD_CONFIGURATION
+    except StoreLockedError as error:
+        print(f"oscar-bridge: {error}", file=sys.stderr)
+        return BAD_CONFIGURATION
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (BridgeError, OSError) as error:
+        print(f"oscar-bridge: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="oscar-bridge",
+        description="Takes events from Kafka and invokes OSCAR services: none lost, no job run twice.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="run the bridge until SIGTERM or Ctrl-C")
+    _takes_configuration(run)
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="read the configuration and tell every mistake in it")
+    _takes_configuration(check)
+    check.set_defaults(command=_check)
+
+    dead = commands.add_parser("dead-letters", help="look at events that were given up, and why")
+    dead_commands = dead.add_subparsers(metavar="COMMAND", required=True)
+    listing = dead_commands.add_parser("list", help="one line a dead letter, the newest first")
+    _takes_configuration(listing)
+    listing.add_argument("--service", help="only of this service (a key of `services`)")
+    listing.add_argument("--cause", help="only with this cause")
+    listing.add_argument("--limit", type=int, default=100, help="the newest N (default 100)")
+    listing.add_argument("--json", action="store_true", help="one JSON document a line")
+    listing.set_defaults(command=_list_dead_letters)
+    show = dead_commands.add_parser("show", help="one dead letter, whole")
+    _takes_configuration(show)
+    show.add_argument("--json", action="store_true", help="as one JSON document")
+    show.add_argument("number", type=int, help="its number in `list`")
+    show.set_defaults(command=_show_dead_letter)
+
+    sandbox = commands.add_parser("sandbox", help="try the bridge without an OSCAR cluster")
+    sandbox_commands = sandbox.add_subparsers(metavar="COMMAND", required=True)
+    everything = sandbox_commands.add_parser(
+        "run", help="an OSCAR, a Kafka broker and the bridge on loopback, with a few records put in"
+    )
+    _takes_configuration(everything)
+    everything.add_argument("--once", action="store_true", help="end when all records became jobs")
+    everything.set_defaults(command=_sandbox_run)
+    return parser
+
+
+def _takes_configuration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-c", "--config", type=Path, required=True, metavar="FILE", help="the configuration (YAML)"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Imported here: `dead-letters` answers without loading every client library.
+    import uvloop
+
+    from bridge import app
+    from bridge.telemetry import logging
+
+    settings = _load(options)
+    logging.configure(settings.log.level, settings.log.format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(app.run(settings))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = _load(options)
+    for warning in settings.warnings:
+        print(f"warning: {warning}")
+    parts = (("cluster", settings.clusters), ("service", settings.services), ("source", settings.sources))
+    counts = ", ".join(f"{len(items)} {name}{'s' if len(items) > 1 else ''}" for name, items in parts)
+    print(f"{options.config}: {counts}, {len(settings.routes)} routes: can be used")
+    return 0
+
+
+def _list_dead_letters(options: argparse.Namespace) -> int:
+    from bridge.store import read_dead_letters
+
+    letters = read_dead_letters(
+        _load(options).state_dir, service=options.service, cause=options.cause, limit=options.limit
+    )
+    if options.json:
+        for letter in letters:
+            print(json.dumps(asdict(letter)))
+    elif not letters:
+        print("no dead letters")
+    else:
+        rows = [("NUMBER", "KEPT", "SERVICE", "CAUSE", "TRIES", "SOURCE", "EVENT", "DETAIL")]
+        rows += [
+            (
+                str(letter.number),
+                _when(letter.kept_at),
+                letter.service or "-",
+                letter.cause,
+                str(letter.attempts),
+                letter.source,
+                letter.event_id,
+                _on_one_line(letter.detail, 100),
+            )
+            for letter in letters
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+        for row in rows:
+            print(
+                "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+            )
+    return 0
+
+
+def _show_dead_letter(options: argparse.Namespace) -> int:
+    from bridge.store import read_dead_letter
+
+    found = read_dead_letter(_load(options).state_dir, options.number)
+    if found is None:
+        print(f"oscar-bridge: there is no dead letter {options.number}", file=sys.stderr)
+        return FAILED
+    letter, event = found
+    text, encoding = _readable(event.data)
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    **asdict(letter),
+                    "time": event.time.isoformat() if event.time else None,
+                    "attributes": dict(event.attributes),
+                    "data": text,
+                    "data_encoding": encoding,
+                }
+            )
+        )
+        return 0
+    for name, value in (
+        ("number", letter.number),
+        ("service", letter.service or "-"),
+        ("cause", letter.cause),
+        ("detail", letter.detail),
+        ("status", letter.status or "-"),
+        ("attempts", letter.attempts),
+        ("first attempt", _when(letter.first_attempt)),
+        ("last attempt", _when(letter.last_attempt)),
+        ("kept", _when(letter.kept_at)),
+        ("id", event.id),
+        ("source", event.source),
+        ("type", event.type),
+        ("subject", event.subject or "-"),
+        ("time", event.time.isoformat() if event.time else "-"),
+        *((f"  {name}", value) for name, value in event.attributes.items()),
+        ("data", f"{len(event.data)} bytes, {encoding}"),
+    ):
+        print(f"{name + ':':16}{_on_one_line(str(value))}")
+    print(text)
+    return 0
+
+
+def _sandbox_run(options: argparse.Namespace) -> int:
+    from bridge.sandbox import demo
+
+    return demo.run(options.config, once=options.once)
+
+
+def _load(options: argparse.Namespace) -> Settings:
+    from bridge.settings import load
+
+    return load(options.config, os.environ)
+
+
+def _when(seconds: float | None) -> str:
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
+
+
+def _on_one_line(text: str, longest: int | None = None) -> str:
+    """Keep what a foreign system wrote from moving the cursor or colouring the screen."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _readable(data: bytes) -> tuple[str, str]:
+    """Give data as text where it is printable UTF-8, as base64 elsewhere; and which of the two."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = ""
+    if text and all(letter.isprintable() or letter in "\n\t\r" for letter in text):
+        return text, "text"
+    return b64encode(data).decode("ascii"), "base64"

@@ -147,7 +147,7 @@ class Pods:
             pod = self._directory / f"run-{self._runs}"
             self._prepare(pod, service.script)
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", supervisor.__file__, str(pod),
+                sys.executable, "-I", "-S", supervisor.__file__, str(pod),
                 cwd=pod / "image", env=self._environment(service.environment("variables")),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE, start_new_session=True,
@@ -173,7 +173,7 @@ class Pods:
     async def _run(self, job: Job, spec: PodSpec) -> None:
         pod = self._pod(job)
         self._prepare(pod, spec.script)
-        program = shlex.join([sys.executable, "-I", supervisor.__file__, str(pod)])
+        program = shlex.join([sys.executable, "-I", "-S", supervisor.__file__, str(pod)])
         job.started = time.time()
         try:
             with (pod / "log").open("wb") as log:

@@ -1,6 +1,6 @@
 """What stands in a job's pod for faas-supervisor: reads the event, decides what it is, runs the script.
 
-A program of its own (`python -I supervisor.py POD`), with the standard library alone. It follows
+A program of its own (`python -I -S supervisor.py POD`), with the standard library alone. It follows
 `grycap/faas-supervisor`, its crashes included; only the storage is missing: where the real one
 downloads the object of a storage event, the script gets the event itself as its input file.
 """

@@ -1,0 +1,79 @@
+"""The project's own Python client works against the sandbox."""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from oscar_python.client import Client
+
+from bridge.sandbox.oscar import SandboxOscar
+
+
+def life_of_a_service(url: str, output: Path) -> str:
+    """Blocking, as the client is; gives the name of the job it made."""
+    client = Client(
+        {"cluster_id": "sandbox", "endpoint": url, "user": "oscar", "password": "sandbox", "ssl": False}
+    )
+    assert client.health_check().text == "Ok"
+    assert json.loads(client.get_cluster_info().text)["version"] == "4.1.0"
+    assert "minio_provider" in json.loads(client.get_cluster_config().text)
+    assert "cluster" in json.loads(client.get_cluster_status().text)
+    assert json.loads(client.list_services().text) == []
+    definition = {"name": "plants", "image": "alpine", "cpu": "0.1", "script": 'cat "$INPUT_FILE_PATH"'}
+    assert client.create_service(definition).status_code == 201
+    with pytest.raises(ValueError, match="already present"):
+        client.create_service(definition)
+    assert json.loads(client.get_service("plants").text)["cpu"] == "0.1"
+    assert client.update_service("plants", definition | {"cpu": "0.2"}).status_code == 204
+    assert json.loads(client.get_service("plants").text)["cpu"] == "0.2"
+    assert client.run_service("plants", input="hello").text == "hello\n"
+    client.run_service("plants", input="hello", output=str(output))
+    assert client.run_service("plants", input="hello", async_call=True).status_code == 201
+    [name] = json.loads(client.list_jobs("plants").text)["jobs"]
+    return str(name)
+
+
+def end_of_a_service(url: str, job: str) -> None:
+    client = Client(
+        {"cluster_id": "sandbox", "endpoint": url, "user": "oscar", "password": "sandbox", "ssl": False}
+    )
+    assert json.loads(client.list_jobs("plants").text)["jobs"][job]["status"] == "Succeeded"
+    assert client.get_job_logs("plants", job).text == "hello\n"
+    assert client.remove_job("plants", job).status_code == 204
+    assert client.remove_all_jobs("plants").status_code == 204
+    assert client.remove_service("plants").status_code == 204
+    assert json.loads(client.list_services().text) == []
+
+
+async def test_the_client_creates_invokes_reads_and_deletes(tmp_path: Path) -> None:
+    async with SandboxOscar() as oscar:
+        name = await asyncio.to_thread(life_of_a_service, oscar.url, tmp_path / "output.txt")
+        job = oscar.job(name)
+        assert job is not None
+        async with asyncio.timeout(10):
+            while job.phase != "Succeeded":  # noqa: ASYNC110 - another process, with a deadline
+                await asyncio.sleep(0.01)
+        assert job.event_seen == base64.b64encode(b"hello") + b"\n"
+        await asyncio.to_thread(end_of_a_service, oscar.url, name)
+
+
+async def test_the_client_refreshes_an_oidc_token_and_invokes_with_it() -> None:
+    async with SandboxOscar() as oscar:
+        oscar.add_service("plants", 'cat "$INPUT_FILE_PATH"', visibility="public")
+        options = {
+            "cluster_id": "sandbox",
+            "endpoint": oscar.url,
+            "refresh_token": oscar.oidc.grant("alice"),
+            "token_endpoint": f"{oscar.url}/oidc/token",
+            "ssl": False,
+        }
+
+        def use() -> str:
+            client = Client(options)
+            assert len(json.loads(client.list_services().text)) == 1
+            return str(client.run_service("plants", input="hello").text)
+
+        assert await asyncio.to_thread(use) == "hello\n"
+        assert oscar.oidc.refreshes == 1

@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.telemetry.logging import REDACTED, configure, redact_text
+
+UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
 
 SECRET = "hunter2-S3cr3t"
 SERVICE_TOKEN = "0f" * 32
@@ -189,10 +191,10 @@ def test_a_line_that_is_not_written_costs_no_redaction(log: Log, monkeypatch: py
             raise AssertionError("a line below the level was rendered")
 
     logger.debug("offset committed", value=Costly())
-    started = time.perf_counter()
+    started = time.process_time()
     for number in range(20_000):
         logger.debug("offset committed", source="uploads", offset=number)
-    each = (time.perf_counter() - started) / 20_000
+    each = (time.process_time() - started) / 20_000
     assert log.text == ""
     assert each < 20e-6  # 0.3 µs on a quiet machine; a written line costs about 100 times that
 
@@ -251,6 +253,7 @@ def test_text_without_a_secret_stays_as_it_is(text: str) -> None:
 WORDS = st.sampled_from(["password", "client_secret", "refresh_token", "api_key", "Authorization"])
 
 
+@UNHURRIED
 @given(WORDS, st.text(st.characters(codec="utf-8")))
 def test_any_value_of_a_json_or_python_text_is_blanked_from_end_to_end(word: str, middle: str) -> None:
     plain = {"name": "plants", word: f"Zq9x{middle}xKw7"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +56,9 @@ class Lane:
     """Takes events for one service and makes attempts until each is settled.
 
     The gate is open while the service takes events. After a refusal, or when nothing succeeds any
-    more, it is shut: the workers hold, and one event at a time probes, with growing pauses.
+    more, it is shut: the workers hold, and one event at a time probes, with growing pauses. After a
+    probe that may have failed by its event's own fault, one not tried before goes next: events that
+    always fail can't keep the gate shut for the others.
     """
 
     def __init__(
@@ -72,11 +75,12 @@ class Lane:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._pace = Pace(config.limits.rate)
-        self._queue: OrderedDict[Delivery, None] = OrderedDict()
-        self._later: dict[Delivery, float] = {}
+        self._past: dict[Delivery, _Past] = {}
+        self._queue: OrderedDict[Delivery, None] = OrderedDict()  # not tried yet
+        self._again: list[Delivery] = []  # tried, and due: by first attempt
+        self._later: dict[Delivery, float] = {}  # tried, with the monotonic time when due
         self._timetable: list[tuple[float, int, Delivery]] = []
         self._tie = count()
-        self._past: dict[Delivery, _Past] = {}
         self._in_flight = 0
         self._idle_workers: deque[asyncio.Future[None]] = deque()
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
@@ -86,8 +90,9 @@ class Lane:
         self._failed_probes = 0
         self._shut: str | None = None
         self._probe_at = 0.0
-        self._probing = False
-        metrics.queued.set_function(lambda: len(self._queue) + len(self._later))
+        self._probe: Delivery | None = None
+        self._probe_untried = False
+        metrics.queued.set_function(self._waiting)
         metrics.in_flight.set_function(lambda: self._in_flight)
         metrics.limit.set(config.limits.concurrency)
         metrics.open.set(1)
@@ -98,8 +103,8 @@ class Lane:
 
     async def put(self, delivery: Delivery) -> None:
         """Queue `delivery`, waiting while the lane is full. A Delivery that settles leaves the lane."""
-        while len(self._queue) + len(self._later) >= self._config.queue:
-            await self._sleep_in(self._waiting_for_room)
+        while delivery.outcome is None and self._waiting() >= self._config.queue:
+            await self._sleep_in(self._waiting_for_room, unless=delivery)
         if delivery.outcome is not None:
             _wake_one(self._waiting_for_room)  # it was woken for room that it does not need any more
             return
@@ -116,34 +121,44 @@ class Lane:
     async def _work(self) -> None:
         while True:
             delivery = await self._take()
-            probe = self._shut is not None
             self._in_flight += 1
             try:
-                await self._attempt(delivery, probe)
+                await self._attempt(delivery)
             finally:
                 self._in_flight -= 1
-                if probe:
-                    self._probing = False
+                if self._probe is delivery:
+                    self._probe = None
                     _wake_all(self._idle_workers)
 
     async def _take(self) -> Delivery:
         """Give the oldest event that may be attempted now."""
         while True:
             pause = self._next_due()
-            if self._queue:
+            if self._queue or self._again:
                 turn = self._pause_of_gate()
                 if turn <= 0:
                     turn = self._pace.take()
                     if turn <= 0:
-                        self._probing = self._shut is not None
-                        delivery, _ = self._queue.popitem(last=False)
-                        _wake_one(self._waiting_for_room)
-                        return delivery
+                        return self._pop()
                 pause = min(pause, turn)
             await self._sleep_in(self._idle_workers, pause)
 
+    def _pop(self) -> Delivery:
+        probe = self._shut is not None
+        if self._again and not (probe and self._probe_untried and self._queue):
+            delivery = self._again.pop(0)
+        else:
+            delivery, _ = self._queue.popitem(last=False)
+        if probe:
+            self._probe = delivery
+        _wake_one(self._waiting_for_room)
+        return delivery
+
+    def _waiting(self) -> int:
+        return len(self._queue) + len(self._again) + len(self._later)
+
     def _next_due(self) -> float:
-        """Queue again what has paused long enough, first; give the seconds until the next is due."""
+        """Bring back what has paused long enough; give the seconds until the next is due."""
         now = monotonic()
         while self._timetable:
             due, _, delivery = self._timetable[0]
@@ -152,24 +167,34 @@ class Lane:
             elif due <= now:
                 heapq.heappop(self._timetable)
                 del self._later[delivery]
-                self._queue[delivery] = None
-                self._queue.move_to_end(delivery, last=False)
+                insort(self._again, delivery, key=self._first_attempt)
                 _wake_one(self._idle_workers)
             else:
                 return due - now
         return float("inf")
 
+    def _first_attempt(self, delivery: Delivery) -> float:
+        return self._past[delivery].first_attempt
+
     def _pause_of_gate(self) -> float:
         """Give the seconds until an attempt is allowed: 0 now, infinite until another's probe ends."""
         if self._shut is None:
             return 0.0
-        return float("inf") if self._probing else self._probe_at - monotonic()
+        return self._probe_at - monotonic() if self._probe is None else float("inf")
 
-    async def _sleep_in(self, waiters: deque[asyncio.Future[None]], seconds: float = float("inf")) -> None:
-        """Wait to be woken from `waiters`, at most `seconds`."""
+    async def _sleep_in(
+        self,
+        waiters: deque[asyncio.Future[None]],
+        seconds: float = float("inf"),
+        *,
+        unless: Delivery | None = None,
+    ) -> None:
+        """Wait to be woken from `waiters`, at most `seconds`, and not once `unless` is settled."""
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
         waiters.append(woken)
+        if unless is not None:
+            unless.watch(lambda _delivery, _outcome: _set(woken))
         alarm = loop.call_later(seconds, _set, woken) if seconds < float("inf") else None
         try:
             await woken
@@ -185,13 +210,18 @@ class Lane:
 
     def _settled(self, delivery: Delivery, _outcome: Outcome) -> None:
         waited = self._queue.pop(delivery, _MISSING) is None
-        if self._past:
-            self._past.pop(delivery, None)
-            waited |= self._later.pop(delivery, None) is not None
+        if self._past.pop(delivery, None) is not None:
+            if self._later.pop(delivery, None) is not None:
+                waited = True
+                if not self._later:
+                    self._timetable.clear()
+            elif delivery in self._again:
+                waited = True
+                self._again.remove(delivery)
         if waited:
             _wake_one(self._waiting_for_room)
 
-    async def _attempt(self, delivery: Delivery, probe: bool) -> None:
+    async def _attempt(self, delivery: Delivery) -> None:
         began = monotonic()
         answer = await self._destination.invoke(delivery.event)
         ended = monotonic()
@@ -207,11 +237,11 @@ class Lane:
                 self._metrics.age.observe(max(0.0, time.time() - happened.timestamp()))
             delivery.settle(Outcome.ACCEPTED)
         elif delivery.outcome is None:
-            await self._not_accepted(delivery, answer, began, probe)
-        elif probe:
-            self._judge(answer, others_accepted=False, probe=True)
+            await self._not_accepted(delivery, answer, began)
+        elif self._probe is delivery:
+            self._judge(delivery, answer, others_accepted=False)
 
-    async def _not_accepted(self, delivery: Delivery, answer: Answer, began: float, probe: bool) -> None:
+    async def _not_accepted(self, delivery: Delivery, answer: Answer, began: float) -> None:
         now, clock = monotonic(), time.time()
         past = self._past.get(delivery)
         if past is None:
@@ -229,7 +259,7 @@ class Lane:
             past.own_failures += 1
             if past.own_failures >= self._config.retry.max_attempts:
                 cause = answer.cause
-        self._judge(answer, others_accepted=others_accepted, probe=probe)
+        self._judge(delivery, answer, others_accepted=others_accepted)
         if cause is not None:
             letter = DeadLetter(
                 event=delivery.event,
@@ -266,18 +296,19 @@ class Lane:
         asked = min(answer.retry_after or 0.0, _LONGEST_RETRY_AFTER)
         return max(self._backoff.seconds(failures), asked)
 
-    def _judge(self, answer: Answer, *, others_accepted: bool, probe: bool) -> None:
+    def _judge(self, delivery: Delivery, answer: Answer, *, others_accepted: bool) -> None:
         """Decide from one failed attempt whether the service as a whole takes events.
 
         What was under way when the gate shut says nothing new; a failed probe shuts it for longer.
         """
+        probe = self._probe is delivery
         if self._shut is not None and not probe:
             return
         if answer.verdict is Verdict.REFUSED:
             why = "refused"
-        elif answer.verdict in (Verdict.UNAVAILABLE, Verdict.FAILED) and not others_accepted:
+        elif answer.verdict is not Verdict.REJECTED and (probe or not others_accepted):
             self._failures += 1
-            if self._shut is None and self._failures < _SLOW_AFTER:
+            if not probe and self._failures < _SLOW_AFTER:
                 return
             why = "unavailable"
         else:
@@ -285,6 +316,7 @@ class Lane:
                 self._open()
             return
         self._failed_probes = self._failed_probes + 1 if probe else 0
+        self._probe_untried = probe and answer.verdict is Verdict.FAILED and not self._probe_untried
         self._probe_at = monotonic() + self._pause(self._failed_probes + 1, answer)
         if self._shut is None:
             _log.warning("gate shut", service=self.key, reason=why, cause=answer.cause, detail=answer.detail)
@@ -294,6 +326,7 @@ class Lane:
     def _open(self) -> None:
         _log.info("gate open", service=self.key)
         self._shut = None
+        self._probe = None
         self._failures = 0
         self._metrics.open.set(1)
         _wake_all(self._idle_workers)

@@ -1,0 +1,58 @@
+"""An event loop whose clock jumps to the next timer when nothing is to be done: hours in milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+STARTS_AT = 1000.0
+"""The loop's time at its beginning; not 0, as no machine's monotonic clock is."""
+EPOCH = 1_800_000_000.0
+"""What `time.time()` tells when the loop's clock shows 0."""
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Never sleeps: the time that it was asked to wait for has passed when it returns."""
+
+    now = STARTS_AT
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if ready:
+            return ready
+        if timeout is None:
+            raise RuntimeError("stuck: no timer is set and nothing is ready, so nothing can ever happen")
+        self.now += max(0.0, timeout)
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop in virtual time."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+
+def now() -> float:
+    """Give the time of the loop that runs, as `time.monotonic` does."""
+    return asyncio.get_running_loop().time()
+
+
+def wall_clock() -> float:
+    """Give the same time as seconds since 1970, as `time.time` does."""
+    return EPOCH + now()
+
+
+def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the pipeline read the loop's clock."""
+    for module in ("intake", "lane", "limits"):
+        monkeypatch.setattr(f"bridge.pipeline.{module}.monotonic", now)
+    monkeypatch.setattr("bridge.pipeline.lane.time", SimpleNamespace(time=wall_clock))

@@ -1,0 +1,320 @@
+"""A lane's gate: shut when the service takes nothing, probed, and open again without a loss."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bridge.core.delivery import Delivery, Outcome
+from bridge.core.ports import Answer, Verdict
+from tests.pipeline import clock
+from tests.pipeline.scripted import (
+    ACCEPTED,
+    FAILED,
+    REFUSED,
+    REJECTED,
+    TOO_LARGE,
+    UNAVAILABLE,
+    UNKNOWN,
+    UNREACHABLE,
+    Bench,
+    ScriptedDestination,
+    deliveries,
+    event,
+    settled,
+)
+
+
+@pytest.mark.parametrize("answer", [UNAVAILABLE, UNREACHABLE, FAILED], ids=lambda answer: answer.cause)
+async def test_an_outage_shuts_the_gate_and_loses_nothing(answer: Answer) -> None:
+    destination = ScriptedDestination(answer, seconds=0.01)
+    bench = Bench(destination, concurrency=8, max_attempts=2, max_backoff=60)
+    given = deliveries(100)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(0.021)
+        assert bench.value("bridge_lane_open") == 0
+        assert bench.lane.problems() == [f"unavailable: {answer.cause}: {answer.detail}"]
+        assert len(destination.began) <= 8 + 4 + 1, "who failed before the fifth took one more"
+
+        destination.peak = 0
+        destination.began.clear()
+        await asyncio.sleep(12 * 3600)
+        assert destination.peak <= 1, "one probe at a time"
+        assert 12 * 60 <= len(destination.began) <= 12 * 60 * 4  # 0 to 60 s apart, 30 s on average
+        gaps = [
+            later - earlier
+            for (earlier, _), (later, _) in zip(destination.began[:-1], destination.began[1:], strict=True)
+        ]
+        assert max(gaps) <= 60.02
+        assert max(gaps[:4]) <= 8.02, "the first pauses are short"
+        assert not bench.dead.letters
+        assert all(delivery.outcome is None for delivery in given)
+
+        destination.script = ACCEPTED
+        destination.began.clear()
+        destination.peak = 0
+        back = clock.now()
+        assert await settled(given, within=121) == [Outcome.ACCEPTED] * 100
+        assert clock.now() - back < 121
+        assert destination.peak == 8, "all workers resume"
+    assert bench.value("bridge_lane_open") == 1
+    assert bench.lane.problems() == []
+    assert bench.value("bridge_lane_queued") == 0
+    bench.assert_nothing_is_remembered()
+
+
+async def test_after_an_outage_the_oldest_go_first() -> None:
+    destination = ScriptedDestination(UNAVAILABLE)
+    bench = Bench(destination, concurrency=4, max_backoff=1)
+    given = deliveries(40)
+    async with bench.running():
+        for delivery in given:
+            await bench.lane.put(delivery)
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(60)
+        tried = sorted({int(name) for name in destination.ids})
+        assert tried == list(range(len(tried)))
+        assert 5 <= len(tried) <= 9
+        bench.lane._probe_at = clock.now() + 2  # so that all that were tried are due when the gate opens
+        await asyncio.sleep(1.9)
+        destination.script = ACCEPTED
+        destination.began.clear()
+        await settled(given)
+    assert destination.ids == [str(number) for number in range(40)]
+
+
+async def test_five_failures_in_a_row_shut_the_gate_and_four_do_not() -> None:
+    answers = iter([FAILED] * 4 + [ACCEPTED] + [FAILED] * 4 + [ACCEPTED] * 20)
+    bench = Bench(ScriptedDestination(lambda _event: next(answers)), concurrency=1)
+    given = deliveries(10)
+    async with bench.running():
+        await bench.put(given)
+        await settled(given)
+    assert bench.metrics.registry.get_sample_value("bridge_lane_open", {"service": "plants"}) == 1
+    assert bench.invocations("failed") == 8
+
+    answers = iter([FAILED] * 5 + [ACCEPTED] * 20)
+    bench = Bench(ScriptedDestination(lambda _event: next(answers)), concurrency=1)
+    given = deliveries(10)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert bench.lane.problems()
+        await settled(given)
+        assert not bench.lane.problems()
+
+
+async def test_a_refusal_shuts_the_gate_at_once_and_its_event_goes_first() -> None:
+    destination = ScriptedDestination(REFUSED, seconds=0.01)
+    bench = Bench(destination, concurrency=1, max_attempts=1, max_backoff=60)
+    given = deliveries(5)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(0.02)
+        assert bench.lane.problems() == ["refused: http_404: no such service"]
+        assert bench.value("bridge_lane_open") == 0
+        await asyncio.sleep(6 * 3600)
+        assert set(destination.ids) == {"0"}, "a refusal is not about the event: the same one probes"
+        assert 6 * 60 <= len(destination.began) <= 6 * 60 * 4
+        destination.script = ACCEPTED
+        destination.began.clear()
+        assert await settled(given, within=61) == [Outcome.ACCEPTED] * 5
+    assert destination.ids == ["0", "1", "2", "3", "4"]
+    assert bench.lane.problems() == []
+    assert bench.value("bridge_lane_open") == 1
+    assert not bench.dead.letters
+    bench.assert_nothing_is_remembered()
+
+
+async def test_those_refused_together_go_again_in_their_order() -> None:
+    destination = ScriptedDestination(Answer(Verdict.REFUSED, "http_401", retry_after=2.0), seconds=1)
+    bench = Bench(destination, concurrency=4)
+    given = deliveries(8)
+    async with bench.running():
+        for delivery in given:
+            await bench.lane.put(delivery)
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(2)
+        destination.script = ACCEPTED
+        destination.began.clear()
+        await settled(given)
+    assert destination.ids == [str(number) for number in range(8)]
+
+
+async def test_an_acceptance_of_what_was_under_way_opens_the_gate() -> None:
+    async def script(given: object) -> Answer:
+        if destination.ids.count("slow") and given.id == "slow":  # type: ignore[attr-defined]
+            await asyncio.sleep(30)
+            return ACCEPTED
+        return REFUSED if clock.now() < clock.STARTS_AT + 29 else ACCEPTED
+
+    destination = ScriptedDestination(script)  # type: ignore[arg-type]
+    bench = Bench(destination, concurrency=2, max_backoff=3600)
+    given = [Delivery(event("slow")), *deliveries(3)]
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(5)
+        assert bench.lane.problems()
+        bench.lane._probe_at = clock.now() + 3600
+        assert await settled(given, within=40) == [Outcome.ACCEPTED] * 4
+
+
+@pytest.mark.parametrize("poisons", [1, 3, 20])
+async def test_events_that_always_fail_do_not_block_the_good_ones_in_an_idle_lane(poisons: int) -> None:
+    destination = ScriptedDestination(
+        lambda event: FAILED if event.id.startswith("bad") else ACCEPTED, seconds=0.01
+    )
+    bench = Bench(destination, concurrency=4, max_attempts=8)
+    bad = deliveries(poisons, "bad")
+    async with bench.running():
+        await bench.put(bad)
+        await asyncio.sleep(6 * 3600)
+        assert bench.lane.problems()
+        assert not bench.dead.letters, "nobody can tell an event's failure from the service's yet"
+        for number in range(60):
+            good = deliveries(1, f"good{number}-")
+            await bench.put(good)
+            assert await settled(good, within=3 * 60.1) == [Outcome.ACCEPTED]
+            await asyncio.sleep(60)
+        assert await settled(bad) == [Outcome.DEAD_LETTERED] * poisons
+        bench.assert_nothing_is_remembered()
+    assert set(bench.dead.causes.values()) == {"http_500"}
+    assert all(letter.attempts >= 8 for letter in bench.dead.letters)
+
+
+async def test_a_probe_rejected_by_the_service_opens_the_gate() -> None:
+    answers = iter([REFUSED, REJECTED])
+    destination = ScriptedDestination(lambda _event: next(answers, ACCEPTED))
+    bench = Bench(destination, concurrency=1)
+    given = deliveries(3)
+    async with bench.running():
+        await bench.put(given)
+        assert await settled(given, within=2) == [
+            Outcome.DEAD_LETTERED,
+            Outcome.ACCEPTED,
+            Outcome.ACCEPTED,
+        ]
+    assert bench.value("bridge_lane_open") == 1
+
+
+async def test_a_probe_that_never_left_says_nothing_and_the_next_event_probes() -> None:
+    answers = iter([REFUSED, TOO_LARGE, REFUSED])
+    destination = ScriptedDestination(lambda _event: next(answers, ACCEPTED))
+    bench = Bench(destination, concurrency=1)
+    given = deliveries(3)
+    async with bench.running():
+        await bench.put(given)
+        outcomes = await settled(given, within=2)
+    assert outcomes == [Outcome.DEAD_LETTERED, Outcome.ACCEPTED, Outcome.ACCEPTED]
+    assert destination.ids == ["0", "0", "1", "1", "2"]
+
+
+async def test_lost_answers_in_a_row_shut_the_gate_so_that_few_are_lost() -> None:
+    destination = ScriptedDestination(UNKNOWN, seconds=0.01)
+    bench = Bench(destination, concurrency=1)
+    given = deliveries(100)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(60)
+        assert bench.lane.problems()
+        assert 5 <= len(bench.dead.letters) < 30
+        destination.script = ACCEPTED
+        outcomes = await settled(given)
+    assert outcomes.count(Outcome.DEAD_LETTERED) == len(bench.dead.letters)
+    assert bench.value("bridge_lane_open") == 1
+
+
+async def test_a_probe_fails_for_the_lane_even_when_others_were_accepted_after_its_events_failure() -> None:
+    """An acceptance from before the outage must not make a failed probe look like the event's own."""
+    up = True
+
+    def script(given: object) -> Answer:
+        if given.id == "old" and destination.ids.count("old") == 1:  # type: ignore[attr-defined]
+            return Answer(Verdict.UNAVAILABLE, "http_503", retry_after=30.0, status=503)
+        return ACCEPTED if up else UNAVAILABLE
+
+    destination = ScriptedDestination(script)  # type: ignore[arg-type]
+    bench = Bench(destination, concurrency=4)
+    first = [Delivery(event("old")), *deliveries(2)]
+    async with bench.running():
+        await bench.put(first)
+        await settled(first[1:])
+        up = False
+        rest = deliveries(20, "rest")
+        await asyncio.sleep(1)
+        await bench.put(rest)
+        await asyncio.sleep(28)
+        assert bench.lane.problems()
+        destination.began.clear()
+        await asyncio.sleep(3600)
+        assert bench.lane.problems()
+        assert len(destination.began) <= 4 * 60
+        up = True
+        await settled([*first, *rest])
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_probe_that_outlives_the_opening_of_the_gate_lets_only_one_other_probe() -> None:
+    """The gate opens through an older attempt, shuts again, and the first probe is still under way."""
+
+    async def script(given: object) -> Answer:
+        name, attempt = given.id, destination.ids.count(given.id)  # type: ignore[attr-defined]
+        if name == "old":
+            await asyncio.sleep(10)
+            return ACCEPTED
+        if name == "probe" and attempt == 2:
+            await asyncio.sleep(20)
+        return REFUSED
+
+    destination = ScriptedDestination(script)  # type: ignore[arg-type]
+    bench = Bench(destination, concurrency=6)
+    given = [Delivery(event("old")), Delivery(event("probe"))]
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(9)
+        assert bench.lane._probe is given[1]
+        rest = deliveries(10)
+        await bench.put(rest)
+        await asyncio.sleep(1.5)  # the old attempt is accepted at 10 s: open, and shut by the next refusal
+        assert given[0].outcome is Outcome.ACCEPTED
+        assert bench.lane.problems()
+        destination.peak = destination.active
+        await asyncio.sleep(60)
+        assert destination.peak <= 2
+
+
+async def test_a_probe_released_during_its_attempt_still_opens_the_gate() -> None:
+    answers = iter([REFUSED])
+    destination = ScriptedDestination(lambda _event: next(answers, ACCEPTED), seconds=5)
+    bench = Bench(destination, concurrency=1)
+    first, second = deliveries(2)
+    async with bench.running():
+        await bench.put([first, second])
+        await asyncio.sleep(7)  # the probe is under way: the pause was at most 0.5 s
+        assert bench.lane._probe is first
+        first.settle(Outcome.RELEASED)
+        assert await settled([second], within=10) == [Outcome.ACCEPTED]
+    assert bench.lane.problems() == []
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_probe_released_and_failed_shuts_the_gate_for_longer() -> None:
+    destination = ScriptedDestination(Answer(Verdict.REFUSED, "http_429", retry_after=100.0), seconds=5)
+    bench = Bench(destination, concurrency=1)
+    first, second = deliveries(2)
+    async with bench.running():
+        await bench.put([first, second])
+        await asyncio.sleep(107)
+        assert destination.active == 1
+        first.settle(Outcome.RELEASED)
+        destination.script = ACCEPTED
+        await asyncio.sleep(0)
+        destination.script = Answer(Verdict.REFUSED, "http_429", retry_after=100.0)
+        await asyncio.sleep(50)
+        assert destination.ids == ["0", "0"]
+        destination.script = ACCEPTED
+        assert await settled([second], within=70) == [Outcome.ACCEPTED]
+    bench.assert_nothing_is_remembered()

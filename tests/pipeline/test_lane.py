@@ -1,0 +1,303 @@
+"""A lane: its room, its workers, its gate, and that every Delivery gets one true answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.core.delivery import Delivery, Outcome
+from bridge.core.event import Event
+from bridge.core.ports import Answer
+from tests.pipeline import clock
+from tests.pipeline.scripted import (
+    ACCEPTED,
+    DUPLICATE,
+    FAILED,
+    REFUSED,
+    REJECTED,
+    TOO_LARGE,
+    UNAVAILABLE,
+    UNKNOWN,
+    UNREACHABLE,
+    Bench,
+    ScriptedDestination,
+    deliveries,
+    event,
+    settled,
+    stop,
+)
+
+
+async def _until(condition: Callable[[], bool], within: float = 3600.0) -> None:
+    """Let virtual time pass until `condition()` holds."""
+    deadline = clock.now() + within
+    while not condition():
+        assert clock.now() < deadline
+        await asyncio.sleep(0.01)
+
+
+# --- settling ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [ACCEPTED, DUPLICATE], ids=["accepted", "duplicate"])
+async def test_what_the_service_took_settles_accepted(answer: Answer) -> None:
+    bench = Bench(ScriptedDestination(answer, seconds=0.2))
+    happened = datetime.fromtimestamp(clock.wall_clock() - 60, UTC)
+    delivery = Delivery(event("a", time=happened))
+    async with bench.running():
+        await bench.lane.put(delivery)
+        assert await settled([delivery]) == [Outcome.ACCEPTED]
+    assert bench.invocations(answer.verdict.value) == 1
+    assert bench.value("bridge_invocation_seconds_sum") == pytest.approx(0.2)
+    assert bench.value("bridge_event_age_seconds_sum") == pytest.approx(60.2)
+    assert not bench.dead.letters
+    bench.assert_nothing_is_remembered()
+
+
+async def test_an_event_without_a_time_has_no_age() -> None:
+    bench = Bench(ScriptedDestination())
+    async with bench.running():
+        given = deliveries(1)
+        await bench.put(given)
+        await settled(given)
+    assert bench.value("bridge_event_age_seconds_count") == 0
+
+
+@pytest.mark.parametrize("answer", [REJECTED, TOO_LARGE, UNKNOWN], ids=lambda answer: answer.cause)
+async def test_what_can_never_be_taken_is_a_dead_letter_at_once(answer: Answer) -> None:
+    bench = Bench(ScriptedDestination(lambda event: answer if event.id == "bad" else ACCEPTED, seconds=1))
+    bad, good = Delivery(event("bad")), Delivery(event("good"))
+    async with bench.running():
+        await bench.put([bad, good])
+        assert await settled([bad, good], within=2) == [Outcome.DEAD_LETTERED, Outcome.ACCEPTED]
+    (letter,) = bench.dead.letters
+    assert (letter.event, letter.service, letter.cause) == (bad.event, "plants", answer.cause)
+    assert (letter.detail, letter.status, letter.attempts) == (answer.detail, answer.status, 1)
+    assert letter.first_attempt == pytest.approx(clock.EPOCH + clock.STARTS_AT)
+    assert letter.last_attempt == pytest.approx(clock.EPOCH + clock.STARTS_AT + 1)
+    assert bench.invocations(answer.verdict.value) == 1
+    assert bench.value("bridge_lane_open") == 1
+    bench.assert_nothing_is_remembered()
+
+
+# --- concurrency and room ---------------------------------------------------------------------
+
+
+async def test_concurrency_is_fully_used_and_never_exceeded() -> None:
+    destination = ScriptedDestination(seconds=1)
+    bench = Bench(destination, concurrency=7)
+    given = deliveries(70)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(0.5)
+        assert bench.value("bridge_lane_in_flight") == bench.value("bridge_lane_limit") == 7
+        assert bench.value("bridge_lane_queued") == 63
+        began = clock.now()
+        await settled(given)
+        assert clock.now() - began == pytest.approx(9.5)
+    assert destination.peak == 7
+    assert destination.ids == [delivery.event.id for delivery in given]
+
+
+async def test_a_full_lane_makes_put_wait_in_turn() -> None:
+    bench = Bench(ScriptedDestination(seconds=1), queue=1, concurrency=1)
+    given = deliveries(6)
+    async with bench.running(), asyncio.TaskGroup() as putters:
+        for delivery in given:
+            putters.create_task(bench.lane.put(delivery))
+        await asyncio.sleep(0.5)
+        assert bench.value("bridge_lane_queued") == 1
+        assert await settled(given, within=6) == [Outcome.ACCEPTED] * 6
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_delivery_released_while_it_waits_leaves_at_once_and_frees_its_room() -> None:
+    bench = Bench(ScriptedDestination(), queue=2)  # no worker runs
+    first, second, third, fourth = deliveries(4)
+    await bench.put([first, second])
+    async with asyncio.timeout(1), asyncio.TaskGroup() as putters:
+        putters.create_task(bench.lane.put(third))
+        fourth_put = putters.create_task(bench.lane.put(fourth))
+        await asyncio.sleep(0)
+        fourth.settle(Outcome.RELEASED)
+        await fourth_put  # needs no room any more
+        assert bench.value("bridge_lane_queued") == 2
+        first.settle(Outcome.RELEASED)
+    assert list(bench.lane._queue) == [second, third]
+    for delivery in (second, third):
+        delivery.settle(Outcome.RELEASED)
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_settled_delivery_is_not_queued() -> None:
+    destination = ScriptedDestination()
+    bench = Bench(destination)
+    (given,) = deliveries(1)
+    given.settle(Outcome.RELEASED)
+    async with bench.running():
+        await bench.lane.put(given)
+        await asyncio.sleep(1)
+    assert not destination.began
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_delivery_released_between_attempts_leaves_the_timetable_and_frees_its_room() -> None:
+    destination = ScriptedDestination(Answer(FAILED.verdict, "http_500", retry_after=600.0))
+    bench = Bench(destination, queue=1)
+    failing, waiting = deliveries(2)
+    async with bench.running():
+        await bench.lane.put(failing)
+        await _until(lambda: failing in bench.lane._later)
+        put = asyncio.create_task(bench.lane.put(waiting))
+        await asyncio.sleep(1)
+        assert not put.done()
+        destination.script = ACCEPTED
+        failing.settle(Outcome.RELEASED)
+        await asyncio.wait_for(put, 1)
+        assert await settled([waiting], within=1) == [Outcome.ACCEPTED]
+        await asyncio.sleep(3600)
+    assert destination.ids == ["0", "1"]
+    bench.assert_nothing_is_remembered()
+
+
+@pytest.mark.parametrize("answer", [ACCEPTED, UNAVAILABLE, REFUSED, REJECTED])
+async def test_a_delivery_released_during_its_attempt_is_forgotten_after_it(answer: Answer) -> None:
+    destination = ScriptedDestination(answer, seconds=10)
+    bench = Bench(destination)
+    (given,) = deliveries(1)
+    async with bench.running():
+        await bench.lane.put(given)
+        await asyncio.sleep(1)
+        given.settle(Outcome.RELEASED)
+        assert bench.value("bridge_lane_in_flight") == 1
+        await asyncio.sleep(3600)
+        bench.assert_nothing_is_remembered()
+    assert given.outcome is Outcome.RELEASED
+    assert destination.ids == ["0"]
+    assert not bench.dead.letters
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(min_value=0), queue=st.integers(1, 3), concurrency=st.integers(1, 4))
+async def test_whatever_happens_every_delivery_settles_once_and_nothing_is_left(
+    seed: int, queue: int, concurrency: int
+) -> None:
+    rng = random.Random(seed)
+    answers = [ACCEPTED] * 6 + [DUPLICATE, FAILED, UNAVAILABLE, UNREACHABLE, REFUSED, REJECTED, UNKNOWN]
+
+    async def script(_event: Event) -> Answer:
+        await asyncio.sleep(rng.choice([0, 0, 0.01, 1, 30]))
+        return rng.choice(answers)
+
+    bench = Bench(
+        ScriptedDestination(script),
+        queue=queue,
+        concurrency=concurrency,
+        rate=rng.choice([None, "5/s"]),
+        max_attempts=3,
+    )
+    given = deliveries(30)
+    answered: list[str] = []
+    for delivery in given:
+        delivery.watch(lambda delivery, _outcome: answered.append(delivery.event.id))
+    cancelled: list[Delivery] = []
+
+    async def source(delivery: Delivery) -> None:
+        await asyncio.sleep(rng.uniform(0, 60))
+        put = asyncio.create_task(bench.lane.put(delivery))
+        chance = rng.random()
+        if chance < 0.2:
+            await asyncio.sleep(rng.choice([0, 0, 0.01, 5]))
+            delivery.settle(Outcome.RELEASED)
+        elif chance < 0.4:
+            await asyncio.sleep(rng.choice([0, 0, 0.01, 5]))
+            put.cancel()
+            await asyncio.gather(put, return_exceptions=True)
+            if put.cancelled():
+                cancelled.append(delivery)
+                assert delivery.outcome is None
+        async with asyncio.timeout(24 * 3600):
+            await asyncio.gather(put, return_exceptions=True)
+
+    async def breaks() -> None:
+        for _ in range(5):
+            await asyncio.sleep(rng.uniform(0, 20))
+            bench.dead.broken = not bench.dead.broken
+        bench.dead.broken = False
+
+    async with bench.running():
+        async with asyncio.TaskGroup() as sources:
+            sources.create_task(breaks())
+            for delivery in given:
+                sources.create_task(source(delivery))
+        await settled([delivery for delivery in given if delivery not in cancelled], within=24 * 3600)
+        await _until(lambda: bench.value("bridge_lane_in_flight") == 0)
+        assert sorted(answered) == sorted(
+            delivery.event.id for delivery in given if delivery not in cancelled
+        )
+        bench.assert_nothing_is_remembered()
+
+
+@pytest.mark.parametrize("answer", [ACCEPTED, FAILED, REFUSED, REJECTED], ids=lambda answer: answer.cause)
+async def test_cancelling_the_lane_at_any_moment_settles_nothing_falsely(answer: Answer) -> None:
+    for moment in range(0, 400, 7):
+        destination = ScriptedDestination(answer, seconds=0.1)
+        bench = Bench(destination, concurrency=2, max_attempts=2, rate="20/s")
+        given = deliveries(8)
+        await bench.put(given)
+        lane = asyncio.create_task(bench.lane.run())
+        await asyncio.sleep(moment / 1000)
+        await stop(lane)
+        for delivery in given:
+            if delivery.outcome is Outcome.ACCEPTED:
+                assert delivery.event.id in destination.ids
+                assert answer is ACCEPTED
+            elif delivery.outcome is Outcome.DEAD_LETTERED:
+                assert delivery.event.id in bench.dead.causes
+            else:
+                assert delivery.outcome is None
+        for delivery in given:
+            delivery.settle(Outcome.RELEASED)
+        bench.assert_nothing_is_remembered()
+
+
+# --- the store --------------------------------------------------------------------------------
+
+
+async def test_while_the_store_is_broken_the_worker_waits_and_nothing_settles() -> None:
+    destination = ScriptedDestination(REJECTED)
+    bench = Bench(destination, concurrency=1)
+    bench.dead.broken = True
+    first, second = deliveries(2)
+    async with bench.running():
+        await bench.put([first, second])
+        await asyncio.sleep(600)
+        assert first.outcome is None
+        assert second.outcome is None
+        assert destination.ids == ["0"]
+        assert 600 / 15 < bench.dead.refusals < 200  # pauses of at most 15 s
+        bench.dead.broken = False
+        assert await settled([first, second], within=16) == [Outcome.DEAD_LETTERED] * 2
+    assert bench.dead.causes == {"0": "http_413", "1": "http_413"}
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_delivery_released_while_the_store_is_broken_frees_the_worker() -> None:
+    destination = ScriptedDestination(lambda event: REJECTED if event.id == "0" else ACCEPTED)
+    bench = Bench(destination, concurrency=1)
+    bench.dead.broken = True
+    first, second = deliveries(2)
+    async with bench.running():
+        await bench.put([first, second])
+        await asyncio.sleep(60)
+        first.settle(Outcome.RELEASED)
+        assert await settled([second], within=16) == [Outcome.ACCEPTED]
+        bench.assert_nothing_is_remembered()
+    assert first.outcome is Outcome.RELEASED
+    assert not bench.dead.letters

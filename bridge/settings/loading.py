@@ -37,10 +37,12 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
 
 def _validate(root: Value) -> tuple[Settings | None, list[Mistake]]:
     """Make the settings of the tree, or the mistakes that prevent it."""
+    translator = Translator(Settings, root)
+    mistakes = translator.switches()
     try:
-        return Settings.model_validate(root.plain()), []
+        return Settings.model_validate(root.plain()), mistakes
     except ValidationError as error:
-        return None, Translator(Settings, root).translate(error)
+        return None, mistakes + translator.translate(error)
 
 
 def _order(mistake: Mistake) -> tuple[int, int, int]:

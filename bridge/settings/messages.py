@@ -91,6 +91,19 @@ class Translator:
             mistakes.append(Mistake(str(place), dotted(found[0]), self._hidden(message, value)))
         return mistakes
 
+    def switches(self) -> list[Mistake]:
+        """Find true and false where a number belongs: pydantic would take them for 1 and 0."""
+        return [
+            Mistake(
+                str(value.place), dotted(loc), f"expected a whole number, found {str(value.content).lower()}"
+            )
+            for loc, value in self._root.walk()
+            if isinstance(value.content, bool)
+            and (forms := self._forms_at(loc))
+            and int in forms
+            and bool not in forms
+        ]
+
     def _locate(self, details: ErrorDetails) -> tuple[Loc, Place, Value | None]:
         """Follow pydantic's way through the tree; what is no key in it names a form that was tried."""
         raw = details["loc"]

@@ -10,13 +10,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Sec
 
 from bridge.core.errors import CredentialError
 
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B|)")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*([smh])")
+# Bounded digits: from the environment everything is text, and no value needs more.
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d|)")
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMG]i?B|B|)")
+_RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*/\s*([smh])")
 
 
 class Model(BaseModel):
@@ -26,27 +27,21 @@ class Model(BaseModel):
 
 
 def _duration(value: Any) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
-        seconds = float(found[1]) * _DURATION_UNITS[found[2]]
-    elif isinstance(value, str) and value.strip().replace(".", "", 1).isdigit():
-        seconds = float(value)  # from the environment everything is text
-    else:
+    text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not (found := _DURATION.fullmatch(text.strip())):
         raise ValueError("expected seconds or a duration such as 500ms, 30s, 5m, 24h or 90d")
-    if not 0 < seconds < float("inf"):
+    seconds = float(found[1]) * _DURATION_UNITS[found[2]]
+    if not seconds:
         raise ValueError("expected a duration above 0")
     return seconds
 
 
 def _size(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    elif isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
-        size = int(float(found[1]) * _SIZE_UNITS[found[2]])
-    else:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not (found := _SIZE.fullmatch(text.strip())):
         raise ValueError("expected bytes or a size such as 131065, 64KiB or 2GiB")
-    if size <= 0:
+    size = int(float(found[1]) * _SIZE_UNITS[found[2]])
+    if not size:
         raise ValueError("expected a size above 0")
     return size
 
@@ -86,10 +81,10 @@ Directory = Annotated[Path, AfterValidator(_directory)]
 def read_secret(path: Path) -> str:
     """Give the text of a secret file without the line end an editor adds. Raises CredentialError."""
     try:
-        text = path.read_text(encoding="utf-8").strip("\r\n ")
+        text = path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CredentialError(f"secret file {path} can't be read: {error}") from error
-    if not text:
+    if not text.strip():
         raise CredentialError(f"secret file {path} is empty")
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -55,11 +56,13 @@ class _Route:
 
     def __init__(self, config: RouteConfig) -> None:
         self.to = config.to
+        self.service = config.to if config.allow is None else ""
         self._when = None if config.when is None else cel.compile(config.when)
         self._to = None if config.allow is None else cel.compile(config.to)
         self._allow = frozenset(config.allow or ())
         programs = [program for program in (self._when, self._to) if program is not None]
         self.variables = frozenset(name for program in programs for name in program.variables())
+        self.keys = [_keys_of_data(program.source) for program in programs]
 
     def lane(self, context: dict[str, Any]) -> str:
         """Name the lane of the event in `context`. Raises _NoMatch or _Unroutable."""
@@ -94,6 +97,8 @@ class Router:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._variables = frozenset(name for route in self._routes for name in route.variables)
+        keys = [keys for route in self._routes for keys in route.keys]
+        self._keys = None if None in keys else frozenset[str]().union(*filter(None, keys))
 
     async def route(self, delivery: Delivery) -> None:
         """Put `delivery` into its lanes, waiting while one is full; settle it when it has none.
@@ -101,7 +106,9 @@ class Router:
         An event goes into a lane once, however many routes lead there. A route that can't be evaluated
         makes a dead letter of its own and does not stop the others.
         """
-        context = _context(delivery.event, self._variables) if self._variables else {}
+        if delivery.outcome is not None:  # released while earlier ones of its batch waited for room
+            return
+        context = _context(delivery.event, self._variables, self._keys) if self._variables else {}
         lanes: list[str] = []
         dead: list[DeadLetter] = []
         reason = "no_match"
@@ -112,7 +119,9 @@ class Router:
                 reason = max(reason, str(finding), key=_REASONS.index)
             except _Unroutable as finding:
                 dead.append(
-                    DeadLetter(event=delivery.event, service=route.to, cause="route", detail=str(finding))
+                    DeadLetter(
+                        event=delivery.event, service=route.service, cause="route", detail=str(finding)
+                    )
                 )
             else:
                 if lane not in lanes:
@@ -135,12 +144,29 @@ _REASONS = ("no_match", "missing_key", "not_allowed")
 """Why an event matched no route; the last that holds is told."""
 
 
-def _context(event: Event, variables: frozenset[str]) -> dict[str, Any]:
-    """Give CEL what its expressions name, and no more: converting costs time."""
+_DATA_IN_CEL = re.compile(
+    r"""\bdata\b (?: \s*\.\s* ([A-Za-z_]\w*+) (?!\s*\() | \s*\[\s* (?: "([\w-]+)" | '([\w-]+)' ) \s*\] )?""",
+    re.ASCII | re.VERBOSE,
+)
+
+
+def _keys_of_data(expression: str) -> frozenset[str] | None:
+    """Give the top-level keys of `data` that `expression` can read; None when it may read any.
+
+    Too many are harmless, so a string that looks like a use is taken for one; comments are given up on.
+    """
+    if "//" in expression:
+        return None
+    uses = [found[1] or found[2] or found[3] for found in _DATA_IN_CEL.finditer(expression)]
+    return None if None in uses else frozenset(uses)
+
+
+def _context(event: Event, variables: frozenset[str], keys: frozenset[str] | None) -> dict[str, Any]:
+    """Give CEL what its expressions name, and no more: converting costs most of an evaluation's time."""
     context: dict[str, Any] = {}
     for name in variables:
         if name == "data":
-            context[name] = _data(event.data)
+            context[name] = _data(event.data, keys)
         elif name == "subject":
             context[name] = event.subject or ""
         elif name in VARIABLES:  # others are names bound inside an expression
@@ -148,21 +174,26 @@ def _context(event: Event, variables: frozenset[str]) -> dict[str, Any]:
     return context
 
 
-def _data(raw: bytes) -> Any:
-    """Give JSON as its value, other UTF-8 as text, anything else as bytes."""
+def _data(raw: bytes, keys: frozenset[str] | None) -> Any:
+    """Give JSON as its value (an object with `keys` only), other UTF-8 as text, anything else as bytes."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         return raw
     try:
-        value = json.loads(text, parse_constant=_not_json)
+        value = _JSON.decode(text)
     except (ValueError, RecursionError):
         return text
+    if keys is not None and isinstance(value, dict):
+        value = {key: value[key] for key in keys if key in value}
     return text if text.count("[") + text.count("{") > _DEEPEST and _too_deep(value) else value
 
 
 def _not_json(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_not_json)
 
 
 def _too_deep(value: Any) -> bool:

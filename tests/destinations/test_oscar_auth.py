@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,9 +79,11 @@ async def test_an_outage_of_the_management_api_is_no_refusal(
 
 
 async def test_another_owners_service_is_not_invoked() -> None:
-    async with FakeOscar(definition={"owner": "them"}).serve() as oscar:
-        async with service(oscar.url, owner="us") as plants:
-            answer = await plants.invoke(event())
+    async with (
+        FakeOscar(definition={"owner": "them"}).serve() as oscar,
+        service(oscar.url, owner="us") as plants,
+    ):
+        answer = await plants.invoke(event())
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
     assert not oscar.requests
 
@@ -106,28 +110,37 @@ async def test_a_password_file_is_read_again(tmp_path: Path) -> None:
 async def test_a_token_file_is_read_again_when_refused(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(token(1) + "\n")
-    async with FakeOscar().serve() as oscar:
-        async with service(oscar.url, {"type": "service-token", "token_file": file}) as plants:
-            assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
-            oscar.token = token(2)
-            assert (await plants.invoke(event())).verdict is Verdict.REFUSED
-            file.write_text(token(2) + "\n")
-            assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
-            oscar.token = token(3)
-            file.unlink()
-            answer = await plants.invoke(event())
+    async with (
+        FakeOscar().serve() as oscar,
+        service(oscar.url, {"type": "service-token", "token_file": file}) as plants,
+    ):
+        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        oscar.token = token(2)
+        assert (await plants.invoke(event())).verdict is Verdict.REFUSED
+        file.write_text(token(2) + "\n")
+        assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
+        oscar.token = token(3)
+        file.unlink()
+        answer = await plants.invoke(event())
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
     assert str(file) in answer.detail
 
 
-async def test_a_token_that_no_header_can_carry_is_a_refusal(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("short", "has 5 characters; OSCAR's have 64"), ("two\nlines" + "x" * 55, "no bearer token has")],
+)
+async def test_a_token_that_is_none_is_a_refusal(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "token"
-    file.write_text("two\nlines")
-    async with FakeOscar().serve() as oscar:
-        async with service(oscar.url, {"type": "service-token", "token_file": file}) as plants:
-            answer = await plants.invoke(event())
+    file.write_text(text)
+    async with (
+        FakeOscar().serve() as oscar,
+        service(oscar.url, {"type": "service-token", "token_file": file}) as plants,
+    ):
+        answer = await plants.invoke(event())
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
-    assert "lines" not in answer.detail
+    assert said in answer.detail
+    assert text not in answer.detail
 
 
 # --- OIDC -------------------------------------------------------------------------------------------------
@@ -146,7 +159,7 @@ class Issuer:
     headers: list[str] = field(default_factory=list)
 
     async def grant(self, request: web.Request) -> web.Response:
-        form = dict(await request.post())
+        form = {key: str(value) for key, value in (await request.post()).items()}
         self.forms.append(form)
         self.headers.append(request.headers.get("Authorization", ""))
         await asyncio.sleep(0.02)
@@ -183,13 +196,10 @@ async def oidc(
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Move the credentials' clock forward by some seconds."""
-    real, ahead = auth_module.time.monotonic, [0.0]
+    real, ahead = time.monotonic, [0.0]
 
-    class Clock:
-        time = staticmethod(auth_module.time.time)
-        monotonic = staticmethod(lambda: real() + ahead[0])
-
-    monkeypatch.setattr(auth_module, "time", Clock)
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: real() + ahead[0])
+    monkeypatch.setattr(auth_module, "time", clock)
 
     def advance(seconds: float) -> None:
         ahead[0] += seconds
@@ -363,9 +373,12 @@ async def test_an_agent_gives_the_token(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
     given = {"status": "success", "access_token": "of-the-agent", "issuer": "i", "expires_at": 9_999_999_999}
     auth = {"type": "oidc-agent", "account": "egi", "socket": path}
-    async with FakeOscar(bearers={"of-the-agent"}).serve() as oscar, agent(path, given) as asked:
-        async with service(oscar.url, auth) as plants:
-            assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
+    async with (
+        FakeOscar(bearers={"of-the-agent"}).serve() as oscar,
+        agent(path, given) as asked,
+        service(oscar.url, auth) as plants,
+    ):
+        assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
     [request] = asked
     assert (request["request"], request["account"]) == ("access_token", "egi")
     assert request["min_valid_period"] >= 60

@@ -99,9 +99,11 @@ async def test_an_owner_is_in_the_query_and_in_the_identity() -> None:
 
 
 async def test_a_run_has_no_name_and_base64_is_no_json() -> None:
-    async with FakeOscar(answer=always(200, "done")).serve() as oscar:
-        async with service(oscar.url, TOKEN_AUTH, mode="run") as plants:
-            answer = await plants.invoke(event(data=b"\xff\x00"))
+    async with (
+        FakeOscar(answer=always(200, "done")).serve() as oscar,
+        service(oscar.url, TOKEN_AUTH, mode="run") as plants,
+    ):
+        answer = await plants.invoke(event(data=b"\xff\x00"))
     assert answer.verdict is Verdict.ACCEPTED
     [request] = oscar.requests
     assert request.path == "/run/plants"
@@ -111,18 +113,22 @@ async def test_a_run_has_no_name_and_base64_is_no_json() -> None:
 
 async def test_only_events_of_trusted_sources_choose_credentials() -> None:
     data = b'{"Records":[{"requestParameters":{"principalId":"someone"}}]}'
-    async with FakeOscar().serve() as oscar:
-        async with service(oscar.url, TOKEN_AUTH, trusted=frozenset({"minio"})) as plants:
-            await plants.invoke(event(data=data, source="minio"))
-            await plants.invoke(event(data=data, source="uploads"))
+    async with (
+        FakeOscar().serve() as oscar,
+        service(oscar.url, TOKEN_AUTH, trusted=frozenset({"minio"})) as plants,
+    ):
+        await plants.invoke(event(data=data, source="minio"))
+        await plants.invoke(event(data=data, source="uploads"))
     assert [b"principalId" in body for body in oscar.bodies] == [True, False]
 
 
 async def test_one_connection_serves_many_attempts_and_bodies_are_read_away() -> None:
-    async with FakeOscar(answer=always(200, "x" * 300_000)).serve() as oscar:
-        async with service(oscar.url, TOKEN_AUTH, mode="run") as plants:
-            for number in range(3):
-                assert (await plants.invoke(event(number))).verdict is Verdict.ACCEPTED
+    async with (
+        FakeOscar(answer=always(200, "x" * 300_000)).serve() as oscar,
+        service(oscar.url, TOKEN_AUTH, mode="run") as plants,
+    ):
+        for number in range(3):
+            assert (await plants.invoke(event(number))).verdict is Verdict.ACCEPTED
     assert len({request.transport for request in oscar.requests}) == 1
 
 
@@ -140,9 +146,11 @@ async def test_our_own_name_that_exists_already_is_success() -> None:
 
 
 async def test_an_answer_is_told_with_its_pause_and_an_excerpt() -> None:
-    async with FakeOscar(answer=always(503, "try\nlater " * 1000, **{"Retry-After": "7"})).serve() as oscar:
-        async with service(oscar.url, TOKEN_AUTH) as plants:
-            answer = await plants.invoke(event())
+    async with (
+        FakeOscar(answer=always(503, "try\nlater " * 1000, **{"Retry-After": "7"})).serve() as oscar,
+        service(oscar.url, TOKEN_AUTH) as plants,
+    ):
+        answer = await plants.invoke(event())
     assert answer.verdict is Verdict.UNAVAILABLE
     assert (answer.cause, answer.status, answer.retry_after) == ("http_503", 503, 7)
     assert answer.detail.startswith("503 Service Unavailable: try later try later")
@@ -150,9 +158,11 @@ async def test_an_answer_is_told_with_its_pause_and_an_excerpt() -> None:
 
 
 async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
-    async with FakeOscar(answer=always(307, Location="/job/other")).serve() as oscar:
-        async with service(oscar.url, TOKEN_AUTH) as plants:
-            answer = await plants.invoke(event())
+    async with (
+        FakeOscar(answer=always(307, Location="/job/other")).serve() as oscar,
+        service(oscar.url, TOKEN_AUTH) as plants,
+    ):
+        answer = await plants.invoke(event())
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "http_307")
     assert len(oscar.requests) == 1
 
@@ -193,17 +203,34 @@ async def test_an_event_too_large_is_rejected_unsent() -> None:
     assert len(oscar.requests) == 1
 
 
+async def test_an_ingress_that_refuses_the_body_unread_is_heard() -> None:
+    done = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        await done.wait()  # neither reads on nor hangs up
+
+    async with raw_server(refuse) as url, service(url, TOKEN_AUTH, payload="base64") as plants:
+        answer = await plants.invoke(event(data=b"x" * 98_000))
+        done.set()
+    assert (answer.verdict, answer.cause) == (Verdict.REJECTED, "http_413")
+
+
 @pytest.mark.parametrize("auth", ["basic", "service-token"])
 async def test_a_404_of_run_is_the_applications_only_when_the_service_is_there(auth: str) -> None:
-    async with FakeOscar().serve() as oscar:
-        async with service(oscar.url, TOKEN_AUTH if auth == "service-token" else None, mode="run") as plants:
-            assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
-            oscar.answer = always(404, "no such thing")
-            there = await plants.invoke(event())
-            oscar.services.clear()
-            gone = await plants.invoke(event())
-            oscar.management_status = 503
-            untold = await plants.invoke(event())
+    async with (
+        FakeOscar().serve() as oscar,
+        service(oscar.url, TOKEN_AUTH if auth == "service-token" else None, mode="run") as plants,
+    ):
+        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        oscar.answer = always(404, "no such thing")
+        there = await plants.invoke(event())
+        oscar.services.clear()
+        gone = await plants.invoke(event())
+        oscar.management_status = 503
+        untold = await plants.invoke(event())
     assert gone.cause == there.cause == "http_404"
     if auth == "service-token":
         assert {there.verdict, gone.verdict, untold.verdict} == {Verdict.REFUSED}

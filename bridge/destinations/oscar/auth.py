@@ -28,6 +28,7 @@ _PAUSE_AFTER_FAILURE = 5.0
 """Seconds until the next refresh of a token that still works."""
 _ASSUMED_LIFETIME = 300.0
 """Seconds, where the issuer does not tell (`expires_in` is only recommended, RFC 6749, 5.1)."""
+_SERVICE_TOKEN_LENGTH = 64
 _LONGEST_AGENT_ANSWER = 1 << 20
 
 
@@ -172,8 +173,15 @@ def _basic(username: str, password: str) -> str:
 
 
 async def given_token(auth: ServiceTokenAuth) -> Grant:
-    """Give the configured service token. Raises NoCredentialError."""
-    return Grant(await _read(auth, "token") or "")
+    """Give the configured service token. Raises NoCredentialError.
+
+    OSCAR tells a service token by its length and takes any other for an access token (run.go,
+    tokenLength), which it then can't read and answers like a gateway that is down.
+    """
+    token = await _read(auth, "token") or ""
+    if len(token) != _SERVICE_TOKEN_LENGTH:
+        raise refused(f"the service token has {len(token)} characters; OSCAR's have {_SERVICE_TOKEN_LENGTH}")
+    return Grant(token)
 
 
 class RefreshTokenGrant:

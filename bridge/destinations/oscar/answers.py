@@ -93,7 +93,7 @@ def excerpt(text: str, *secrets: str) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, REDACTED)
-    text = redact_text(" ".join(text.split()))
+    text = redact_text(" ".join(text.split())).rstrip(": ")  # "404 Not Found: " and no body behind it
     return text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…"
 
 

@@ -222,7 +222,10 @@ class OscarCluster:
         if reply.status != 200:
             verdict = judge_management(reply.status)
             cause = "credentials" if reply.status in (401, 403) else f"http_{reply.status}"
-            detail = excerpt(f"GET {url.path} answered {reply.status}: {reply.text}", _token(authorization))
+            detail = excerpt(
+                f"cluster {self.key}: GET {url.path} answered {reply.status}: {reply.text}",
+                _token(authorization),
+            )
             raise NoCredentialError(Answer(verdict, cause, detail, reply.status, reply.retry_after))
         try:
             value = json.loads(reply.text)

@@ -39,6 +39,7 @@ class Runner:
     async def run(self) -> None:
         """Read until cancelled; a cancelled runner leaves its source in order (commit, then close)."""
         failures = 0
+        this = asyncio.current_task()
         while True:
             opened = False
             try:
@@ -55,6 +56,8 @@ class Runner:
                         await self.intake.wait()
                 reason = "the source ended"
             except SourceLost as lost:
+                if this is not None and this.cancelling():  # lost while it was being left: no reason to stay
+                    raise asyncio.CancelledError from lost
                 reason = str(lost)
             finally:
                 self._metrics.up.set(0)

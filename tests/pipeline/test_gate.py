@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -43,10 +44,7 @@ async def test_an_outage_shuts_the_gate_and_loses_nothing(answer: Answer) -> Non
         await asyncio.sleep(12 * 3600)
         assert destination.peak <= 1, "one probe at a time"
         assert 12 * 60 <= len(destination.began) <= 12 * 60 * 4  # 0 to 60 s apart, 30 s on average
-        gaps = [
-            later - earlier
-            for (earlier, _), (later, _) in zip(destination.began[:-1], destination.began[1:], strict=True)
-        ]
+        gaps = [later - earlier for (earlier, _), (later, _) in pairwise(destination.began)]
         assert max(gaps) <= 60.02
         assert max(gaps[:4]) <= 8.02, "the first pauses are short"
         assert not bench.dead.letters

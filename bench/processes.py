@@ -1,0 +1,183 @@
+"""The processes of the bench: started on their own cores, watched from the outside, ended by their ids."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+
+from bridge.sandbox.kafka import broker, free_port
+
+_T = TypeVar("_T")
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_WAIT_SECONDS = 120.0
+
+CONFIGURATION = """\
+state_dir: {state}
+http: {{port: 0}}
+drain_seconds: 1
+clusters:
+  sink: {{endpoint: {sink}, auth: {{type: basic, username: oscar, password: bench}}}}
+services:
+  plants: {{cluster: sink, limits: {{concurrency: {workers}}}}}
+sources:
+  uploads:
+    type: kafka
+    bootstrap_servers: {bootstrap}
+    topics: [{topic}]
+    group_id: {group}
+    session_timeout: {session}s
+routes:
+  - {{from: uploads, {when}to: plants}}
+"""
+WHEN = """when: 'data.size > 0 && subject.endsWith(".nc")', """
+"""The route of the budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Where what is measured runs, and where all the rest does."""
+
+    measured: frozenset[int]
+    others: frozenset[int]
+
+    @classmethod
+    def of_this_machine(cls) -> Cores:
+        """Keep the last core for what is measured; of a single one everything runs on it."""
+        *others, measured = sorted(os.sched_getaffinity(0))
+        return cls(frozenset({measured}), frozenset(others or {measured}))
+
+
+class Watched:
+    """A running process that is measured."""
+
+    def __init__(self, process: Process, began: int) -> None:
+        self.process = process
+        self.began = began
+        """When it was started: CLOCK_MONOTONIC, in ns."""
+
+    def memory(self) -> tuple[float, float]:
+        """Give resident memory now, and at its highest so far, in MiB."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        found = dict(line.split(":", 1) for line in text.splitlines())
+        now, most = (int(found[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+        return now, most
+
+    def cpu_seconds(self) -> float:
+        """Give the CPU time it has used."""
+        text = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
+        fields = text.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    async def during(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await `work` while the process lives. Raises RuntimeError when that ends, or the time does."""
+        ended = asyncio.ensure_future(self.process.wait())
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({ended, task}, timeout=_WAIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            what = f"ended with status {self.process.returncode}" if ended.done() else "took too long"
+            raise RuntimeError(f"what was measured {what}")
+        finally:
+            ended.cancel()
+            task.cancel()
+
+
+@asynccontextmanager
+async def watched(cores: Cores, *arguments: str, log: Path) -> AsyncIterator[Watched]:
+    """Run `python -m arguments` on the measured core; standard output is a pipe, errors go to `log`."""
+    began = time.monotonic_ns()
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *arguments, stdout=PIPE, stderr=errors, start_new_session=True
+        )
+    os.sched_setaffinity(process.pid, cores.measured)
+    try:
+        yield Watched(process, began)
+    finally:
+        await _end(process)
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+class SinkClient:
+    """Asks the sink what it has seen."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self._session = session
+
+    async def begin(self, *, delay: float = 0.0, arrivals: bool = False) -> None:
+        """Count from nothing; answer each POST after `delay` seconds; note when each one came."""
+        await self._ask(f"/bench/begin?delay={delay}{'&arrivals=yes' if arrivals else ''}")
+
+    async def after(self, posts: int) -> dict[str, int]:
+        """Wait for so many POSTs; give `posts`, and `first` and `last` in ns."""
+        return await self._ask(f"/bench/after?posts={posts}")
+
+    async def arrivals(self) -> dict[int, int]:
+        """Give when each record came, in ns."""
+        return {int(number): at for number, at in (await self._ask("/bench/arrivals")).items()}
+
+    async def _ask(self, target: str) -> dict[str, int]:
+        async with self._session.get(self.url + target) as response:
+            found: dict[str, int] = await response.json()
+            return found
+
+
+@asynccontextmanager
+async def sink() -> AsyncIterator[SinkClient]:
+    """Run the sink while inside."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.sink", stdout=PIPE, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(_START_SECONDS):
+            url = (await process.stdout.readline()).decode().strip()
+        timeout = aiohttp.ClientTimeout(total=_WAIT_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            yield SinkClient(url, session)
+    finally:
+        await _end(process)
+
+
+@asynccontextmanager
+async def prompt_broker() -> AsyncIterator[str]:
+    """Run a broker that answers a fetch when a record comes (see `bench.longpoll`); gives its address."""
+    port = free_port()
+    async with broker(advertised_port=port) as behind:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.longpoll", str(port), behind.rpartition(":")[2]),
+            stdout=PIPE,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None
+            async with asyncio.timeout(_START_SECONDS):
+                await process.stdout.readline()
+            yield f"127.0.0.1:{port}"
+        finally:
+            await _end(process)

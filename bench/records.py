@@ -1,0 +1,92 @@
+"""The events of the bench, and how they get into the broker."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+
+from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+PARTITIONS = 4
+_CALL_SECONDS = 20.0
+_QUIET = {"log_level": 4}
+"""Warnings and worse: librdkafka tells of each producer that is let go."""
+_TURN_SECONDS = 0.001
+"""Between two looks at what is due, at a steady rate."""
+
+
+def body(number: int) -> bytes:
+    """Give record `number` as Python's producers write JSON: 300 to 1,000 bytes, with spaces and an array."""
+    return json.dumps(
+        {
+            "n": number,
+            "name": key(number),
+            "size": 1024 + number,
+            "checksum": {"type": "adler32", "value": f"{number:08x}"},
+            "tags": ["raw", "plants"],
+            "note": "Kept as it came from the instrument. " * (3 + number % 20),
+        }
+    ).encode()
+
+
+def key(number: int) -> str:
+    """Give the key of record `number`: a path, which the route looks at."""
+    return f"run-{number // 1000}/leaf-{number:08d}.nc"
+
+
+def create_topic(bootstrap: str, topic: str) -> None:
+    """Make a topic with PARTITIONS partitions."""
+    admin = AdminClient({**_QUIET, "bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(_CALL_SECONDS)
+
+
+def fill(bootstrap: str, topic: str, count: int) -> None:
+    """Put records 0 to `count` - 1 into `topic`; return once the broker has them."""
+    producer = Producer(
+        {**_QUIET, "bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": count + 1}
+    )
+    for number in range(count):
+        producer.produce(topic, body(number), key=key(number), partition=number % PARTITIONS)
+    left = producer.flush(_CALL_SECONDS)
+    if left:
+        raise RuntimeError(f"the broker did not take {left} of {count} records")
+
+
+def steady(bootstrap: str, topic: str, rate: float, seconds: float) -> dict[int, int]:
+    """Produce `rate` records a second for so long, with librdkafka's own linger of 5 ms.
+
+    Gives when the broker's acknowledgement of each record arrived: CLOCK_MONOTONIC, in ns.
+    """
+    producer = Producer({**_QUIET, "bootstrap.servers": bootstrap, "acks": "all"})
+    sent: list[int] = []
+    acknowledged: dict[int, int] = {}
+
+    def noted(number: int, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            # Measured by librdkafka's own thread: when this function is called does not count.
+            acknowledged[number] = sent[number] + int((message.latency() or 0.0) * 1e9)
+
+    bodies = [body(number) for number in range(1000)]
+    prefix = len(b'{"n": ')
+    began = time.monotonic()
+    count = int(rate * seconds)
+    while len(sent) < count:
+        due = min(count, int((time.monotonic() - began) * rate) + 1)
+        for number in range(len(sent), due):
+            template = bodies[number % 1000]
+            value = b'{"n": %d%b' % (number, template[template.index(b",", prefix) :])
+            sent.append(time.monotonic_ns())
+            producer.produce(
+                topic,
+                value,
+                key=key(number),
+                partition=number % PARTITIONS,
+                on_delivery=partial(noted, number),
+            )
+        producer.poll(0)
+        time.sleep(_TURN_SECONDS)
+    producer.flush(_CALL_SECONDS)
+    return acknowledged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 import structlog
@@ -66,7 +66,12 @@ async def run(settings: Settings, stop: Stop | None = None) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(stop.on_signals())
         store = await stack.enter_async_context(Store.open(settings.state_dir, metrics))
-        lanes = await _lanes(settings, store, metrics, stack)
+        clusters = await _clusters(settings, metrics, stack)
+        services = _services(settings, clusters)
+        lanes = {
+            key: Lane(key, settings.services[key], service, store, metrics.lane(key))
+            for key, service in services.items()
+        }
         runners = _runners(settings, lanes, store, metrics)
 
         def readiness() -> Sequence[Problem]:
@@ -95,10 +100,7 @@ async def run(settings: Settings, stop: Stop | None = None) -> None:
     _log.info("bridge stopped")
 
 
-async def _lanes(
-    settings: Settings, store: Store, metrics: Metrics, stack: AsyncExitStack
-) -> dict[str, Lane]:
-    trusted = frozenset(config.identity or key for key, config in settings.sources.items() if config.trusted)
+async def _clusters(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> dict[str, OscarCluster]:
     clusters = {}
     for key, config in settings.clusters.items():
         connections = sum(
@@ -106,14 +108,13 @@ async def _lanes(
         )
         cluster = OscarCluster(key, config, connections=connections, metrics=metrics)
         clusters[key] = await stack.enter_async_context(cluster)
+    return clusters
+
+
+def _services(settings: Settings, clusters: Mapping[str, OscarCluster]) -> dict[str, OscarService]:
+    trusted = frozenset(config.identity or key for key, config in settings.sources.items() if config.trusted)
     return {
-        key: Lane(
-            key,
-            service,
-            OscarService(key, service, clusters[service.cluster], trusted_sources=trusted),
-            store,
-            metrics.lane(key),
-        )
+        key: OscarService(key, service, clusters[service.cluster], trusted_sources=trusted)
         for key, service in settings.services.items()
     }
 

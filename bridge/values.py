@@ -15,8 +15,8 @@ _SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**1
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 # Bounded digits: from the environment everything is text, and no value needs more.
-_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d|)")
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMG]i?B|B|)")
+_DURATION = re.compile(r"(-?[0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d|)")
+_SIZE = re.compile(r"(-?[0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMG]i?B|B|)")
 _RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*/\s*([smh])")
 
 
@@ -31,7 +31,7 @@ def _duration(value: Any) -> float:
     if not isinstance(text, str) or not (found := _DURATION.fullmatch(text.strip())):
         raise ValueError("expected seconds or a duration such as 500ms, 30s, 5m, 24h or 90d")
     seconds = float(found[1]) * _DURATION_UNITS[found[2]]
-    if not seconds:
+    if seconds <= 0:
         raise ValueError("expected a duration above 0")
     return seconds
 
@@ -41,7 +41,7 @@ def _size(value: Any) -> int:
     if not isinstance(text, str) or not (found := _SIZE.fullmatch(text.strip())):
         raise ValueError("expected bytes or a size such as 131065, 64KiB or 2GiB")
     size = int(float(found[1]) * _SIZE_UNITS[found[2]])
-    if not size:
+    if size <= 0:
         raise ValueError("expected a size above 0")
     return size
 

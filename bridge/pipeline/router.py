@@ -7,20 +7,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-import cel
 import structlog
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import DeadLetter, DeadLetters
+from bridge.pipeline import expression
 from bridge.pipeline.dead import bury
+from bridge.pipeline.expression import VARIABLES
 from bridge.pipeline.lane import Lane
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Model
-
-VARIABLES = ("id", "source", "type", "subject", "time", "attributes", "data")
-"""What a CEL expression of a route can name."""
 
 _DEEPEST = 500
 """Nesting of `data` shown to CEL: the evaluator converts it recursively on the C stack."""
@@ -30,8 +28,6 @@ _log = structlog.get_logger(__name__)
 
 class RouteConfig(Model):
     """From a source, when an expression holds, to a service."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     from_: str = Field(alias="from")
     """A key of `sources`."""
@@ -57,8 +53,8 @@ class _Route:
     def __init__(self, config: RouteConfig) -> None:
         self.to = config.to
         self.service = config.to if config.allow is None else ""
-        self._when = None if config.when is None else cel.compile(config.when)
-        self._to = None if config.allow is None else cel.compile(config.to)
+        self._when = None if config.when is None else expression.compile(config.when)
+        self._to = None if config.allow is None else expression.compile(config.to)
         self._allow = frozenset(config.allow or ())
         programs = [program for program in (self._when, self._to) if program is not None]
         self.variables = frozenset(name for program in programs for name in program.variables())
@@ -211,7 +207,7 @@ def _too_deep(value: Any) -> bool:
     return True
 
 
-def _evaluate(program: cel.Program, context: dict[str, Any]) -> Any:
+def _evaluate(program: expression.Program, context: dict[str, Any]) -> Any:
     try:
         return program.execute(context)
     except KeyError:
@@ -220,7 +216,7 @@ def _evaluate(program: cel.Program, context: dict[str, Any]) -> Any:
         raise _Unroutable(_explain(program, context, error)) from None
 
 
-def _explain(program: cel.Program, context: dict[str, Any], error: Exception) -> str:
+def _explain(program: expression.Program, context: dict[str, Any], error: Exception) -> str:
     text = str(error).split(". ", 1)[0]
     data = context.get("data")
     if isinstance(data, (str, bytes)):

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 from bridge.core.errors import Mistake
-from bridge.pipeline.router import VARIABLES
+from bridge.pipeline.expression import VARIABLES
+from bridge.pipeline.expression import compile as compile_expression
 from bridge.settings.document import Loc, Value, dotted
 
 # cel-spec, "List of Standard Definitions", as far as common-expression-language 0.10 has them (a test
@@ -165,10 +166,8 @@ class _Checker:
 
 
 def _mistakes_in(expression: str) -> list[str]:
-    import cel  # its package brings a whole terminal application along: not without an expression
-
     try:
-        program = cel.compile(expression)
+        program = compile_expression(expression)
     except ValueError as error:
         return [_explain(str(error), expression)]
     bound = set(_BOUND.findall(_QUOTED.sub("''", expression)))

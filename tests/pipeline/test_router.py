@@ -274,7 +274,7 @@ def test_showing_some_keys_only_never_changes_what_an_expression_gives(value: An
     raw = json.dumps(value).encode()
     keys = module._keys_of_data(when)
     assert keys
-    program = module.cel.compile(when)
+    program = module.expression.compile(when)
 
     def given(context: dict[str, Any]) -> object:
         try:

@@ -1,0 +1,38 @@
+"""One world a test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bridge.sandbox.oscar import SandboxOscar, Settings
+from tests.promises.world import World
+from tests.servers.tansu import Tansu
+
+
+@pytest.fixture
+async def world(tmp_path: Path, tansu: Tansu, unique: str) -> AsyncIterator[World]:
+    """A topic of 4 partitions and a simulating OSCAR with the service `plants`."""
+    await tansu.create_topic(unique, 4)
+    async with SandboxOscar(Settings(simulate=True)) as oscar:
+        oscar.add_service("plants")
+        world = World(tmp_path, tansu, oscar, unique)
+        try:
+            yield world
+        finally:
+            world.close()
+
+
+@pytest.fixture
+async def running_world(tmp_path: Path, tansu: Tansu, unique: str) -> AsyncIterator[World]:
+    """The same, with jobs that really run: `plants` prints its event."""
+    await tansu.create_topic(unique, 1)
+    async with SandboxOscar() as oscar:
+        oscar.add_service("plants", 'cat "$INPUT_FILE_PATH"')
+        world = World(tmp_path, tansu, oscar, unique)
+        try:
+            yield world
+        finally:
+            world.close()

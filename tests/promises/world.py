@@ -1,0 +1,281 @@
+"""A whole bridge as a process of its own, between a real broker and the sandbox OSCAR."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
+
+from bridge.core.identity import invocation_name
+from bridge.sandbox.kafka import free_port
+from bridge.sandbox.oscar import SandboxOscar
+from tests.servers.tansu import Tansu
+
+
+async def until(condition: Callable[[], object], *, seconds: float = 30.0, what: str = "") -> None:
+    """Return once `condition()` holds; fails with `what` when it does not in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds:g} s: {what}") from None
+
+
+class Daemon:
+    """One `oscar-bridge run`; its log lines are kept in a file."""
+
+    def __init__(self, directory: Path, configuration: dict[str, Any]) -> None:
+        self.directory = directory
+        self.port = free_port()
+        configuration = {
+            "state_dir": str(directory / "state"),
+            "http": {"port": self.port},
+            **configuration,
+        }
+        directory.mkdir(parents=True, exist_ok=True)
+        self.file = directory / "bridge.yaml"
+        self.file.write_text(yaml.safe_dump(configuration, sort_keys=False))
+        self.log = directory / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bridge", "run", "-c", str(self.file)], stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    async def stop(self, *, seconds: float = 30.0, signals: int = 1) -> int:
+        """SIGTERM; gives the exit status."""
+        assert self.process is not None
+        process, self.process = self.process, None
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+        try:
+            return await asyncio.to_thread(process.wait, seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of `oscar-bridge` with this daemon's configuration."""
+        return subprocess.run(
+            [sys.executable, "-m", "bridge", *arguments, "-c", str(self.file)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={"PATH": os.environ.get("PATH", "")},
+            check=False,
+        )
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log so far."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def said(self, event: str, **fields: object) -> list[dict[str, Any]]:
+        """Log lines with this event and these fields."""
+        return [line for line in self.lines() if line["event"] == event and fields.items() <= line.items()]
+
+    async def ready(self) -> dict[str, Any] | None:
+        """The answer of /readyz; None while nobody answers."""
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+                session.get(f"http://127.0.0.1:{self.port}/readyz") as answer,
+            ):
+                document = await answer.json()
+                assert (answer.status == 200) is document["ready"]
+                return dict(document)
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+
+    async def becomes_ready(self, *, seconds: float = 30.0) -> None:
+        last: dict[str, Any] | None = None
+        try:
+            async with asyncio.timeout(seconds):
+                while last is None or not last["ready"]:
+                    await asyncio.sleep(0.02)
+                    last = await self.ready()
+        except TimeoutError:
+            raise AssertionError(
+                f"not ready in {seconds:g} s: {last}\n{self.log.read_text()[-3000:]}"
+            ) from None
+
+    async def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        """Samples by name and sorted labels."""
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+            session.get(f"http://127.0.0.1:{self.port}/metrics") as answer,
+        ):
+            text = await answer.text()
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    async def metric(self, name: str, **labels: str) -> float:
+        return (await self.metrics()).get((name, tuple(sorted(labels.items()))), 0.0)
+
+
+class World:
+    """One topic, one OSCAR, and as many daemons as a test wants; those left are killed at the end."""
+
+    def __init__(self, directory: Path, kafka: Tansu, oscar: SandboxOscar, name: str) -> None:
+        self.directory = directory
+        self.kafka = kafka
+        self.oscar = oscar
+        self.name = name
+        self.daemons: list[Daemon] = []
+        self.ids: dict[int, str] = {}
+        """Number of an event → its id, for all that was produced."""
+
+    def configuration(self, **more: Any) -> dict[str, Any]:
+        """One source into the service `plants`; `more` replaces top-level keys."""
+        return {
+            "clusters": {
+                "main": {
+                    "endpoint": self.oscar.url,
+                    "auth": {
+                        "type": "basic",
+                        "username": self.oscar.settings.username,
+                        "password": self.oscar.settings.password,
+                    },
+                }
+            },
+            "services": {"plants": {"cluster": "main", "retry": {"max_backoff": "1s"}}},
+            "sources": {"uploads": self.source()},
+            "routes": [{"from": "uploads", "to": "plants"}],
+            **more,
+        }
+
+    def source(self, **more: Any) -> dict[str, Any]:
+        return {
+            "type": "kafka",
+            "bootstrap_servers": self.kafka.bootstrap_servers,
+            "topics": [self.name],
+            "group_id": self.name,
+            "session_timeout": "1s",
+            **more,
+        }
+
+    def daemon(self, configuration: dict[str, Any] | None = None) -> Daemon:
+        """Make a daemon, not started."""
+        daemon = Daemon(self.directory / f"daemon-{len(self.daemons)}", configuration or self.configuration())
+        self.daemons.append(daemon)
+        return daemon
+
+    async def produce(
+        self, values: Sequence[bytes | None], *, keys: Sequence[bytes] | None = None
+    ) -> list[str]:
+        """Put values into the topic; gives the ids of their events."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.bootstrap_servers, linger_ms=5)
+        await producer.start()
+        try:
+            sent = [
+                await producer.send(self.name, value, key=keys[at] if keys else None)
+                for at, value in enumerate(values)
+            ]
+            places = [((told := await one).partition, told.offset) for one in sent]
+        finally:
+            await producer.stop()
+        # What the producer is told of a record's timestamp is not always what the broker keeps.
+        kept = await self._timestamps(set(places))
+        return [f"{self.name}/{partition}/{offset}@{kept[partition, offset]}" for partition, offset in places]
+
+    async def _timestamps(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], int]:
+        found: dict[tuple[int, int], int] = {}
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka.bootstrap_servers)
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(self.name, part) for part in {part for part, _ in wanted}])
+            await consumer.seek_to_beginning()
+            async with asyncio.timeout(30):
+                while not wanted <= found.keys():
+                    for place, records in (await consumer.getmany(timeout_ms=500)).items():
+                        found |= {(place.partition, one.offset): one.timestamp for one in records}
+        finally:
+            await consumer.stop()
+        return found
+
+    async def produce_numbers(self, count: int, **more: Any) -> None:
+        """Put `count` events `{"n": …}` into the topic, numbered on."""
+        first = len(self.ids)
+        numbers = range(first, first + count)
+        ids = await self.produce([json.dumps({"n": n, **more}).encode() for n in numbers])
+        self.ids.update(zip(numbers, ids, strict=True))
+
+    def job_of(self, number: int, service: str = "plants", identity: str = "uploads") -> str:
+        """The name of the job of an event, from its id alone."""
+        return invocation_name(identity, self.ids[number], service)
+
+    def jobs_by_number(self, service: str = "plants") -> Counter[int]:
+        """How many jobs the cluster made of each numbered event, by their bodies."""
+        return Counter(json.loads(body)["n"] for body in self.oscar.ledger.bodies(service))
+
+    def assert_one_job_an_event(self, service: str = "plants", numbers: Sequence[int] | None = None) -> None:
+        expected = list(self.ids) if numbers is None else list(numbers)
+        made = self.jobs_by_number(service)
+        missing = [n for n in expected if not made[n]]
+        twice = {n: count for n, count in made.items() if count > 1}
+        assert not missing, f"{len(missing)} lost, such as {missing[:5]}"
+        assert not twice, f"{len(twice)} doubled, such as {dict(list(twice.items())[:5])}"
+        assert set(made) == set(expected)
+        for number in expected:
+            assert self.oscar.ledger.created[self.job_of(number, service)] == 1
+
+    async def all_jobs(self, *, seconds: float = 60.0, service: str = "plants") -> None:
+        """Return once every event has a job."""
+        ledger = self.oscar.ledger
+        names = [self.job_of(n, service) for n in self.ids]
+        try:
+            await until(lambda: all(name in ledger.created for name in names), seconds=seconds)
+        except AssertionError:
+            missing = sum(name not in ledger.created for name in names)
+            tail = "\n".join(d.log.read_text()[-3000:] for d in self.daemons if d.log.exists())
+            raise AssertionError(f"{missing} of {len(names)} events have no job\n{tail}") from None
+
+    async def committed(self) -> int:
+        """Sum of the group's committed offsets."""
+        return sum((await self.kafka.committed(self.name, self.name)).values())
+
+    async def all_committed(self, *, seconds: float = 30.0) -> None:
+        """Return once every record of the topic is committed."""
+        last = 0
+        try:
+            async with asyncio.timeout(seconds):
+                while last != len(self.ids):
+                    last = await self.committed()
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"committed {last} of {len(self.ids)}") from None
+
+    def close(self) -> None:
+        for daemon in self.daemons:
+            daemon.kill()

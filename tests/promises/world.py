@@ -69,12 +69,11 @@ class Daemon:
             self.process.wait()
             self.process = None
 
-    async def stop(self, *, seconds: float = 30.0, signals: int = 1) -> int:
+    async def stop(self, *, seconds: float = 30.0) -> int:
         """SIGTERM; gives the exit status."""
         assert self.process is not None
         process, self.process = self.process, None
-        for _ in range(signals):
-            process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         try:
             return await asyncio.to_thread(process.wait, seconds)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,136 @@
+"""The commands beside a running daemon, exit statuses, and stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from bridge.sandbox.oscar import Fault
+from tests.promises.world import World, until
+
+ROOT = Path(__file__).parents[2]
+
+
+async def test_a_bad_configuration_exits_with_2_and_tells_every_mistake(world: World) -> None:
+    configuration = world.configuration(routes=[{"from": "upload", "to": "plants", "whem": "true"}])
+    daemon = world.daemon(configuration)
+    for command in (["run"], ["check"], ["dead-letters", "list"]):
+        done = daemon.command(*command)
+        assert done.returncode == 2
+        assert "did you mean `uploads`" in done.stderr
+        assert "did you mean `when`" in done.stderr
+        assert f"{daemon.file}:" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+async def test_a_second_daemon_of_one_state_dir_exits_with_2(world: World) -> None:
+    daemon = world.daemon()
+    daemon.start()
+    await daemon.becomes_ready()
+    done = daemon.command("run")
+    assert done.returncode == 2
+    assert str(daemon.pid) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert await daemon.stop() == 0
+
+
+async def test_a_taken_port_exits_with_1_in_one_line(world: World) -> None:
+    first = world.daemon()
+    first.start()
+    await first.becomes_ready()
+    second = world.daemon(world.configuration(http={"port": first.port}))
+    done = second.command("run")
+    assert done.returncode == 1
+    assert f"can't listen on 127.0.0.1 port {first.port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_check_says_what_it_read(world: World) -> None:
+    done = world.daemon().command("check")
+    assert done.returncode == 0
+    assert "1 cluster, 1 service, 1 source, 1 routes: can be used" in done.stdout
+
+
+async def test_dead_letters_are_listed_and_shown_beside_a_running_daemon(world: World) -> None:
+    daemon = world.daemon(
+        world.configuration(routes=[{"from": "uploads", "when": "data.n > 0", "to": "plants"}])
+    )
+    daemon.start()
+    ids = await world.produce([b"\x1b[31mnot JSON", b'{"n": "text"}', b'{"n": 1}', b'{"m": 1}', b'{"n": 0}'])
+    await until(lambda: len(daemon.said("dead letter", cause="route")) == 2, what="two dead letters")
+    listed = [
+        json.loads(line) for line in daemon.command("dead-letters", "list", "--json").stdout.splitlines()
+    ]
+    assert {letter["event_id"] for letter in listed} == set(ids[:2])
+    number = next(letter["number"] for letter in listed if letter["event_id"] == ids[0])
+    shown = daemon.command("dead-letters", "show", str(number))
+    assert "data is not a JSON document" in shown.stdout
+    assert "\x1b" not in shown.stdout, "what others wrote does not reach the terminal"
+    whole = json.loads(daemon.command("dead-letters", "show", str(number), "--json").stdout)
+    assert whole["data_encoding"] == "base64"
+    assert whole["attributes"]["topic"] == world.name
+    missing = daemon.command("dead-letters", "show", "99")
+    assert (missing.returncode, missing.stderr) == (1, "oscar-bridge: there is no dead letter 99\n")
+    await until(lambda: len(world.oscar.ledger.created) == 1, what="the job of the good one")
+    for reason in ("missing_key", "no_match"):
+        assert await daemon.metric("bridge_events_filtered_total", source="uploads", reason=reason) == 1
+    assert await daemon.stop() == 0
+    assert len(daemon.command("dead-letters", "list", "--cause", "route").stdout.splitlines()) == 3
+
+
+async def test_stopping_drains_what_is_in_the_lanes_and_commits_it(world: World) -> None:
+    world.oscar.faults.set(Fault(delay_seconds=0.2))
+    daemon = world.daemon(
+        world.configuration(
+            services={"plants": {"limits": {"concurrency": 4}}},
+            sources={"uploads": world.source(max_in_flight=20)},
+        )
+    )
+    await world.produce_numbers(100)
+    daemon.start()
+    await until(lambda: world.oscar.ledger.requests >= 4, what="work has begun")
+    assert await daemon.stop() == 0
+    jobs = len(world.oscar.ledger.created)
+    assert 20 <= jobs < 100, "all that was in hand, and nothing new"
+    assert await world.committed() == jobs
+    assert not daemon.said("events given back upstream")
+
+
+async def test_a_second_signal_gives_back_at_once_and_nothing_is_lost(world: World) -> None:
+    world.oscar.faults.set(Fault(delay_seconds=5))
+    daemon = world.daemon()
+    await world.produce_numbers(50)
+    daemon.start()
+    await until(lambda: world.oscar.ledger.requests >= 4, what="work has begun")
+    first_signal = "stopping: lanes drain first; once more to stop now"
+    os.kill(daemon.pid, signal.SIGTERM)
+    await until(lambda: daemon.said(first_signal), what="the first signal is taken")
+    assert await daemon.stop(seconds=4) == 0
+    (line,) = daemon.said("events given back upstream")
+    assert line["events"] > 0
+    world.oscar.faults.clear()
+    daemon.start()
+    await world.all_jobs()
+    await world.all_committed()
+    world.assert_one_job_an_event()
+
+
+def test_make_run_once_shows_records_becoming_jobs() -> None:
+    """The README's first command, without its virtual environment."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", "sandbox", "run", "-c", "config/sandbox.yaml", "--once"],
+        cwd=ROOT,
+        env={"PATH": os.environ.get("PATH", ""), "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for leaf in ("leaf-1.nc", "leaf-2.nc", "leaf-3.nc"):
+        assert f"classified {leaf}:" in done.stdout
+    assert done.stdout.count(" Succeeded") == 3

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from bridge.core.delivery import Delivery, Outcome
+from bridge.core.event import Event
 from bridge.core.ports import Answer, Verdict
 from tests.pipeline import clock
 from tests.pipeline.scripted import (
@@ -143,13 +144,13 @@ async def test_those_refused_together_go_again_in_their_order() -> None:
 
 
 async def test_an_acceptance_of_what_was_under_way_opens_the_gate() -> None:
-    async def script(given: object) -> Answer:
-        if destination.ids.count("slow") and given.id == "slow":  # type: ignore[attr-defined]
+    async def script(given: Event) -> Answer:
+        if destination.ids.count("slow") and given.id == "slow":
             await asyncio.sleep(30)
             return ACCEPTED
         return REFUSED if clock.now() < clock.STARTS_AT + 29 else ACCEPTED
 
-    destination = ScriptedDestination(script)  # type: ignore[arg-type]
+    destination = ScriptedDestination(script)
     bench = Bench(destination, concurrency=2, max_backoff=3600)
     given = [Delivery(event("slow")), *deliveries(3)]
     async with bench.running():
@@ -225,41 +226,94 @@ async def test_lost_answers_in_a_row_shut_the_gate_so_that_few_are_lost() -> Non
     assert bench.value("bridge_lane_open") == 1
 
 
-async def test_a_probe_fails_for_the_lane_even_when_others_were_accepted_after_its_events_failure() -> None:
-    """An acceptance from before the outage must not make a failed probe look like the event's own."""
+async def test_a_probe_fails_for_the_lane_though_others_were_accepted_since_its_event_failed() -> None:
+    """An acceptance from before the outage must not make a failed probe look like the event's own fault."""
     up = True
+    patience = Answer(Verdict.UNAVAILABLE, "http_503", retry_after=30.0, status=503)
 
-    def script(given: object) -> Answer:
-        if given.id == "old" and destination.ids.count("old") == 1:  # type: ignore[attr-defined]
-            return Answer(Verdict.UNAVAILABLE, "http_503", retry_after=30.0, status=503)
+    def script(given: Event) -> Answer:
+        if given.id == "old" and destination.ids.count("old") == 1:
+            return patience
         return ACCEPTED if up else UNAVAILABLE
 
-    destination = ScriptedDestination(script)  # type: ignore[arg-type]
+    destination = ScriptedDestination(script, seconds=0.01)
     bench = Bench(destination, concurrency=4)
-    first = [Delivery(event("old")), *deliveries(2)]
+    old, good, rest = Delivery(event("old")), deliveries(2), deliveries(20, "rest")
     async with bench.running():
-        await bench.put(first)
-        await settled(first[1:])
-        up = False
-        rest = deliveries(20, "rest")
+        await bench.lane.put(old)
         await asyncio.sleep(1)
+        await bench.put(good)
+        await settled(good)
+        up = False
         await bench.put(rest)
-        await asyncio.sleep(28)
+        await asyncio.sleep(10)
         assert bench.lane.problems()
-        destination.began.clear()
+        destination.peak = 0
         await asyncio.sleep(3600)
-        assert bench.lane.problems()
-        assert len(destination.began) <= 4 * 60
+        assert destination.ids.count("old") > 1
+        assert destination.peak == 1
         up = True
-        await settled([*first, *rest])
+        await settled([old, *good, *rest])
     bench.assert_nothing_is_remembered()
+
+
+async def test_what_was_under_way_when_the_gate_shut_does_not_keep_it_shut() -> None:
+    async def script(given: Event) -> Answer:
+        if clock.now() >= clock.STARTS_AT + 1:
+            return ACCEPTED
+        if given.id == "slow":
+            await asyncio.sleep(1)
+            return Answer(Verdict.REFUSED, "http_401", status=401, retry_after=600.0)
+        return Answer(Verdict.REFUSED, "http_401", status=401, retry_after=5.0)
+
+    bench = Bench(ScriptedDestination(script), concurrency=2)
+    given = [Delivery(event("slow")), *deliveries(3)]
+    async with bench.running():
+        await bench.put(given)
+        assert await settled(given, within=6) == [Outcome.ACCEPTED] * 4
+
+
+async def test_the_end_of_an_older_attempt_lets_no_second_probe_pass() -> None:
+    async def script(given: Event) -> Answer:
+        if given.id == "old" and destination.ids.count("old") == 1:
+            await asyncio.sleep(10)
+            return UNAVAILABLE
+        if destination.ids.count(given.id) > 1:
+            await asyncio.sleep(20)
+        return REFUSED
+
+    destination = ScriptedDestination(script)
+    bench = Bench(destination, concurrency=4)
+    async with bench.running():
+        await bench.put([Delivery(event("old")), Delivery(event("probe"))])
+        await asyncio.sleep(5)
+        assert destination.active == 2
+        await bench.put(deliveries(5))
+        await asyncio.sleep(6)
+        assert destination.active == 1
+        assert set(destination.ids) == {"old", "probe"}
+
+
+async def test_failures_are_counted_anew_after_the_gate_opened() -> None:
+    answers = iter([UNAVAILABLE] * 5 + [REJECTED] + [UNAVAILABLE] * 4)
+    destination = ScriptedDestination(lambda _event: next(answers, ACCEPTED))
+    bench = Bench(destination, concurrency=1)
+    given = deliveries(12)
+    opened: list[float] = []
+    async with bench.running():
+        await bench.put(given)
+        while any(delivery.outcome is None for delivery in given):
+            await asyncio.sleep(0.001)
+            if len(destination.began) > 6:
+                opened.append(bench.value("bridge_lane_open"))
+    assert set(opened) == {1.0}
 
 
 async def test_a_probe_that_outlives_the_opening_of_the_gate_lets_only_one_other_probe() -> None:
     """The gate opens through an older attempt, shuts again, and the first probe is still under way."""
 
-    async def script(given: object) -> Answer:
-        name, attempt = given.id, destination.ids.count(given.id)  # type: ignore[attr-defined]
+    async def script(given: Event) -> Answer:
+        name, attempt = given.id, destination.ids.count(given.id)
         if name == "old":
             await asyncio.sleep(10)
             return ACCEPTED
@@ -267,7 +321,7 @@ async def test_a_probe_that_outlives_the_opening_of_the_gate_lets_only_one_other
             await asyncio.sleep(20)
         return REFUSED
 
-    destination = ScriptedDestination(script)  # type: ignore[arg-type]
+    destination = ScriptedDestination(script)
     bench = Bench(destination, concurrency=6)
     given = [Delivery(event("old")), Delivery(event("probe"))]
     async with bench.running():

@@ -135,6 +135,24 @@ async def test_a_delivery_released_while_it_waits_leaves_at_once_and_frees_its_r
     bench.assert_nothing_is_remembered()
 
 
+@pytest.mark.parametrize("how", ["cancelled", "released"])
+async def test_room_offered_to_a_put_that_needs_it_no_more_goes_to_the_next(how: str) -> None:
+    bench = Bench(ScriptedDestination(), queue=1)  # no worker runs
+    first, second, third = deliveries(3)
+    await bench.lane.put(first)
+    second_put = asyncio.create_task(bench.lane.put(second))
+    third_put = asyncio.create_task(bench.lane.put(third))
+    await asyncio.sleep(0)
+    first.settle(Outcome.RELEASED)  # offers the room to the second, which has no chance to take it
+    if how == "cancelled":
+        second_put.cancel()
+    else:
+        second.settle(Outcome.RELEASED)
+    await asyncio.wait_for(third_put, 1)
+    await asyncio.gather(second_put, return_exceptions=True)
+    assert list(bench.lane._queue) == [third]
+
+
 async def test_a_settled_delivery_is_not_queued() -> None:
     destination = ScriptedDestination()
     bench = Bench(destination)

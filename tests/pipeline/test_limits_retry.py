@@ -196,6 +196,25 @@ async def test_failures_while_nothing_is_accepted_do_not_count_against_an_event(
         assert await settled(given) == [Outcome.ACCEPTED] * 10
 
 
+async def test_failures_of_an_outage_are_forgiven_when_it_ends() -> None:
+    destination = ScriptedDestination(FAILED, seconds=0.01)
+    bench = Bench(destination, concurrency=1, max_attempts=5)
+    bad = Delivery(event("bad"))
+    async with bench.running():
+        await bench.lane.put(bad)
+        await asyncio.sleep(3600)
+        assert len(destination.began) > 5
+        destination.script = lambda event: FAILED if event.id == "bad" else ACCEPTED
+        destination.began.clear()
+        number = 0
+        while bad.outcome is None:
+            await bench.put(deliveries(1, f"good{number}-"))
+            await asyncio.sleep(1)
+            number += 1
+    assert bench.dead.causes == {"bad": "http_500"}
+    assert len(destination.times("bad")) >= 5
+
+
 # --- Retry-After ------------------------------------------------------------------------------
 
 

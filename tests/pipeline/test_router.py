@@ -16,6 +16,7 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer
 from bridge.pipeline import router as module
+from bridge.pipeline.expression import compile as compile_expression
 from bridge.pipeline.router import RouteConfig, Router
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.scripted import (
@@ -221,7 +222,12 @@ async def test_data_is_converted_only_when_an_expression_names_it(monkeypatch: p
 async def test_data_is_converted_once_for_all_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[bytes] = []
     real = module._data
-    monkeypatch.setattr(module, "_data", lambda raw, keys: converted.append(raw) or real(raw, keys))
+
+    def counted(raw: bytes, keys: frozenset[str] | None) -> Any:
+        converted.append(raw)
+        return real(raw, keys)
+
+    monkeypatch.setattr(module, "_data", counted)
     house = _House(
         _route(when="data.a == 1"), _route("flood", "data.b == 2"), plants=ACCEPTED, flood=ACCEPTED
     )
@@ -274,7 +280,7 @@ def test_showing_some_keys_only_never_changes_what_an_expression_gives(value: An
     raw = json.dumps(value).encode()
     keys = module._keys_of_data(when)
     assert keys
-    program = module.expression.compile(when)
+    program = compile_expression(when)
 
     def given(context: dict[str, Any]) -> object:
         try:

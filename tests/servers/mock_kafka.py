@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
 
 
 class MockKafka:
@@ -18,7 +17,7 @@ class MockKafka:
 
     def __enter__(self) -> MockKafka:
         self._producer = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": self._brokers})
-        brokers = AdminClient.list_topics(self._producer, timeout=5).brokers.values()  # type: ignore[arg-type]
+        brokers = self._producer.list_topics(timeout=5).brokers.values()
         self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
         return self
 

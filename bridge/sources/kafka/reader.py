@@ -14,7 +14,6 @@ from aiokafka.errors import (
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
-    RebalanceInProgressError,
 )
 
 from bridge.core.delivery import Delivery, Outcome
@@ -89,7 +88,6 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._committing = asyncio.Lock()
         self._assigned = asyncio.Event()
         """Positions of the present assignment are set."""
-        self._expelled = False
         self._releasing = False
         self._stopping = False
         self._failure: asyncio.Future[SourceLost] = asyncio.get_running_loop().create_future()
@@ -243,12 +241,13 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
 
     async def _read_on_from_earliest(self, place: TopicPartition, offset: int) -> None:
         """The broker has no `offset`: count what is missing, and read on from what there is."""
-        async with _answer("the earliest offset"):
+        async with _answer("the earliest offset", CALL_SECONDS):
             begin = (await self._consumer.beginning_offsets([place]))[place]
-        if begin <= offset and place in self._ledgers:
+        ledger = self._ledgers.get(place)
+        if begin <= offset and ledger is not None and any(ledger.unsettled()):
             # Beyond the end: the topic was made anew or cut. What is in the bridge's hands may finish.
             await self._drained()
-        ledger = self._ledgers.get(place)
+            ledger = self._ledgers.get(place)
         if ledger is None or not self._assigned.is_set():
             return  # revoked meanwhile; who gets the partition meets the same
         missing = begin - offset
@@ -298,10 +297,10 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self._commit()
+            await self._commit(CALL_SECONDS)
             await asyncio.sleep(COMMIT_SECONDS)
 
-    async def _commit(self, seconds: float = CALL_SECONDS) -> None:
+    async def _commit(self, seconds: float) -> None:
         """Commit each partition's prefix. Raises SourceLost when the broker does not take it in time."""
         async with _answer("a commit", seconds), self._committing:
             offsets = {
@@ -309,7 +308,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 for place, ledger in self._ledgers.items()
                 if (prefix := ledger.prefix()) != ledger.committed
             }
-            if not offsets or self._expelled:
+            if not offsets or self._is_expelled():
                 return
             ledgers = {place: self._ledgers[place] for place in offsets}
             try:
@@ -319,7 +318,6 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 await coordinator.commit_offsets(None, offsets)
             except CommitFailedError as error:
                 # The group goes on without us: the rebalance that follows takes the partitions away.
-                self._expelled = not isinstance(error.__cause__, RebalanceInProgressError)
                 self._log.warning("kafka: commit refused", reason=_reason(error.__cause__ or error))
                 return
             for place, ledger in ledgers.items():
@@ -327,14 +325,19 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
 
     # The group
 
+    def _is_expelled(self) -> bool:
+        """Tell whether the group goes on without us: others hold the partitions, and waiting is no use."""
+        # aiokafka drops its generation when the broker does not know the member any more.
+        return bool(self._consumer._coordinator.generation < 0)  # noqa: SLF001 - there is no public way
+
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Drain, commit, release the rest, forget. aiokafka waits for this before it joins again."""
         self._assigned.clear()
         try:
             self._release(self.batches.withdraw())
-            if not (self._expelled or self._stopping or self._failure.done()):
+            if not (self._is_expelled() or self._stopping or self._failure.done()):
                 await self._drained()
-            await self._commit()
+            await self._commit(CALL_SECONDS)
         except (KafkaError, SourceLost) as error:
             self._log.warning("kafka: commit before a rebalance failed", reason=_reason(error))
         finally:
@@ -369,7 +372,6 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             self._fail(error if isinstance(error, SourceLost) else SourceLost(_reason(error)))
             return
         self._log.info("kafka: partitions assigned", partitions=[_name(place) for place in places])
-        self._expelled = False
         self._heard = time.monotonic()
         self._assigned.set()
         # Also commits where a fresh partition begins: `latest` must not mean a later one after a restart.
@@ -402,7 +404,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             silent = time.monotonic() - self._heard
             if silent < SILENCE_SECONDS:
                 continue
-            async with _answer("a question after a silence"):
+            async with _answer("a question after a silence", CALL_SECONDS):
                 await self._consumer.topics()
             if self._full or not (self._consumer.assignment() - self._held):
                 continue
@@ -418,7 +420,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
 
 
 @asynccontextmanager
-async def _answer(what: str, seconds: float = CALL_SECONDS) -> AsyncIterator[None]:
+async def _answer(what: str, seconds: float) -> AsyncIterator[None]:
     """Bound an exchange with the broker: no answer in time is a lost source."""
     try:
         async with asyncio.timeout(seconds):
@@ -427,20 +429,34 @@ async def _answer(what: str, seconds: float = CALL_SECONDS) -> AsyncIterator[Non
         raise SourceLost(f"the broker gave no answer to {what} in {seconds:g} s") from None
 
 
-async def close_consumer(consumer: AIOKafkaConsumer, seconds: float = CLOSE_SECONDS) -> None:
-    """Leave the group and close the connections within about `seconds`, whatever the broker does."""
+async def close_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Leave the group and close the connections in about twice CLOSE_SECONDS, whatever the broker does."""
+    # In a task of its own: it lets the cancellation of an inner fetch escape, which is not meant for us.
+    stopping = asyncio.create_task(consumer.stop())
     try:
-        async with asyncio.timeout(seconds):
-            await consumer.stop()
-    except (TimeoutError, KafkaError):
-        # Cut off in the middle (a rebalance in flight, a silent broker), it leaves its parts running.
-        for part in (consumer._fetcher, consumer._client):  # noqa: SLF001 - there is no public way
-            if part is not None:
-                try:
-                    async with asyncio.timeout(seconds):
-                        await part.close()
-                except (TimeoutError, KafkaError):
-                    continue
+        await asyncio.wait([stopping], timeout=CLOSE_SECONDS)
+        if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
+            return
+    finally:
+        stopping.cancel()
+    # Cut off in the middle (a rebalance in flight, a silent broker), it leaves its parts running.
+    fetcher, coordinator = consumer._fetcher, consumer._coordinator  # noqa: SLF001 - there is no public way
+    left: set[asyncio.Task[Any]] = {stopping}
+    if fetcher is not None:
+        left |= {fetcher._fetch_task, *fetcher._pending_tasks}  # noqa: SLF001 - see above
+    if coordinator is not None:
+        left |= {
+            coordinator._coordination_task,  # noqa: SLF001 - see above
+            coordinator._heartbeat_task,  # noqa: SLF001 - see above
+            coordinator._commit_refresh_task,  # noqa: SLF001 - see above
+        } - {None}
+    for task in left:
+        task.cancel()
+    left.add(asyncio.create_task(consumer._client.close()))  # noqa: SLF001 - see above
+    ended, _ = await asyncio.wait(left, timeout=CLOSE_SECONDS)
+    for task in ended:
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not report it
 
 
 def _name(place: TopicPartition) -> str:

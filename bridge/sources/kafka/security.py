@@ -133,11 +133,13 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
             form["scope"] = oauth.scope
         client_secret = secret(oauth.client_secret, oauth.client_secret_file) or ""
         # Form-encoded before they are put together: RFC 6749, 2.3.1.
-        login = aiohttp.BasicAuth(quote_plus(self._client_id), quote_plus(client_secret))
+        login = aiohttp.encode_basic_auth(quote_plus(self._client_id), quote_plus(client_secret))
         asked = time.monotonic()
         async with (
             aiohttp.ClientSession(timeout=_TOKEN_TIMEOUT, trust_env=True) as session,
-            session.post(self._endpoint, data=form, auth=login, allow_redirects=False) as response,
+            session.post(
+                self._endpoint, data=form, headers={"Authorization": login}, allow_redirects=False
+            ) as response,
         ):
             if response.status != 200:
                 raise CredentialError(f"status {response.status}: {(await response.text())[:200]}")

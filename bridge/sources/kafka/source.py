@@ -39,7 +39,7 @@ class KafkaSource:
         self._config = config
         self._identity = config.identity or key
         self._metrics = metrics
-        self._log = structlog.get_logger("bridge.sources.kafka").bind(source=key)
+        self._log = structlog.get_logger(__name__).bind(source=key)
         self._losses: dict[TopicPartition, int] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: Reader | None = None

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from aiokafka.structs import ConsumerRecord
+
+from bridge.sources.kafka.records import to_event
+
+
+def record(**changes: Any) -> ConsumerRecord[Any, Any]:
+    values: dict[str, Any] = {
+        "topic": "uploads",
+        "partition": 3,
+        "offset": 42,
+        "timestamp": 1_700_000_000_123,
+        "timestamp_type": 0,
+        "key": None,
+        "value": b"{}",
+        "checksum": None,
+        "serialized_key_size": -1,
+        "serialized_value_size": 2,
+        "headers": (),
+        **changes,
+    }
+    return ConsumerRecord(**values)
+
+
+def test_an_event_tells_where_its_record_stood() -> None:
+    event = to_event(record(key=b"a/b", headers=(("h", b"v"),)), "identity")
+    assert event.id == "uploads/3/42@1700000000123"
+    assert event.source == "identity"
+    assert event.type == "org.apache.kafka.record"
+    assert event.subject == "a/b"
+    assert event.time == datetime(2023, 11, 14, 22, 13, 20, 123000, UTC)
+    assert event.data == b"{}"
+    assert event.attributes == {
+        "topic": "uploads",
+        "partition": "3",
+        "offset": "42",
+        "key": "a/b",
+        "header.h": "v",
+    }
+
+
+def test_a_topic_made_anew_gives_new_ids_for_the_same_offsets() -> None:
+    assert to_event(record(), "s").id != to_event(record(timestamp=1_700_000_000_124), "s").id
+
+
+def test_a_tombstone_is_an_event_without_data() -> None:
+    event = to_event(record(key=b"k", value=None), "s")
+    assert (event.type, event.data, event.subject) == ("org.apache.kafka.tombstone", b"", "k")
+
+
+def test_an_empty_value_is_no_tombstone() -> None:
+    assert to_event(record(value=b""), "s").type == "org.apache.kafka.record"
+
+
+def test_headers_give_type_and_subject_as_cloudevents_say() -> None:
+    event = to_event(record(key=b"k", headers=(("ce_type", b"org.x"), ("ce_subject", b"file"))), "s")
+    assert (event.type, event.subject) == ("org.x", "file")
+
+
+def test_a_key_that_is_not_text_is_given_as_base64_and_says_so() -> None:
+    event = to_event(record(key=b"\xff\xfe"), "s")
+    assert event.subject == "//4="
+    assert event.attributes["key"] == "//4="
+    assert event.attributes["key_encoding"] == "base64"
+
+
+def test_a_record_without_key_has_no_subject() -> None:
+    event = to_event(record(), "s")
+    assert event.subject is None
+    assert "key" not in event.attributes
+
+
+@pytest.mark.parametrize(("raw", "text"), [(b"\xc3\xa9", "é"), (b"\xff", "\ufffd"), (None, "")])
+def test_headers_are_text_with_replacement(raw: bytes | None, text: str) -> None:
+    assert to_event(record(headers=(("h", raw),)), "s").attributes["header.h"] == text
+
+
+def test_the_last_of_several_headers_counts() -> None:
+    event = to_event(record(headers=(("h", b"1"), ("h", b"2"))), "s")
+    assert event.attributes["header.h"] == "2"
+
+
+def test_a_record_without_timestamp_has_no_time() -> None:
+    event = to_event(record(timestamp=-1), "s")
+    assert event.time is None
+    assert event.id == "uploads/3/42@-1"

@@ -143,9 +143,11 @@ _SHORT_ESCAPE = re.compile(r'\\(["\\/bfnrt])')
 _LONG_ESCAPES = {
     short: f"\\u{ord(char):04x}" for short, char in zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True)
 }
-# On all strings, one a line: whether any needs a change (one search, 4 times faster), and what then changes.
-_SUSPECT = re.compile(r"[^!-#%-)+->@-Z\\-~ \n]|  |\n | \n")
-_UNSAFE = re.compile(r"^ +| +$|  +|[$*?\[]|[^ -~\n]+", re.MULTILINE)
+# All strings are gone through at once, one a line, and by plain methods where they do: these take a tenth of
+# the time of one expression for all of it.
+_SAFE = bytes(set(range(0x20, 0x7F)) - set(b"$*?[")) + b"\n"
+_UNSAFE = re.compile(r"[^ -#%-)+->@-Z\\-~\n]+")  # the complement of the former
+_SPACES = re.compile(r"  +")
 
 
 def _re_encode(text: str) -> bytes:
@@ -163,8 +165,14 @@ def _re_encode(text: str) -> bytes:
     structure = "".join('"'.join(parts[::2]).split()).replace("[", "[ ")
     parts[::2] = structure.split('"')
     strings = "\n".join(["", *parts[1::2], ""])
-    if _SUSPECT.search(strings):
-        parts[1::2] = _UNSAFE.sub(_escape, strings).split("\n")[1:-1]
+    safe = strings
+    if not safe.isascii() or safe.encode("ascii").translate(None, _SAFE):
+        safe = _UNSAFE.sub(_escape, safe)
+    if "  " in safe:
+        safe = _SPACES.sub(_escape, safe)
+    safe = safe.replace("\n ", "\n\\u0020").replace(" \n", "\\u0020\n")
+    if safe != strings:
+        parts[1::2] = safe.split("\n")[1:-1]
     return '"'.join(parts).encode("ascii")
 
 

@@ -19,6 +19,8 @@ class Proxy:
         self.port = port
         self.accepted = 0
         """Connections taken since the start."""
+        self.garbled: tuple[bytes, bytes] | None = None
+        """What of the target's bytes is replaced by what, of the same length."""
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
@@ -73,8 +75,8 @@ class Proxy:
             from_upstream, upstream = await asyncio.open_connection("127.0.0.1", self.target_port)
             self._connections |= {writer, upstream}
             pumps = [
-                asyncio.create_task(self._pump(reader, upstream)),
-                asyncio.create_task(self._pump(from_upstream, writer)),
+                asyncio.create_task(self._pump(reader, upstream, garbles=False)),
+                asyncio.create_task(self._pump(from_upstream, writer, garbles=True)),
             ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -91,9 +93,11 @@ class Proxy:
                     side.transport.abort()
             self._tasks.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, garbles: bool
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self._flowing.wait()
-                writer.write(data)
+                writer.write(data.replace(*self.garbled) if garbles and self.garbled else data)
                 await writer.drain()

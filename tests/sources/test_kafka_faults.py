@@ -110,6 +110,21 @@ async def test_cut_and_stalled_connections_lose_nothing(unique: str) -> None:
             assert await broker.committed(unique, unique) == {0: 50}
 
 
+async def test_a_record_that_can_not_be_decoded_is_a_lost_source_and_nothing_is_skipped(unique: str) -> None:
+    async with Proxy(0) as proxy:
+        with Tansu(advertised_port=proxy.port) as broker:
+            proxy.target_port = broker.port
+            await broker.create_topic(unique)
+            await broker.produce(unique, [b"good"])
+            await broker.produce(unique, [b"needle"])
+            proxy.garbled = (b"needle", b"noodle")
+            async with opened(source(broker, unique)) as hands:
+                with pytest.raises(SourceLost, match="CRC"):
+                    settle(await hands.take(2))
+            assert b"noodle" not in hands.data
+            assert await broker.committed(unique, unique) in ({0: 0}, {0: 1})
+
+
 async def test_a_silent_broker_is_a_lost_source(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "SILENCE_SECONDS", 0.5)
     monkeypatch.setattr(reader, "CALL_SECONDS", 0.5)

@@ -34,7 +34,6 @@ async def test_members_that_join_and_leave_lose_nothing_and_double_only_what_was
     tansu: Tansu, unique: str
 ) -> None:
     await tansu.create_topic(unique, partitions=4)
-    await tansu.prepare_group(unique, unique)
     everything: list[Hands] = []
 
     def accepted() -> set[bytes]:
@@ -83,7 +82,6 @@ async def test_members_that_join_and_leave_lose_nothing_and_double_only_what_was
 
 async def test_a_rebalance_waits_for_what_is_in_hand_and_releases_the_rest(tansu: Tansu, unique: str) -> None:
     await tansu.create_topic(unique, partitions=2)
-    await tansu.prepare_group(unique, unique)
     for partition in (0, 1):
         await tansu.produce(unique, [b"soon", b"never"], partition=partition)
     async with opened(source(tansu, unique, max_poll_interval=2)) as one:

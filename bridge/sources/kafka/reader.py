@@ -159,27 +159,25 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
 
     async def _room(self) -> int:
         """Wait until the runner took the last batch and has free slots; give how many records may be read."""
-        gather = False
         while not (self.batches.is_empty and self._slots.free > 0):
             try:
                 async with asyncio.timeout(self._keep_alive):
                     await self.batches.emptied()
                     if self._slots.free <= 0:
                         self._full = True
-                        gather = self._most_slots >= BATCH
                         await self._slots.wait()
+                        if self._most_slots >= BATCH:
+                            await asyncio.sleep(GATHER_SECONDS)
             except TimeoutError:
                 # A poll of no partition: the group sees us read, and what was fetched stays in the client,
                 # where pausing would throw it away to be fetched again.
                 await self._consumer.getmany(_NOWHERE, timeout_ms=0)
-        if gather:
-            await asyncio.sleep(GATHER_SECONDS)
         if self._full:
             self._full = False
             self._heard = time.monotonic()
         free = self._slots.free
         self._most_slots = max(self._most_slots, free)
-        return max(1, min(free, BATCH))
+        return min(free, BATCH)
 
     def _hand_over(self, fetched: dict[TopicPartition, list[Any]]) -> None:
         batch: list[Delivery] = []

@@ -14,6 +14,9 @@ STARTS_AT = 1000.0
 EPOCH = 1_800_000_000.0
 """What `time.time()` tells when the loop's clock shows 0."""
 
+_TICK = 1e-9
+"""What every turn of the loop takes: a clock that can stand still has loops that no real clock has."""
+
 
 class _JumpingSelector(selectors.DefaultSelector):
     """Never sleeps: the time that it was asked to wait for has passed when it returns."""
@@ -22,11 +25,9 @@ class _JumpingSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
-        if ready:
-            return ready
-        if timeout is None:
+        if timeout is None and not ready:
             raise RuntimeError("stuck: no timer is set and nothing is ready, so nothing can ever happen")
-        self.now += max(0.0, timeout)
+        self.now += max(_TICK, 0.0 if ready or timeout is None else timeout)
         return ready
 
 

@@ -151,8 +151,10 @@ class Bench:
 async def stop(task: asyncio.Task[Any]) -> None:
     """Cancel `task` and wait for its end."""
     task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert task.cancelled()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()  # raises what it ended with
+        raise AssertionError(f"{task} ended by itself")
 
 
 async def settled(given: Iterable[Delivery], within: float = 3600.0) -> list[Outcome]:

@@ -49,6 +49,10 @@ class StoreError(BridgeError):
     """The store could not make something durable, or can't be read."""
 
 
+class StoreFullError(StoreError):
+    """The store is at `store.max_bytes`; nothing more is kept until some of it goes."""
+
+
 class StoreLockedError(StoreError):
     """Another process holds this state directory."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -93,8 +93,44 @@ class DeadLetter:
     last_attempt: float | None = None
 
 
-class DeadLetters(Protocol):
-    """Where dead letters become durable."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """An event in the store that waits for its lane."""
+
+    number: int
+    """The store's name for it."""
+    event: Event
+    attempts: int
+    """Made before it was parked."""
+    first_attempt: float | None
+    """Seconds since 1970 UTC; `give_up_after` counts from it."""
+
+
+class Keeper(Protocol):
+    """What the pipeline asks of the store. All of it is durable when the call returns."""
 
     async def bury(self, letter: DeadLetter) -> None:
-        """Return when `letter` is on disk. Raises StoreError, and then nothing may be settled."""
+        """Keep a dead letter; one that was parked for that service is no longer. Raises StoreError."""
+
+    async def park(
+        self, event: Event, service: str, *, attempts: int = 0, first_attempt: float | None = None
+    ) -> None:
+        """Keep an event for its lane; the same event and service again is the same row, in its old place.
+
+        Raises StoreFullError at the budget, StoreError when it can't be written; then nothing may be settled.
+        """
+
+    async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:
+        """Give the oldest parked events of a service, but for the numbers in `without`. Raises StoreError."""
+
+    def forget(self, number: int) -> None:
+        """Take away a parked event that OSCAR accepted: soon, with others, in the background.
+
+        A crash before that brings it back, and its identity makes the second attempt harmless.
+        """
+
+    def waiting(self, service: str) -> int:
+        """Count the parked events of a service."""
+
+    def on_parked(self, service: str, wake: Callable[[], None]) -> None:
+        """Have `wake` called whenever a command (replay) has parked events of a service."""

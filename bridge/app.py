@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 import structlog
@@ -92,7 +92,7 @@ async def run(settings: Settings, stop: Stop | None = None) -> None:
                     source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners
                 ]
                 await stop.asked.wait()
-                await _drain(runners, settings.drain_seconds, stop.now)
+                await _drain(runners, lanes.values(), settings.drain_seconds, stop.now)
                 for task in reading:
                     task.cancel()
             for task in working:
@@ -130,14 +130,20 @@ def _runners(settings: Settings, lanes: dict[str, Lane], store: Store, metrics: 
     return runners
 
 
-async def _drain(runners: Sequence[Runner], seconds: float, now: asyncio.Event) -> None:
+async def _drain(
+    runners: Sequence[Runner], lanes: Iterable[Lane], seconds: float, now: asyncio.Event
+) -> None:
     """Stop taking, let the lanes finish, and give back what they could not."""
     for runner in runners:
         runner.intake.close()
+    for lane in lanes:
+        lane.close()
 
     async def all_drained() -> None:
         for runner in runners:
             await runner.intake.drained()
+        for lane in lanes:
+            await lane.finished()
 
     drained = asyncio.ensure_future(all_drained())
     hurried = asyncio.ensure_future(now.wait())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from time import monotonic
 
 from bridge.core.event import Event
 
@@ -33,10 +34,12 @@ class Delivery:
     record, and the source's own task commits, deletes and heartbeats. Watchers must not raise.
     """
 
-    __slots__ = ("_children", "_open_children", "_watchers", "_worst", "event", "outcome")
+    __slots__ = ("_children", "_open_children", "_watchers", "_worst", "event", "outcome", "since")
 
     def __init__(self, event: Event, on_settled: Watcher | None = None) -> None:
         self.event = event
+        self.since = monotonic()
+        """When it came into the bridge's hands."""
         self.outcome: Outcome | None = None
         """None while it is owed an answer."""
         self._watchers: list[Watcher] | None = None if on_settled is None else [on_settled]

@@ -8,14 +8,14 @@ import structlog
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError
-from bridge.core.ports import DeadLetter, DeadLetters
+from bridge.core.ports import DeadLetter, Keeper
 from bridge.pipeline.retry import Backoff
 
 _log = structlog.get_logger(__name__)
 _BACKOFF = Backoff(first=0.5, longest=15.0)
 
 
-async def bury(dead_letters: DeadLetters, delivery: Delivery, letter: DeadLetter) -> None:
+async def bury(keeper: Keeper, delivery: Delivery, letter: DeadLetter) -> None:
     """Keep `letter`, then settle `delivery` DEAD_LETTERED.
 
     While the store can't keep it the caller waits here, so a lane with a broken store stops instead
@@ -24,7 +24,7 @@ async def bury(dead_letters: DeadLetters, delivery: Delivery, letter: DeadLetter
     failures = 0
     while delivery.outcome is None:
         try:
-            await dead_letters.bury(letter)
+            await keeper.bury(letter)
         except StoreError as error:
             failures += 1
             _log.error(

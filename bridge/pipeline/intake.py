@@ -21,13 +21,13 @@ class Intake:
         self._max_bytes = max_in_flight_bytes
         self._bytes = 0
         self._metrics = metrics
-        self._since: dict[Delivery, float] = {}
+        self._unsettled: dict[Delivery, None] = {}
         self._closed = False
         self._room = asyncio.Event()
         self._room.set()
         self._empty = asyncio.Event()
         self._empty.set()
-        metrics.in_flight.set_function(lambda: len(self._since))
+        metrics.in_flight.set_function(lambda: len(self._unsettled))
         metrics.oldest_unsettled(self._oldest)
 
     @property
@@ -35,12 +35,12 @@ class Intake:
         """Slots that may be filled now; 0 when full by count or by bytes, or when closed."""
         if self._closed or self._bytes >= self._max_bytes:
             return 0
-        return max(0, self._max - len(self._since))
+        return max(0, self._max - len(self._unsettled))
 
     @property
     def in_flight(self) -> int:
         """Deliveries not settled."""
-        return len(self._since)
+        return len(self._unsettled)
 
     async def wait(self) -> None:
         """Return when a slot is free; never again once closed."""
@@ -50,9 +50,8 @@ class Intake:
 
     def admit(self, batch: Sequence[Delivery]) -> None:
         """Give each of `batch` a slot. A source that gives more than was free is let in all the same."""
-        now = monotonic()
         for delivery in batch:
-            self._since[delivery] = now
+            self._unsettled[delivery] = None
             self._bytes += len(delivery.event.data)
             self._empty.clear()
             delivery.watch(self._settled)
@@ -68,20 +67,20 @@ class Intake:
 
     def release(self) -> int:
         """Give back upstream what is unsettled; how many that were."""
-        leftovers = list(self._since)
+        leftovers = list(self._unsettled)
         for delivery in leftovers:
             delivery.settle(Outcome.RELEASED)
         return len(leftovers)
 
     def _settled(self, delivery: Delivery, outcome: Outcome) -> None:
-        del self._since[delivery]
+        del self._unsettled[delivery]
         self._bytes -= len(delivery.event.data)
         self._metrics.settled[outcome].inc()
         self._room.set()
-        if not self._since:
+        if not self._unsettled:
             self._empty.set()
 
     def _oldest(self) -> float:
-        for since in self._since.values():
-            return monotonic() - since
+        for delivery in self._unsettled:
+            return monotonic() - delivery.since
         return 0.0

@@ -8,7 +8,6 @@ import time
 from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 
@@ -16,15 +15,19 @@ import structlog
 from pydantic import Field
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.core.ports import Answer, DeadLetter, DeadLetters, Destination, Verdict
+from bridge.core.ports import Answer, DeadLetter, Destination, Keeper, Verdict
 from bridge.pipeline.dead import bury
 from bridge.pipeline.limits import LimitsConfig, Pace
-from bridge.pipeline.retry import Backoff, RetryConfig
+from bridge.pipeline.parking import Parking
+from bridge.pipeline.retry import Backoff, Past, RetryConfig
 from bridge.telemetry.metrics import LaneMetrics
-from bridge.values import Model
+from bridge.values import Model, Seconds
 
 _SLOW_AFTER = 5
 """Failures in a row, of any events, without one acceptance between them: then the service itself is down."""
+_OPEN_PATIENCE = 10
+"""Times `park_after` that an event waits in a lane which takes events, but slowly: upstream deadlines
+(RabbitMQ's `consumer_timeout` of 30 minutes is the nearest) do not ask why."""
 _LONGEST_RETRY_AFTER = 3600.0
 """A `Retry-After` beyond this many seconds is taken as this."""
 
@@ -38,18 +41,10 @@ class LaneConfig(Model):
     """Events waiting in the lane, those between two attempts included."""
     limits: LimitsConfig = LimitsConfig()
     retry: RetryConfig = RetryConfig()
-
-
-@dataclass(slots=True)
-class _Past:
-    """What is remembered of an event once an attempt has failed."""
-
-    first_attempt: float
-    """Seconds since 1970, for the dead letter and for `give_up_after`."""
-    failed_at: float
-    """Monotonic time of the newest failure, or the beginning of the first attempt."""
-    attempts: int = 0
-    own_failures: int = 0
+    park: bool = True
+    """Write events that can't be attempted to the store; if not, they are held upstream."""
+    park_after: Seconds = 60.0
+    """How long an event waits for a shut gate before it is parked."""
 
 
 class Lane:
@@ -66,16 +61,16 @@ class Lane:
         key: str,
         config: LaneConfig,
         destination: Destination,
-        dead_letters: DeadLetters,
+        keeper: Keeper,
         metrics: LaneMetrics,
     ) -> None:
         self.key = key
         self._config = config
         self._destination = destination
-        self._dead_letters = dead_letters
+        self._keeper = keeper
         self._metrics = metrics
         self._pace = Pace(config.limits.rate)
-        self._past: dict[Delivery, _Past] = {}
+        self._past: dict[Delivery, Past] = {}
         self._queue: OrderedDict[Delivery, None] = OrderedDict()  # not tried yet
         self._again: list[Delivery] = []  # tried, and due: by first attempt
         self._later: dict[Delivery, float] = {}  # tried, with the monotonic time when due
@@ -84,14 +79,25 @@ class Lane:
         self._in_flight = 0
         self._idle_workers: deque[asyncio.Future[None]] = deque()
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
+        self._waiting_for_the_end: deque[asyncio.Future[None]] = deque()
         self._backoff = Backoff(first=0.5, longest=config.retry.max_backoff)
         self._last_acceptance = 0.0
         self._failures = 0
         self._failed_probes = 0
         self._shut: str | None = None
+        self._shut_since = 0.0
         self._probe_at = 0.0
         self._probe: Delivery | None = None
         self._probe_untried = False
+        self._putting: dict[Delivery, asyncio.Future[None]] = {}
+        self._parking = Parking(
+            key,
+            keeper,
+            room=self._room_for_parked,
+            put_back=self._put_back,
+            left=self._settled,
+            caught_up=lambda: _wake_all(self._waiting_for_room),
+        )
         metrics.queued.set_function(self._waiting)
         metrics.in_flight.set_function(lambda: self._in_flight)
         metrics.limit.set(config.limits.concurrency)
@@ -101,22 +107,80 @@ class Lane:
         """Why the gate is shut, for readiness; empty while it is open."""
         return [] if self._shut is None else [self._shut]
 
-    async def put(self, delivery: Delivery) -> None:
-        """Queue `delivery`, waiting while the lane is full. A Delivery that settles leaves the lane."""
-        while delivery.outcome is None and self._waiting() >= self._config.queue:
-            await self._sleep_in(self._waiting_for_room, unless=delivery)
-        if delivery.outcome is not None:
-            _wake_one(self._waiting_for_room)  # it was woken for room that it does not need any more
-            return
-        self._queue[delivery] = None
+    async def put(self, delivery: Delivery, *, alone: bool) -> None:
+        """Queue or park `delivery`, waiting while the lane is full. One that settles leaves the lane.
+
+        `alone` says that its source feeds no other lane: then it waits, and holds its source. Otherwise
+        it is parked as soon as the lane is full, so that the other lanes go on. While older events are
+        in the store it may not overtake them.
+        """
         delivery.watch(self._settled)
-        _wake_one(self._idle_workers)
+        while delivery.outcome is None:
+            patience = self._patience(delivery)
+            if patience > 0 and not self._parking.backlog and self._waiting() < self._config.queue:
+                self._queue[delivery] = None
+                _wake_one(self._idle_workers)
+                return
+            if self._config.park and (patience <= 0 or not alone):
+                if self._shut is not None:
+                    self._park(everything=True)  # the older ones first
+                self._parking.take(delivery, None)
+                return
+            await self._sleep_in(self._waiting_for_room, patience, unless=delivery)
+        _wake_one(self._waiting_for_room)  # it was woken for room that it does not need any more
 
     async def run(self) -> None:
         """Make attempts until cancelled. What is then unsettled stays unsettled."""
-        async with asyncio.TaskGroup() as workers:
+        async with asyncio.TaskGroup() as tasks:
             for number in range(self._config.limits.concurrency):
-                workers.create_task(self._work(), name=f"lane {self.key} worker {number}")
+                tasks.create_task(self._work(), name=f"lane {self.key} worker {number}")
+            tasks.create_task(self._parking.run(), name=f"lane {self.key} parking")
+            tasks.create_task(self._park_what_waits_too_long(), name=f"lane {self.key} patience")
+
+    def close(self) -> None:
+        """Stop taking events out of the store, and let go of those not under way: the bridge stops."""
+        for delivery in self._parking.close():
+            if self._leave(delivery):
+                delivery.settle(Outcome.RELEASED)
+
+    async def finished(self) -> None:
+        """Return when no attempt is under way."""
+        while self._in_flight:
+            await self._sleep_in(self._waiting_for_the_end)
+
+    def _patience(self, delivery: Delivery) -> float:
+        """Give the seconds that `delivery` may still wait in memory."""
+        if not self._config.park:
+            return float("inf")
+        now, longest = monotonic(), self._config.park_after
+        if self._shut is None:
+            return delivery.since + _OPEN_PATIENCE * longest - now
+        return min(delivery.since, self._shut_since) + longest - now
+
+    async def _park_what_waits_too_long(self) -> None:
+        while self._config.park:
+            await asyncio.sleep(self._config.park_after / 4)
+            self._park(everything=False)
+
+    def _park(self, *, everything: bool) -> None:
+        """Write what waits in memory to the store: what has waited too long, or everything."""
+        tried = sorted([*self._again, *self._later], key=self._first_attempt)
+        for delivery in [*tried, *self._queue]:
+            if (everything or self._patience(delivery) <= 0) and not self._parking.owns(delivery):
+                self._leave(delivery)
+                self._parking.take(delivery, self._past.get(delivery))
+
+    def _room_for_parked(self) -> int:
+        """A shut gate takes one at a time, to probe with."""
+        if self._shut is not None:
+            return 0 if self._waiting() else 1
+        return self._config.queue - self._waiting()
+
+    def _put_back(self, delivery: Delivery, past: Past | None) -> None:
+        if past is not None:
+            self._past[delivery] = past
+        self._queue[delivery] = None
+        _wake_one(self._idle_workers)
 
     async def _work(self) -> None:
         while True:
@@ -126,6 +190,8 @@ class Lane:
                 await self._attempt(delivery)
             finally:
                 self._in_flight -= 1
+                if not self._in_flight:
+                    _wake_all(self._waiting_for_the_end)
                 if self._probe is delivery:
                     self._probe = None
                     _wake_all(self._idle_workers)
@@ -151,8 +217,13 @@ class Lane:
             delivery, _ = self._queue.popitem(last=False)
         if probe:
             self._probe = delivery
-        _wake_one(self._waiting_for_room)
+        self._has_room()
         return delivery
+
+    def _has_room(self) -> None:
+        _wake_one(self._waiting_for_room)
+        if self._parking.backlog and 2 * self._waiting() <= self._config.queue:
+            self._parking.look()
 
     def _waiting(self) -> int:
         return len(self._queue) + len(self._again) + len(self._later)
@@ -194,7 +265,7 @@ class Lane:
         woken: asyncio.Future[None] = loop.create_future()
         waiters.append(woken)
         if unless is not None:
-            unless.watch(lambda _delivery, _outcome: _set(woken))
+            self._putting[unless] = woken
         alarm = loop.call_later(seconds, _set, woken) if seconds < float("inf") else None
         try:
             await woken
@@ -203,23 +274,34 @@ class Lane:
                 _wake_one(waiters)
             raise
         finally:
+            if unless is not None:
+                del self._putting[unless]
             if alarm is not None:
                 alarm.cancel()
                 if woken in waiters:
                     waiters.remove(woken)
 
     def _settled(self, delivery: Delivery, _outcome: Outcome) -> None:
-        waited = self._queue.pop(delivery, _MISSING) is None
-        if self._past.pop(delivery, None) is not None:
-            if self._later.pop(delivery, None) is not None:
-                waited = True
-                if not self._later:
-                    self._timetable.clear()
-            elif delivery in self._again:
-                waited = True
-                self._again.remove(delivery)
-        if waited:
-            _wake_one(self._waiting_for_room)
+        if self._leave(delivery):
+            self._has_room()
+        elif (putting := self._putting.get(delivery)) is not None:
+            _set(putting)
+        self._past.pop(delivery, None)
+
+    def _leave(self, delivery: Delivery) -> bool:
+        """Take `delivery` out of where it waits; tell whether it waited."""
+        if self._queue.pop(delivery, _MISSING) is None:
+            return True
+        if delivery not in self._past:
+            return False
+        if self._later.pop(delivery, None) is not None:
+            if not self._later:
+                self._timetable.clear()
+            return True
+        if delivery in self._again:
+            self._again.remove(delivery)
+            return True
+        return False
 
     async def _attempt(self, delivery: Delivery) -> None:
         began = monotonic()
@@ -245,7 +327,7 @@ class Lane:
         now, clock = monotonic(), time.time()
         past = self._past.get(delivery)
         if past is None:
-            past = self._past[delivery] = _Past(first_attempt=clock - (now - began), failed_at=began)
+            past = self._past[delivery] = Past(first_attempt=clock - (now - began), failed_at=began)
         others_accepted = self._last_acceptance > past.failed_at
         past.attempts += 1
         past.failed_at = now
@@ -271,7 +353,7 @@ class Lane:
                 first_attempt=past.first_attempt,
                 last_attempt=clock,
             )
-            await bury(self._dead_letters, delivery, letter)
+            await bury(self._keeper, delivery, letter)
             return
 
         # A refusal is not about the event: it is the first to go when the gate lets one pass.
@@ -287,6 +369,9 @@ class Lane:
             attempts=past.attempts,
             again_in_seconds=round(pause, 3),
         )
+        await self._parking.remember(delivery, past)
+        if delivery.outcome is not None:
+            return
         due = now + pause
         self._later[delivery] = due
         heapq.heappush(self._timetable, (due, next(self._tie), delivery))
@@ -321,6 +406,8 @@ class Lane:
         if self._shut is None:
             _log.warning("gate shut", service=self.key, reason=why, cause=answer.cause, detail=answer.detail)
             self._metrics.open.set(0)
+            self._shut_since = monotonic()
+            _wake_all(self._waiting_for_room)  # they have less time now
         self._shut = f"{why}: {answer.cause}: {answer.detail}"
 
     def _open(self) -> None:
@@ -330,6 +417,7 @@ class Lane:
         self._failures = 0
         self._metrics.open.set(1)
         _wake_all(self._idle_workers)
+        self._parking.look()
 
 
 _MISSING = object()

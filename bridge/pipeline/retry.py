@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import Field
 from tenacity import AsyncRetrying, RetryCallState
 from tenacity.wait import wait_random_exponential
@@ -18,6 +20,18 @@ class RetryConfig(Model):
     """Failures of an event's own, while the service accepts others; then it becomes a dead letter."""
     max_backoff: Seconds = 60.0
     """Longest pause between two attempts."""
+
+
+@dataclass(slots=True)
+class Past:
+    """What is remembered of an event once an attempt has failed."""
+
+    first_attempt: float
+    """Seconds since 1970, for the dead letter and for `give_up_after`."""
+    failed_at: float
+    """Monotonic time of the newest failure, or the beginning of the first attempt."""
+    attempts: int = 0
+    own_failures: int = 0
 
 
 class Backoff:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
-from bridge.core.ports import DeadLetter, DeadLetters
+from bridge.core.ports import DeadLetter, Keeper
 from bridge.pipeline import expression
 from bridge.pipeline.dead import bury
 from bridge.pipeline.expression import VARIABLES
@@ -56,6 +56,7 @@ class _Route:
         self._when = None if config.when is None else expression.compile(config.when)
         self._to = None if config.allow is None else expression.compile(config.to)
         self._allow = frozenset(config.allow or ())
+        self.reachable = self._allow or {config.to}
         programs = [program for program in (self._when, self._to) if program is not None]
         self.variables = frozenset(name for program in programs for name in program.variables())
         self.keys = [_keys_of_data(program.source) for program in programs]
@@ -85,13 +86,16 @@ class Router:
         self,
         routes: Iterable[RouteConfig],
         lanes: Mapping[str, Lane],
-        dead_letters: DeadLetters,
+        keeper: Keeper,
         metrics: SourceMetrics,
     ) -> None:
         self._routes = [_Route(config) for config in routes]
         self._lanes = lanes
-        self._dead_letters = dead_letters
+        self._keeper = keeper
         self._metrics = metrics
+        reachable = {lane for route in self._routes for lane in route.reachable}
+        self._alone = len(reachable) == 1
+        """One lane takes all there is: then holding the source back starves no other."""
         self._variables = frozenset(name for route in self._routes for name in route.variables)
         keys = [keys for route in self._routes for keys in route.keys]
         self._keys = None if None in keys else frozenset[str]().union(*filter(None, keys))
@@ -123,13 +127,13 @@ class Router:
                 if lane not in lanes:
                     lanes.append(lane)
         if len(lanes) == 1 and not dead:
-            await self._lanes[lanes[0]].put(delivery)
+            await self._lanes[lanes[0]].put(delivery, alone=self._alone)
         elif lanes or dead:
             parts = delivery.split([delivery.event] * (len(lanes) + len(dead)))
             for part, letter in zip(parts, dead, strict=False):
-                await bury(self._dead_letters, part, letter)
+                await bury(self._keeper, part, letter)
             for part, lane in zip(parts[len(dead) :], lanes, strict=True):
-                await self._lanes[lane].put(part)
+                await self._lanes[lane].put(part, alone=self._alone)
         else:
             self._metrics.filtered(reason)
             _log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=reason)

@@ -54,6 +54,12 @@ def wall_clock() -> float:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the pipeline read the loop's clock."""
-    for module in ("intake", "lane", "limits"):
-        monkeypatch.setattr(f"bridge.pipeline.{module}.monotonic", now)
+    for module in (
+        "core.delivery",
+        "pipeline.intake",
+        "pipeline.lane",
+        "pipeline.limits",
+        "pipeline.parking",
+    ):
+        monkeypatch.setattr(f"bridge.{module}.monotonic", now)
     monkeypatch.setattr("bridge.pipeline.lane.time", SimpleNamespace(time=wall_clock))

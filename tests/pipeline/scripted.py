@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.core.errors import StoreError
+from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
-from bridge.core.ports import Answer, DeadLetter, Destination, Verdict
+from bridge.core.ports import Answer, DeadLetter, Destination, Parked, Verdict
 from bridge.pipeline.lane import Lane, LaneConfig
 from bridge.pipeline.limits import LimitsConfig
 from bridge.pipeline.retry import RetryConfig
@@ -68,24 +69,76 @@ class ScriptedDestination:
             self.active -= 1
 
 
-class MemoryDeadLetters:
-    """Keeps letters in a list, or fails while `broken`."""
+class MemoryKeeper:
+    """Keeps letters and parked events in memory, or fails while `broken`."""
 
     def __init__(self) -> None:
         self.letters: list[DeadLetter] = []
+        self.rows: dict[tuple[str, str, str], Parked] = {}
+        """Parked events by source, id and service, in the order of their numbers."""
         self.broken = False
+        self.full = False
         self.refusals = 0
+        self._numbers = count(1)
+        self._wakes: dict[str, Callable[[], None]] = {}
 
     @property
     def causes(self) -> dict[str, str]:
         return {letter.event.id: letter.cause for letter in self.letters}
 
+    @property
+    def parked_ids(self) -> list[str]:
+        return [row.event.id for row in self.rows.values()]
+
     async def bury(self, letter: DeadLetter) -> None:
+        await self._write()
+        self.letters.append(letter)
+        self.rows.pop((letter.event.source, letter.event.id, letter.service), None)
+
+    async def park(
+        self, event: Event, service: str, *, attempts: int = 0, first_attempt: float | None = None
+    ) -> None:
+        number = next(self._numbers)  # in the order of the calls, as the writer's queue has them
+        await self._write()
+        key = (event.source, event.id, service)
+        old = self.rows.get(key)
+        self.rows[key] = Parked(
+            number=number if old is None else old.number,
+            event=event,
+            attempts=attempts if old is None else max(attempts, old.attempts),
+            first_attempt=first_attempt if old is None or old.first_attempt is None else old.first_attempt,
+        )
+
+    async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:
+        await self._write()
+        wanted = [
+            row for (_, _, of), row in self.rows.items() if of == service and row.number not in set(without)
+        ]
+        return sorted(wanted, key=lambda row: row.number)[:limit]
+
+    def forget(self, number: int) -> None:
+        self.rows = {key: row for key, row in self.rows.items() if row.number != number}
+
+    def waiting(self, service: str) -> int:
+        return sum(of == service for _, _, of in self.rows)
+
+    def on_parked(self, service: str, wake: Callable[[], None]) -> None:
+        self._wakes[service] = wake
+
+    async def replay(self, *events: Event, service: str = "plants") -> None:
+        """Park as a command does, beside the lane."""
+        for one in events:
+            await self.park(one, service)
+        self._wakes[service]()
+
+    async def _write(self) -> None:
         await asyncio.sleep(0.001)
+        if self.full:
+            self.refusals += 1
+            raise StoreFullError("at its budget")
         if self.broken:
             self.refusals += 1
             raise StoreError("disk full")
-        self.letters.append(letter)
 
 
 class Bench:
@@ -101,14 +154,19 @@ class Bench:
         give_up_after: float = 24 * 3600.0,
         max_attempts: int = 8,
         max_backoff: float = 60.0,
+        park: bool = False,
+        park_after: float = 60.0,
+        keeper: MemoryKeeper | None = None,
     ) -> None:
-        self.dead = MemoryDeadLetters()
+        self.keeper = self.dead = keeper or MemoryKeeper()
         self.metrics = Metrics()
         self.lane = Lane(
             "plants",
             LaneConfig(
                 queue=queue,
                 limits=LimitsConfig.model_validate({"concurrency": concurrency, "rate": rate}),
+                park=park,
+                park_after=park_after,
                 retry=RetryConfig(
                     give_up_after=give_up_after, max_attempts=max_attempts, max_backoff=max_backoff
                 ),
@@ -126,7 +184,7 @@ class Bench:
 
     async def put(self, given: Iterable[Delivery]) -> None:
         for delivery in given:
-            await self.lane.put(delivery)
+            await self.lane.put(delivery, alone=True)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -143,6 +201,9 @@ class Bench:
         assert not lane._later
         assert not lane._timetable
         assert not lane._past
+        assert not lane._putting
+        assert not lane._parking._to_write
+        assert not lane._parking._back
         assert lane._probe is None
         assert self.value("bridge_lane_queued") == 0
         assert self.value("bridge_lane_in_flight") == 0

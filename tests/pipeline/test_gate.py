@@ -70,7 +70,7 @@ async def test_after_an_outage_the_oldest_go_first() -> None:
     given = deliveries(40)
     async with bench.running():
         for delivery in given:
-            await bench.lane.put(delivery)
+            await bench.lane.put(delivery, alone=True)
             await asyncio.sleep(0.001)
         await asyncio.sleep(60)
         tried = sorted({int(name) for name in destination.ids})
@@ -134,7 +134,7 @@ async def test_those_refused_together_go_again_in_their_order() -> None:
     given = deliveries(8)
     async with bench.running():
         for delivery in given:
-            await bench.lane.put(delivery)
+            await bench.lane.put(delivery, alone=True)
             await asyncio.sleep(0.01)
         await asyncio.sleep(2)
         destination.script = ACCEPTED
@@ -240,7 +240,7 @@ async def test_a_probe_fails_for_the_lane_though_others_were_accepted_since_its_
     bench = Bench(destination, concurrency=4)
     old, good, rest = Delivery(event("old")), deliveries(2), deliveries(20, "rest")
     async with bench.running():
-        await bench.lane.put(old)
+        await bench.lane.put(old, alone=True)
         await asyncio.sleep(1)
         await bench.put(good)
         await settled(good)

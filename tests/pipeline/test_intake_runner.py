@@ -153,9 +153,10 @@ async def test_a_parent_holds_one_slot_until_its_last_child_settles() -> None:
 async def test_the_age_of_the_oldest_unsettled_is_told() -> None:
     slots = _Slots()
     assert slots.value("bridge_oldest_unsettled_seconds") == 0
-    old, young = deliveries(2)
+    (old,) = deliveries(1)
     slots.intake.admit([old])
     await asyncio.sleep(10)
+    (young,) = deliveries(1)
     slots.intake.admit([young])
     await asyncio.sleep(5)
     assert slots.value("bridge_oldest_unsettled_seconds") == pytest.approx(15)

@@ -51,7 +51,7 @@ async def test_what_the_service_took_settles_accepted(answer: Answer) -> None:
     happened = datetime.fromtimestamp(clock.wall_clock() - 60, UTC)
     delivery = Delivery(event("a", time=happened))
     async with bench.running():
-        await bench.lane.put(delivery)
+        await bench.lane.put(delivery, alone=True)
         assert await settled([delivery]) == [Outcome.ACCEPTED]
     assert bench.invocations(answer.verdict.value) == 1
     assert bench.value("bridge_invocation_seconds_sum") == pytest.approx(0.2)
@@ -110,7 +110,7 @@ async def test_a_full_lane_makes_put_wait_in_turn() -> None:
     given = deliveries(6)
     async with bench.running(), asyncio.TaskGroup() as putters:
         for delivery in given:
-            putters.create_task(bench.lane.put(delivery))
+            putters.create_task(bench.lane.put(delivery, alone=True))
         await asyncio.sleep(0.5)
         assert bench.value("bridge_lane_queued") == 1
         assert await settled(given, within=6) == [Outcome.ACCEPTED] * 6
@@ -122,8 +122,8 @@ async def test_a_delivery_released_while_it_waits_leaves_at_once_and_frees_its_r
     first, second, third, fourth = deliveries(4)
     await bench.put([first, second])
     async with asyncio.timeout(1), asyncio.TaskGroup() as putters:
-        putters.create_task(bench.lane.put(third))
-        fourth_put = putters.create_task(bench.lane.put(fourth))
+        putters.create_task(bench.lane.put(third, alone=True))
+        fourth_put = putters.create_task(bench.lane.put(fourth, alone=True))
         await asyncio.sleep(0)
         fourth.settle(Outcome.RELEASED)
         await fourth_put  # needs no room any more
@@ -139,9 +139,9 @@ async def test_a_delivery_released_while_it_waits_leaves_at_once_and_frees_its_r
 async def test_room_offered_to_a_put_that_needs_it_no_more_goes_to_the_next(how: str) -> None:
     bench = Bench(ScriptedDestination(), queue=1)  # no worker runs
     first, second, third = deliveries(3)
-    await bench.lane.put(first)
-    second_put = asyncio.create_task(bench.lane.put(second))
-    third_put = asyncio.create_task(bench.lane.put(third))
+    await bench.lane.put(first, alone=True)
+    second_put = asyncio.create_task(bench.lane.put(second, alone=True))
+    third_put = asyncio.create_task(bench.lane.put(third, alone=True))
     await asyncio.sleep(0)
     first.settle(Outcome.RELEASED)  # offers the room to the second, which has no chance to take it
     if how == "cancelled":
@@ -159,7 +159,7 @@ async def test_a_settled_delivery_is_not_queued() -> None:
     (given,) = deliveries(1)
     given.settle(Outcome.RELEASED)
     async with bench.running():
-        await bench.lane.put(given)
+        await bench.lane.put(given, alone=True)
         await asyncio.sleep(1)
     assert not destination.began
     bench.assert_nothing_is_remembered()
@@ -170,9 +170,9 @@ async def test_a_delivery_released_between_attempts_leaves_the_timetable_and_fre
     bench = Bench(destination, queue=1)
     failing, waiting = deliveries(2)
     async with bench.running():
-        await bench.lane.put(failing)
+        await bench.lane.put(failing, alone=True)
         await _until(lambda: failing in bench.lane._later)
-        put = asyncio.create_task(bench.lane.put(waiting))
+        put = asyncio.create_task(bench.lane.put(waiting, alone=True))
         await asyncio.sleep(1)
         assert not put.done()
         destination.script = ACCEPTED
@@ -190,7 +190,7 @@ async def test_a_delivery_released_during_its_attempt_is_forgotten_after_it(answ
     bench = Bench(destination)
     (given,) = deliveries(1)
     async with bench.running():
-        await bench.lane.put(given)
+        await bench.lane.put(given, alone=True)
         await asyncio.sleep(1)
         given.settle(Outcome.RELEASED)
         assert bench.value("bridge_lane_in_flight") == 1
@@ -228,7 +228,7 @@ async def test_whatever_happens_every_delivery_settles_once_and_nothing_is_left(
 
     async def source(delivery: Delivery) -> None:
         await asyncio.sleep(rng.uniform(0, 60))
-        put = asyncio.create_task(bench.lane.put(delivery))
+        put = asyncio.create_task(bench.lane.put(delivery, alone=True))
         chance = rng.random()
         if chance < 0.2:
             await asyncio.sleep(rng.choice([0, 0, 0.01, 5]))

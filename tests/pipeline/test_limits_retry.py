@@ -140,12 +140,12 @@ async def test_an_event_that_fails_alone_backs_off_alone_and_becomes_a_dead_lett
     bench = Bench(destination, concurrency=2, max_attempts=8, max_backoff=60)
     bad = Delivery(event("bad"))
     async with bench.running():
-        await bench.lane.put(bad)
+        await bench.lane.put(bad, alone=True)
         number = 0
         began = clock.now()
         while bad.outcome is None:
             (good,) = deliveries(1, f"good{number}-")
-            await bench.lane.put(good)
+            await bench.lane.put(good, alone=True)
             assert await settled([good], within=0.1) == [Outcome.ACCEPTED]
             assert bench.value("bridge_lane_open") == 1
             number += 1
@@ -173,7 +173,7 @@ async def test_an_unavailable_service_makes_no_dead_letter_by_number_of_attempts
     bench = Bench(destination, max_attempts=2, max_backoff=1)
     late = Delivery(event("late"))
     async with bench.running():
-        await bench.lane.put(late)
+        await bench.lane.put(late, alone=True)
         for number in range(300):
             await bench.put(deliveries(1, f"good{number}-"))
             await asyncio.sleep(1)
@@ -201,7 +201,7 @@ async def test_failures_of_an_outage_are_forgiven_when_it_ends() -> None:
     bench = Bench(destination, concurrency=1, max_attempts=5)
     bad = Delivery(event("bad"))
     async with bench.running():
-        await bench.lane.put(bad)
+        await bench.lane.put(bad, alone=True)
         await asyncio.sleep(3600)
         assert len(destination.began) > 5
         destination.script = lambda event: FAILED if event.id == "bad" else ACCEPTED
@@ -270,7 +270,7 @@ async def test_an_event_is_given_up_a_day_after_its_first_attempt(answer: Answer
     bench = Bench(destination, concurrency=1, give_up_after=24 * 3600.0)
     (given,) = deliveries(1)
     async with bench.running():
-        await bench.lane.put(given)
+        await bench.lane.put(given, alone=True)
         began = clock.now()
         assert await settled([given], within=25 * 3600) == [Outcome.DEAD_LETTERED]
         assert clock.now() - began == pytest.approx(24 * 3600, abs=121)
@@ -309,7 +309,7 @@ async def test_an_event_given_up_with_a_broken_store_is_not_settled() -> None:
     bench.dead.broken = True
     (given,) = deliveries(1)
     async with bench.running():
-        await bench.lane.put(given)
+        await bench.lane.put(given, alone=True)
         await asyncio.sleep(3600)
         assert given.outcome is None
         attempts = len(destination.began)

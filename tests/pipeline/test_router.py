@@ -23,7 +23,7 @@ from tests.pipeline.scripted import (
     ACCEPTED,
     REJECTED,
     Bench,
-    MemoryDeadLetters,
+    MemoryKeeper,
     ScriptedDestination,
     event,
     settled,
@@ -42,7 +42,7 @@ class _House:
     def __init__(self, *routes: RouteConfig, **answers: Answer) -> None:
         self.destinations = {key: ScriptedDestination(answer) for key, answer in answers.items()}
         self.benches = {key: Bench(destination) for key, destination in self.destinations.items()}
-        self.dead = MemoryDeadLetters()
+        self.dead = MemoryKeeper()
         self.metrics = Metrics()
         lanes = {key: bench.lane for key, bench in self.benches.items()}
         self.router = Router(routes, lanes, self.dead, self.metrics.source("uploads"))

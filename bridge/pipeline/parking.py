@@ -1,0 +1,196 @@
+"""The events of one lane that wait in the store, and their way back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import islice
+from time import monotonic
+
+import structlog
+
+from bridge.core.delivery import Delivery, Outcome, Watcher
+from bridge.core.errors import StoreError
+from bridge.core.ports import Keeper, Parked
+from bridge.pipeline.retry import Backoff, Past
+
+_CHUNK = 500
+"""Events written, or brought back, at once."""
+_TELL_SECONDS = 60.0
+"""Between two log lines that tell how many wait."""
+_BACKOFF = Backoff(first=0.5, longest=15.0)
+
+_log = structlog.get_logger(__name__)
+
+
+class Parking:
+    """Writes events to the store and settles them then; brings the oldest back when the lane has room.
+
+    An event that came back is in the lane and in the store at once: it leaves the store when OSCAR has
+    accepted it, so a crash in between costs no more than an attempt that OSCAR calls a duplicate.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        keeper: Keeper,
+        *,
+        room: Callable[[], int],
+        put_back: Callable[[Delivery, Past | None], None],
+        left: Watcher,
+        caught_up: Callable[[], None],
+    ) -> None:
+        """Serve the lane `key`.
+
+        `room` tells how many events it can take back now, `put_back` queues one there, `left` hears of
+        its settling; `caught_up` is called when nothing is in the store that is not in the lane too.
+        """
+        self._key = key
+        self._keeper = keeper
+        self._room = room
+        self._put_back = put_back
+        self._lane_left = left
+        self._caught_up = caught_up
+        self._to_write: dict[Delivery, Past | None] = {}
+        self._told = -_TELL_SECONDS
+        self._back: dict[Delivery, int] = {}
+        self._something_to_write = asyncio.Event()
+        self._look = asyncio.Event()
+        self._closed = False
+        self._backlog = False
+        keeper.on_parked(key, self._parked)
+        if keeper.waiting(key):
+            self._parked()
+
+    @property
+    def backlog(self) -> bool:
+        """Whether events wait in the store that are not in the lane: newer ones must not overtake them."""
+        return self._backlog and not self._closed
+
+    def owns(self, delivery: Delivery) -> bool:
+        """Tell whether `delivery` came back from the store: then it is durable as it is."""
+        return delivery in self._back
+
+    def take(self, delivery: Delivery, past: Past | None) -> None:
+        """Write `delivery` to the store soon, then settle it PARKED. Slots bound how many are here."""
+        self._to_write[delivery] = past
+        self._something_to_write.set()
+
+    def look(self) -> None:
+        """There may be room in the lane."""
+        self._look.set()
+
+    def close(self) -> list[Delivery]:
+        """Bring nothing back any more; give what is back and may still be in the lane."""
+        self._closed = True
+        self._caught_up()
+        return list(self._back)
+
+    async def remember(self, delivery: Delivery, past: Past) -> None:
+        """Note the first attempt at an event that came back, since `give_up_after` counts from it."""
+        if delivery in self._back and past.attempts == 1:
+            try:
+                await self._keep(delivery, past)
+            except StoreError as error:  # the event itself is durable; the store tells of its trouble itself
+                _log.warning("first attempt can't be noted", service=self._key, error=str(error))
+
+    async def run(self) -> None:
+        """Write and bring back until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write(), name=f"lane {self._key} parking")
+            tasks.create_task(self._bring_back(), name=f"lane {self._key} return")
+
+    async def _write(self) -> None:
+        failures = 0
+        while True:
+            await self._something_to_write.wait()
+            trouble = await self._write_chunk(_CHUNK if not failures else 1)
+            if trouble is None:
+                failures = 0
+            else:
+                failures += 1
+                _log.error("events can't be parked: their source waits", service=self._key, error=trouble)
+                await asyncio.sleep(_BACKOFF.seconds(failures))
+                # One of them must be there to probe with, and all of them once the gate is open.
+                self._let_go_of_settled()
+                for delivery in list(islice(self._to_write, max(0, self._room()))):
+                    self._put_back(delivery, self._to_write.pop(delivery))
+            if not self._to_write:
+                self._something_to_write.clear()
+
+    def _let_go_of_settled(self) -> None:
+        for delivery in [gone for gone in self._to_write if gone.outcome is not None]:
+            del self._to_write[delivery]
+
+    async def _write_chunk(self, most: int) -> str | None:
+        """Park the first of what waits to be written; give what went wrong."""
+        self._let_go_of_settled()
+        chunk = list(islice(self._to_write.items(), most))
+        results = await asyncio.gather(*(self._keep(*one) for one in chunk), return_exceptions=True)
+        trouble: str | None = None
+        for (delivery, _), result in zip(chunk, results, strict=True):
+            if isinstance(result, StoreError):
+                trouble = str(result)
+            elif result is not None:
+                raise result
+            else:
+                del self._to_write[delivery]
+                delivery.settle(Outcome.PARKED)
+                self._backlog = True
+        if self._backlog:
+            self._look.set()
+            if monotonic() - self._told > _TELL_SECONDS:
+                self._told = monotonic()
+                _log.warning("events are parked", service=self._key, waiting=self._keeper.waiting(self._key))
+        return trouble
+
+    async def _keep(self, delivery: Delivery, past: Past | None) -> None:
+        await self._keeper.park(
+            delivery.event,
+            self._key,
+            attempts=0 if past is None else past.attempts,
+            first_attempt=None if past is None else past.first_attempt,
+        )
+
+    async def _bring_back(self) -> None:
+        failures = 0
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            room = min(self._room(), _CHUNK)
+            if not self.backlog or room <= 0:
+                continue
+            try:
+                rows = await self._keeper.parked(self._key, without=self._back.values(), limit=room)
+            except StoreError as error:
+                failures += 1
+                _log.error("parked events can't be read", service=self._key, error=str(error))
+                await asyncio.sleep(_BACKOFF.seconds(failures))
+                self._look.set()
+                continue
+            failures = 0
+            if self._closed:
+                continue
+            for row in rows:
+                self._return(row)
+            self._backlog = self._keeper.waiting(self._key) > len(self._back)
+            if not self._backlog:
+                self._caught_up()
+
+    def _return(self, row: Parked) -> None:
+        delivery = Delivery(row.event, self._lane_left)
+        self._back[delivery] = row.number
+        delivery.watch(self._returned)
+        past = None
+        if row.first_attempt is not None:
+            past = Past(first_attempt=row.first_attempt, failed_at=monotonic(), attempts=row.attempts)
+        self._put_back(delivery, past)
+
+    def _returned(self, delivery: Delivery, outcome: Outcome) -> None:
+        number = self._back.pop(delivery)
+        if outcome in (Outcome.ACCEPTED, Outcome.FILTERED):
+            self._keeper.forget(number)
+
+    def _parked(self) -> None:
+        self._backlog = True
+        self._look.set()

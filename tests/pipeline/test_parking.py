@@ -1,0 +1,336 @@
+"""Events that can't be attempted go to the store, and come back in their order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from bridge.core.delivery import Delivery, Outcome
+from bridge.core.event import Event
+from bridge.core.ports import Answer
+from tests.pipeline.clock import now
+from tests.pipeline.scripted import (
+    ACCEPTED,
+    FAILED,
+    REFUSED,
+    REJECTED,
+    UNREACHABLE,
+    Bench,
+    MemoryKeeper,
+    ScriptedDestination,
+    deliveries,
+    event,
+    settled,
+)
+
+
+class Service:
+    """Accepts, or gives its trouble while there is some."""
+
+    def __init__(self, trouble: Answer | None = None) -> None:
+        self.trouble = trouble
+        self.accepted: list[str] = []
+
+    def __call__(self, event: Event) -> Answer:
+        if self.trouble is not None:
+            return self.trouble
+        self.accepted.append(event.id)
+        return ACCEPTED
+
+
+async def until(condition: object, within: float = 100_000.0) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.5)
+
+
+def assert_in_order(accepted: list[str], slack: int) -> None:
+    """Each event came at its place, but for `slack` at most."""
+    assert sorted(accepted, key=int) == [str(n) for n in range(len(accepted))]
+    assert all(abs(int(name) - place) <= slack for place, name in enumerate(accepted)), accepted
+
+
+@pytest.mark.parametrize("trouble", [REFUSED, UNREACHABLE])
+async def test_events_behind_a_shut_gate_are_parked_after_a_minute_and_return_oldest_first(
+    trouble: Answer,
+) -> None:
+    service = Service(trouble)
+    bench = Bench(ScriptedDestination(service), park=True)
+    given = deliveries(50)
+    async with bench.running():
+        began = now()
+        await bench.put(given)
+        outcomes = await settled(given)
+        assert set(outcomes) == {Outcome.PARKED}
+        assert 50 <= now() - began <= 100
+        # Many deadlines of upstreams later:
+        await asyncio.sleep(13 * 3600)
+        assert bench.keeper.waiting("plants") == 50
+        assert bench.value("bridge_lane_queued") <= 1, "one at most is there, to probe with"
+        service.trouble = None
+        await until(lambda: len(service.accepted) == 50)
+        await until(lambda: not bench.keeper.rows)
+    assert_in_order(service.accepted, slack=6)  # those tried at the same time before the gate shut
+    assert bench.keeper.letters == []
+    bench.assert_nothing_is_remembered()
+
+
+async def test_once_the_gate_was_shut_for_a_minute_what_arrives_is_parked_at_once() -> None:
+    service = Service(REFUSED)
+    bench = Bench(ScriptedDestination(service), park=True, queue=5)
+    first = deliveries(5, "first-")
+    async with bench.running():
+        await bench.put(first)
+        await settled(first)
+        for batch in range(20):
+            began = now()
+            late = deliveries(100, f"late-{batch}-")
+            await bench.put(late)
+            assert set(await settled(late)) == {Outcome.PARKED}
+            assert now() - began < 1
+        service.trouble = None
+        await until(lambda: not bench.keeper.rows)
+    expected = [f"first-{n}" for n in range(5)]
+    expected += [f"late-{batch}-{n}" for batch in range(20) for n in range(100)]
+    probe = service.accepted[0]
+    assert service.accepted[1:] == [name for name in expected if name != probe]
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_full_lane_parks_at_once_what_comes_from_a_source_with_other_lanes() -> None:
+    service = Service()
+    bench = Bench(ScriptedDestination(service, seconds=30), park=True, queue=10, concurrency=2)
+    given = deliveries(40)
+    async with bench.running():
+        for delivery in given:
+            await bench.lane.put(delivery, alone=False)
+        await asyncio.sleep(1)
+        outcomes = Counter(delivery.outcome for delivery in given)
+        assert outcomes[Outcome.PARKED] == 30
+        assert outcomes[None] == 10
+        await until(lambda: len(service.accepted) == 40)
+        await until(lambda: not bench.keeper.rows)
+    assert_in_order(service.accepted, slack=2)  # two workers at a time
+
+
+async def test_a_full_open_lane_holds_a_source_that_feeds_it_alone() -> None:
+    bench = Bench(ScriptedDestination(Service(), seconds=30), park=True, queue=10, concurrency=2)
+    given = deliveries(40)
+    async with bench.running():
+        put = asyncio.create_task(bench.put(given))
+        await settled(given)
+        await put
+    assert {delivery.outcome for delivery in given} == {Outcome.ACCEPTED}
+
+
+async def test_what_waits_long_in_a_slow_open_lane_is_parked_for_the_upstreams_deadline() -> None:
+    service = Service()
+    bench = Bench(ScriptedDestination(service), park=True, rate="1/m")
+    given = deliveries(30)
+    async with bench.running():
+        await bench.put(given)
+        await settled(given)
+        assert now() - given[0].since < 1000
+        assert Counter(delivery.outcome for delivery in given)[Outcome.PARKED] >= 15
+        await until(lambda: not bench.keeper.rows)
+    assert service.accepted == [str(n) for n in range(30)]
+
+
+async def test_newer_events_do_not_overtake_those_in_the_store() -> None:
+    service = Service(UNREACHABLE)
+    bench = Bench(ScriptedDestination(service, seconds=1), park=True, queue=20, concurrency=1)
+    old = deliveries(60, "old-")
+    async with bench.running():
+        put = asyncio.create_task(bench.put(old))
+        await settled(old)
+        await put
+        service.trouble = None
+        young = deliveries(10, "young-")
+        await bench.put(young)
+        assert set(await settled(young)) <= {Outcome.ACCEPTED, Outcome.PARKED}
+        await until(lambda: not bench.keeper.rows)
+    assert [name.partition("-")[0] for name in service.accepted] == ["old"] * 60 + ["young"] * 10
+
+
+async def test_the_first_attempt_counts_through_parking_and_a_restart() -> None:
+    keeper = MemoryKeeper()
+    day = 24 * 3600
+    first = Bench(ScriptedDestination(UNREACHABLE), park=True, keeper=keeper, give_up_after=2 * day)
+    given = deliveries(3)
+    began = now()
+    async with first.running():
+        await first.put(given)
+        await settled(given)
+        await asyncio.sleep(day)
+    assert any(row.first_attempt is not None for row in keeper.rows.values())
+    second = Bench(ScriptedDestination(UNREACHABLE), park=True, keeper=keeper, give_up_after=2 * day)
+    async with second.running():
+        await until(lambda: keeper.letters, within=10 * day)
+    letter = keeper.letters[0]
+    assert letter.cause == "gave_up"
+    assert now() - began < 2.2 * day
+    assert letter.attempts > 100
+
+
+async def test_a_rejected_event_that_came_back_becomes_a_dead_letter() -> None:
+    keeper = MemoryKeeper()
+    for name in ("good", "bad", "good too"):
+        await keeper.park(event(name), "plants")
+    bench = Bench(
+        ScriptedDestination(lambda one: REJECTED if one.id == "bad" else ACCEPTED), park=True, keeper=keeper
+    )
+    async with bench.running():
+        await until(lambda: not keeper.rows)
+    assert keeper.causes == {"bad": "http_413"}
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_command_wakes_an_idle_lane() -> None:
+    service = Service()
+    bench = Bench(ScriptedDestination(service), park=True)
+    async with bench.running():
+        await asyncio.sleep(1000)
+        await bench.keeper.replay(event("again"))
+        await until(lambda: service.accepted == ["again"], within=5)
+        await bench.put(fresh := deliveries(3))
+        assert await settled(fresh) == [Outcome.ACCEPTED] * 3, "and the lane goes on as before"
+
+
+@pytest.mark.parametrize("trouble", ["broken", "full"])
+async def test_a_store_that_takes_nothing_holds_the_source_and_loses_nothing(trouble: str) -> None:
+    service = Service(REFUSED)
+    bench = Bench(ScriptedDestination(service), park=True, queue=10)
+    setattr(bench.keeper, trouble, True)
+    given = deliveries(30)
+    async with bench.running():
+        put = asyncio.create_task(bench.put(given))
+        await asyncio.sleep(1000)
+        assert {delivery.outcome for delivery in given} == {None}
+        assert bench.keeper.refusals < 500
+        setattr(bench.keeper, trouble, False)
+        await settled(given)
+        await put
+        service.trouble = None
+        await until(lambda: len(service.accepted) == 30)
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_store_that_takes_nothing_does_not_stop_a_lane_whose_gate_opens() -> None:
+    service = Service(REFUSED)
+    bench = Bench(ScriptedDestination(service), park=True, queue=10)
+    bench.keeper.broken = True
+    given = deliveries(10)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(1000)
+        service.trouble = None
+        assert await settled(given) == [Outcome.ACCEPTED] * 10
+    assert not bench.keeper.rows
+
+
+async def test_a_delivery_released_on_its_way_into_the_store_is_let_go() -> None:
+    service = Service(REFUSED)
+    bench = Bench(ScriptedDestination(service), park=True)
+    bench.keeper.broken = True
+    given = deliveries(10)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(300)
+        for delivery in given:
+            delivery.settle(Outcome.RELEASED)
+        service.trouble = None
+        bench.keeper.broken = False
+        await asyncio.sleep(300)
+    assert service.accepted == []
+    bench.assert_nothing_is_remembered()
+
+
+async def test_closing_leaves_in_the_store_what_came_back_and_is_not_under_way() -> None:
+    keeper = MemoryKeeper()
+    for number in range(20):
+        await keeper.park(event(number), "plants")
+    service = Service()
+    bench = Bench(ScriptedDestination(service, seconds=10), park=True, keeper=keeper, concurrency=2)
+    async with bench.running():
+        await asyncio.sleep(5)
+        bench.lane.close()
+        await bench.lane.finished()
+        assert len(service.accepted) == 2
+        await bench.put(fresh := deliveries(2, "fresh-"))
+        assert await settled(fresh) == [Outcome.ACCEPTED] * 2, "what is in hand may still finish"
+    assert keeper.waiting("plants") == 18
+    bench.assert_nothing_is_remembered()
+
+
+async def test_without_parking_events_are_held() -> None:
+    bench = Bench(ScriptedDestination(REFUSED), park=False)
+    given = deliveries(10)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(24 * 3600 - 100)
+    assert {delivery.outcome for delivery in given} == {None}
+    assert not bench.keeper.rows
+
+
+async def _put(bench: Bench, batch: list[Delivery], *, alone: bool) -> None:
+    for delivery in batch:
+        await bench.lane.put(delivery, alone=alone)
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_whatever_happens_every_event_is_accepted_dead_released_or_kept_once(seed: int) -> None:
+    """Trouble of the service and the store, releases, restarts: nothing is lost, nothing stays behind."""
+    dice = random.Random(seed)
+    keeper = MemoryKeeper()
+    service = Service()
+    accepted: Counter[str] = Counter()
+
+    def script(one: Event) -> Answer:
+        answer = service(one)
+        if answer is ACCEPTED:
+            accepted[one.id] += 1
+        return answer
+
+    given: list[Delivery] = []
+    for generation in range(3):
+        bench = Bench(
+            ScriptedDestination(script, seconds=dice.choice((0.0, 0.3))),
+            park=True,
+            keeper=keeper,
+            queue=dice.choice((1, 5, 50)),
+            concurrency=dice.choice((1, 4)),
+            park_after=dice.choice((1.0, 60.0)),
+        )
+        mine: list[Delivery] = []
+        putters: set[asyncio.Task[None]] = set()
+        async with bench.running():
+            for step in range(15):
+                service.trouble = dice.choice((None, None, REFUSED, UNREACHABLE, FAILED))
+                keeper.broken = dice.random() < 0.1
+                fresh = deliveries(dice.randint(0, 12), f"{generation}.{step}.")
+                mine += fresh
+                putters.add(asyncio.create_task(_put(bench, fresh, alone=dice.random() < 0.5)))
+                await asyncio.sleep(dice.choice((0.01, 1.0, 30.0, 200.0)))
+                for delivery in dice.sample(mine, min(2, len(mine))):
+                    if dice.random() < 0.3:
+                        delivery.settle(Outcome.RELEASED)
+            service.trouble, keeper.broken = None, False
+            if generation == 2:
+                await settled(mine)
+                await until(lambda: not keeper.rows)
+                await asyncio.wait(putters)
+                bench.assert_nothing_is_remembered()
+        for task in putters:
+            task.cancel()
+        for delivery in mine:
+            delivery.settle(Outcome.RELEASED)
+        given += mine
+    for delivery in given:
+        name = delivery.event.id
+        if delivery.outcome is not Outcome.RELEASED:
+            assert accepted[name] == 1 or name in keeper.causes, (name, delivery.outcome)
+        assert accepted[name] <= 2

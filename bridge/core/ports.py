@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
 from typing import Protocol
 
 from bridge.core.delivery import Delivery
@@ -134,3 +134,66 @@ class Keeper(Protocol):
 
     def on_parked(self, service: str, wake: Callable[[], None]) -> None:
         """Have `wake` called whenever a command (replay) has parked events of a service."""
+
+
+class Severity(StrEnum):
+    """How much a finding of `check` matters."""
+
+    OK = "ok"
+    NOTE = "note"
+    """Worth knowing; nothing to do."""
+    WARNING = "warning"
+    """The bridge works, but not as well, or not for as long, as may be thought."""
+    PROBLEM = "problem"
+    """The bridge can't do its work until this is mended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of what `check` found. Never a secret in it."""
+
+    severity: Severity
+    about: str
+    """`cluster main`, `service plants`, `source uploads`, `store`, `http`."""
+    message: str
+    remedy: str = ""
+    """What a person does about it."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is found about one thing, in the order found."""
+
+    about: str
+    found: list[Finding] = field(default_factory=list)
+
+    def ok(self, message: str) -> None:
+        """Add what is as it should be."""
+        self.found.append(Finding(Severity.OK, self.about, message))
+
+    def note(self, message: str, remedy: str = "") -> None:
+        """Add what is worth knowing."""
+        self.found.append(Finding(Severity.NOTE, self.about, message, remedy))
+
+    def warning(self, message: str, remedy: str) -> None:
+        """Add what is not as it should be, though the bridge works."""
+        self.found.append(Finding(Severity.WARNING, self.about, message, remedy))
+
+    def problem(self, message: str, remedy: str) -> None:
+        """Add what keeps the bridge from working."""
+        self.found.append(Finding(Severity.PROBLEM, self.about, message, remedy))
+
+    @property
+    def failed(self) -> bool:
+        """Whether a problem is among them."""
+        return any(finding.severity is Severity.PROBLEM for finding in self.found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long events of one source may stay in the bridge's hands, by the services its routes reach."""
+
+    attempt: float
+    """Seconds of the longest attempt (`timeout_seconds`)."""
+    unsettled: float
+    """Seconds until the last of them is settled upstream, whatever the services do."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -17,10 +15,9 @@ from bridge.core.delivery import Delivery
 from bridge.core.errors import CredentialError, SourceLost
 from bridge.core.ports import Slots
 from bridge.sources.kafka.config import KafkaConfig
+from bridge.sources.kafka.connection import client_options, complaints
 from bridge.sources.kafka.reader import Reader, close_consumer
-from bridge.sources.kafka.security import ssl_context, token_provider
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import secret
 
 _CONNECT_SECONDS = 30.0
 _REQUEST_SECONDS = 40.0
@@ -106,29 +103,25 @@ class KafkaSource:
             consumer = AIOKafkaConsumer(**self._options())
         except CredentialError as error:
             raise SourceLost(str(error)) from error
-        with _complaints() as complaints:
+        with complaints() as told:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     await consumer.start()
             except BaseException as error:
                 await close_consumer(consumer)
                 if isinstance(error, TimeoutError):
-                    complaints.append(f"no answer in {_CONNECT_SECONDS:g} s")
+                    told.append(f"no answer in {_CONNECT_SECONDS:g} s")
                 elif isinstance(error, (KafkaError, OSError, ValueError)):
-                    complaints.append(str(error) or type(error).__name__)
+                    told.append(str(error) or type(error).__name__)
                 else:
                     raise
-                raise SourceLost("; ".join(complaints)) from error
+                raise SourceLost("; ".join(told)) from error
         return consumer
 
     def _options(self) -> dict[str, Any]:
         config = self._config
-        context: ssl.SSLContext | None = None
-        if config.security_protocol.endswith("SSL"):
-            context = ssl_context(config.tls)
         return {
-            "bootstrap_servers": list(config.bootstrap_servers),
-            "client_id": config.client_id,
+            **client_options(config),
             "group_id": config.group_id,
             "enable_auto_commit": False,
             "auto_offset_reset": "none",  # never silently: the reader seeks
@@ -138,41 +131,7 @@ class KafkaSource:
             "max_poll_interval_ms": int(config.max_poll_interval * 1000),
             "rebalance_timeout_ms": int(_REBALANCE_SECONDS * 1000),
             "request_timeout_ms": int(_REQUEST_SECONDS * 1000),
-            "metadata_max_age_ms": int(config.metadata_max_age * 1000),
             "max_partition_fetch_bytes": _PARTITION_BYTES,
             "fetch_max_bytes": _FETCH_BYTES,
             "consumer_timeout_ms": 1000,  # of the fetcher's own loop, which is woken by all that matters
-            "security_protocol": config.security_protocol,
-            "ssl_context": context,
-            "sasl_mechanism": config.sasl_mechanism or "PLAIN",
-            "sasl_plain_username": config.username,
-            "sasl_plain_password": secret(config.password, config.password_file),
-            "sasl_kerberos_service_name": config.kerberos_service_name,
-            "sasl_kerberos_domain_name": config.kerberos_domain_name,
-            "sasl_oauth_token_provider": None if config.oauth is None else token_provider(config.oauth),
         }
-
-
-class _Collector(logging.Handler):
-    """Collects what one task makes aiokafka complain about."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.task = asyncio.current_task()
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if asyncio.current_task() is self.task:
-            self.messages.append(record.getMessage())
-
-
-@contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """Give the log lines of aiokafka: why it could not connect is told nowhere else."""
-    logger = logging.getLogger("aiokafka")
-    collector = _Collector()
-    logger.addHandler(collector)
-    try:
-        yield collector.messages
-    finally:
-        logger.removeHandler(collector)

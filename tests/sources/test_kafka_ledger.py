@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
 from bridge.core.event import Event
-from bridge.sources.kafka.handover import Handover
+from bridge.sources.handover import Handover
 from bridge.sources.kafka.ledger import Ledger
 
 SETTLED = st.sampled_from([outcome for outcome in Outcome if outcome is not Outcome.RELEASED])

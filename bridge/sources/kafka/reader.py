@@ -19,8 +19,8 @@ from aiokafka.errors import (
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Slots
+from bridge.sources.handover import Handover
 from bridge.sources.kafka.config import KafkaConfig
-from bridge.sources.kafka.handover import Handover
 from bridge.sources.kafka.ledger import Ledger
 from bridge.sources.kafka.records import to_event
 from bridge.telemetry.metrics import SourceMetrics

@@ -13,7 +13,7 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
     """Holds at most one batch, so that what is read never exceeds the slots its taker had free.
 
     `__anext__` may be cancelled: the batch stays for the next call. Deliveries settled meanwhile (their
-    partition was revoked) are not given out.
+    upstream took them back) are not given out.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import time
 from bridge.core.ports import Findings
 
 _NAME_SECONDS = 4.0
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 4.0
 _EXPIRES_SOON_DAYS = 14
 
 # X509_V_ERR_… of OpenSSL (openssl/x509_vfy.h), as SSLCertVerificationError.verify_code has them.
@@ -26,7 +26,7 @@ async def reach(
     """Connect to `host`:`port`, with `tls` where it is given, and hang up; add what hinders to `findings`.
 
     `address_key` and `ca_key` are the keys of the configuration that a remedy names. Gives whether a
-    connection came about, within about ten seconds.
+    connection came about, within eight seconds.
     """
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:

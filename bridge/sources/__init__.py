@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from pydantic import Field
 
-from bridge.core.ports import Source
+from bridge.core.ports import Finding, Patience, Source
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Bytes, Model
 
@@ -27,3 +28,11 @@ class SourceConfig(Model, ABC):
     @abstractmethod
     def build(self, key: str, metrics: SourceMetrics) -> Source:
         """Make the source configured as `sources.{key}`. Nothing connects yet."""
+
+    @abstractmethod
+    async def check(self, key: str, patience: Patience) -> Sequence[Finding]:
+        """Reach the upstream of `sources.{key}`, take nothing from it, and tell what there is to mend.
+
+        Every await has a timeout, all of them together less than 20 s. Never raises for what the network or
+        the upstream does.
+        """

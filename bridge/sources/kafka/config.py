@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, model_validator
 
-from bridge.core.ports import Source
+from bridge.core.ports import Finding, Patience, Source
 from bridge.sources import SourceConfig
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Model, ReadableFile, Seconds
@@ -182,6 +183,11 @@ class KafkaConfig(SourceConfig):
         from bridge.sources.kafka.source import KafkaSource  # only who reads Kafka loads its client
 
         return KafkaSource(self, key, metrics)
+
+    async def check(self, key: str, patience: Patience) -> Sequence[Finding]:
+        from bridge.sources.kafka.check import check  # likewise
+
+        return await check(self, key, patience)
 
 
 def _with_tls(config: KafkaConfig) -> str:

@@ -8,21 +8,19 @@ import time
 from pathlib import Path
 from secrets import token_hex
 from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
 import aiohttp
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    pkcs12,
-)
 
 from bridge.core.errors import CredentialError
 from bridge.sources.kafka.config import OAuthConfig, TlsConfig
 from bridge.values import read_secret, secret
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12KeyAndCertificates
 
 _TOKEN_TIMEOUT = aiohttp.ClientTimeout(total=10)
 _TOKEN_MARGIN = 30.0
@@ -51,7 +49,12 @@ def ssl_context(tls: TlsConfig | None) -> ssl.SSLContext:
     return context
 
 
+# `cryptography` is loaded by who has a PKCS#12 file: it takes 8 MiB and 0.1 s.
+
+
 def _trusted(path: Path, password: str | None) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     store = _read_pkcs12(path, password)
     certificates = [entry.certificate for entry in store.additional_certs]
     if store.cert is not None:
@@ -62,6 +65,12 @@ def _trusted(path: Path, password: str | None) -> str:
 
 
 def _load_pkcs12(context: ssl.SSLContext, path: Path, password: str | None) -> None:
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        PrivateFormat,
+    )
+
     store = _read_pkcs12(path, password)
     if store.key is None or store.cert is None:
         raise CredentialError(f"{path} holds no private key with its certificate")
@@ -80,9 +89,11 @@ def _load_pkcs12(context: ssl.SSLContext, path: Path, password: str | None) -> N
         context.load_cert_chain(file.name, password=once)
 
 
-def _read_pkcs12(path: Path, password: str | None) -> pkcs12.PKCS12KeyAndCertificates:
+def _read_pkcs12(path: Path, password: str | None) -> PKCS12KeyAndCertificates:
+    from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
+
     try:
-        return pkcs12.load_pkcs12(path.read_bytes(), None if password is None else password.encode("utf-8"))
+        return load_pkcs12(path.read_bytes(), None if password is None else password.encode("utf-8"))
     except (OSError, ValueError) as error:
         raise CredentialError(f"PKCS#12 file {path} can't be read: {error}") from error
 

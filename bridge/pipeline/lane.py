@@ -230,6 +230,8 @@ class Lane:
 
     def _next_due(self) -> float:
         """Bring back what has paused long enough; give the seconds until the next is due."""
+        if not self._timetable:
+            return float("inf")
         now = monotonic()
         while self._timetable:
             due, _, delivery = self._timetable[0]

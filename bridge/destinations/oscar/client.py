@@ -60,6 +60,7 @@ _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 _CONNECT_SECONDS = 10.0
 _MANAGEMENT_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=_CONNECT_SECONDS)
 _MANAGEMENT_CONNECTIONS = 4
+_ACCEPTED = Answer(Verdict.ACCEPTED, status=201)
 _EXCERPT_BYTES = 4096
 _LONGEST_REPLY = 4 << 20
 """Bytes of a management answer: a service's definition carries its script."""
@@ -361,7 +362,7 @@ class OscarService:
                 status = response.status
                 if 200 <= status < 300:
                     await _drain(response)
-                    return Answer(Verdict.ACCEPTED, status=status)
+                    return _ACCEPTED if status == 201 else Answer(Verdict.ACCEPTED, status=status)
                 text = await _start_of_body(response, _EXCERPT_BYTES)
                 pause = retry_after(response.headers.get(hdrs.RETRY_AFTER))
         except _NETWORK_ERRORS as error:

@@ -118,6 +118,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
+_SPACE = " \t\n\r"
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"')
 _BRACKET = re.compile(r"[\[\]{}]")
 
@@ -128,7 +129,10 @@ def _parse(text: str) -> Any:
     Raises ValueError (or RecursionError) for what is not JSON, and for what is but the supervisor's Python
     can't read: integers above 4,300 digits and deep nesting.
     """
-    value = _DECODER.decode(text)
+    text = text.strip(_SPACE)
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError("more than one value")
     if text.count("[") + text.count("{") > _MAX_DEPTH:
         brackets = _BRACKET.findall(_STRING.sub("", text))
         if max(accumulate(1 if bracket in "[{" else -1 for bracket in brackets)) > _MAX_DEPTH:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -84,6 +85,11 @@ async def run(settings: Settings, stop: Stop | None = None) -> None:
             return [Problem(part, reason) for part, reasons in parts for reason in reasons]
 
         url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness))
+        # What is there by now stays until the end. Collections look at the rest alone, and as there is little
+        # garbage in cycles, seldom: 5 % of the time of an event, and no pause of 0.1 s in between.
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 20)
+        gc.enable()
         _log.info("bridge started", version=__version__, http=url, state_dir=str(settings.state_dir))
         async with asyncio.TaskGroup() as lane_tasks:
             working = [lane_tasks.create_task(lane.run(), name=f"lane {lane.key}") for lane in lanes.values()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -96,6 +97,9 @@ def _takes_configuration(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    gc.disable()  # until the bridge has started: nothing of what loads is garbage
+    # The log library would load a terminal library for its tracebacks: 4 MiB and 0.1 s for nothing.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # that is how an import is prevented
     # Imported here: `dead-letters` answers without loading every client library.
     import uvloop
 

@@ -27,7 +27,7 @@ def body(number: int) -> bytes:
             "size": 1024 + number,
             "checksum": {"type": "adler32", "value": f"{number:08x}"},
             "tags": ["raw", "plants"],
-            "note": "Kept as it came from the instrument. " * (3 + number % 20),
+            "note": " ".join(["Kept as it came from the instrument."] * (3 + number % 20)),
         }
     ).encode()
 

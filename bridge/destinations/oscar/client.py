@@ -77,6 +77,12 @@ class ClusterInfo:
     """Whether it names jobs as it is told, so that an event has one; None for a version not understood."""
 
 
+def names_jobs(version: str) -> bool | None:
+    """Tell whether OSCAR `version` names jobs as it is told; None for a version not understood."""
+    found = _VERSION.match(version)
+    return tuple(int(part) for part in found.groups()) >= _FIRST_TO_NAME_JOBS if found else None
+
+
 class OscarCluster:
     """One cluster's connections and credentials; an async context manager.
 
@@ -164,9 +170,7 @@ class OscarCluster:
     async def info(self) -> ClusterInfo:
         """Ask the cluster for its version (`GET /system/info`). Raises NoCredentialError."""
         told = str((await self._get_object(self.endpoint / "system" / "info")).get("version", ""))
-        found = _VERSION.match(told)
-        names_jobs = tuple(int(part) for part in found.groups()) >= _FIRST_TO_NAME_JOBS if found else None
-        return ClusterInfo(told, names_jobs)
+        return ClusterInfo(told, names_jobs(told))
 
     async def definition(self, service: str, owner: str | None) -> dict[str, Any]:
         """Read a service's definition, secrets and all (`GET /system/services/{service}`).
@@ -282,7 +286,7 @@ class OscarService:
         self._mode = config.mode
         self._payload = config.payload
         self._max_bytes = config.event_bytes
-        self._identity = self.name if config.owner is None else f"{config.owner}/{self.name}"
+        self._identity = config.identity(key)
         url = cluster.endpoint / config.mode / self.name
         self._url = url if config.owner is None else url.with_query(owner=config.owner)
         self._bearer = cluster.bearer(self.name, config.owner)

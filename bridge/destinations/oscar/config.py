@@ -224,3 +224,11 @@ class ServiceConfig(Model):
     def event_bytes(self) -> int:
         """The limit on the encoded event, in bytes."""
         return self.max_event_bytes or (MAX_INTERLINK_BYTES if self.interlink else MAX_EVENT_BYTES)
+
+    def identity(self, key: str) -> str:
+        """Give the service's part of an invocation identity; `key` is its own in `services`.
+
+        OSCAR's name, with the owner where one is given: two services of one name have jobs of their own.
+        """
+        name = self.service or key
+        return name if self.owner is None else f"{self.owner}/{name}"

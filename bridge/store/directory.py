@@ -43,7 +43,7 @@ def claim(state_dir: Path) -> int:
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_network(state_dir.resolve())
+        refuse_network(state_dir.resolve())
         descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StoreError(f"the state directory {state_dir} can't be used: {error.strerror}") from error
@@ -63,7 +63,8 @@ def claim(state_dir: Path) -> int:
     return descriptor
 
 
-def _refuse_network(state_dir: Path) -> None:
+def refuse_network(state_dir: Path) -> None:
+    """Raise StoreError when the absolute `state_dir`, there or not, is on a network file system."""
     if not _MOUNTS.exists():
         return
     kind = file_system_type(state_dir, _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape"))

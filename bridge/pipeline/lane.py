@@ -25,7 +25,7 @@ from bridge.values import Model, Seconds
 
 _SLOW_AFTER = 5
 """Failures in a row, of any events, without one acceptance between them: then the service itself is down."""
-_OPEN_PATIENCE = 10
+OPEN_PATIENCE = 10
 """Times `park_after` that an event waits in a lane which takes events, but slowly: upstream deadlines
 (RabbitMQ's `consumer_timeout` of 30 minutes is the nearest) do not ask why."""
 _LONGEST_RETRY_AFTER = 3600.0
@@ -154,7 +154,7 @@ class Lane:
             return float("inf")
         now, longest = monotonic(), self._config.park_after
         if self._shut is None:
-            return delivery.since + _OPEN_PATIENCE * longest - now
+            return delivery.since + OPEN_PATIENCE * longest - now
         return min(delivery.since, self._shut_since) + longest - now
 
     async def _park_what_waits_too_long(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import structlog
@@ -38,6 +39,11 @@ class RouteConfig(Model):
     allow: tuple[str, ...] | None = Field(default=None, min_length=1)
     """The services that `to` may choose from."""
 
+    @property
+    def reachable(self) -> frozenset[str]:
+        """The services that an event may be put to by this route."""
+        return frozenset(self.allow or (self.to,))
+
 
 class _NoMatch(Exception):  # noqa: N818 - a finding about one event, not an error
     """The route does not want this event; carries the bounded reason."""
@@ -55,8 +61,7 @@ class _Route:
         self.service = config.to if config.allow is None else ""
         self._when = None if config.when is None else expression.compile(config.when)
         self._to = None if config.allow is None else expression.compile(config.to)
-        self._allow = frozenset(config.allow or ())
-        self.reachable = self._allow or {config.to}
+        self._allow = self.reachable = config.reachable
         programs = [program for program in (self._when, self._to) if program is not None]
         self.variables = frozenset(name for program in programs for name in program.variables())
         self.keys = [_keys_of_data(program.source) for program in programs]
@@ -79,6 +84,36 @@ class _Route:
         return chosen
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one route makes of one event."""
+
+    route: RouteConfig
+    service: str | None
+    """The service it is put to; None where there is none."""
+    reason: str = ""
+    """Why there is none: `no_match`, `missing_key` or `not_allowed`; or `route`, a dead letter, as it can't be
+    evaluated."""
+    detail: str = ""
+    """For `route`: what went wrong."""
+
+
+def decide(routes: Iterable[RouteConfig], event: Event) -> list[Decision]:
+    """Tell what each of `routes` makes of `event`, as a Router does, for a person who asks why."""
+    decisions = []
+    for config in routes:
+        route = _Route(config)
+        try:
+            service = route.lane(_context(event, route.variables, _all_keys(route.keys)))
+        except _NoMatch as finding:
+            decisions.append(Decision(config, None, str(finding)))
+        except _Unroutable as finding:
+            decisions.append(Decision(config, None, "route", str(finding)))
+        else:
+            decisions.append(Decision(config, service))
+    return decisions
+
+
 class Router:
     """The routes of one source."""
 
@@ -97,8 +132,7 @@ class Router:
         self._alone = len(reachable) == 1
         """One lane takes all there is: then holding the source back starves no other."""
         self._variables = frozenset(name for route in self._routes for name in route.variables)
-        keys = [keys for route in self._routes for keys in route.keys]
-        self._keys = None if None in keys else frozenset[str]().union(*filter(None, keys))
+        self._keys = _all_keys(keys for route in self._routes for keys in route.keys)
 
     async def route(self, delivery: Delivery) -> None:
         """Put `delivery` into its lanes, waiting while one is full; settle it when it has none.
@@ -138,6 +172,16 @@ class Router:
             self._metrics.filtered(reason)
             _log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=reason)
             delivery.settle(Outcome.FILTERED)
+
+
+def _all_keys(sets: Iterable[frozenset[str] | None]) -> frozenset[str] | None:
+    """Join sets of keys; one that may be any makes the whole any (None)."""
+    joined: frozenset[str] = frozenset()
+    for keys in sets:
+        if keys is None:
+            return None
+        joined |= keys
+    return joined
 
 
 _REASONS = ("no_match", "missing_key", "not_allowed")

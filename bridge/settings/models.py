@@ -12,14 +12,15 @@ from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.pipeline.lane import LaneConfig
 from bridge.pipeline.router import RouteConfig
 from bridge.sources.kafka.config import KafkaConfig
+from bridge.sources.sqs.config import SqsConfig
 from bridge.values import Model, Seconds
 from bridge.web import HttpConfig
 
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=63)]
 """What an operator calls a cluster, service or source: it appears in metrics, logs and commands."""
 
-AnySource: TypeAlias = KafkaConfig
-"""Every source there is; with a second one, a union discriminated by `type`."""
+AnySource: TypeAlias = Annotated[KafkaConfig | SqsConfig, Field(discriminator="type")]
+"""Every source there is."""
 
 
 def _with_defaults(entry: Any, defaults: dict[str, Any]) -> Any:
@@ -89,3 +90,8 @@ class Settings(Model):
     def warnings(self) -> tuple[str, ...]:
         """What can be meant but seldom is, each with its place; for the log."""
         return self._warnings
+
+    def reachable(self, source: str) -> tuple[str, ...]:
+        """Give the services that routes from `source` lead to, in the order of the configuration."""
+        reached = {name for route in self.routes if route.from_ == source for name in route.reachable}
+        return tuple(name for name in self.services if name in reached)

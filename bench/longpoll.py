@@ -1,8 +1,8 @@
 """Makes tansu answer a fetch when a record comes, as Apache Kafka does.
 
 tansu lets a fetch that finds nothing wait for half of its `max_wait_time` (500 ms by default), whatever
-comes meanwhile; that would be all one sees of a latency. Through this, such a fetch is asked again each
-millisecond.
+comes meanwhile; that would be all one sees of a latency. Through this it gets a fetch only once there is
+something, as the producers come through here too.
 
 `python -m bench.longpoll PORT TANSU_PORT`. One connection's requests are answered in their order, which is
 Kafka's rule too.
@@ -14,22 +14,31 @@ import asyncio
 import io
 import struct
 import sys
-import time
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 import uvloop
 from aiokafka.protocol import fetch
 
-_FETCH = 1
-"""The API key, of https://kafka.apache.org/protocol#protocol_api_keys."""
-_AGAIN_SECONDS = 0.001
+_PRODUCE, _FETCH = 0, 1
+"""API keys, of https://kafka.apache.org/protocol#protocol_api_keys."""
 
 
-async def main(port: int, broker: int) -> None:
-    """Pass what comes at `port` on to `broker` until killed."""
+_TANSU_MS = 100
+"""What tansu is told for `max_wait_time`: it also bounds the time in which it looks for records."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", broker)
+
+class LongPoll:
+    """Passes on what comes, to the broker at one port of loopback."""
+
+    def __init__(self, broker: int) -> None:
+        self._broker = broker
+        self._produced = asyncio.Event()
+        self._ends: dict[tuple[str, int], int] = {}
+        """The high watermark of each partition, as the last answer told."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until either side ends it."""
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._broker)
 
         async def ask(request: bytes) -> bytes:
             upstream_writer.write(request)
@@ -38,14 +47,45 @@ async def main(port: int, broker: int) -> None:
         try:
             while True:
                 request = await _frame(reader)
-                writer.write(await _fetched(request, ask) if _is_fetch(request) else await ask(request))
+                if _api_key(request) == _FETCH:
+                    writer.write(await self._fetched(request, ask))
+                    continue
+                writer.write(await ask(request))
+                if _api_key(request) == _PRODUCE:
+                    self._produced.set()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
             upstream_writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=1 << 24)
+    async def _fetched(self, request: bytes, ask: Callable[[bytes], Awaitable[bytes]]) -> bytes:
+        """Ask when there is something, or when the client's own `max_wait_time` is over."""
+        version, (client_id_length,) = (
+            int.from_bytes(request[6:8], "big"),
+            struct.unpack_from(">h", request, 12),
+        )
+        body = 14 + max(0, client_id_length)
+        wanted = getattr(fetch, f"FetchRequest_v{version}").decode(io.BytesIO(request[body:]))
+        places = {
+            (topic, place[0]): _offset(place, version) for topic, places in wanted.topics for place in places
+        }
+        if all(offset >= self._ends.get(place, 0) for place, offset in places.items()):
+            try:
+                async with asyncio.timeout(wanted.max_wait_time / 1000):
+                    await self._produced.wait()
+            except TimeoutError:
+                pass
+        self._produced.clear()
+        answer = await ask(request[: body + 4] + struct.pack(">i", _TANSU_MS) + request[body + 8 :])
+        answered = getattr(fetch, f"FetchResponse_v{version}").decode(io.BytesIO(answer[8:]))
+        self._ends |= {(topic, place[0]): place[2] for topic, places in answered.topics for place in places}
+        return answer
+
+
+async def main(port: int, broker: int) -> None:
+    """Listen at `port` until killed."""
+    server = await asyncio.start_server(LongPoll(broker).serve, "127.0.0.1", port, limit=1 << 24)
     print("ready", flush=True)
     await server.serve_forever()
 
@@ -55,31 +95,12 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
     return size + await reader.readexactly(int.from_bytes(size, "big"))
 
 
-def _is_fetch(request: bytes) -> bool:
-    return int.from_bytes(request[4:6], "big") == _FETCH
+def _api_key(request: bytes) -> int:
+    return int.from_bytes(request[4:6], "big")
 
 
-async def _fetched(request: bytes, ask: Any) -> bytes:
-    """Ask until there is something, or until the client's own `max_wait_time` is over."""
-    version, (client_id_length,) = int.from_bytes(request[6:8], "big"), struct.unpack_from(">h", request, 12)
-    at = 14 + max(0, client_id_length) + 4  # behind the client's id and the replica's
-    (wait_ms,) = struct.unpack_from(">i", request, at)
-    impatient = request[:at] + struct.pack(">i", 1) + request[at + 4 :]
-    deadline = time.monotonic() + wait_ms / 1000
-    while True:
-        answer: bytes = await ask(impatient)
-        if _has_something(answer, version) or time.monotonic() >= deadline:
-            return answer
-        await asyncio.sleep(_AGAIN_SECONDS)
-
-
-def _has_something(answer: bytes, version: int) -> bool:
-    decoded = getattr(fetch, f"FetchResponse_v{version}").decode(io.BytesIO(answer[8:]))
-    return any(
-        partition[1] or partition[-1]  # an error, or records
-        for _topic, partitions in decoded.topics
-        for partition in partitions
-    )
+def _offset(place: Sequence[int], version: int) -> int:
+    return place[2 if version >= 9 else 1]  # from 9 on behind the leader's epoch
 
 
 if __name__ == "__main__":

@@ -37,26 +37,28 @@ def key(number: int) -> str:
     return f"run-{number // 1000}/leaf-{number:08d}.nc"
 
 
-def create_topic(bootstrap: str, topic: str) -> None:
-    """Make a topic with PARTITIONS partitions."""
+def create_topic(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
+    """Make a topic."""
     admin = AdminClient({**_QUIET, "bootstrap.servers": bootstrap})
-    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(_CALL_SECONDS)
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(_CALL_SECONDS)
 
 
-def fill(bootstrap: str, topic: str, count: int) -> None:
+def fill(bootstrap: str, topic: str, count: int, partitions: int = PARTITIONS) -> None:
     """Put records 0 to `count` - 1 into `topic`; return once the broker has them."""
     producer = Producer(
         {**_QUIET, "bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": count + 1}
     )
     for number in range(count):
-        producer.produce(topic, body(number), key=key(number), partition=number % PARTITIONS)
+        producer.produce(topic, body(number), key=key(number), partition=number % partitions)
     left = producer.flush(_CALL_SECONDS)
     if left:
         raise RuntimeError(f"the broker did not take {left} of {count} records")
 
 
 def steady(bootstrap: str, topic: str, rate: float, seconds: float) -> dict[int, int]:
-    """Produce `rate` records a second for so long, with librdkafka's own linger of 5 ms.
+    """Produce `rate` records a second into one partition for so long, with librdkafka's linger of 5 ms.
+
+    One: tansu keeps each batch as an object of its own, and looks at all of them for each fetch.
 
     Gives when the broker's acknowledgement of each record arrived: CLOCK_MONOTONIC, in ns.
     """
@@ -83,7 +85,7 @@ def steady(bootstrap: str, topic: str, rate: float, seconds: float) -> dict[int,
                 topic,
                 value,
                 key=key(number),
-                partition=number % PARTITIONS,
+                partition=0,
                 on_delivery=partial(noted, number),
             )
         producer.poll(0)

@@ -7,10 +7,12 @@ import gc
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 
 import structlog
 
 from bridge import __version__
+from bridge.commands import carry_out
 from bridge.destinations.oscar.client import OscarCluster, OscarService
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
@@ -20,6 +22,7 @@ from bridge.settings import Settings
 from bridge.store import Store
 from bridge.telemetry.metrics import Metrics
 from bridge.web import Problem, serve
+from bridge.web.socket import listen
 
 _log = structlog.get_logger(__name__)
 
@@ -54,8 +57,8 @@ class Stop:
                 loop.remove_signal_handler(number)
 
 
-async def run(settings: Settings, stop: Stop | None = None) -> None:
-    """Run the bridge until it is asked to stop.
+async def run(settings: Settings, stop: Stop | None = None, *, accept_loss: bool = False) -> None:
+    """Run the bridge until it is asked to stop; `accept_loss` goes on with what is left of a damaged store.
 
     Raises StoreError when the store can't be used, OSError when the HTTP port is taken, and whatever
     a defect raises: then nothing unsettled is settled, so nothing is lost.
@@ -66,7 +69,9 @@ async def run(settings: Settings, stop: Stop | None = None) -> None:
         _log.warning("configuration", warning=warning)
     async with AsyncExitStack() as stack:
         stack.enter_context(stop.on_signals())
-        store = await stack.enter_async_context(Store.open(settings.state_dir, metrics))
+        store = await stack.enter_async_context(
+            Store.open(settings.state_dir, metrics, settings.store, accept_loss=accept_loss)
+        )
         clusters = await _clusters(settings, metrics, stack)
         services = _services(settings, clusters)
         lanes = {
@@ -90,6 +95,7 @@ async def run(settings: Settings, stop: Stop | None = None) -> None:
         gc.freeze()
         gc.set_threshold(10_000, 20, 20)
         gc.enable()
+        await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store)))
         _log.info("bridge started", version=__version__, http=url, state_dir=str(settings.state_dir))
         async with asyncio.TaskGroup() as lane_tasks:
             working = [lane_tasks.create_task(lane.run(), name=f"lane {lane.key}") for lane in lanes.values()]

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (BridgeError, OSError) as error:
+    except (BridgeError, OSError, ValueError) as error:
         print(f"oscar-bridge: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run the bridge until SIGTERM or Ctrl-C")
     _takes_configuration(run)
+    run.add_argument(
+        "--accept-loss", action="store_true", help="start with what could be saved of a damaged store"
+    )
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="read the configuration and tell every mistake in it")
@@ -78,6 +81,17 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="as one JSON document")
     show.add_argument("number", type=int, help="its number in `list`")
     show.set_defaults(command=_show_dead_letter)
+    replay = dead_commands.add_parser("replay", help="give dead letters back to their lanes, which pace it")
+    replay.add_argument(
+        "--as-new",
+        action="store_true",
+        help="with a fresh identity, so that OSCAR makes another job (needed for cause job_failed)",
+    )
+    _chooses_dead_letters(replay)
+    replay.set_defaults(command=_change_dead_letters, do="replay")
+    discard = dead_commands.add_parser("discard", help="delete dead letters")
+    _chooses_dead_letters(discard)
+    discard.set_defaults(command=_change_dead_letters, do="discard", as_new=False)
 
     sandbox = commands.add_parser("sandbox", help="try the bridge without an OSCAR cluster")
     sandbox_commands = sandbox.add_subparsers(metavar="COMMAND", required=True)
@@ -88,6 +102,18 @@ def _parser() -> argparse.ArgumentParser:
     everything.add_argument("--once", action="store_true", help="end when all records became jobs")
     everything.set_defaults(command=_sandbox_run)
     return parser
+
+
+def _chooses_dead_letters(parser: argparse.ArgumentParser) -> None:
+    _takes_configuration(parser)
+    parser.add_argument("numbers", type=int, nargs="*", help="their numbers in `list`")
+    parser.add_argument("--all", action="store_true", help="all there are, where nothing else chooses")
+    parser.add_argument("--service", help="only of this service (a key of `services`)")
+    parser.add_argument("--cause", help="only with this cause")
+    parser.add_argument("--older-than", metavar="AGE", help="only those given up longer ago, such as 7d")
+    parser.add_argument("--younger-than", metavar="AGE", help="only those given up since, such as 2h")
+    parser.add_argument("--when", metavar="CEL", help="only those whose event matches, as in a route")
+    parser.add_argument("--dry-run", action="store_true", help="count only")
 
 
 def _takes_configuration(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +135,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = _load(options)
     logging.configure(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(app.run(settings))
+        runner.run(app.run(settings, accept_loss=options.accept_loss))
     return 0
 
 
@@ -199,6 +225,30 @@ def _show_dead_letter(options: argparse.Namespace) -> int:
     ):
         print(f"{name + ':':16}{_on_one_line(str(value))}")
     print(text)
+    return 0
+
+
+def _change_dead_letters(options: argparse.Namespace) -> int:
+    from bridge.commands import Command, give
+    from bridge.values import duration
+
+    chosen = {
+        "numbers": tuple(options.numbers) or None,
+        "service": options.service,
+        "cause": options.cause,
+        "older_than": options.older_than and duration(options.older_than),
+        "younger_than": options.younger_than and duration(options.younger_than),
+        "when": options.when,
+    }
+    if options.all == any(value is not None for value in chosen.values()):
+        print("oscar-bridge: say which dead letters are meant, or --all", file=sys.stderr)
+        return BAD_CONFIGURATION
+    command = Command(do=options.do, as_new=options.as_new, dry_run=options.dry_run, **chosen)
+    count = asyncio.run(give(_load(options), command))
+    done = {"replay": "parked for their lanes", "discard": "discarded"}[options.do]
+    print(f"{count.changed} {'would be ' if options.dry_run else ''}{done}")
+    for reason, number in count.refused.items():
+        print(f"{number} left as they are: {reason}")
     return 0
 
 

@@ -26,7 +26,8 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-def _duration(value: Any) -> float:
+def duration(value: Any) -> float:
+    """Read a duration as seconds. Raises ValueError."""
     text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not (found := _DURATION.fullmatch(text.strip())):
         raise ValueError("expected seconds or a duration such as 500ms, 30s, 5m, 24h or 90d")
@@ -66,7 +67,7 @@ def _directory(path: Path) -> Path:
     return path
 
 
-Seconds = Annotated[float, BeforeValidator(_duration)]
+Seconds = Annotated[float, BeforeValidator(duration)]
 """Seconds, written as a number or as 500ms, 30s, 5m, 24h, 90d."""
 Bytes = Annotated[int, BeforeValidator(_size)]
 """Bytes, written as a number or as 64KiB, 2GiB, 10MB."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -112,6 +112,21 @@ def decide(routes: Iterable[RouteConfig], event: Event) -> list[Decision]:
         else:
             decisions.append(Decision(config, service))
     return decisions
+
+
+def matcher(when: str) -> Callable[[Event], bool]:
+    """Make a test of events from a condition as in a route; an event it can't be evaluated for fails it."""
+    route = _Route(RouteConfig.model_validate({"from": "", "when": when, "to": ""}))
+    keys = _all_keys(route.keys)
+
+    def matches(event: Event) -> bool:
+        try:
+            route.lane(_context(event, route.variables, keys))
+        except (_NoMatch, _Unroutable):
+            return False
+        return True
+
+    return matches
 
 
 class Router:

@@ -13,6 +13,7 @@ from bridge.pipeline.lane import LaneConfig
 from bridge.pipeline.router import RouteConfig
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.sqs.config import SqsConfig
+from bridge.store import StoreConfig
 from bridge.values import Model, Seconds
 from bridge.web import HttpConfig
 
@@ -49,6 +50,8 @@ class Settings(Model):
 
     state_dir: Path
     """Where the store is kept. Must be writable."""
+    store: StoreConfig = StoreConfig()
+    """What is kept in it, and for how long."""
     http: HttpConfig = HttpConfig()
     """Health, readiness and metrics."""
     log: LogConfig = LogConfig()

@@ -158,14 +158,15 @@ class _Checker:
         value = holder.child(key)
         if value is None or not isinstance(value.content, str):
             return
-        messages = _mistakes_in(value.content)
+        messages = mistakes_in(value.content)
         if messages and value.written is not None:  # they would quote what came from the environment
             messages = ["not an expression that can be evaluated, once every ${NAME} is replaced"]
         for message in messages:
             self._wrong(value, (*loc, key), message)
 
 
-def _mistakes_in(expression: str) -> list[str]:
+def mistakes_in(expression: str) -> list[str]:
+    """Say what is wrong with a CEL expression over an event; nothing when it can be evaluated."""
     try:
         program = compile_expression(expression)
     except ValueError as error:

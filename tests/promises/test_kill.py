@@ -14,7 +14,7 @@ import pytest
 
 from bridge.sandbox.oscar import Fault
 from bridge.sandbox.oscar.ledger import Ledger
-from tests.promises.world import Daemon, World
+from tests.promises.world import Daemon, World, until
 
 EVENTS_A_KILL = 60
 
@@ -144,3 +144,85 @@ async def test_two_hundred_kills(world: World, seed: int) -> None:
     kills = await murder(world, 55, seed)
     assert len(kills) >= 50, kills
     assert set(kills) == {"request arrived", "job made", "soon after"}
+
+
+async def murder_while_parking(world: World, kills: int, seed: int) -> None:
+    """Kill a bridge whose services die and live again, while its dead letters are replayed."""
+    dice = random.Random(seed)
+    events = kills * EVENTS_A_KILL
+    world.oscar.add_service("flood")
+    values = [json.dumps({"n": n, "filling": "x" * dice.choice((1, 100))}).encode() for n in range(events)]
+    world.ids.update(enumerate(await world.produce(values)))
+    daemon = world.daemon(
+        world.configuration(
+            sources={"uploads": world.source(max_in_flight=100)},
+            services={
+                key: {"retry": {"max_backoff": "200ms"}, "park_after": "200ms", "limits": {"rate": "150/s"}}
+                for key in ("plants", "flood")
+            },
+            routes=[{"from": "uploads", "to": "plants"}, {"from": "uploads", "to": "flood"}],
+        )
+    )
+    troubles = (
+        Fault(statuses={503: 1.0}),
+        Fault(statuses={500: 0.05, 503: 0.05}, lost_answers=0.05),
+        Fault(cut=0.5),
+        Fault(),
+    )
+    daemon.start()
+    for _ in range(kills):
+        for service in ("plants", "flood"):
+            world.oscar.faults.set(dice.choice(troubles), service=service)
+        # An ingress with a limit turns those with a filling into dead letters, for the replays.
+        world.oscar.settings.max_body_bytes = dice.choice((60, None, None))
+        await until(lambda: daemon.said("bridge started"), what="it runs")
+        if dice.random() < 0.5:
+            command = asyncio.create_task(
+                asyncio.to_thread(daemon.command, "dead-letters", "replay", "--all")
+            )
+        else:
+            command = None
+        await asyncio.sleep(dice.uniform(0.5, 2.5))  # any moment will do: that is the point
+        daemon.kill()
+        daemon.log.rename(daemon.log.with_suffix(f".{time.monotonic_ns()}"))
+        if command is not None:
+            await command
+        daemon.start()
+    world.oscar.faults.clear()
+    world.oscar.settings.max_body_bytes = None
+    deadline = time.monotonic() + 60 + events / 100
+    while True:
+        await asyncio.to_thread(daemon.command, "dead-letters", "replay", "--all")
+        made = world.oscar.ledger.created
+        missing = [n for n in world.ids for key in ("plants", "flood") if world.job_of(n, key) not in made]
+        if not missing:
+            break
+        assert time.monotonic() < deadline, f"{len(missing)} events have no job: {missing[:10]}"
+        await asyncio.sleep(0.3)
+    await world.all_committed()
+    while any(
+        [
+            await daemon.metric("bridge_kept_events", service=key, reason="parked")
+            for key in ("plants", "flood")
+        ]
+    ):
+        assert time.monotonic() < deadline, "the store was not emptied"
+        await asyncio.sleep(0.1)
+    assert await daemon.stop() == 0
+    for service in ("plants", "flood"):
+        world.assert_one_job_an_event(service)
+    assert daemon.command("dead-letters", "list").stdout == "no dead letters\n"
+
+
+@pytest.mark.timeout(240)
+async def test_ten_kills_while_events_are_parked_and_replayed(world: World) -> None:
+    seed = int(os.environ.get("SEED") or time.time())
+    print(f"SEED={seed}")
+    await murder_while_parking(world, 10, seed)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(4))
+async def test_two_hundred_kills_while_events_are_parked_and_replayed(world: World, seed: int) -> None:
+    await murder_while_parking(world, 50, seed)

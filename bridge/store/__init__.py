@@ -1,6 +1,15 @@
-"""What is kept on this machine's disk: today the dead letters, with their causes."""
+"""What is kept on this machine's disk: parked events and dead letters, with their causes."""
 
-from bridge.store.schema import Summary, read_dead_letter, read_dead_letters
+from bridge.store.config import StoreConfig
+from bridge.store.letters import Count, Filter, Summary, read_dead_letter, read_dead_letters
 from bridge.store.store import Store
 
-__all__ = ["Store", "Summary", "read_dead_letter", "read_dead_letters"]
+__all__ = [
+    "Count",
+    "Filter",
+    "Store",
+    "StoreConfig",
+    "Summary",
+    "read_dead_letter",
+    "read_dead_letters",
+]

@@ -1,12 +1,12 @@
-"""The one table of kept events, its versions, and how a row is written and read."""
+"""The tables of the store, their versions, and how a row is written and read."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 import time
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,17 @@ from bridge.core.event import Event
 from bridge.core.ports import DeadLetter
 
 FILE = "events.sqlite3"
+SIDES = ("", "-wal", "-shm")
+"""What SQLite adds to the name of a file for the others that belong to it (https://sqlite.org/wal.html)."""
+
+DEAD, PARKED = "dead", "parked"
+"""Why an event is kept: one event is kept for one service for one reason at a time."""
+JOB_FAILED = "job_failed"
+"""The cause of a dead letter whose job OSCAR accepted and saw fail. Its identity is used up: OSCAR would call
+another attempt a duplicate. So it waits for nothing but a replay as a new event."""
 
 MIGRATIONS = (
-    # `number` is the public name of a row, never given twice. `reason` is `dead` and, with the next issue,
-    # `spooled`, `parked` or `window`: one event is kept for one service for one reason at a time.
+    # `number` is the public name of a row, never given twice; parked events go back in its order.
     """
     CREATE TABLE kept (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -43,46 +50,60 @@ MIGRATIONS = (
     ) STRICT;
     CREATE INDEX kept_by_reason ON kept (reason, service, cause, number);
     """,
+    # Parked events are read in order by service; a million of them must not be walked to find the dead.
+    # `generations` remembers the last identity given to an event that was replayed as new: also when its row
+    # is gone, the event comes again, dies again and is replayed again, it must get one that OSCAR never saw.
+    """
+    DROP INDEX kept_by_reason;
+    CREATE INDEX kept_by_reason ON kept (reason, service, number);
+    CREATE INDEX dead_by_number ON kept (number, service, cause) WHERE reason = 'dead';
+    CREATE INDEX dead_by_age ON kept (kept_at) WHERE reason = 'dead';
+    ALTER TABLE kept ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE generations (
+        source TEXT NOT NULL,
+        id TEXT NOT NULL,
+        service TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        given_at REAL NOT NULL,
+        PRIMARY KEY (source, id, service)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 """What takes a file from the version of its place in this list to the next; `user_version` counts them."""
 
-_EVENT = "type, subject, time, attributes"
-_CIRCUMSTANCES = "cause, detail, status, attempts, first_attempt, last_attempt, kept_at"
-_LISTED = f"number, source, id AS event_id, service, type, subject, {_CIRCUMSTANCES}, length(data) AS size"
-
-# CAST, because Python refuses to bind the lone surrogates that an upstream's broken text leaves.
-FIND_CAUSE = """
-    SELECT cause FROM kept WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT)
-    AND service = CAST(? AS TEXT) AND reason = 'dead'
-"""
-BURY = f"""
-    INSERT INTO kept (source, id, service, {_EVENT}, data, {_CIRCUMSTANCES}, reason)
-    VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?,
-            CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?, 'dead')
-    ON CONFLICT (source, id, service) DO UPDATE SET
-        reason = excluded.reason, cause = excluded.cause, detail = excluded.detail, status = excluded.status,
-        attempts = excluded.attempts, first_attempt = coalesce(first_attempt, excluded.first_attempt),
-        last_attempt = coalesce(excluded.last_attempt, last_attempt), kept_at = excluded.kept_at
-"""  # noqa: S608 - columns named above, no outside text
-COUNT_DEAD = "SELECT service, cause, count(*) FROM kept WHERE reason = 'dead' GROUP BY service, cause"
+VERSION = len(MIGRATIONS)
 
 Row = tuple[Any, ...]
+"""The parameters of KEEP; the first three are those of FIND."""
+
+# CAST, because Python refuses to bind the lone surrogates that an upstream's broken text leaves.
+FIND = """
+    SELECT number, reason, cause FROM kept
+    WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT) AND service = CAST(? AS TEXT)
+"""
+KEEP = """
+    INSERT INTO kept (source, id, service, type, subject, time, attributes, data,
+                      reason, cause, detail, status, attempts, first_attempt, last_attempt, kept_at)
+    VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?,
+            ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?)
+    ON CONFLICT (source, id, service) DO UPDATE SET
+        reason = excluded.reason, cause = excluded.cause, detail = excluded.detail, status = excluded.status,
+        attempts = max(attempts, excluded.attempts),
+        first_attempt = coalesce(first_attempt, excluded.first_attempt),
+        last_attempt = coalesce(excluded.last_attempt, last_attempt),
+        kept_at = iif(reason = 'parked' AND excluded.reason = 'parked', kept_at, excluded.kept_at)
+"""
+EVENT = "source, id, type, subject, time, attributes, data"
+"""The columns that `to_event` reads."""
 
 
-def to_row(letter: DeadLetter) -> Row:
-    """Give the parameters of BURY for `letter`; its first three are those of FIND_CAUSE."""
-    event = letter.event
+def dead_row(letter: DeadLetter) -> Row:
+    """Give the row of a dead letter."""
     return (
-        _raw(event.source),
-        _raw(event.id),
-        _raw(letter.service),
-        _raw(event.type),
-        None if event.subject is None else _raw(event.subject),
-        None if event.time is None else event.time.isoformat(),
-        json.dumps(dict(event.attributes)),
-        event.data,
-        _raw(letter.cause),
-        _raw(letter.detail),
+        *_event_columns(letter.event, letter.service),
+        DEAD,
+        raw(letter.cause),
+        raw(letter.detail),
         letter.status,
         letter.attempts,
         letter.first_attempt,
@@ -91,25 +112,81 @@ def to_row(letter: DeadLetter) -> Row:
     )
 
 
-def _raw(text: str) -> bytes:
+def parked_row(event: Event, service: str, attempts: int, first_attempt: float | None) -> Row:
+    """Give the row of an event that waits for `service`."""
+    now = time.time()
+    return (*_event_columns(event, service), PARKED, b"", b"", None, attempts, first_attempt, None, now)
+
+
+def _event_columns(event: Event, service: str) -> Row:
+    return (
+        raw(event.source),
+        raw(event.id),
+        raw(service),
+        raw(event.type),
+        None if event.subject is None else raw(event.subject),
+        None if event.time is None else event.time.isoformat(),
+        json.dumps(dict(event.attributes)) if event.attributes else "{}",
+        event.data,
+    )
+
+
+def to_event(columns: Row) -> Event:
+    """Make the event of the columns EVENT. Raises BrokenRowError when they hold none."""
+    source, event_id, kind, subject, when, attributes, data = columns
+    try:
+        return Event(
+            id=event_id,
+            source=source,
+            type=kind,
+            subject=subject,
+            time=None if when is None else datetime.fromisoformat(when),
+            attributes={} if attributes == "{}" else json.loads(attributes),
+            data=data,
+        )
+    except ValueError as error:
+        raise BrokenRowError(f"the row of event {event_id} of {source} holds no event: {error}") from error
+
+
+class BrokenRowError(Exception):
+    """A row does not hold what was written."""
+
+
+def raw(text: str) -> bytes:
+    """Give the bytes of `text`, for a parameter inside CAST(? AS TEXT)."""
     return text.encode("utf-8", "surrogatepass")
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
+def _text(encoded: bytes) -> str:
+    try:
+        return encoded.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise BrokenRowError(f"a row holds a text that was never written: {error}") from error
 
 
 def connect(path: Path, *, mode: str) -> sqlite3.Connection:
-    """Open the file at `path`: `rw` for the writer, `ro` for a reader beside it. Raises sqlite3.Error."""
+    """Open the file at `path`: `rw`, or `ro` from beside the daemon. Raises sqlite3.Error."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         timeout=5,
         isolation_level=None,
-        check_same_thread=False,  # interrupt() comes from another thread; nothing else does
+        check_same_thread=False,  # interrupt() and the last close() may come from another thread
     )
     connection.text_factory = _text
     return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Make all that is written inside durable at the end, or nothing of it. Raises sqlite3.Error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.rollback()
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
@@ -118,103 +195,21 @@ def upgrade(connection: sqlite3.Connection) -> None:
     Raises StoreError when it is newer than this bridge, sqlite3.Error when it can't be written.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    known = len(MIGRATIONS)
-    if version > known:
+    if version > VERSION:
         raise StoreError(
-            f"the store has version {version} and this bridge knows versions up to {known}: "
+            f"the store has version {version} and this bridge knows versions up to {VERSION}: "
             "run the newer bridge that wrote it"
         )
     # One transaction: a failure leaves the file as it was, once the connection is closed.
     steps = "".join(MIGRATIONS[version:])
-    connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {known}; COMMIT;")
+    connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """One dead letter as a list shows it: all but the event's data."""
-
-    number: int
-    """Its public name: stays the same and is never given to another."""
-    source: str
-    """The identity of the event's source."""
-    event_id: str
-    service: str
-    type: str
-    subject: str | None
-    cause: str
-    detail: str
-    status: int | None
-    attempts: int
-    first_attempt: float | None
-    last_attempt: float | None
-    kept_at: float
-    """Seconds since 1970 UTC, as the attempts' times are."""
-    size: int
-    """Bytes of the event's data."""
+def primary_code(error: Exception) -> int:
+    """Give the primary result code of an error (https://sqlite.org/rescode.html); 0 where it has none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def read_dead_letters(
-    state_dir: Path, service: str | None = None, cause: str | None = None, limit: int | None = None
-) -> list[Summary]:
-    """List the dead letters, the newest first; works beside a running daemon and without one.
-
-    Raises StoreError when there is no store, or it can't be read.
-    """
-    wanted, parameters = "reason = 'dead'", []
-    for column, value in (("service", service), ("cause", cause)):
-        if value is not None:
-            wanted += f" AND {column} = CAST(? AS TEXT)"
-            parameters.append(_raw(value))
-    rows = _read(
-        state_dir,
-        f"SELECT {_LISTED} FROM kept WHERE {wanted} ORDER BY number DESC LIMIT ?",  # noqa: S608 - our columns
-        (*parameters, -1 if limit is None else limit),
-    )
-    return [Summary(**dict(row)) for row in rows]
-
-
-def read_dead_letter(state_dir: Path, number: int) -> tuple[Summary, Event] | None:
-    """Give one dead letter and its event as it was received, or None when there is none of that number.
-
-    Raises StoreError when there is no store, or it can't be read.
-    """
-    rows = _read(
-        state_dir,
-        f"SELECT {_LISTED}, time, attributes, data FROM kept WHERE reason = 'dead' AND number = ?",  # noqa: S608 - our columns
-        (number,),
-    )
-    if not rows:
-        return None
-    columns = dict(rows[0])
-    time, attributes, data = (columns.pop(name) for name in ("time", "attributes", "data"))
-    found = Summary(**columns)
-    return found, Event(
-        id=found.event_id,
-        source=found.source,
-        type=found.type,
-        subject=found.subject,
-        time=None if time is None else datetime.fromisoformat(time),
-        attributes=json.loads(attributes),
-        data=data,
-    )
-
-
-def _read(state_dir: Path, query: str, parameters: tuple[Any, ...]) -> list[sqlite3.Row]:
-    path = state_dir / FILE
-    try:
-        path.stat()
-        with closing(connect(path, mode="ro")) as connection:
-            connection.row_factory = sqlite3.Row
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version != len(MIGRATIONS):
-                raise StoreError(
-                    f"the store in {state_dir} has version {version} and this command reads version "
-                    f"{len(MIGRATIONS)}: use the command of the bridge that runs, or start this one once"
-                )
-            return connection.execute(query, parameters).fetchall()
-    except FileNotFoundError:
-        raise StoreError(
-            f"there is no store in {state_dir}: is state_dir right, and has the bridge run?"
-        ) from None
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"the store in {state_dir} can't be read: {error}") from error
+def damaged(error: Exception) -> bool:
+    """Tell whether SQLite found the file to be broken, not merely out of reach."""
+    return primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -1,247 +1,272 @@
-"""What is kept on this machine's disk: durable before anything settles, by one writer thread."""
+"""What is kept on this machine's disk: durable before anything settles."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
-import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import TypeVarTuple
+from typing import TypeVar
 
 from bridge.core.errors import StoreError
-from bridge.core.ports import DeadLetter
-from bridge.store import schema
-from bridge.store.directory import claim
+from bridge.core.event import Event
+from bridge.core.ports import DeadLetter, Parked
+from bridge.store import changes, letters, parked, salvage, schema
+from bridge.store.changes import Change, Keep
+from bridge.store.config import StoreConfig
+from bridge.store.letters import Count, Filter, Summary
+from bridge.store.schema import DEAD, FILE, JOB_FAILED, PARKED, Row
+from bridge.store.writer import Answer, Work, Writer
 from bridge.telemetry.metrics import Metrics
 
-_Ts = TypeVarTuple("_Ts")
+_T = TypeVar("_T")
 
 _WAITING = 4096
-"""Letters taken before a further `bury` waits for room."""
-_GROUP_LETTERS = 1024
-_GROUP_BYTES = 16 * 2**20
-"""What one transaction holds at most; one letter is always let in."""
-_CHECK_SECONDS = 0.5
-"""How long the start looks for damage: all of a small file, the first part of a big one."""
+"""Events taken before a further `park` or `bury` waits for room."""
 
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    letter: DeadLetter
-    row: schema.Row
-    done: asyncio.Future[None]
+NEVER_IN_A_LANE = "never reached a lane: no route could be evaluated for it"
+ITS_JOB_FAILED = "its job ran and failed: only a replay as a new event makes another"
 
 
 class Store:
-    """The kept events. Made by `Store.open`, which holds the state directory for this process alone."""
+    """The kept events, a Keeper.
 
-    def __init__(self, state_dir: Path, metrics: Metrics) -> None:
-        self._state_dir = state_dir
-        self._path = state_dir / schema.FILE
+    Made by `Store.open`, which holds the state directory for this process alone.
+    One thread writes, another reads: SQLite's write-ahead log keeps them out of each other's way.
+    """
+
+    def __init__(self, state_dir: Path, metrics: Metrics, config: StoreConfig, *, accept_loss: bool) -> None:
+        self._path = state_dir / FILE
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._closed = asyncio.Event()
-        self._closing = False
+        self._writer = Writer(state_dir, config, self._heard, accept_loss=accept_loss)
+        self._reading = ThreadPoolExecutor(1, "store reading")
+        self._reader: sqlite3.Connection | None = None
+        self._read_trouble: str | None = None
         self._room = asyncio.Semaphore(_WAITING)
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._trouble: str | None = None
-        self._connection: sqlite3.Connection | None = None
-        self._inode = 0
-        # Not a daemon thread: should the loop go first, the interpreter waits for what is being written.
-        self._thread = threading.Thread(target=self._run, name="store")
+        self._closed = False
+        self._kept: Counter[tuple[str, str]] = Counter()
+        self._wakes: dict[str, Callable[[], None]] = {}
+        self._given: dict[int, str] = {}
+        """Numbers given by `parked`, with their services."""
+        self._leaving: dict[int, str] = {}
+        """Numbers forgotten that may not be gone yet, with their services; `""` for those not given."""
+        self._leaving_of: Counter[str] = Counter()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, state_dir: Path, metrics: Metrics) -> AsyncIterator[Store]:
+    async def open(
+        cls,
+        state_dir: Path,
+        metrics: Metrics,
+        config: StoreConfig | None = None,
+        *,
+        accept_loss: bool = False,
+    ) -> AsyncIterator[Store]:
         """Own the store in `state_dir`, made where it is missing.
 
         Leaving writes what was taken, closes, and frees the directory. Raises StoreLockedError when
-        another process has it, StoreError when it can't be written, is damaged, is newer than this
-        bridge, or lies on a network file system.
+        another process has it, StoreError when it can't be written, is newer than this bridge, or lies on
+        a network file system. What is readable of a damaged store is saved first; then StoreError tells
+        what was lost, at every start until `accept_loss`.
         """
-        store = cls(state_dir, metrics)
-        store._thread.start()
+        store = cls(state_dir, metrics, config or StoreConfig(), accept_loss=accept_loss)
+        writer = store._writer
+        writer.thread.start()
         try:
-            await store._opened
+            await writer.opened
             yield store
         finally:
-            store._closing = True
-            store._queue.put(None)
-            await store._closed.wait()
-            store._thread.join()
+            store._closed = writer.closing = True
+            writer.queue.put(None)
+            store._reading.submit(store._stop_reading)
+            store._reading.shutdown(wait=False)
+            await writer.closed.wait()
+            writer.thread.join()
+
+    # Keeping
 
     async def bury(self, letter: DeadLetter) -> None:
         """Return when `letter` is on disk; the same event for the same service again stays one row.
 
-        Raises StoreError when it is not on disk; a later call tries anew. Cancelling leaves open whether
-        it was written.
+        Raises StoreFullError when the budget has no room for it, StoreError when it is not on disk; a later
+        call tries anew. Cancelling leaves open whether it was written.
         """
-        row = schema.to_row(letter)
-        await self._room.acquire()
-        if self._closing:
-            self._room.release()
+        await self._keep(schema.dead_row(letter))
+
+    async def park(
+        self, event: Event, service: str, *, attempts: int = 0, first_attempt: float | None = None
+    ) -> None:
+        """Return when `event` is on disk for the lane `service`: a new row, or the one it has.
+
+        A dead letter whose job failed stays one. Raises and cancels as `bury` does.
+        """
+        await self._keep(schema.parked_row(event, service, attempts, first_attempt))
+
+    async def _keep(self, row: Row) -> None:
+        async with self._room:
+            if self._closed:
+                raise StoreError("the store is closed")
+            keep = Keep.of(row, self._loop.create_future())
+            self._writer.queue.put(keep)
+            await keep.done
+
+    # Parked events
+
+    async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:
+        """Give the oldest parked events of `service`, but for the numbers in `without` and those forgotten.
+
+        They are at most `limit`, and fewer where they are big; none only when there is none.
+        Raises StoreError.
+        """
+        if limit <= 0:
+            return ()
+        others = {*without, *self._leaving}
+        found = await self._read(lambda connection: parked.oldest(connection, service, others, limit))
+        self._given.update((row.number, service) for row in found)
+        return found
+
+    def forget(self, number: int) -> None:
+        """Take away a parked event that was accepted: soon, with others, and before the store closes.
+
+        A crash before that brings it back, and its identity makes the second attempt harmless.
+        """
+        if number in self._leaving or self._closed:
+            return
+        service = self._leaving[number] = self._given.pop(number, "")
+        self._leaving_of[service] += 1
+        self._writer.queue.put(number)
+
+    def waiting(self, service: str) -> int:
+        """Count the parked events of `service`; those forgotten are not among them."""
+        return self._kept[service, PARKED] - self._leaving_of[service]
+
+    def on_parked(self, service: str, wake: Callable[[], None]) -> None:
+        """Have `wake` called on the loop whenever a replay has parked events of `service`."""
+        self._wakes[service] = wake
+
+    # Dead letters
+
+    async def dead_letters(self, chosen: Filter, limit: int | None = None) -> list[Summary]:
+        """List the dead letters chosen, the newest first. Raises StoreError."""
+        return await self._read(lambda connection: letters.newest(connection, chosen, limit))
+
+    async def dead_letter(self, number: int) -> tuple[Summary, Event] | None:
+        """Give one dead letter with its event, or None. Raises StoreError."""
+        return await self._read(lambda connection: letters.one(connection, number))
+
+    async def replay(self, chosen: Filter, *, as_new: bool = False, dry_run: bool = False) -> Count:
+        """Park the dead letters chosen, each in its old place: their lanes make the attempts.
+
+        As new events they get a fresh identity each: the old one and `+n`, n rising. Refused are those that
+        never reached a lane, and, if not as new, those whose job failed. Raises StoreError when it can't be
+        written; what is replayed by then stays so, and the rest are dead letters as before.
+        """
+
+        def refuse(letter: Summary) -> str | None:
+            if not letter.service:
+                return NEVER_IN_A_LANE
+            return ITS_JOB_FAILED if letter.cause == JOB_FAILED and not as_new else None
+
+        return await self._change(chosen, refuse, partial(changes.replay, as_new=as_new), dry_run=dry_run)
+
+    async def discard(self, chosen: Filter, *, dry_run: bool = False) -> Count:
+        """Delete the dead letters chosen. Raises StoreError as `replay` does."""
+        return await self._change(chosen, lambda _letter: None, changes.discard, dry_run=dry_run)
+
+    async def _change(
+        self,
+        chosen: Filter,
+        refuse: Callable[[Summary], str | None],
+        change: Callable[[sqlite3.Connection, Collection[int]], tuple[int, Change]],
+        *,
+        dry_run: bool,
+    ) -> Count:
+        count = Count()
+        walk = letters.Walk(chosen)
+        while batch := await self._read(walk.next):
+            numbers: list[int] = []
+            for letter in batch:
+                if reason := refuse(letter):
+                    count.refused[reason] = count.refused.get(reason, 0) + 1
+                else:
+                    numbers.append(letter.number)
+            if dry_run:
+                count.changed += len(numbers)
+            elif numbers:
+                count.changed += await self._work(change, numbers)
+        return count
+
+    async def _work(
+        self,
+        call: Callable[[sqlite3.Connection, Collection[int]], tuple[int, Change]],
+        numbers: Collection[int],
+    ) -> int:
+        if self._closed:
             raise StoreError("the store is closed")
-        waiting = _Waiting(letter, row, self._loop.create_future())
-        self._queue.put(waiting)
-        await waiting.done
+        work = Work(call, numbers, self._loop.create_future())
+        self._writer.queue.put(work)
+        return await work.done
+
+    # State
 
     def problems(self) -> list[str]:
-        """Tell why the last write failed; empty when it did not."""
-        trouble = self._trouble
-        return [] if trouble is None else [trouble]
+        """Tell why the last write or read failed, and that the budget is reached."""
+        writer = self._writer
+        return [
+            problem for problem in (writer.trouble, writer.full, self._read_trouble) if problem is not None
+        ]
 
-    # The loop's side of the writer's answers.
+    def _heard(self, change: Change, answers: Sequence[Answer]) -> None:
+        """Take in what the writer did, before those who waited for it go on."""
+        for (service, reason, cause), difference in change.tally.items():
+            self._kept[service, reason] += difference
+            self._metrics.kept_events.labels(service, reason).set(self._kept[service, reason])
+            if reason == DEAD:
+                self._metrics.dead_letters.labels(service, cause).inc(difference)
+        for number in change.unparked:
+            self._given.pop(number, None)
+        for number in change.forgotten:
+            self._leaving_of[self._leaving.pop(number)] -= 1
+        self._metrics.store_bytes.set(self._writer.bytes)
+        for future, result in answers:
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+        for service in change.returned & self._wakes.keys():
+            self._wakes[service]()
 
-    def _written(self, group: Sequence[_Waiting], error: StoreError | None) -> None:
-        for waiting in group:
-            self._room.release()
-            _answer(waiting.done, error)
+    # The reading thread's side
 
-    # The writer thread's side.
+    async def _read(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._closed:
+            raise StoreError("the store is closed")
+        return await self._loop.run_in_executor(self._reading, self._answer, question)
 
-    def _run(self) -> None:
+    def _answer(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
-            with ExitStack() as held:
-                held.callback(os.close, claim(self._state_dir))
-                held.callback(self._disconnect)
-                self._start()
-                self._tell(_answer, self._opened, None)
-                while group := self._next_group():
-                    self._keep(group)
-        except Exception as error:  # noqa: BLE001 - whatever the start ran into is raised by `open`
-            self._tell(_answer, self._opened, error)
-        finally:
-            self._tell(self._closed.set)
+            if self._reader is None:
+                self._reader = schema.connect(self._path, mode="rw")
+                self._reader.execute("PRAGMA query_only = ON")
+            found = question(self._reader)
+        except (sqlite3.Error, schema.BrokenRowError) as error:
+            self._stop_reading()
+            self._read_trouble = f"{self._path} can't be read: {error}"
+            if schema.damaged(error):
+                salvage.suspect(self._path)
+            raise StoreError(self._read_trouble) from error
+        self._read_trouble = None
+        return found
 
-    def _tell(self, call: Callable[[*_Ts], object], *arguments: *_Ts) -> None:
-        with suppress(RuntimeError):  # the loop was closed before the store: nobody waits
-            self._loop.call_soon_threadsafe(call, *arguments)
-
-    def _start(self) -> None:
-        try:
-            self._path.touch(mode=0o600)
-            for suffix in ("", "-wal", "-shm"):  # SQLite makes the two others with the mode of the first
-                with suppress(FileNotFoundError):
-                    Path(f"{self._path}{suffix}").chmod(0o600)
-            connection = self._connect()
-            if damage := _damage(connection):
-                raise StoreError(f"the store {self._path} is damaged: {damage}")
-            schema.upgrade(connection)
-            for service, cause, count in connection.execute(schema.COUNT_DEAD):
-                self._metrics.dead_letters.labels(service, cause).set(count)
-        except OSError as error:
-            raise StoreError(f"the store {self._path} can't be written: {error.strerror}") from error
-        except sqlite3.Error as error:
-            raise StoreError(f"the store {self._path} can't be used: {error}") from error
-        self._measure()
-
-    def _next_group(self) -> list[_Waiting]:
-        """Wait for a letter and take all that wait with it; empty when the store closes."""
-        group: list[_Waiting] = []
-        size = 0
-        with suppress(Empty):
-            while len(group) < _GROUP_LETTERS and size < _GROUP_BYTES:
-                waiting = self._queue.get(block=not group)
-                if waiting is None:
-                    self._queue.put(None)  # nothing comes after it: the next group is the empty one
-                    break
-                group.append(waiting)
-                size += len(waiting.letter.event.data)
-        return group
-
-    def _keep(self, group: Sequence[_Waiting]) -> None:
-        wanted = [waiting for waiting in group if not waiting.done.cancelled()]
-        failure: StoreError | None = None
-        while True:
-            try:
-                self._commit(wanted)
-                self._trouble = None
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-                self._trouble = f"{self._path} can't be written: {error}"
-                if _busy(error) and not self._closing:
-                    continue  # another program holds it for longer than the timeout of `connect`
-                self._disconnect()
-                failure = StoreError(self._trouble)
-            break
-        self._measure()
-        self._tell(self._written, group, failure)
-
-    def _commit(self, group: Sequence[_Waiting]) -> None:
-        connection = self._connection or self._connect()
-        if self._path.stat().st_ino != self._inode:
-            raise StoreError("another file took its place")
-        changes: Counter[tuple[str, str]] = Counter()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            for waiting in group:
-                letter = waiting.letter
-                if before := connection.execute(schema.FIND_CAUSE, waiting.row[:3]).fetchone():
-                    changes[letter.service, before[0]] -= 1
-                connection.execute(schema.BURY, waiting.row)
-                changes[letter.service, letter.cause] += 1
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.rollback()
-        for labels, change in changes.items():
-            self._metrics.dead_letters.labels(*labels).inc(change)
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = self._connection = schema.connect(self._path, mode="rw")
-        self._inode = self._path.stat().st_ino
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
-        return connection
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
+    def _stop_reading(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
             with suppress(sqlite3.Error):
-                connection.close()
-
-    def _measure(self) -> None:
-        size = 0
-        for suffix in ("", "-wal"):
-            with suppress(OSError):
-                size += Path(f"{self._path}{suffix}").stat().st_size
-        self._metrics.store_bytes.set(size)
-
-
-def _answer(future: asyncio.Future[None], error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-
-
-def _busy(error: Exception) -> bool:
-    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-    )
-
-
-def _damage(connection: sqlite3.Connection) -> str:
-    """Say what is broken in the file, as far as that is found in the time there is; empty when nothing is."""
-    too_long = threading.Timer(_CHECK_SECONDS, connection.interrupt)
-    too_long.start()
-    try:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-        return ""
-    finally:
-        too_long.cancel()
-        too_long.join()
-    return "" if found == "ok" else str(found)
+                reader.close()

@@ -61,6 +61,9 @@ class Metrics:
         self.lane_in_flight = gauge("bridge_lane_in_flight", "Attempts under way.", ["service"])
         self.lane_limit = gauge("bridge_lane_limit", "Attempts allowed at once.", ["service"])
         self.lane_open = gauge("bridge_lane_open", "1 while the lane's gate is open.", ["service"])
+        self.kept_events = gauge(
+            "bridge_kept_events", "Events in the store, by why they are kept.", ["service", "reason"]
+        )
         self.dead_letters = gauge("bridge_dead_letters", "Dead letters in the store.", ["service", "cause"])
         self.store_bytes = gauge("bridge_store_bytes", "Size of the store on disk.")
         self.credential_expiry = gauge(

@@ -270,10 +270,10 @@ async def test_a_newer_store_is_left_alone_and_both_versions_are_told(
         pass
     with closing(sqlite3.connect(state_dir / "events.sqlite3")) as connection:
         connection.execute("PRAGMA user_version = 41")
-    with pytest.raises(StoreError, match=r"version 41 .* up to 1"):
+    with pytest.raises(StoreError, match=r"version 41 .* up to 2"):
         async with Store.open(state_dir, metrics):
             pass
-    with pytest.raises(StoreError, match=r"version 41 .* version 1"):
+    with pytest.raises(StoreError, match=r"version 41 .* version 2"):
         read_dead_letters(state_dir)
 
 
@@ -483,8 +483,9 @@ async def test_a_database_held_by_another_program_is_waited_for(
     state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Store.open(state_dir, metrics) as store:
-        assert store._connection is not None
-        store._connection.execute("PRAGMA busy_timeout = 20")
+        connection = store._writer._connection
+        assert connection is not None
+        connection.execute("PRAGMA busy_timeout = 20")
         with closing(sqlite3.connect(state_dir / "events.sqlite3", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             waiting = asyncio.ensure_future(store.bury(letter()))
@@ -520,7 +521,7 @@ async def test_leaving_the_store_writes_what_was_taken(state_dir: Path, metrics:
         await asyncio.sleep(0)
     assert await asyncio.gather(*waiters) == [None] * 3000
     assert len(read_dead_letters(state_dir)) == 3000
-    assert not store._thread.is_alive()
+    assert not store._writer.thread.is_alive()
     with pytest.raises(StoreError, match="closed"):
         await store.bury(letter())
 

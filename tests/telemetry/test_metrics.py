@@ -27,6 +27,7 @@ _NAMES = {
     "bridge_lane_in_flight": ("gauge", ["service"]),
     "bridge_lane_limit": ("gauge", ["service"]),
     "bridge_lane_open": ("gauge", ["service"]),
+    "bridge_kept_events": ("gauge", ["service", "reason"]),
     "bridge_dead_letters": ("gauge", ["service", "cause"]),
     "bridge_store_bytes": ("gauge", []),
     "bridge_credential_expiry_seconds": ("gauge", ["cluster"]),

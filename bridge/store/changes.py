@@ -1,0 +1,246 @@
+"""What one transaction does to the kept events, and what it comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from bridge.store import schema
+from bridge.store.schema import DEAD, JOB_FAILED, PARKED, Row, raw
+
+
+@dataclass(slots=True)
+class Change:
+    """What a transaction changed."""
+
+    tally: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Events kept more (or fewer), by service, reason and cause."""
+    unparked: list[int] = field(default_factory=list)
+    """Numbers of parked events that are dead letters now."""
+    forgotten: list[int] = field(default_factory=list)
+    """Numbers that are certainly not parked any more."""
+    returned: set[str] = field(default_factory=set)
+    """Services of dead letters that are parked now."""
+
+
+@dataclass(slots=True, eq=False)
+class Keep:
+    """One event to be kept, and who waits for it."""
+
+    row: Row
+    done: asyncio.Future[None]
+    size: int
+    """About how many bytes a new row takes."""
+
+    @classmethod
+    def of(cls, row: Row, done: asyncio.Future[None]) -> Keep:
+        """Take `row`, and estimate its size: its texts and data, the key again in its index, and overhead."""
+        lengths = [len(column) for column in row if isinstance(column, (bytes, str))]
+        return cls(row, done, sum(lengths) + sum(lengths[:3]) + 150)
+
+
+def totals(connection: sqlite3.Connection) -> Change:
+    """Count all that is kept."""
+    change = Change()
+    for service, count in connection.execute(
+        "SELECT service, count(*) FROM kept WHERE reason = 'parked' GROUP BY service"
+    ):
+        change.tally[service, PARKED, ""] = count
+    for service, cause, count in connection.execute(
+        "SELECT service, cause, count(*) FROM kept INDEXED BY dead_by_number WHERE reason = 'dead' "
+        "GROUP BY service, cause"
+    ):
+        change.tally[service, DEAD, cause] = count
+    return change
+
+
+_State = tuple[int, str, str] | None
+"""A row's number, reason and cause; None where there is none. A number is 0 until the row is written."""
+
+
+def write(
+    connection: sqlite3.Connection, group: Sequence[Keep | int], room: int
+) -> tuple[Change, Collection[Keep]]:
+    """Keep events and forget parked ones (given by their numbers), in the order of `group`.
+
+    An event that is kept already needs no room. Returns the change, and the events that `room` bytes
+    had no place for.
+    """
+    plan = _Plan(connection, group, room)
+    change = Change(forgotten=[item for item in group if isinstance(item, int)])
+    _delete_parked(connection, plan.doomed, change)
+    connection.executemany(schema.KEEP, [row for rows in plan.rows.values() for row in rows])
+    for key in plan.rows:
+        old, new = plan.before[key], plan.after[key]
+        service = key[2].decode("utf-8", "surrogatepass")
+        if old is not None:
+            change.tally[service, old[1], old[2]] -= 1
+        if new is not None:
+            change.tally[service, new[1], new[2]] += 1
+            if _is_parked(old) and not _is_parked(new):
+                change.unparked.append(new[0])
+    return change, plan.refused
+
+
+class _Plan:
+    """What a group comes to: rows to delete first, rows to write then."""
+
+    def __init__(self, connection: sqlite3.Connection, group: Sequence[Keep | int], room: int) -> None:
+        self.before: dict[Row, _State] = {}
+        """What each event is kept for, once `doomed` are deleted."""
+        self.doomed: list[int] = []
+        self.rows: defaultdict[Row, list[Row]] = defaultdict(list)
+        self.refused: set[Keep] = set()
+        self._room = room
+        self._keys: dict[int, Row] = {}
+        for item in group:
+            if isinstance(item, Keep) and (key := item.row[:3]) not in self.before:
+                self.before[key] = found = connection.execute(schema.FIND, key).fetchone()
+                if found is not None:
+                    self._keys[found[0]] = key
+        self.after = dict(self.before)
+        for item in group:
+            if isinstance(item, int):
+                self._forget(item)
+            else:
+                self._keep(item)
+
+    def _forget(self, number: int) -> None:
+        key = self._keys.get(number)
+        if key is None:
+            self.doomed.append(number)
+        elif _is_parked(self.before[key]) and _is_parked(self.after[key]):
+            # What this group wrote to the row goes with it; the same event may be kept anew behind it.
+            self.doomed.append(number)
+            self.before[key] = self.after[key] = None
+            self.rows.pop(key, None)
+
+    def _keep(self, keep: Keep) -> None:
+        key = keep.row[:3]
+        reason, cause = keep.row[8], keep.row[9].decode("utf-8", "surrogatepass")
+        state = self.after[key]
+        if state is None:
+            if keep.size > self._room:
+                self.refused.add(keep)
+                return
+            self._room -= keep.size
+        elif state[1:] == (DEAD, JOB_FAILED) and reason == PARKED:
+            return
+        self.rows[key].append(keep.row)
+        self.after[key] = (0 if state is None else state[0], reason, cause)
+
+
+def _is_parked(state: _State) -> bool:
+    return state is not None and state[1] == PARKED
+
+
+# NOT INDEXED leaves the way by number: it is the shortest, and SQLite can't know.
+_THESE = "number IN (SELECT value FROM json_each(?))"
+
+
+def _delete_parked(connection: sqlite3.Connection, numbers: Sequence[int], change: Change) -> None:
+    if not numbers:
+        return
+    where = f"FROM kept NOT INDEXED WHERE {_THESE} AND reason = 'parked'"
+    these = (json.dumps(numbers),)
+    for service, count in connection.execute(f"SELECT service, count(*) {where} GROUP BY service", these):
+        change.tally[service, PARKED, ""] -= count
+    connection.execute(f"DELETE {where}", these)
+
+
+def replay(connection: sqlite3.Connection, numbers: Collection[int], *, as_new: bool) -> tuple[int, Change]:
+    """Park the dead letters among `numbers` that can be replayed; give how many, and the change.
+
+    As new events they get identities that they never had.
+    """
+    change = Change()
+    rows = connection.execute(
+        "SELECT number, source, id, service, cause, generation FROM kept NOT INDEXED "  # noqa: S608 - no outside text
+        f"WHERE {_THESE} AND reason = 'dead' AND service != ''",
+        (json.dumps(list(numbers)),),
+    ).fetchall()
+    replayed: list[int] = []
+    for number, source, event_id, service, cause, generation in rows:
+        if as_new:
+            _renew(connection, number, raw(source), raw(event_id), raw(service), generation)
+        elif cause == JOB_FAILED:
+            continue
+        replayed.append(number)
+        change.tally[service, DEAD, cause] -= 1
+        change.tally[service, PARKED, ""] += 1
+        change.returned.add(service)
+    connection.execute(
+        "UPDATE kept SET reason = 'parked', cause = '', detail = '', status = NULL, attempts = 0, "  # noqa: S608 - no outside text
+        f"first_attempt = NULL, last_attempt = NULL, kept_at = ? WHERE {_THESE}",
+        (time.time(), json.dumps(replayed)),
+    )
+    return len(replayed), change
+
+
+def _renew(
+    connection: sqlite3.Connection,
+    number: int,
+    source: bytes,
+    event_id: bytes,
+    service: bytes,
+    generation: int,
+) -> None:
+    """Give the row `number` the next identity of its event."""
+    first = event_id.removesuffix(b"+%d" % generation) if generation else event_id
+    given = connection.execute(
+        "SELECT generation FROM generations WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT) "
+        "AND service = CAST(? AS TEXT)",
+        (source, first, service),
+    ).fetchone()
+    generation = max(generation, given[0] if given else 0) + 1
+    while connection.execute(schema.FIND, (source, b"%b+%d" % (first, generation), service)).fetchone():
+        generation += 1
+    connection.execute(
+        "INSERT INTO generations VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?) "
+        "ON CONFLICT DO UPDATE SET generation = excluded.generation, given_at = excluded.given_at",
+        (source, first, service, generation, time.time()),
+    )
+    connection.execute(
+        "UPDATE kept SET id = CAST(? AS TEXT), generation = ? WHERE number = ?",
+        (b"%b+%d" % (first, generation), generation, number),
+    )
+
+
+def discard(connection: sqlite3.Connection, numbers: Collection[int]) -> tuple[int, Change]:
+    """Delete the dead letters among `numbers`; give how many, and the change."""
+    these = (json.dumps(list(numbers)),)
+    where = f"FROM kept NOT INDEXED WHERE {_THESE} AND reason = 'dead'"
+    rows = connection.execute(
+        f"SELECT service, cause, count(*) {where} GROUP BY service, cause",
+        these,
+    ).fetchall()
+    connection.execute(f"DELETE {where}", these)
+    return _without_dead(rows)
+
+
+def expire(connection: sqlite3.Connection, before: float, limit: int) -> tuple[int, Change]:
+    """Delete up to `limit` dead letters kept before `before` (seconds since 1970), the oldest first."""
+    numbers = [
+        number
+        for (number,) in connection.execute(
+            "SELECT number FROM kept INDEXED BY dead_by_age WHERE reason = 'dead' AND kept_at < ? "
+            "ORDER BY kept_at LIMIT ?",
+            (before, limit),
+        )
+    ]
+    if not numbers:
+        connection.execute("DELETE FROM generations WHERE given_at < ?", (before,))
+        return 0, Change()
+    return discard(connection, numbers)
+
+
+def _without_dead(rows: Iterable[tuple[str, str, int]]) -> tuple[int, Change]:
+    change = Change()
+    for service, cause, count in rows:
+        change.tally[service, DEAD, cause] -= count
+    return -sum(change.tally.values()), change

@@ -1,0 +1,20 @@
+"""The settings of the store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from bridge.values import Bytes, Model, Seconds
+
+
+class StoreConfig(Model):
+    """How much is kept, and for how long."""
+
+    max_bytes: Annotated[Bytes, Field(ge=2**20)] = 2 * 2**30
+    """What kept events may take on the disk, SQLite's write-ahead log included. At it nothing more is kept
+    and the sources are held back. Room that deleted events leave is used again; the file itself does not
+    shrink. For a moment the disk holds up to 20 MiB more: what is being written."""
+    keep_dead_for: Seconds = 90 * 86400.0
+    """Seconds after which a dead letter is deleted."""

@@ -1,0 +1,217 @@
+"""Dead letters as commands choose and read them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bridge.core.errors import StoreError
+from bridge.core.event import Event
+from bridge.store import schema
+from bridge.store.schema import FILE, VERSION, raw
+
+_Answer = TypeVar("_Answer")
+
+_BATCH = 500
+_BATCH_BYTES = 16 * 2**20
+"""Read at once, and changed by one transaction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One dead letter as a list shows it: all but the event's data."""
+
+    number: int
+    """Its public name: stays the same and is never given to another."""
+    source: str
+    """The identity of the event's source."""
+    event_id: str
+    service: str
+    type: str
+    subject: str | None
+    cause: str
+    detail: str
+    status: int | None
+    attempts: int
+    first_attempt: float | None
+    last_attempt: float | None
+    kept_at: float
+    """Seconds since 1970 UTC, as the attempts' times are."""
+    size: int
+    """Bytes of the event's data."""
+
+
+_SUMMARY = (
+    "number, source, id, service, type, subject, cause, detail, status, attempts, first_attempt, "
+    "last_attempt, kept_at, length(data)"
+)
+_NAMES = tuple(Summary.__dataclass_fields__)
+_WIDTH = len(_NAMES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which dead letters are meant: those to which all of it applies."""
+
+    numbers: Collection[int] | None = None
+    service: str | None = None
+    cause: str | None = None
+    older_than: float | None = None
+    """Seconds since it was given up."""
+    younger_than: float | None = None
+    matches: Callable[[Summary, Event], bool] | None = None
+    """Called in another thread. What it raises ends the command."""
+
+    def where(self) -> tuple[str, tuple[Any, ...]]:
+        """Give the condition in SQL, but for `matches`, and its parameters. Ages count from now."""
+        now = time.time()
+        terms: list[tuple[str, Any]] = []
+        if self.numbers is not None:
+            terms.append(("number IN (SELECT value FROM json_each(?))", json.dumps(list(self.numbers))))
+        if self.service is not None:
+            terms.append(("service = CAST(? AS TEXT)", raw(self.service)))
+        if self.cause is not None:
+            terms.append(("cause = CAST(? AS TEXT)", raw(self.cause)))
+        if self.older_than is not None:
+            terms.append(("kept_at < ?", now - self.older_than))
+        if self.younger_than is not None:
+            terms.append(("kept_at >= ?", now - self.younger_than))
+        return " AND ".join(["reason = 'dead'", *(term for term, _ in terms)]), tuple(v for _, v in terms)
+
+
+@dataclass(slots=True)
+class Count:
+    """What a command did, or would do in a dry run."""
+
+    changed: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    """How many were left as they are, by the reason in words."""
+
+
+class Walk:
+    """A walk over the dead letters chosen, in batches, in the order they were kept.
+
+    Those that come later than its begin are left out. Between two batches nothing is held open.
+    """
+
+    def __init__(self, chosen: Filter) -> None:
+        self._chosen = chosen
+        self._where, self._parameters = chosen.where()
+        self._after = 0
+        self._last: int | None = None
+
+    def next(self, connection: sqlite3.Connection) -> list[Summary]:
+        """Give the next ones, empty at the end. Raises sqlite3.Error and BrokenRowError."""
+        if self._last is None:
+            (self._last,) = connection.execute("SELECT coalesce(max(number), 0) FROM kept").fetchone()
+        found: list[Summary] = []
+        while not found and self._after < self._last:
+            found = self._batch(connection, self._last)
+        return found
+
+    def _batch(self, connection: sqlite3.Connection, last: int) -> list[Summary]:
+        rows = _select(
+            connection,
+            self._chosen,
+            f"{self._where} AND number > ? AND number <= ? ORDER BY number LIMIT {_BATCH}",
+            (*self._parameters, self._after, last),
+        )
+        found: list[Summary] = []
+        seen = size = 0
+        for summary, wanted in rows:
+            self._after = summary.number
+            if wanted:
+                found.append(summary)
+            seen, size = seen + 1, size + summary.size
+            if self._chosen.matches is not None and size >= _BATCH_BYTES:
+                rows.close()
+                return found
+        if seen < _BATCH:
+            self._after = last
+        return found
+
+
+def _select(
+    connection: sqlite3.Connection, chosen: Filter, rest: str, parameters: tuple[Any, ...]
+) -> Generator[tuple[Summary, bool], None, None]:
+    """Give dead letters, and whether they match; `rest` is what follows WHERE."""
+    columns = _SUMMARY if chosen.matches is None else f"{_SUMMARY}, {schema.EVENT}"
+    rows = connection.execute(
+        f"SELECT {columns} FROM kept INDEXED BY dead_by_number WHERE {rest}",  # noqa: S608 - no outside text
+        parameters,
+    )
+    with closing(rows):
+        for row in rows:
+            summary = _summary(row)
+            wanted = chosen.matches is None or chosen.matches(summary, schema.to_event(row[_WIDTH:]))
+            yield summary, wanted
+
+
+def _summary(row: tuple[Any, ...]) -> Summary:
+    return Summary(**dict(zip(_NAMES, row, strict=False)))
+
+
+def newest(connection: sqlite3.Connection, chosen: Filter, limit: int | None = None) -> list[Summary]:
+    """List the dead letters chosen, the newest first. Raises sqlite3.Error and BrokenRowError."""
+    where, parameters = chosen.where()
+    rows = _select(connection, chosen, f"{where} ORDER BY number DESC", parameters)
+    with closing(rows):
+        return list(islice((summary for summary, wanted in rows if wanted), limit))
+
+
+def one(connection: sqlite3.Connection, number: int) -> tuple[Summary, Event] | None:
+    """Give one dead letter and its event as it was received, or None.
+
+    Raises sqlite3.Error and BrokenRowError.
+    """
+    row = connection.execute(
+        f"SELECT {_SUMMARY}, {schema.EVENT} FROM kept WHERE reason = 'dead' AND number = ?",  # noqa: S608 - no outside text
+        (number,),
+    ).fetchone()
+    return None if row is None else (_summary(row), schema.to_event(row[_WIDTH:]))
+
+
+def read_dead_letters(
+    state_dir: Path, service: str | None = None, cause: str | None = None, limit: int | None = None
+) -> list[Summary]:
+    """List the dead letters, the newest first; works beside a running daemon and without one.
+
+    Raises StoreError when there is no store, or it can't be read.
+    """
+    chosen = Filter(service=service, cause=cause)
+    return _read(state_dir, lambda connection: newest(connection, chosen, limit))
+
+
+def read_dead_letter(state_dir: Path, number: int) -> tuple[Summary, Event] | None:
+    """Give one dead letter and its event as it was received, or None when there is none of that number.
+
+    Raises StoreError when there is no store, or it can't be read.
+    """
+    return _read(state_dir, lambda connection: one(connection, number))
+
+
+def _read(state_dir: Path, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+    path = state_dir / FILE
+    try:
+        path.stat()
+        with closing(schema.connect(path, mode="ro")) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version != VERSION:
+                raise StoreError(
+                    f"the store in {state_dir} has version {version} and this command reads version "
+                    f"{VERSION}: use the command of the bridge that runs, or start this one once"
+                )
+            return question(connection)
+    except FileNotFoundError:
+        raise StoreError(
+            f"there is no store in {state_dir}: is state_dir right, and has the bridge run?"
+        ) from None
+    except (OSError, sqlite3.Error, schema.BrokenRowError) as error:
+        raise StoreError(f"the store in {state_dir} can't be read: {error}") from error

@@ -1,0 +1,341 @@
+"""The one thread that writes to the store: in groups, each durable before anyone is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from bridge.core.errors import StoreError, StoreFullError
+from bridge.store import changes, salvage, schema
+from bridge.store.changes import Change, Keep
+from bridge.store.config import StoreConfig
+from bridge.store.directory import claim
+from bridge.store.schema import SIDES, VERSION
+
+_log = structlog.get_logger(__name__)
+
+_GROUP_ITEMS = 1024
+_GROUP_BYTES = 16 * 2**20
+"""What one transaction holds at most; one event is always let in."""
+_FORGET_SECONDS = 0.1
+"""How long forgetting waits for others to be written with."""
+_PROBE_SECONDS = 1.0
+"""Between looks at whether a store in trouble can be written again."""
+_EXPIRE_ITEMS = 500
+_EXPIRE_SECONDS = 600.0
+"""Dead letters deleted at once for their age, and between looks for such."""
+_WAL_BYTES = 64 * 2**20
+"""A write-ahead log above this is brought into the file even if readers must be waited for."""
+_CHECKPOINT_MILLISECONDS = 100
+"""How long readers are waited for then."""
+
+Answer = tuple["asyncio.Future[Any]", object]
+"""A future with its result, or the exception it raises."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A command's transaction, and who waits for what it returns."""
+
+    call: Callable[[sqlite3.Connection, Collection[int]], tuple[int, Change]]
+    numbers: Collection[int]
+    done: asyncio.Future[int]
+
+
+class Writer:
+    """Owns the state directory and the file from `start` to the end of the thread.
+
+    It takes from `queue`: events to keep, numbers to forget, a command's work; None ends it, once all
+    before it is written. What happened goes to `heard` on the loop.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        config: StoreConfig,
+        heard: Callable[[Change, Sequence[Answer]], object],
+        *,
+        accept_loss: bool,
+    ) -> None:
+        self._state_dir = state_dir
+        self._path = state_dir / schema.FILE
+        self._config = config
+        self._heard = heard
+        self._accept_loss = accept_loss
+        self._loop = asyncio.get_running_loop()
+        self.queue: SimpleQueue[Keep | int | Work | None] = SimpleQueue()
+        self.opened: asyncio.Future[None] = self._loop.create_future()
+        self.closed = asyncio.Event()
+        self.closing = False
+        """Set by the loop before None goes into the queue."""
+        self.trouble: str | None = None
+        """Why the last write failed."""
+        self.full: str | None = None
+        """That the budget is reached."""
+        self.bytes = 0
+        """On the disk."""
+        self._ended = False
+        self._wanted = 0
+        self._forgets: list[int] = []
+        self._expire_every = min(_EXPIRE_SECONDS, config.keep_dead_for / 10)
+        self._expire_at = monotonic()
+        self._checkpoint_at = monotonic()
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        # Not a daemon thread: should the loop go first, the interpreter waits for what is being written.
+        self.thread = threading.Thread(target=self._run, name="store")
+
+    def _run(self) -> None:
+        try:
+            with ExitStack() as held:
+                held.callback(os.close, claim(self._state_dir))
+                held.callback(self._disconnect)
+                self._tell(self._start(), [(self.opened, None)])
+                while not self._ended:
+                    self._turn()
+                if self._forgets:
+                    _log.error("accepted events stay parked and will be attempted again", reason=self.trouble)
+        except Exception as error:  # noqa: BLE001 - whatever the start ran into is raised by `open`
+            self._tell(Change(), [(self.opened, error)])
+        finally:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self.closed.set)
+
+    def _tell(self, change: Change, answers: Sequence[Answer]) -> None:
+        with suppress(RuntimeError):  # the loop was closed before the store: nobody waits
+            self._loop.call_soon_threadsafe(self._heard, change, answers)
+
+    def _start(self) -> Change:
+        try:
+            salvage.finish(self._path)
+            try:
+                self._open()
+            except sqlite3.Error as error:
+                if not schema.damaged(error):
+                    raise
+                self._disconnect()
+                salvage.salvage(self._path, str(error))
+                self._open()
+            salvage.tell(self._path, accept_loss=self._accept_loss)
+            change = changes.totals(self._ready())
+        except OSError as error:
+            raise StoreError(f"the store {self._path} can't be written: {error.strerror}") from error
+        except sqlite3.Error as error:
+            raise StoreError(f"the store {self._path} can't be used: {error}") from error
+        self._measure()
+        return change
+
+    def _open(self) -> None:
+        self._path.touch(mode=0o600)
+        for side in SIDES:  # SQLite makes the two others with the mode of the first
+            with suppress(FileNotFoundError):
+                Path(f"{self._path}{side}").chmod(0o600)
+        connection = self._connect()
+        salvage.check(self._path, connection)
+        schema.upgrade(connection)
+
+    # One turn
+
+    def _turn(self) -> None:
+        group, work = self._gather()
+        if group:
+            self._keep(group)
+        if work is not None:
+            self._do(work)
+        if self.trouble is not None and not group and work is None:
+            self._attempt(self._probe)
+        if monotonic() >= self._expire_at and not self._ended:
+            self._attempt(self._expire)
+        self._measure()
+
+    def _gather(self) -> tuple[list[Keep | int], Work | None]:
+        """Wait for something to do, and take all that waits with it; nothing if it is time to look around."""
+        group: list[Keep | int] = list(self._forgets)
+        pause = _PROBE_SECONDS if self.trouble or self.full or self._forgets else _EXPIRE_SECONDS
+        until = min(self._expire_at, monotonic() + pause)
+        size, urgent, quiet = 0, False, True
+        while len(group) < _GROUP_ITEMS + len(self._forgets) and size < _GROUP_BYTES:
+            try:
+                item = self.queue.get(not urgent, None if urgent else max(0.0, until - monotonic()))
+            except Empty:
+                break
+            if item is None:
+                self._ended = True
+                break
+            if isinstance(item, Work):
+                return group, item
+            if isinstance(item, Keep):
+                urgent = True
+                size += item.size
+            elif quiet and not self._forgets:
+                until = min(until, monotonic() + _FORGET_SECONDS)
+                quiet = False
+            group.append(item)
+        return group, None
+
+    def _keep(self, group: Sequence[Keep | int]) -> None:
+        keeps = [item for item in group if isinstance(item, Keep)]
+        wanted = [item for item in group if isinstance(item, int) or not item.done.cancelled()]
+        written: list[tuple[Change, Collection[Keep]]] = []
+        failure = self._attempt(lambda: written.append(self._commit(wanted)))
+        if failure is not None:
+            self._forgets = [item for item in group if isinstance(item, int)]
+            self._tell(Change(), [(keep.done, failure) for keep in keeps])
+            return
+        self._forgets = []
+        ((change, refused),) = written
+        if refused:
+            self._wanted = next(iter(refused)).size
+            self.full = (
+                f"the store {self._path} is at its limit of {_size(self._config.max_bytes)} "
+                "(store.max_bytes): nothing more is kept until some of it goes"
+            )
+        full = StoreFullError(self.full)
+        self._tell(change, [(keep.done, full if keep in refused else None) for keep in keeps])
+
+    def _commit(self, group: Sequence[Keep | int]) -> tuple[Change, Collection[Keep]]:
+        connection = self._ready()
+        room = self._room(sum(item.size for item in group if isinstance(item, Keep)))
+        with schema.transaction(connection):
+            return changes.write(connection, group, room)
+
+    def _do(self, work: Work) -> None:
+        done: list[tuple[int, Change]] = []
+
+        def call() -> None:
+            connection = self._ready()
+            with schema.transaction(connection):
+                result = work.call(connection, work.numbers)
+            done.append(result)
+
+        failure = self._attempt(call)
+        if failure is not None:
+            self._tell(Change(), [(work.done, failure)])
+        else:
+            ((result, change),) = done
+            self._tell(change, [(work.done, result)])
+
+    def _probe(self) -> None:
+        self._ready().execute(f"PRAGMA user_version = {VERSION}")
+
+    def _expire(self) -> None:
+        self._expire_at = monotonic() + self._expire_every
+        connection = self._ready()
+        with schema.transaction(connection):
+            count, change = changes.expire(
+                connection, time.time() - self._config.keep_dead_for, _EXPIRE_ITEMS
+            )
+        if count:
+            self._expire_at = monotonic()
+            _log.warning("dead letters deleted for their age (store.keep_dead_for)", count=count)
+            self._tell(change, ())
+
+    def _attempt(self, call: Callable[[], object]) -> StoreError | None:
+        """Call what writes; give what went wrong. Another program that holds the file is waited for."""
+        while True:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+                self.trouble = f"{self._path} can't be written: {error}"
+                busy = schema.primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if busy and not self.closing:
+                    continue  # it took longer than the timeout of `connect`
+                if schema.damaged(error):
+                    salvage.suspect(self._path)
+                self._disconnect()
+                return StoreError(self.trouble)
+            self.trouble = None
+            return None
+
+    # The file
+
+    def _ready(self) -> sqlite3.Connection:
+        connection = self._connection or self._connect()
+        if self._path.stat().st_ino != self._inode:
+            raise StoreError("another file took its place")
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = self._connection = schema.connect(self._path, mode="rw")
+        self._inode = self._path.stat().st_ino
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        connection.execute("PRAGMA secure_delete = OFF")  # zeros would be written over all that is accepted
+        return connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _room(self, wanted: int) -> int:
+        """Give the bytes that the budget leaves for new rows, having made them where that is possible."""
+        room = self._config.max_bytes - self._used()
+        if room < wanted and self._wal_bytes():
+            self._checkpoint()
+            room = self._config.max_bytes - self._used()
+        return max(0, room)
+
+    def _used(self) -> int:
+        """Count the pages in use, and the log: deleted pages are written again before the file grows."""
+        (pages,) = (
+            self._ready()
+            .execute(
+                "SELECT (page_count - freelist_count) * page_size "
+                "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+            )
+            .fetchone()
+        )
+        return int(pages) + self._wal_bytes()
+
+    def _wal_bytes(self) -> int:
+        try:
+            return Path(f"{self._path}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _checkpoint(self) -> None:
+        """Bring the log into the file and empty it, unless a reader that is slow needs it."""
+        connection = self._ready()
+        (timeout,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_MILLISECONDS}")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        connection.execute(f"PRAGMA busy_timeout = {timeout}")
+
+    def _measure(self) -> None:
+        size = 0
+        for side in SIDES[:2]:
+            with suppress(OSError):
+                size += Path(f"{self._path}{side}").stat().st_size
+        self.bytes = size
+        if self.trouble is not None:
+            return
+        if self._wal_bytes() > _WAL_BYTES and monotonic() >= self._checkpoint_at:
+            self._checkpoint_at = monotonic() + _PROBE_SECONDS
+            self._attempt(self._checkpoint)
+        if self.full is not None:
+            self._attempt(self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        # A hundredth, so that readiness does not flap with every event that goes.
+        wanted = max(self._wanted, self._config.max_bytes // 100)
+        if self._room(wanted) >= wanted:
+            self.full = None
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"

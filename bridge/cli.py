@@ -1,4 +1,4 @@
-"""The command line: `oscar-bridge run | check | dead-letters | sandbox`.
+"""The command line: `oscar-bridge run | check | where | dead-letters | sandbox`.
 
 Exit status: 0 well, 1 failed at run time, 2 a configuration that can't be used.
 """
@@ -9,22 +9,25 @@ import argparse
 import asyncio
 import gc
 import json
+import logging
 import os
 import sys
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge import __version__
-from bridge.core.errors import BridgeError, ConfigurationError, StoreLockedError
+from bridge.core.errors import BridgeError, ConfigurationError, Mistake, StoreLockedError
 
 if TYPE_CHECKING:
     from bridge.settings import Settings
 
 FAILED, BAD_CONFIGURATION = 1, 2
+_UNKNOWN_ID = "(unknown)"
+_Answer = TypeVar("_Answer")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,9 +66,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
-    check = commands.add_parser("check", help="read the configuration and tell every mistake in it")
+    check = commands.add_parser(
+        "check", help="read the configuration, reach all it names, and tell what to mend; takes no event"
+    )
     _takes_configuration(check)
+    check.add_argument("--offline", action="store_true", help="only read the configuration")
+    check.add_argument("--json", action="store_true", help="as one JSON document")
+    one = check.add_argument_group("what would become of an event (no network)")
+    one.add_argument("--event", metavar="FILE", help="the event's data; - is standard input")
+    one.add_argument("--source", help="which source (a key of `sources`) it would come from")
+    one.add_argument("--id", help="its id, which its jobs' names are made of")
+    one.add_argument("--type", help="its type")
+    one.add_argument("--subject", help="its subject")
+    one.add_argument("--attribute", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
     check.set_defaults(command=_check)
+
+    where = commands.add_parser("where", help="what became of an event: kept here, or its job on the cluster")
+    _takes_configuration(where)
+    where.add_argument("id", help="the event's id")
+    where.add_argument("--source", help="only as an event of this source (a key of `sources`)")
+    where.add_argument("--json", action="store_true", help="as one JSON document")
+    where.set_defaults(command=_where)
 
     dead = commands.add_parser("dead-letters", help="look at events that were given up, and why")
     dead_commands = dead.add_subparsers(metavar="COMMAND", required=True)
@@ -140,13 +161,89 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from bridge.checkup import check, json_of_findings, lines_of_findings
+    from bridge.core.ports import Finding, Severity
+
     settings = _load(options)
-    for warning in settings.warnings:
-        print(f"warning: {warning}")
+    if options.event is not None:
+        return _preview(options, settings)
+    findings = [Finding(Severity.WARNING, "configuration", warning) for warning in settings.warnings]
+    if not options.offline:
+        findings += _asking(check(settings))
+    told = json_of_findings(findings)
+    if options.json:
+        print(json.dumps(told))
+        return 0 if told["ok"] else FAILED
     parts = (("cluster", settings.clusters), ("service", settings.services), ("source", settings.sources))
     counts = ", ".join(f"{len(items)} {name}{'s' if len(items) > 1 else ''}" for name, items in parts)
     print(f"{options.config}: {counts}, {len(settings.routes)} routes: can be used")
+    for line in lines_of_findings(findings):
+        print(_on_one_line(line))
+    return 0 if told["ok"] else FAILED
+
+
+def _preview(options: argparse.Namespace, settings: Settings) -> int:
+    from bridge.checkup import json_of_preview, lines_of_preview, preview
+    from bridge.core.event import Event
+
+    key = _source(options, settings)
+    event = Event(
+        id=_UNKNOWN_ID if options.id is None else options.id,
+        source=settings.sources[key].identity or key,
+        type=options.type or "unknown",
+        subject=options.subject,
+        time=datetime.now(UTC),
+        data=sys.stdin.buffer.read() if options.event == "-" else Path(options.event).read_bytes(),
+        attributes=dict(text.partition("=")[::2] for text in options.attribute),
+    )
+    found = preview(settings, key, event)
+    if isinstance(found, str):
+        print(json.dumps({"filtered": found}) if options.json else f"no event is made of it: {found}")
+        return 0
+    if options.json:
+        print(json.dumps([json_of_preview(one) for one in found]))
+        return 0
+    for one in found:
+        for line in lines_of_preview(one, with_job=not one.event.id.startswith(_UNKNOWN_ID)):
+            print(_on_one_line(line))
     return 0
+
+
+def _where(options: argparse.Namespace) -> int:
+    from bridge import where
+
+    settings = _load(options)
+    source = None if options.source is None else _source(options, settings)
+    found = _asking(where.where(settings, options.id, source))
+    if options.json:
+        print(json.dumps([asdict(one) for one in found]))
+    else:
+        for line in where.lines(found):
+            print(_on_one_line(line))
+    return 0 if any(one.fate in (where.Fate.KEPT, where.Fate.JOB) for one in found) else FAILED
+
+
+def _source(options: argparse.Namespace, settings: Settings) -> str:
+    """Give the source that is asked for. Raises ConfigurationError when there is none such."""
+    known = ", ".join(settings.sources)
+    if options.source not in settings.sources:
+        wrong = (
+            "is missing" if options.source is None else f"{options.source!r} is none of the configuration's"
+        )
+        raise ConfigurationError([Mistake("command line", "--source", f"{wrong}; it has {known}")])
+    return str(options.source)
+
+
+def _asking(question: Coroutine[Any, Any, _Answer]) -> _Answer:
+    """Wait for what asks other systems, and log nothing: the answer tells all there is."""
+    import uvloop
+
+    from bridge.telemetry import logging as own_logging
+
+    own_logging.configure("error")
+    logging.getLogger().handlers[:] = [logging.NullHandler()]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(question)
 
 
 def _list_dead_letters(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Bytes, Model
@@ -36,3 +37,7 @@ class SourceConfig(Model, ABC):
         Every await has a timeout, all of them together less than 20 s. Never raises for what the network or
         the upstream does.
         """
+
+    def events_of(self, event: Event) -> Sequence[Event] | str:
+        """Give the events that this source makes of one message, taken as `event`; or why it makes none."""
+        return [event]

@@ -1,0 +1,81 @@
+"""What would become of an event, told without a network: routes, payload, job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.core.event import Event
+from bridge.core.identity import invocation_name
+from bridge.destinations.oscar.payload import PayloadError, encode
+from bridge.pipeline.router import Decision, RouteConfig, decide
+from bridge.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePreview:
+    """What one service would get."""
+
+    key: str
+    service: str
+    """OSCAR's name of it."""
+    mode: str
+    limit: int
+    """Bytes of the encoded event, at most."""
+    payload: str | None
+    """The body that OSCAR would get: ASCII. None where it can't be sent."""
+    trouble: str
+    """Why it can't be sent: cause and reason of the dead letter."""
+    job: str | None
+    """The job's name; None in `mode: run`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What the routes of one source make of an event."""
+
+    event: Event
+    decisions: Sequence[Decision]
+    """By route, in the order of the configuration."""
+    services: Sequence[ServicePreview]
+
+
+def preview(settings: Settings, source: str, message: Event) -> Sequence[Preview] | str:
+    """Tell what would become of `message`, received by `sources.{source}`.
+
+    Gives one Preview for each event that the source makes of it (an S3 notification holds several), or why
+    it makes none. Raises KeyError when there is no such source.
+    """
+    config = settings.sources[source]
+    events = config.events_of(message)
+    if isinstance(events, str):
+        return events
+    routes = [route for route in settings.routes if route.from_ == source]
+    return [_preview(settings, routes, event, config.trusted) for event in events]
+
+
+def _preview(settings: Settings, routes: Sequence[RouteConfig], event: Event, trusted: bool) -> Preview:
+    decisions = decide(routes, event)
+    # An event goes into a lane once, however many routes lead there.
+    keys = dict.fromkeys(decision.service for decision in decisions if decision.service is not None)
+    return Preview(event, decisions, [_service(settings, key, event, trusted) for key in keys])
+
+
+def _service(settings: Settings, key: str, event: Event, trusted: bool) -> ServicePreview:
+    config = settings.services[key]
+    payload, trouble = None, ""
+    try:
+        payload = encode(event, mode=config.payload, trusted=trusted, max_bytes=config.event_bytes).decode(
+            "ascii"
+        )
+    except PayloadError as error:
+        trouble = f"{error.cause}: {error}"
+    return ServicePreview(
+        key=key,
+        service=config.service or key,
+        mode=config.mode,
+        limit=config.event_bytes,
+        payload=payload,
+        trouble=trouble,
+        job=invocation_name(event.source, event.id, config.identity(key)) if config.mode == "job" else None,
+    )

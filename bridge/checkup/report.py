@@ -1,0 +1,100 @@
+"""What `check` found, as lines for a person and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bridge.checkup.preview import Preview, ServicePreview
+from bridge.core.ports import Finding, Severity
+from bridge.pipeline.router import Decision
+
+_SHOWN_PAYLOAD = 500
+"""Characters of a payload shown to a person."""
+_WHY_NOT = {
+    "no_match": "no: `when` is false",
+    "missing_key": "no: an expression names a key that the event does not have",
+    "not_allowed": "no: `to` gave a service that is not in `allow`",
+    "route": "dead letter:",
+}
+
+
+def lines_of_findings(findings: Sequence[Finding]) -> Iterator[str]:
+    """Give a line for each finding, with what to do about it behind it, and a summary."""
+    width = max((len(finding.about) for finding in findings), default=0)
+    for finding in findings:
+        yield f"{finding.severity:8} {finding.about:{width}}  {finding.message}"
+        if finding.remedy:
+            yield f"{'':8} {'':{width}}  → {finding.remedy}"
+    counts = Counter(finding.severity for finding in findings)
+    told = [
+        f"{counts[one]} {one}{'s' if counts[one] != 1 else ''}"
+        for one in (Severity.PROBLEM, Severity.WARNING)
+    ]
+    yield " and ".join(told)
+
+
+def json_of_findings(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Give the findings as one JSON object; `ok` tells that no problem is among them."""
+    ok = all(finding.severity is not Severity.PROBLEM for finding in findings)
+    return {"ok": ok, "findings": [asdict(finding) for finding in findings]}
+
+
+def lines_of_preview(preview: Preview, *, with_job: bool) -> Iterator[str]:
+    """Tell a person what would become of an event; its job's name only where its id is not made up."""
+    event = preview.event
+    subject = event.subject or "-"
+    yield f"event:    id {event.id}, type {event.type}, subject {subject}, {len(event.data)} bytes"
+    for number, decision in enumerate(preview.decisions, 1):
+        yield f"route {number}:  {_route(decision)}: {_decided(decision)}"
+    if not preview.services:
+        yield "result:   goes to no service"
+    for service in preview.services:
+        yield from _service(service, with_job)
+
+
+def _route(decision: Decision) -> str:
+    route = decision.route
+    return f"{'every event' if route.when is None else route.when} → {route.to}"
+
+
+def _decided(decision: Decision) -> str:
+    if decision.service is not None:
+        return f"yes, to {decision.service}"
+    return " ".join(filter(None, (_WHY_NOT[decision.reason], decision.detail)))
+
+
+def _service(service: ServicePreview, with_job: bool) -> Iterator[str]:
+    yield f"service:  {service.key}: POST /{service.mode}/{service.service}"
+    if service.payload is None:
+        yield f"  dead letter: {service.trouble}"
+        return
+    if service.job is not None:
+        yield f"  job:     {service.job if with_job else 'named by the id: give the real one with --id'}"
+    yield f"  payload: {len(service.payload)} bytes of {service.limit} at most"
+    shown = service.payload[:_SHOWN_PAYLOAD]
+    yield f"  {shown}{'…' if len(shown) < len(service.payload) else ''}"
+
+
+def json_of_preview(preview: Preview) -> dict[str, Any]:
+    """Give a preview as one JSON object, payloads whole."""
+    event = preview.event
+    return {
+        "id": event.id,
+        "type": event.type,
+        "subject": event.subject,
+        "attributes": dict(event.attributes),
+        "routes": [
+            {
+                "when": decision.route.when,
+                "to": decision.route.to,
+                "service": decision.service,
+                "reason": decision.reason,
+                "detail": decision.detail,
+            }
+            for decision in preview.decisions
+        ],
+        "services": [asdict(service) for service in preview.services],
+    }

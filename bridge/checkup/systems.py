@@ -1,0 +1,52 @@
+"""All that `check` reaches, at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from bridge.checkup.local import check_local
+from bridge.core.ports import Finding, Findings, Patience
+from bridge.destinations.oscar.check import check as check_cluster
+from bridge.pipeline.lane import OPEN_PATIENCE
+from bridge.settings import Settings
+
+_MOST_SECONDS = 19.0
+
+
+async def check(settings: Settings) -> Sequence[Finding]:
+    """Reach every cluster and broker of `settings` without consuming or invoking, all at once.
+
+    Gives findings in the order of the configuration: this machine, clusters with their services, sources.
+    Takes less than 20 s, whatever hangs.
+    """
+    parts: list[tuple[str, Coroutine[Any, Any, Sequence[Finding]]]] = [("store", check_local(settings))]
+    for key, cluster in settings.clusters.items():
+        services = {name: one for name, one in settings.services.items() if one.cluster == key}
+        parts.append((f"cluster {key}", check_cluster(key, cluster, services)))
+    for key, source in settings.sources.items():
+        parts.append((f"source {key}", source.check(key, _patience(settings, key))))
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(_bounded(about, part), name=f"check {about}") for about, part in parts]
+    return [finding for task in running for finding in task.result()]
+
+
+async def _bounded(about: str, part: Coroutine[Any, Any, Sequence[Finding]]) -> Sequence[Finding]:
+    try:
+        async with asyncio.timeout(_MOST_SECONDS):
+            return await part
+    except TimeoutError:
+        findings = Findings(about)
+        findings.problem(f"not done within {_MOST_SECONDS:g} s", "something on the way to it hangs")
+        return findings.found
+
+
+def _patience(settings: Settings, source: str) -> Patience:
+    services = [settings.services[name] for name in settings.reachable(source)]
+    attempt = max((service.timeout_seconds for service in services), default=0.0)
+    waits = [
+        OPEN_PATIENCE * service.park_after if service.park else service.retry.give_up_after
+        for service in services
+    ]
+    return Patience(attempt=attempt, unsettled=attempt + max(waits, default=0.0))

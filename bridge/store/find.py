@@ -1,0 +1,92 @@
+"""What the store remembers of one event, for `oscar-bridge where`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bridge.core.errors import StoreError
+from bridge.store import schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """One row of the store: an event kept for a service."""
+
+    number: int
+    source: str
+    """The identity of the event's source."""
+    event_id: str
+    """With `+1`, `+2` … behind it once it was replayed as new."""
+    service: str
+    """The lane's key; empty when the event never reached one."""
+    reason: str
+    """`parked` or `dead`."""
+    cause: str
+    detail: str
+    attempts: int
+    first_attempt: float | None
+    last_attempt: float | None
+    kept_at: float
+    """Seconds since 1970 UTC, as the attempts' times are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """All that is remembered of one event."""
+
+    kept: Sequence[Kept] = ()
+    renewed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Source's identity and service → the id that the last replay as new gave it."""
+
+
+_COLUMNS = ", ".join("id" if name == "event_id" else name for name in Kept.__dataclass_fields__)
+
+
+def find(state_dir: Path, sources: Collection[str], event_id: str) -> Traces:
+    """Look for an event of any of `sources` (identities); works beside a running daemon and without one.
+
+    A store that was never made holds nothing. Raises StoreError when it is there and can't be read.
+    """
+    path = state_dir / schema.FILE
+    try:
+        path.stat()
+        with closing(schema.connect(path, mode="ro")) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version != schema.VERSION:
+                raise StoreError(
+                    f"the store in {state_dir} has version {version} and this command reads version "
+                    f"{schema.VERSION}: use the command of the bridge that runs, or start this one once"
+                )
+            return _find(connection, sources, event_id)
+    except FileNotFoundError:
+        return Traces()
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"the store in {state_dir} can't be read: {error}") from error
+
+
+def _find(connection: sqlite3.Connection, sources: Collection[str], event_id: str) -> Traces:
+    kept: list[Kept] = []
+    renewed: dict[tuple[str, str], str] = {}
+    # By source and id, the beginning of the index on both tables: there may be a million rows.
+    these = "WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT)"
+    for source in sources:
+        ids = [event_id]
+        for service, generation in connection.execute(
+            f"SELECT service, generation FROM generations {these}",  # noqa: S608 - no outside text
+            (schema.raw(source), schema.raw(event_id)),
+        ):
+            renewed[source, service] = f"{event_id}+{generation}"
+            ids.append(renewed[source, service])
+        for one in dict.fromkeys(ids):
+            kept += [
+                Kept(**dict(zip(Kept.__dataclass_fields__, row, strict=True)))
+                for row in connection.execute(
+                    f"SELECT {_COLUMNS} FROM kept {these}",  # noqa: S608 - no outside text
+                    (schema.raw(source), schema.raw(one)),
+                )
+            ]
+    return Traces(kept, renewed)

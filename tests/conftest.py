@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.servers.mock_kafka import MockKafka
+from tests.servers.moto import Moto
 from tests.servers.tansu import Tansu
 
 
@@ -31,7 +32,14 @@ def mock_kafka() -> Iterator[MockKafka]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """One server of SQS, S3, SNS and EventBridge for all tests: use names of your own."""
+    with Moto() as server:
+        yield server
+
+
 @pytest.fixture
 def unique() -> str:
-    """A name that no other test uses, for topics and groups."""
+    """A name that no other test uses, for topics, groups, queues and buckets."""
     return f"t-{uuid4().hex[:12]}"

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from bridge.core.delivery import Delivery, Outcome
+from bridge.core.ports import Source
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.kafka.source import KafkaSource
 from bridge.telemetry.metrics import Metrics
@@ -46,7 +47,7 @@ class Room:
 class Hands:
     """One opened source with the deliveries taken from it."""
 
-    def __init__(self, source: KafkaSource, room: Room, batches: Batches) -> None:
+    def __init__(self, source: Source, room: Room, batches: Batches) -> None:
         self.source = source
         self.room = room
         self.batches = batches
@@ -102,7 +103,7 @@ def source(
 
 
 @asynccontextmanager
-async def opened(source: KafkaSource, limit: int = 1000) -> AsyncIterator[Hands]:
+async def opened(source: Source, limit: int = 1000) -> AsyncIterator[Hands]:
     room = Room(limit)
     async with source.open(room) as batches:
         yield Hands(source, room, batches)

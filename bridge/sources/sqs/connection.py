@@ -1,0 +1,240 @@
+"""One queue over the wire: every call bounded in time, every failure one of three kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004 - botocore's own, no relative of the built-in one
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    SSLError,
+)
+
+from bridge.core.errors import CredentialError, SourceLost
+from bridge.sources.sqs.config import SqsConfig
+from bridge.telemetry.logging import redact_text
+from bridge.values import secret
+
+BATCH = 10
+"""Messages of one receive, entries of one batch call (SQS quotas)."""
+_OPEN_SECONDS = 30.0
+"""To find credentials, where an instance or container may have to be asked for them, and the queue."""
+_CALL_SECONDS = 10.0
+_CONNECT_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
+
+_THROTTLED = frozenset(
+    {
+        "OverLimit",  # 120,000 messages in flight, 20,000 of a FIFO queue
+        "RequestThrottled",
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "RequestThrottledException",
+        "RequestLimitExceeded",
+        "TooManyRequestsException",
+        "SlowDown",
+        "KmsThrottled",
+    }
+)
+_NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
+
+
+class Unanswered(Exception):  # noqa: N818 - a finding about one call, not an error of the bridge
+    """No answer in time, no connection, or a server error: the same call may do later."""
+
+
+class Throttled(Exception):  # noqa: N818 - likewise
+    """SQS asks for fewer calls, or has too many messages in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one entry of a batch call was not done."""
+
+    stale: bool
+    """Asking again is no use: the receipt is not valid any more."""
+    reason: str
+
+
+Entry = tuple[str, int | None]
+"""A receipt handle and the seconds of its new visibility; None to delete the message."""
+
+
+class Queue:
+    """A queue that was found, with the client that reaches it.
+
+    Each call raises Unanswered or Throttled when it may do later, and SourceLost when it is refused.
+    """
+
+    def __init__(self, client: Any, config: SqsConfig) -> None:
+        self._client = client
+        self._config = config
+        self.place = f"queue {config.queue} in region {client.meta.region_name}" + (
+            f" at {config.endpoint}" if config.endpoint is not None else ""
+        )
+        """For a person."""
+        self.url = config.queue
+
+    async def find(self) -> None:
+        """Ask for the queue's URL, where the configuration has its name."""
+        if "/" not in self.url:
+            answer = await self._call(self._client.get_queue_url, QueueName=self.url)
+            self.url = answer["QueueUrl"]
+
+    async def attributes(self) -> Mapping[str, str]:
+        """Give the queue's attributes (GetQueueAttributes)."""
+        answer = await self._call(
+            self._client.get_queue_attributes, QueueUrl=self.url, AttributeNames=["All"]
+        )
+        attributes: Mapping[str, str] = answer.get("Attributes") or {}
+        return attributes
+
+    async def receive(self, count: int, *, wait: int, visibility: int) -> Sequence[Mapping[str, Any]]:
+        """Give up to `count` messages, after at most `wait` seconds, invisible to others for `visibility`."""
+        answer = await self._call(
+            self._client.receive_message,
+            seconds=wait + _CALL_SECONDS,
+            QueueUrl=self.url,
+            MaxNumberOfMessages=count,
+            WaitTimeSeconds=wait,
+            VisibilityTimeout=visibility,
+            AttributeNames=["All"],  # the name of it that every server knows
+            MessageAttributeNames=["All"],
+        )
+        messages: Sequence[Mapping[str, Any]] = answer.get("Messages") or []
+        return messages
+
+    async def answer(self, entries: Sequence[Entry]) -> Mapping[int, Refusal]:
+        """Delete, or change the visibility of, up to 10 messages, all the one or all the other.
+
+        Gives those not done by their place in `entries`.
+        """
+        batch: list[dict[str, Any]] = [
+            {"Id": str(at), "ReceiptHandle": receipt}
+            | ({} if visibility is None else {"VisibilityTimeout": visibility})
+            for at, (receipt, visibility) in enumerate(entries)
+        ]
+        call = (
+            self._client.delete_message_batch
+            if entries[0][1] is None
+            else self._client.change_message_visibility_batch
+        )
+        answer = await self._call(call, QueueUrl=self.url, Entries=batch)
+        return {
+            int(failed["Id"]): Refusal(
+                stale=bool(failed.get("SenderFault")),
+                reason=_short(failed["Code"], failed.get("Message", "")),
+            )
+            for failed in answer.get("Failed") or []
+        }
+
+    async def _call(
+        self,
+        call: Callable[..., Coroutine[Any, Any, Mapping[str, Any]]],
+        *,
+        seconds: float = _CALL_SECONDS,
+        **parameters: Any,
+    ) -> Mapping[str, Any]:
+        try:
+            async with asyncio.timeout(seconds):
+                return await call(**parameters)
+        except TimeoutError:
+            raise Unanswered(f"no answer in {seconds:g} s from {self.place}") from None
+        except ClientError as error:
+            raise self._refused(error) from None
+        except (BotoCoreError, OSError) as error:
+            raise _failed(error, self.place) from None
+
+    def _refused(self, error: ClientError) -> Exception:
+        told = error.response.get("Error", {})
+        code = str(told.get("Code", "")).rpartition(".")[2]
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        reason = _short(code, str(told.get("Message", "")))
+        if code in _NO_QUEUE:
+            return SourceLost(f"{self.place} does not exist, or may not be seen ({code})")
+        if code in _THROTTLED or status == 429:
+            return Throttled(f"{self.place}: {reason}")
+        if status >= 500:
+            return Unanswered(f"{self.place}: status {status}, {reason}")
+        return SourceLost(f"{self.place}: {error.operation_name} refused: {reason}")
+
+
+@asynccontextmanager
+async def connect(config: SqsConfig) -> AsyncIterator[Queue]:
+    """Give the configured queue. Raises SourceLost with the reason when it can't be reached or used."""
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                client = await stack.enter_async_context(_closing(_client(config)))
+                queue = Queue(client, config)
+                await queue.find()
+        except TimeoutError:
+            raise SourceLost(f"queue {config.queue}: not reached within {_OPEN_SECONDS:g} s") from None
+        except (BotoCoreError, ClientError, OSError) as error:  # ClientError: a role that is refused to us
+            raise SourceLost(str(_failed(error, f"queue {config.queue}"))) from None
+        except (CredentialError, Throttled, Unanswered) as error:
+            raise SourceLost(str(error)) from None
+        yield queue
+
+
+def _client(config: SqsConfig) -> Any:
+    session = AioSession(profile=config.profile)
+    return session.create_client(
+        "sqs",
+        region_name=config.known_region,
+        endpoint_url=config.endpoint,
+        aws_access_key_id=config.access_key_id,
+        aws_secret_access_key=secret(config.secret_access_key, config.secret_access_key_file),
+        aws_session_token=secret(config.session_token, config.session_token_file),
+        config=AioConfig(
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=config.wait_seconds + _CALL_SECONDS,
+            retries={"total_max_attempts": 1, "mode": "standard"},  # each caller has its own patience
+            max_pool_connections=config.pollers + 2 * BATCH,
+        ),
+    )
+
+
+@asynccontextmanager
+async def _closing(client: Any) -> AsyncIterator[Any]:
+    opened = await client.__aenter__()
+    try:
+        yield opened
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await client.__aexit__(None, None, None)
+
+
+def _failed(error: Exception, place: str) -> Exception:
+    """Tell a failure that may pass from one that only other credentials, keys or files can mend."""
+    if isinstance(error, NoRegionError):
+        return SourceLost(f"{place}: no region; give `region`, or set AWS_DEFAULT_REGION")
+    if isinstance(error, NoCredentialsError):
+        return SourceLost(
+            f"{place}: no AWS credentials, neither in the configuration nor in the environment, a profile, a "
+            "web identity, the container or the instance"
+        )
+    reason = f"{place}: {_short('', str(error) or type(error).__name__)}"
+    passes = isinstance(error, (HTTPClientError, ConnectionError, OSError)) and not isinstance(
+        error, SSLError
+    )
+    return Unanswered(reason) if passes else SourceLost(reason)
+
+
+def _short(code: str, text: str) -> str:
+    """Give the first line only: what follows it can be the request as it was signed, with its token."""
+    line = re.split(r"[\r\n]", text.strip(), maxsplit=1)[0]
+    return redact_text(": ".join(part for part in (code.rpartition(".")[2], line[:300]) if part))

@@ -1,0 +1,67 @@
+"""The SQS source: receives what it has slots for, and deletes only what is settled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+
+from bridge.core.delivery import Delivery
+from bridge.core.errors import SourceLost
+from bridge.core.ports import Slots
+from bridge.sources.sqs.config import SqsConfig
+from bridge.sources.sqs.connection import Throttled, Unanswered, connect
+from bridge.sources.sqs.reader import Reader
+from bridge.telemetry.metrics import SourceMetrics
+
+
+class SqsSource:
+    """One `type: sqs` of the configuration.
+
+    A message received is kept invisible to others, by the queue's own visibility timeout again and again,
+    until it is settled: then it is deleted, or (RELEASED) made visible at once. What is left at the end is
+    given back so. Only what the server hands to a receive that was cut off at that moment is out of anyone's
+    hands, and comes back after the visibility timeout.
+    """
+
+    def __init__(self, config: SqsConfig, key: str, metrics: SourceMetrics) -> None:
+        self._config = config
+        self._identity = config.identity or key
+        self._metrics = metrics
+        self._log = structlog.get_logger(__name__).bind(source=key)
+        self._reader: Reader | None = None
+
+    @asynccontextmanager
+    async def open(self, slots: Slots) -> AsyncIterator[AsyncIterator[Sequence[Delivery]]]:
+        """Find the queue and read it. Raises SourceLost with the reason when it can't be used."""
+        async with connect(self._config) as queue:
+            try:
+                attributes = await queue.attributes()
+            except (Throttled, Unanswered) as failure:
+                raise SourceLost(str(failure)) from None
+            reader = Reader(
+                queue,
+                self._config,
+                attributes,
+                identity=self._identity,
+                slots=slots,
+                metrics=self._metrics,
+                log=self._log,
+            )
+            self._reader = reader
+            # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
+            running = asyncio.create_task(reader.run(), name="sqs reader")
+            try:
+                yield reader.batches
+            finally:
+                self._reader = None
+                running.cancel()
+                await asyncio.wait([running])
+                await reader.close()
+
+    def problems(self) -> Sequence[str]:
+        """Tell that SQS asks for fewer calls, while it does."""
+        throttled = None if self._reader is None else self._reader.throttled
+        return [] if throttled is None else [f"throttled: {throttled}"]

@@ -23,8 +23,9 @@ _PRODUCE, _FETCH = 0, 1
 """API keys, of https://kafka.apache.org/protocol#protocol_api_keys."""
 
 
-_TANSU_MS = 100
-"""What tansu is told for `max_wait_time`: it also bounds the time in which it looks for records."""
+_TANSU_MS = 8
+"""What tansu is told for `max_wait_time`. It is also the time in which it looks for records: with 1 it finds
+none of many. Records that came while a fetch that found them was under way cost a vain one afterwards."""
 
 
 class LongPoll:

@@ -22,7 +22,7 @@ KEYS = ["in/leaf.jpg", "in/a b+c%20d.jpg", "in/ñandú 🌿.jpg"]
 
 
 class QueueWorld(World):
-    """A queue with a visibility timeout of 2 seconds in place of the topic."""
+    """A queue with a visibility timeout of a second in place of the topic."""
 
     def __init__(
         self, directory: Path, kafka: Tansu, oscar: SandboxOscar, name: str, queue: MotoQueue
@@ -66,7 +66,7 @@ class QueueWorld(World):
 
 @pytest.fixture
 async def world(tmp_path: Path, tansu: Tansu, moto: Moto, unique: str) -> AsyncIterator[QueueWorld]:
-    queue = await moto.create_queue(unique, VisibilityTimeout=2)
+    queue = await moto.create_queue(unique, VisibilityTimeout=1)
     async with SandboxOscar(Settings(simulate=True)) as oscar:
         oscar.add_service("plants")
         world = QueueWorld(tmp_path, tansu, oscar, unique, queue)
@@ -152,7 +152,7 @@ async def test_a_notification_of_three_records_is_three_jobs_and_then_one_delete
     """The bridge is killed when one of the three jobs is made, and again when two are."""
     await world.queue.send(wrap({"Records": [record(f"in/{n}") for n in range(3)]}))
     daemon = world.daemon(
-        world.configuration(services={"plants": {"limits": {"concurrency": 1, "rate": "2/s"}}})
+        world.configuration(services={"plants": {"limits": {"concurrency": 1, "rate": "4/s"}}})
     )
     for made in (1, 2):
         daemon.start()
@@ -191,14 +191,14 @@ async def test_one_object_told_twice_and_in_three_envelopes_is_one_job(world: Qu
 async def test_kills_lose_no_message_and_double_none(world: QueueWorld) -> None:
     dice = random.Random(7)
     world.oscar.faults.set(Fault(statuses={503: 0.1}, lost_answers=0.1))
-    ids = await world.queue.send(*[{"n": n} for n in range(40)])
+    ids = await world.queue.send(*[{"n": n} for n in range(30)])
     daemon = world.daemon(
         world.configuration(
             sources={"uploads": world.source(max_in_flight=15)},
             services={"plants": {"retry": {"max_backoff": "100ms"}, "limits": {"rate": "30/s"}}},
         )
     )
-    for _ in range(4):
+    for _ in range(3):
         daemon.start()
         goal = world.oscar.ledger.total + dice.randint(1, 7)
         await until(lambda goal=goal: world.oscar.ledger.total >= goal, what=f"{goal} jobs")  # type: ignore[misc] # bound
@@ -206,7 +206,7 @@ async def test_kills_lose_no_message_and_double_none(world: QueueWorld) -> None:
         daemon.kill()
     world.oscar.faults.clear()
     daemon.start()
-    await world.jobs(40)
+    await world.jobs(30)
     await world.emptied()
     assert set(world.oscar.ledger.created) == {invocation_name("uploads", id, "plants") for id in ids}  # noqa: A001 - as SQS names it
 

@@ -236,5 +236,6 @@ def _failed(error: Exception, place: str) -> Exception:
 
 def _short(code: str, text: str) -> str:
     """Give the first line only: what follows it can be the request as it was signed, with its token."""
-    line = re.split(r"[\r\n]", text.strip(), maxsplit=1)[0]
-    return redact_text(": ".join(part for part in (code.rpartition(".")[2], line[:300]) if part))
+    code = code.rpartition(".")[2]
+    line = redact_text(re.split(r"[\r\n]", text.strip(), maxsplit=1)[0][:300])
+    return f"{code} ({line})" if code and line else code or line

@@ -1,0 +1,202 @@
+"""What no good server says at will: throttling, server errors, refusals of single entries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from bridge.core.delivery import Outcome
+from bridge.core.errors import SourceLost
+from bridge.sources.sqs import reader
+from bridge.sources.sqs.config import SqsConfig
+from bridge.telemetry.metrics import Metrics
+from tests.sources.reading import opened, settle, until
+
+Answer = Callable[[dict[str, Any]], web.Response]
+
+
+class Server:
+    """One queue in the JSON protocol of SQS; `answers` replace what it says, by action."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.calls: Counter[str] = Counter()
+        self.messages: list[str] = []
+        self.deleted: list[str] = []
+        self.url = ""
+
+    async def serve(self, request: web.Request) -> web.Response:
+        action = request.headers["X-Amz-Target"].rpartition(".")[2]
+        self.calls[action] += 1
+        asked = await request.json()
+        if action in self.answers:
+            return self.answers[action](asked)
+        return web.json_response(await self.answer(action, asked))
+
+    async def answer(self, action: str, asked: dict[str, Any]) -> dict[str, Any]:
+        if action == "GetQueueUrl":
+            return {"QueueUrl": f"{self.url}/1/{asked['QueueName']}"}
+        if action == "GetQueueAttributes":
+            return {"Attributes": {"VisibilityTimeout": "30", "ApproximateNumberOfMessages": "0"}}
+        if action == "ReceiveMessage":
+            count = asked["MaxNumberOfMessages"]
+            given, self.messages = self.messages[:count], self.messages[count:]
+            if not given:
+                await asyncio.sleep(0.05)
+            return {"Messages": [{"MessageId": one, "ReceiptHandle": one, "Body": one} for one in given]}
+        if action == "DeleteMessageBatch":
+            assert len(asked["Entries"]) <= 10
+            self.deleted += [entry["ReceiptHandle"] for entry in asked["Entries"]]
+        return {"Successful": [{"Id": entry["Id"]} for entry in asked["Entries"]], "Failed": []}
+
+    def source(self, *, metrics: Metrics | None = None, **more: Any) -> Any:
+        values = {
+            "type": "sqs",
+            "queue": "uploads",
+            "region": "eu-west-1",
+            "endpoint_url": self.url,
+            "access_key_id": "AKIA",
+            "secret_access_key": "hunter2",
+            "session_token": "correct-horse",
+            **more,
+        }
+        return SqsConfig.model_validate(values).build("bucket", (metrics or Metrics()).source("bucket"))
+
+
+def refusal(code: str, message: str = "no", status: int = 400) -> web.Response:
+    return web.json_response({"__type": f"com.amazonaws.sqs#{code}", "message": message}, status=status)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    app = web.Application()
+    app.router.add_post("/", server.serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+async def test_throttling_slows_down_and_is_told_but_loses_no_source(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "LOST_SECONDS", 0.2)
+    source = server.source()
+    server.answers["ReceiveMessage"] = lambda _: refusal("RequestThrottled", "slow down")
+    async with opened(source) as hands:
+        await until(lambda: source.problems())
+        await hands.takes_nothing(1)
+        assert "RequestThrottled (slow down)" in source.problems()[0]
+        assert server.calls["ReceiveMessage"] < 30
+        del server.answers["ReceiveMessage"]
+        server.messages = ["a"]
+        await hands.take(1)
+        assert source.problems() == []
+
+
+async def test_server_errors_are_retried_and_then_a_lost_source(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers["ReceiveMessage"] = lambda _: refusal("InternalError", status=503)
+    async with opened(server.source()) as hands:
+        await until(lambda: server.calls["ReceiveMessage"] > 3)
+        del server.answers["ReceiveMessage"]
+        server.messages = ["a"]
+        [kept] = await hands.take(1)
+        monkeypatch.setattr(reader, "LOST_SECONDS", 0.2)
+        server.answers["ReceiveMessage"] = lambda _: refusal("InternalError", status=503)
+        with pytest.raises(SourceLost, match="status 503"):
+            await hands.take(1)
+        assert kept.outcome is Outcome.RELEASED
+
+
+async def test_no_reason_tells_a_credential(server: Server) -> None:
+    # As SQS answers: the canonical request with its signed headers stands in the message.
+    server.answers["GetQueueUrl"] = lambda asked: refusal(
+        "SignatureDoesNotMatch",
+        "The request signature we calculated does not match the signature you provided.\n\n"
+        "The Canonical String for this request should have been\n'POST\n/\n\n"
+        "x-amz-security-token:correct-horse\n'",
+        403,
+    )
+    with pytest.raises(SourceLost) as raised:
+        async with opened(server.source()):
+            pass
+    assert "SignatureDoesNotMatch (The request signature" in str(raised.value)
+    assert "correct-horse" not in str(raised.value)
+
+
+async def test_a_refused_permission_is_named(server: Server) -> None:
+    server.answers["GetQueueAttributes"] = lambda _: refusal("AccessDenied", "not authorized", 403)
+    with pytest.raises(SourceLost, match=r"GetQueueAttributes refused: AccessDenied \(not authorized\)"):
+        async with opened(server.source()):
+            pass
+
+
+async def test_deletes_go_by_ten_and_only_what_failed_is_tried_again(server: Server) -> None:
+    server.messages = [f"m{n}" for n in range(25)]
+    tries: Counter[str] = Counter()
+
+    def partly(asked: dict[str, Any]) -> web.Response:
+        assert len(asked["Entries"]) <= 10
+        done, failed = [], []
+        for entry in asked["Entries"]:
+            tries[entry["ReceiptHandle"]] += 1
+            if entry["ReceiptHandle"] == "m3" and tries["m3"] < 3:
+                failed.append({"Id": entry["Id"], "Code": "InternalError", "SenderFault": False})
+            else:
+                done.append({"Id": entry["Id"]})
+        return web.json_response({"Successful": done, "Failed": failed})
+
+    server.answers["DeleteMessageBatch"] = partly
+    async with opened(server.source()) as hands:
+        settle(await hands.take(25))
+        await until(lambda: tries["m3"] == 3)
+        assert server.calls["DeleteMessageBatch"] == 3 + 2
+        assert set(tries) == {f"m{n}" for n in range(25)}
+        assert sum(tries.values()) == 25 + 2
+
+
+async def test_a_delete_is_tried_so_often_and_no_more(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "ATTEMPTS", 3)
+    server.messages = ["a"]
+    server.answers["DeleteMessageBatch"] = lambda asked: web.Response(
+        status=500, text=json.dumps({"message": asked["Entries"][0]["Id"]})
+    )
+    with capture_logs() as lines:
+        async with opened(server.source()) as hands:
+            settle(await hands.take(1))
+            await until(lambda: any("can't be answered" in line["event"] for line in lines))
+            await hands.takes_nothing(0.3)
+            assert server.calls["DeleteMessageBatch"] == 3
+
+
+async def test_a_large_notification_goes_in_pieces_that_fit_the_slots(server: Server) -> None:
+    records = [{"eventSource": "aws:s3", "n": n} for n in range(7)]
+
+    def received(_asked: dict[str, Any]) -> web.Response:
+        del server.answers["ReceiveMessage"]
+        body = json.dumps({"Records": records})
+        return web.json_response({"Messages": [{"MessageId": "m", "ReceiptHandle": "m", "Body": body}]})
+
+    server.answers["ReceiveMessage"] = received
+    async with opened(server.source(), limit=3) as hands:
+        while len(hands.seen) < 7:
+            assert not server.deleted
+            settle(await hands.take(1))  # asserts that there were slots
+        await until(lambda: server.deleted == ["m"])

@@ -39,9 +39,10 @@ class Keep:
 
     @classmethod
     def of(cls, row: Row, done: asyncio.Future[None]) -> Keep:
-        """Take `row`, and estimate its size: its texts and data, the key again in its index, and overhead."""
-        lengths = [len(column) for column in row if isinstance(column, (bytes, str))]
-        return cls(row, done, sum(lengths) + sum(lengths[:3]) + 150)
+        """Take `row`, and estimate its size: its key twice (an index has it too), data, texts, overhead."""
+        source, event_id, service = row[:3]
+        texts = 2 * (len(source) + len(event_id) + len(service)) + len(row[6]) + len(row[10])
+        return cls(row, done, texts + len(row[7]) + 200)
 
 
 def totals(connection: sqlite3.Connection) -> Change:
@@ -71,13 +72,19 @@ def write(
     An event that is kept already needs no room. Returns the change, and the events that `room` bytes
     had no place for.
     """
-    plan = _Plan(connection, group, room)
     change = Change(forgotten=[item for item in group if isinstance(item, int)])
+    keeps = [item for item in group if isinstance(item, Keep)]
+    if _all_new(connection, keeps, room):
+        _delete_parked(connection, change.forgotten, change)
+        for keep in keeps:
+            change.tally[_label(keep.row)] += 1
+        return change, ()
+    plan = _Plan(connection, group, room)
     _delete_parked(connection, plan.doomed, change)
     connection.executemany(schema.KEEP, [row for rows in plan.rows.values() for row in rows])
     for key in plan.rows:
         old, new = plan.before[key], plan.after[key]
-        service = key[2].decode("utf-8", "surrogatepass")
+        service = schema.text(key[2])
         if old is not None:
             change.tally[service, old[1], old[2]] -= 1
         if new is not None:
@@ -85,6 +92,20 @@ def write(
             if _is_parked(old) and not _is_parked(new):
                 change.unparked.append(new[0])
     return change, plan.refused
+
+
+def _all_new(connection: sqlite3.Connection, keeps: Sequence[Keep], room: int) -> bool:
+    """Write `keeps` if none of them is kept yet: the usual case, at half the work."""
+    if sum([keep.size for keep in keeps]) > room:
+        return False
+    connection.execute("SAVEPOINT new")
+    new = not keeps or connection.executemany(schema.KEEP_NEW, [keep.row for keep in keeps]).rowcount == len(
+        keeps
+    )
+    if not new:
+        connection.execute("ROLLBACK TO new")
+    connection.execute("RELEASE new")
+    return new
 
 
 class _Plan:
@@ -122,7 +143,7 @@ class _Plan:
 
     def _keep(self, keep: Keep) -> None:
         key = keep.row[:3]
-        reason, cause = keep.row[8], keep.row[9].decode("utf-8", "surrogatepass")
+        _, reason, cause = _label(keep.row)
         state = self.after[key]
         if state is None:
             if keep.size > self._room:
@@ -133,6 +154,10 @@ class _Plan:
             return
         self.rows[key].append(keep.row)
         self.after[key] = (0 if state is None else state[0], reason, cause)
+
+
+def _label(row: Row) -> tuple[str, str, str]:
+    return schema.text(row[2]), row[8], schema.text(row[9])
 
 
 def _is_parked(state: _State) -> bool:

@@ -25,9 +25,6 @@ from bridge.telemetry.metrics import Metrics
 
 _T = TypeVar("_T")
 
-_WAITING = 4096
-"""Events taken before a further `park` or `bury` waits for room."""
-
 NEVER_IN_A_LANE = "never reached a lane: no route could be evaluated for it"
 ITS_JOB_FAILED = "its job ran and failed: only a replay as a new event makes another"
 
@@ -47,7 +44,6 @@ class Store:
         self._reading = ThreadPoolExecutor(1, "store reading")
         self._reader: sqlite3.Connection | None = None
         self._read_trouble: str | None = None
-        self._room = asyncio.Semaphore(_WAITING)
         self._closed = False
         self._kept: Counter[tuple[str, str]] = Counter()
         self._wakes: dict[str, Callable[[], None]] = {}
@@ -108,12 +104,11 @@ class Store:
         await self._keep(schema.parked_row(event, service, attempts, first_attempt))
 
     async def _keep(self, row: Row) -> None:
-        async with self._room:
-            if self._closed:
-                raise StoreError("the store is closed")
-            keep = Keep.of(row, self._loop.create_future())
-            self._writer.queue.put(keep)
-            await keep.done
+        if self._closed:
+            raise StoreError("the store is closed")
+        keep = Keep.of(row, self._loop.create_future())
+        self._writer.queue.put(keep)
+        await keep.done
 
     # Parked events
 

@@ -86,6 +86,7 @@ class Writer:
         """That the budget is reached."""
         self.bytes = 0
         """On the disk."""
+        self._used = self._wal_bytes = 0
         self._ended = False
         self._wanted = 0
         self._forgets: list[int] = []
@@ -130,11 +131,11 @@ class Writer:
                 self._open()
             salvage.tell(self._path, accept_loss=self._accept_loss)
             change = changes.totals(self._ready())
+            self._measure()
         except OSError as error:
             raise StoreError(f"the store {self._path} can't be written: {error.strerror}") from error
         except sqlite3.Error as error:
             raise StoreError(f"the store {self._path} can't be used: {error}") from error
-        self._measure()
         return change
 
     def _open(self) -> None:
@@ -158,7 +159,19 @@ class Writer:
             self._attempt(self._probe)
         if monotonic() >= self._expire_at and not self._ended:
             self._attempt(self._expire)
+        if self.trouble is None:
+            self._attempt(self._look_around)
+
+    def _look_around(self) -> None:
         self._measure()
+        if self._wal_bytes > _WAL_BYTES and monotonic() >= self._checkpoint_at:
+            self._checkpoint_at = monotonic() + _PROBE_SECONDS
+            self._checkpoint()
+        # A hundredth, so that readiness does not flap with every event that goes.
+        if self.full is not None:
+            wanted = max(self._wanted, self._config.max_bytes // 100)
+            if self._room(wanted) >= wanted:
+                self.full = None
 
     def _gather(self) -> tuple[list[Keep | int], Work | None]:
         """Wait for something to do, and take all that waits with it; nothing if it is time to look around."""
@@ -284,29 +297,23 @@ class Writer:
 
     def _room(self, wanted: int) -> int:
         """Give the bytes that the budget leaves for new rows, having made them where that is possible."""
-        room = self._config.max_bytes - self._used()
-        if room < wanted and self._wal_bytes():
+        if self._config.max_bytes - self._used < wanted:
             self._checkpoint()
-            room = self._config.max_bytes - self._used()
-        return max(0, room)
+            self._measure()
+        return max(0, self._config.max_bytes - self._used)
 
-    def _used(self) -> int:
+    def _measure(self) -> None:
         """Count the pages in use, and the log: deleted pages are written again before the file grows."""
-        (pages,) = (
+        pages, free, size = (
             self._ready()
-            .execute(
-                "SELECT (page_count - freelist_count) * page_size "
-                "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
-            )
+            .execute("SELECT * FROM pragma_page_count, pragma_freelist_count, pragma_page_size")
             .fetchone()
         )
-        return int(pages) + self._wal_bytes()
-
-    def _wal_bytes(self) -> int:
-        try:
-            return Path(f"{self._path}-wal").stat().st_size
-        except FileNotFoundError:
-            return 0
+        self._wal_bytes = 0
+        with suppress(FileNotFoundError):
+            self._wal_bytes = Path(f"{self._path}-wal").stat().st_size
+        self._used = (pages - free) * size + self._wal_bytes
+        self.bytes = pages * size + self._wal_bytes
 
     def _checkpoint(self) -> None:
         """Bring the log into the file and empty it, unless a reader that is slow needs it."""
@@ -315,26 +322,6 @@ class Writer:
         connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_MILLISECONDS}")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         connection.execute(f"PRAGMA busy_timeout = {timeout}")
-
-    def _measure(self) -> None:
-        size = 0
-        for side in SIDES[:2]:
-            with suppress(OSError):
-                size += Path(f"{self._path}{side}").stat().st_size
-        self.bytes = size
-        if self.trouble is not None:
-            return
-        if self._wal_bytes() > _WAL_BYTES and monotonic() >= self._checkpoint_at:
-            self._checkpoint_at = monotonic() + _PROBE_SECONDS
-            self._attempt(self._checkpoint)
-        if self.full is not None:
-            self._attempt(self._look_for_room)
-
-    def _look_for_room(self) -> None:
-        # A hundredth, so that readiness does not flap with every event that goes.
-        wanted = max(self._wanted, self._config.max_bytes // 100)
-        if self._room(wanted) >= wanted:
-            self.full = None
 
 
 def _size(count: int) -> str:

@@ -8,9 +8,6 @@ import random
 import signal
 import sqlite3
 import stat
-import subprocess
-import sys
-import textwrap
 import time
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -25,58 +22,7 @@ from bridge.core.ports import DeadLetter
 from bridge.store import Store, read_dead_letter, read_dead_letters
 from bridge.store.directory import file_system_type
 from bridge.telemetry.metrics import Metrics
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def state_dir(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(CollectorRegistry())
-
-
-def letter(
-    event_id: str = "1", *, service: str = "plants", cause: str = "too_large", data: bytes = b"{}"
-) -> DeadLetter:
-    event = Event(id=event_id, source="uploads", type="org.example.put", data=data)
-    return DeadLetter(event=event, service=service, cause=cause, detail="why", attempts=1)
-
-
-def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return metrics.registry.get_sample_value(name, labels)
-
-
-async def until(condition: object, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    assert callable(condition)
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came"
-        await asyncio.sleep(0.005)
-
-
-def child(code: str, *arguments: str, then: str = "", wrap: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Start a process of its own with this file's `letter` and the store at hand."""
-    prelude = """
-        import asyncio, importlib.util, os, resource, sys
-        from pathlib import Path
-        spec = importlib.util.spec_from_file_location("ours", sys.argv[1])
-        ours = importlib.util.module_from_spec(spec); sys.modules["ours"] = ours
-        spec.loader.exec_module(ours)
-        from ours import *
-        arguments = sys.argv[2:]
-    """
-    program = "".join(textwrap.dedent(part) for part in (prelude, code, then))
-    return subprocess.Popen(
-        [*wrap, sys.executable, "-c", program, __file__, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
+from tests.store.events import child, letter, needs_mounts, until, value
 
 # What is kept
 
@@ -295,7 +241,7 @@ def test_a_read_only_state_directory_fails_the_start(tmp_path: Path) -> None:
     wrap: tuple[str, ...] = ()
     if os.geteuid() == 0:  # whom no mode stops
         wrap = ("unshare", "-m", "sh", "-c", f'mount -t tmpfs -o ro none {state} && exec "$@"', "sh")
-        _needs_mounts()
+        needs_mounts()
     process = child(
         """
         async def main():
@@ -395,17 +341,6 @@ def test_every_bury_that_returned_survives_sigkill(tmp_path: Path, progress: int
     assert {row.event_id for row in read_dead_letters(state)} == kept | {"after"}
 
 
-def _needs_mounts() -> None:
-    try:
-        possible = subprocess.run(
-            ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
-        )
-    except FileNotFoundError:
-        pytest.skip("unshare is not installed")
-    if possible.returncode:
-        pytest.skip("this user can't mount a tmpfs")
-
-
 FILLING = """
     async def main():
         async with Store.open(Path(arguments[0]), Metrics(CollectorRegistry())) as store:
@@ -429,7 +364,7 @@ FILLING = """
 
 
 def test_a_full_disk_is_told_and_the_store_goes_on_once_there_is_room(tmp_path: Path) -> None:
-    _needs_mounts()
+    needs_mounts()
     process = child(
         """
         ballast = Path(arguments[0]) / "ballast"
@@ -512,7 +447,6 @@ async def test_a_cancelled_waiter_does_not_hurt_the_others(state_dir: Path, metr
         await store.bury(letter("after"))
         kept = {row.event_id for row in read_dead_letters(state_dir)}
         assert {str(n) for n in range(1, 500, 2)} | {"after"} <= kept
-        assert store._room._value == 4096
 
 
 async def test_leaving_the_store_writes_what_was_taken(state_dir: Path, metrics: Metrics) -> None:
@@ -524,15 +458,6 @@ async def test_leaving_the_store_writes_what_was_taken(state_dir: Path, metrics:
     assert not store._writer.thread.is_alive()
     with pytest.raises(StoreError, match="closed"):
         await store.bury(letter())
-
-
-async def test_more_letters_than_there_is_room_for_wait_their_turn(
-    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bridge.store.store._WAITING", 3)
-    async with Store.open(state_dir, metrics) as store:
-        await asyncio.gather(*(store.bury(letter(str(n))) for n in range(100)))
-    assert len(read_dead_letters(state_dir)) == 100
 
 
 async def test_letters_that_wait_together_are_written_together(

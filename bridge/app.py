@@ -90,15 +90,18 @@ async def run(settings: Settings, stop: Stop | None = None, *, accept_loss: bool
             return [Problem(part, reason) for part, reasons in parts for reason in reasons]
 
         url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness))
+        await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store)))
         # What is there by now stays until the end. Collections look at the rest alone, and as there is little
         # garbage in cycles, seldom: 5 % of the time of an event, and no pause of 0.1 s in between.
         gc.freeze()
         gc.set_threshold(10_000, 20, 20)
         gc.enable()
-        await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store)))
         _log.info("bridge started", version=__version__, http=url, state_dir=str(settings.state_dir))
         async with asyncio.TaskGroup() as lane_tasks:
             working = [lane_tasks.create_task(lane.run(), name=f"lane {lane.key}") for lane in lanes.values()]
+            for key, cluster in clusters.items():
+                here = [services[name] for name, config in settings.services.items() if config.cluster == key]
+                working.append(lane_tasks.create_task(cluster.announce(here), name=f"cluster {key}"))
             async with asyncio.TaskGroup() as source_tasks:
                 reading = [
                     source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners

@@ -1,4 +1,4 @@
-"""The whole way on one machine: Kafka → bridge → OSCAR, with a few records to see it by."""
+"""The whole way on one machine: Kafka and S3 → bridge → OSCAR, with a few events to see it by."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from bridge.sandbox.aws import ACCESS_KEY_ID, BUCKET, QUEUE, REGION, SECRET_ACCESS_KEY, Aws, aws
 from bridge.sandbox.kafka import broker, free_port
 from bridge.sandbox.oscar import Job, SandboxOscar
 from bridge.telemetry import logging
@@ -35,15 +36,20 @@ _RECORDS = {
     "empty.nc": {"name": "empty.nc", "size": 0},
     "leaf-3.nc": {"name": "leaf-3.nc", "size": 512},
 }
-_EXPECTED = 3  # `empty.nc` has no bytes, so no route wants it
+_OBJECT = "scans/leaf 4.nc"
+_SEGMENT = """\
+key=$(sed -n 's/.*"key": *"\\([^"]*\\)".*/\\1/p' "$INPUT_FILE_PATH")
+echo "segmented $key, job $JOB_UUID"
+"""
+_EXPECTED = 4  # `empty.nc` has no bytes, so no route wants it
 _SECONDS = 60.0
 
 
 def run(configuration: Path, *, once: bool) -> int:
     """Show records becoming jobs. With `once` end when all did; give the exit status.
 
-    `configuration` is a file that takes SANDBOX_KAFKA, SANDBOX_OSCAR and SANDBOX_STATE from the
-    environment, such as `config/sandbox.yaml`.
+    `configuration` is a file that takes the SANDBOX_… variables of `_bridge` from the environment, such as
+    `config/sandbox.yaml`.
     """
     logging.configure("warning", "console")
     return asyncio.run(_run(configuration, once=once))
@@ -54,21 +60,25 @@ async def _run(configuration: Path, *, once: bool) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with SandboxOscar() as oscar, broker() as bootstrap:
+    async with SandboxOscar() as oscar, broker() as bootstrap, aws() as storage:
         oscar.add_service("plant-classification", _SCRIPT)
+        oscar.add_service("scan-segmentation", _SEGMENT)
         await _create_topic(bootstrap)
-        async with _bridge(configuration, oscar.url, bootstrap) as (bridge, http):
+        async with _bridge(configuration, oscar.url, bootstrap, storage) as (bridge, http):
             settings = oscar.settings
             _say(f"OSCAR    {oscar.url}   user {settings.username}, password {settings.password}")
             _say(f"Kafka    {bootstrap}   topic {_TOPIC}")
+            _say(f"S3, SQS  {storage.url}   bucket {BUCKET}, queue {QUEUE}, region {REGION}")
             _say(f"bridge   {http}   /livez /readyz /metrics")
             await _put_records(bootstrap)
             _say(f"put {len(_RECORDS)} records into Kafka: {', '.join(_RECORDS)}")
+            await storage.put(_OBJECT, b"pixels")
+            _say(f"put the object {_OBJECT!r} into the bucket")
             try:
                 async with asyncio.timeout(_SECONDS):
                     await _show_jobs(oscar, _EXPECTED, bridge)
             except (TimeoutError, RuntimeError) as error:
-                _say(f"not all records became jobs: {str(error) or f'waited {_SECONDS:g} s'}")
+                _say(f"not all events became jobs: {str(error) or f'waited {_SECONDS:g} s'}")
                 return 1
             _say("empty.nc became none: its size is 0, and the route asks for more")
             if not once:
@@ -81,13 +91,19 @@ async def _run(configuration: Path, *, once: bool) -> int:
 
 
 @asynccontextmanager
-async def _bridge(configuration: Path, oscar: str, kafka: str) -> AsyncIterator[tuple[Process, str]]:
+async def _bridge(
+    configuration: Path, oscar: str, kafka: str, storage: Aws
+) -> AsyncIterator[tuple[Process, str]]:
     with tempfile.TemporaryDirectory(prefix="sandbox-bridge-") as state:
         port = free_port()
         environment = {
             **os.environ,
             "SANDBOX_OSCAR": oscar,
             "SANDBOX_KAFKA": kafka,
+            "SANDBOX_AWS": storage.url,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+            "AWS_DEFAULT_REGION": REGION,
             "SANDBOX_STATE": state,
             "BRIDGE__HTTP__PORT": str(port),
         }

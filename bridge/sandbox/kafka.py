@@ -49,7 +49,7 @@ async def broker(advertised_port: int | None = None) -> AsyncIterator[str]:
         )
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await _listens(port, process)
+                await listens(port, process)
             yield f"127.0.0.1:{port}"
         finally:
             if process.returncode is None:
@@ -57,7 +57,8 @@ async def broker(advertised_port: int | None = None) -> AsyncIterator[str]:
             await process.wait()
 
 
-async def _listens(port: int, process: Process) -> None:
+async def listens(port: int, process: Process) -> None:
+    """Return once `process` listens on `port`. Raises RuntimeError when it ends before."""
     while process.returncode is None:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -66,4 +67,4 @@ async def _listens(port: int, process: Process) -> None:
         else:
             writer.close()
             return
-    raise RuntimeError(f"the broker ended with status {process.returncode}")
+    raise RuntimeError(f"a server of the sandbox ended with status {process.returncode}")

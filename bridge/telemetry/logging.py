@@ -118,5 +118,5 @@ def configure(level: str = "info", form: Literal["json", "console"] = "json") ->
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # The libraries say at INFO what the bridge says in its own words.
-    for noisy in ("aiokafka", "asyncio", "aiohttp.access"):
+    for noisy in ("aiobotocore", "aiokafka", "asyncio", "aiohttp.access", "botocore"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -1,0 +1,83 @@
+"""S3 and SQS on one loopback port (moto, from PyPI), with a bucket that tells a queue of its new objects."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from asyncio.subprocess import DEVNULL
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiobotocore.session import get_session
+from botocore.config import Config
+
+from bridge.sandbox.kafka import free_port, listens
+
+REGION = "eu-west-1"
+ACCESS_KEY_ID = "sandbox"
+SECRET_ACCESS_KEY = "sandbox"  # noqa: S105 - the sandbox's own, told to whoever asks
+BUCKET = "uploads"
+QUEUE = "uploads-events"
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """The server's address, and what a person does with a bucket."""
+
+    url: str
+
+    async def put(self, key: str, body: bytes) -> None:
+        """Put an object into the bucket."""
+        async with self._client("s3") as s3:
+            await s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+
+    async def set_up(self) -> None:
+        """Make the bucket and the queue, and let the one notify the other of every new object."""
+        async with self._client("sqs") as sqs, self._client("s3") as s3:
+            queue = (await sqs.create_queue(QueueName=QUEUE))["QueueUrl"]
+            told = await sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+            await s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+            notify = {"QueueArn": told["Attributes"]["QueueArn"], "Events": ["s3:ObjectCreated:*"]}
+            await s3.put_bucket_notification_configuration(
+                Bucket=BUCKET, NotificationConfiguration={"QueueConfigurations": [notify]}
+            )
+
+    def _client(self, service: str) -> Any:
+        return get_session().create_client(
+            service,
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id=ACCESS_KEY_ID,
+            aws_secret_access_key=SECRET_ACCESS_KEY,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+
+@asynccontextmanager
+async def aws() -> AsyncIterator[Aws]:
+    """Run the server while inside, bucket and queue made. Raises RuntimeError when it can't be started."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="sandbox-aws-") as home:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)),
+            env={**os.environ, "HOME": home, "AWS_EC2_METADATA_DISABLED": "true"},
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the bridge
+        )
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await listens(port, process)
+            server = Aws(f"http://127.0.0.1:{port}")
+            await server.set_up()
+            yield server
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()

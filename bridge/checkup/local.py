@@ -154,7 +154,7 @@ def _daemon(state_dir: Path) -> str | None:
 def _nearest(path: Path) -> Path:
     """Give `path`, or the nearest directory above it that is there, in which it would be made."""
     path = path.absolute()
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110 - Path.exists() raises on EACCES
         path = path.parent
     return path
 

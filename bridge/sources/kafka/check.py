@@ -199,7 +199,7 @@ class _Look:
                     f"topic {name}: no leader for partitions {_some(leaderless)}, so they can't be read now",
                     "bring the brokers back that hold them",
                 )
-            self._findings.ok(f"topic {name}: {len(partitions)} partitions")
+            self._findings.ok(f"topic {name}: {len(partitions)} partition{'s' * (len(partitions) != 1)}")
             found[name] = partitions
         return found
 

@@ -1,0 +1,133 @@
+"""Mistakes on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from bridge.checkup.local import check_local
+from bridge.settings import Settings
+from bridge.store.directory import claim
+from tests.check.findings import is_well, said
+
+
+def settings(state_dir: Path, **more: Any) -> Settings:
+    return Settings.model_validate(
+        {
+            "state_dir": str(state_dir),
+            "http": {"port": 0},
+            "clusters": {
+                "main": {
+                    "endpoint": "http://127.0.0.1:1",
+                    "auth": {"type": "basic", "username": "oscar", "password": "sandbox"},
+                }
+            },
+            "services": {"plants": {}},
+            "sources": {
+                "uploads": {
+                    "type": "kafka",
+                    "bootstrap_servers": "127.0.0.1:1",
+                    "topics": ["t"],
+                    "group_id": "g",
+                }
+            },
+            "routes": [{"from": "uploads", "to": "plants"}],
+            **more,
+        }
+    )
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+async def test_a_directory_that_can_be_made_is_well_and_not_made(tmp_path: Path) -> None:
+    state_dir = tmp_path / "new" / "state"
+    found = await check_local(settings(state_dir))
+    assert is_well(found)
+    said(found, "ok", "can be written")
+    said(found, "note", "http.port is 0")
+    assert not (tmp_path / "new").exists()
+
+
+async def test_a_file_in_the_way_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    found = await check_local(settings(tmp_path / "state"))
+    said(found, "problem", "is a file", about="store", remedy="name a directory")
+
+
+@pytest.mark.parametrize("below", ["", "deeper/state"])
+def test_a_directory_that_can_not_be_written_is_a_problem(below: str) -> None:
+    """In a process of its own, which is nobody's: root may write anywhere."""
+    script = (
+        "import asyncio, os; from pathlib import Path; "
+        "from tests.check.test_local import settings; from bridge.checkup.local import check_local; "
+        "os.geteuid() or os.setuid(65534); "
+        "[print(one) for one in asyncio.run(check_local(settings(Path({directory!r}))))]"
+    )
+    with TemporaryDirectory() as parent:
+        Path(parent).chmod(0o500)
+        done = subprocess.run(
+            [sys.executable, "-c", script.format(directory=str(Path(parent, below)))],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[2],
+        )
+    assert "can't be written" in done.stdout, done.stdout + done.stderr
+    assert "permission denied" in done.stdout
+    assert "have `state_dir` owned by" in done.stdout
+
+
+async def test_a_network_file_system_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"36 35 98:0 / {tmp_path} rw - nfs4 server:/export rw\n")
+    monkeypatch.setattr("bridge.store.directory._MOUNTS", mounts)
+    found = await check_local(settings(tmp_path / "state"))
+    said(found, "problem", "network file system (nfs4)", remedy="a disk of this machine")
+
+
+async def test_a_disk_smaller_than_the_budget_is_a_warning(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    found = await check_local(settings(tmp_path, store={"max_bytes": free + 2**40}))
+    said(found, "warning", "store.max_bytes", "free", remedy="lower `store.max_bytes`")
+
+
+async def test_a_daemon_that_runs_is_told(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from bridge.store.directory import claim; "
+        f"claim(Path({str(tmp_path)!r})); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        found = await check_local(settings(tmp_path))
+        said(found, "note", f"process {holder.pid}", about="store")
+    finally:
+        holder.communicate(timeout=10)
+    found = await check_local(settings(tmp_path))
+    assert not any("process" in finding.message for finding in found)
+    claim(tmp_path)  # looking took no lock
+
+
+async def test_a_port_that_is_taken_is_a_problem(tmp_path: Path, taken: int) -> None:
+    found = await check_local(settings(tmp_path, http={"port": taken}))
+    said(found, "problem", f"port {taken} is taken", about="http", remedy="another `http.port`")
+    found = await check_local(settings(tmp_path, http={"host": "192.0.2.1", "port": 9464}))
+    said(found, "problem", "can't listen on 192.0.2.1", about="http", remedy="an address of this machine")

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 from urllib.request import urlopen
 
-import boto3
+import boto3  # type: ignore[import-untyped] # it has no stubs
 from botocore.config import Config
 
 from tests.servers.tansu import free_port

@@ -41,7 +41,7 @@ def test_an_example_loads_without_a_warning(path: Path, tmp_path: Path) -> None:
     here = tmp_path / path.name
     here.write_text(with_its_files(text, tmp_path / "root"), encoding="utf-8")
     variables = {
-        name: "http://127.0.0.1:9" if key == "endpoint" else "127.0.0.1:9"
+        name: "http://127.0.0.1:9" if key in ("endpoint", "endpoint_url") else "127.0.0.1:9"
         for key, name in _VARIABLE.findall(text)
     }
     loaded = load(here, variables)

@@ -236,13 +236,12 @@ def _source(options: argparse.Namespace, settings: Settings) -> str:
 
 def _asking(question: Coroutine[Any, Any, _Answer]) -> _Answer:
     """Wait for what asks other systems, and log nothing: the answer tells all there is."""
-    import uvloop
-
+    from bridge.reach import Loop
     from bridge.telemetry import logging as own_logging
 
     own_logging.configure("error")
     logging.getLogger().handlers[:] = [logging.NullHandler()]
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(question)
 
 

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from bridge.core.ports import Finding, Patience
 from bridge.sources.kafka.config import KafkaConfig
 from tests.check.findings import is_well, said
-from tests.check.stubs import describing_broker, refusing_broker, silent_server
+from tests.check.stubs import describing_broker, refusing_broker
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.proxy import Proxy
 from tests.servers.tansu import Tansu, free_port
@@ -167,9 +167,3 @@ async def test_an_unknown_authority_is_told_plainly(unique: str, tmp_path: Path)
             said(found, "problem", f"topic {unique} does not exist")
             plain = await check(broker.bootstrap_servers, unique)
             said(plain, "problem", "no answer as Kafka's", remedy="security_protocol")
-
-
-async def test_a_broker_that_says_nothing_is_given_up(unique: str) -> None:
-    async with silent_server() as port:
-        found = await check(f"127.0.0.1:{port}", unique)
-    said(found, "problem", "no answer as Kafka's", remedy="Kafka's port")

@@ -1,0 +1,94 @@
+"""What would become of an event, without a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bridge.checkup import json_of_preview, lines_of_preview, preview
+from bridge.checkup.preview import Preview
+from bridge.core.event import Event
+from bridge.core.identity import invocation_name
+from tests.check.test_local import settings
+
+ROUTES = [
+    {"from": "uploads", "when": "data.size > 0", "to": "plants"},
+    {"from": "uploads", "when": "data.kind == 'flood'", "to": "flood"},
+    {"from": "uploads", "when": "data.size + 'x' == 'y'", "to": "flood"},
+    {"from": "uploads", "to": "data.service", "allow": ["plants", "flood"]},
+]
+SERVICES: dict[str, Any] = {
+    "plants": {"service": "plant-classification"},
+    "flood": {"mode": "run", "max_event_bytes": 40},
+}
+
+
+def event(data: dict[str, Any], **more: Any) -> Event:
+    return Event(id="7", source="uploads", type="t", data=json.dumps(data).encode(), **more)
+
+
+def look(message: Event, tmp_path: Path, **more: Any) -> list[Preview]:
+    found = preview(
+        settings(tmp_path, **{"services": SERVICES, "routes": ROUTES, **more}), "uploads", message
+    )
+    assert not isinstance(found, str)
+    return list(found)
+
+
+def test_each_route_says_what_it_makes_of_an_event(tmp_path: Path) -> None:
+    (one,) = look(event({"size": 1, "service": "trees"}), tmp_path)
+    reasons = [(decision.service, decision.reason) for decision in one.decisions]
+    assert reasons == [("plants", ""), (None, "missing_key"), (None, "route"), (None, "not_allowed")]
+    assert "data.size + 'x'" in one.decisions[2].detail
+    text = "\n".join(lines_of_preview(one, with_job=True))
+    for words in ("yes, to plants", "does not have", "dead letter: `data.size + 'x'", "not in `allow`"):
+        assert words in text
+
+
+def test_a_service_is_shown_with_the_payload_and_the_job_it_would_get(tmp_path: Path) -> None:
+    (one,) = look(event({"size": 1, "name": "leaf*"}), tmp_path)
+    (service,) = one.services
+    assert service.payload == '{"size":1,"name":"leaf\\u002a"}'
+    assert service.job == invocation_name("uploads", "7", "plant-classification")
+    text = "\n".join(lines_of_preview(one, with_job=True))
+    assert "POST /job/plant-classification" in text
+    assert f"{len(service.payload)} bytes of 131065" in text
+    assert service.job in text
+    assert service.job not in "\n".join(lines_of_preview(one, with_job=False))
+
+
+def test_an_event_too_large_for_one_service_is_its_dead_letter(tmp_path: Path) -> None:
+    (one,) = look(event({"size": 1, "kind": "flood", "filler": "x" * 600}), tmp_path)
+    plants, flood = one.services
+    assert plants.payload is not None
+    assert flood.payload is None
+    assert flood.job is None, "a run has no job"
+    assert flood.trouble.startswith("too_large: ")
+    text = "\n".join(lines_of_preview(one, with_job=True))
+    assert "dead letter: too_large" in text
+    assert "…" in text, "a long payload is cut for a person"
+    assert json_of_preview(one)["services"][0]["payload"] == plants.payload, "and whole for a machine"
+
+
+def test_an_event_for_nobody_says_so(tmp_path: Path) -> None:
+    (one,) = look(event({"size": 0, "kind": "fire"}), tmp_path)
+    assert not one.services
+    assert "goes to no service" in "\n".join(lines_of_preview(one, with_job=True))
+
+
+def test_an_s3_notification_is_shown_as_one_event_a_record(tmp_path: Path) -> None:
+    record = {
+        "eventSource": "aws:s3",
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": "b"}, "object": {"key": "a+b.nc", "sequencer": "1"}},
+    }
+    second = json.loads(json.dumps(record).replace("a+b", "c"))
+    sources = {"uploads": {"type": "sqs", "queue": "q", "region": "eu-west-1"}}
+    routes = [{"from": "uploads", "when": "subject.endsWith('.nc')", "to": "plants"}]
+    found = look(event({"Records": [record, second]}), tmp_path, sources=sources, routes=routes)
+    assert [one.event.subject for one in found] == ["a b.nc", "c.nc"]
+    assert len({one.services[0].job for one in found}) == 2
+    greeting = event({"Service": "Amazon S3", "Event": "s3:TestEvent"})
+    told = preview(settings(tmp_path, services=SERVICES, sources=sources, routes=routes), "uploads", greeting)
+    assert told == "test_event"

@@ -91,8 +91,8 @@ async def run(settings: Settings, stop: Stop | None = None, *, accept_loss: bool
 
         url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness))
         await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store)))
-        # What is there by now stays until the end. Collections look at the rest alone, and as there is little
-        # garbage in cycles, seldom: 5 % of the time of an event, and no pause of 0.1 s in between.
+        # What is there by now stays until the end, and there is little garbage in cycles: collections look at
+        # the rest alone, and seldom.
         gc.freeze()
         gc.set_threshold(10_000, 20, 20)
         gc.enable()

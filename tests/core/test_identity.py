@@ -24,14 +24,14 @@ TRIPLES = st.tuples(TEXT, TEXT, TEXT)
             "uploads",
             "uploads/3/1234567890/1740830400000",
             "plant-classification",
-            "plant-classification-eh67owse57lwhlae4qbbf54umlesqutk",
+            "plant-classification-dd947bde6284597c4b3cd623f595c72c3af83a",
         ),
-        ("bucket", "0f5c2a3e-9d8b-4c1a", "plants", "plants-xxejoel2qst2qeov4zh6jwupa63sd7uh"),
+        ("bucket", "0f5c2a3e-9d8b-4c1a", "plants", "plants-1cfac308c8eb607c94fcf9e55350a3d5862697"),
         (
             "größe",
             "dcache:00001F\udcff",
             "Ünïcode_Service.with-a-very-long-name",
-            "n-code-service-with-a-v-st6maxpfku2phjtw3umnjlqcuv3cs7gn",
+            "n-code-service-with-a-v-d539e21eab3a823a566e8527780761c8497ca5",
         ),
     ],
 )

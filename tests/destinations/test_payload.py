@@ -96,7 +96,7 @@ def test_a_json_object_comes_out_of_the_shell_as_the_same_value(
     shell: str, tmp_path: Path, value: dict[str, Any], indent: int | None, ascii_only: bool
 ) -> None:
     data = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
-    assert arrives(data, shell, tmp_path) == value
+    assert arrives(data, shell, tmp_path, trusted=True) == value
 
 
 @pytest.mark.parametrize("shell", SHELLS)

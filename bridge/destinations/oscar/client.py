@@ -47,6 +47,7 @@ from bridge.destinations.oscar.config import (
     ServiceConfig,
     ServiceTokenAuth,
 )
+from bridge.destinations.oscar.deadline import Deadline
 from bridge.destinations.oscar.payload import PayloadError, encode
 from bridge.telemetry.metrics import Metrics
 
@@ -59,6 +60,8 @@ _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 
 _CONNECT_SECONDS = 10.0
 _MANAGEMENT_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=_CONNECT_SECONDS)
+_ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+"""The rest of an attempt's time is the `Deadline`'s."""
 _MANAGEMENT_CONNECTIONS = 4
 _ACCEPTED = Answer(Verdict.ACCEPTED, status=201)
 _EXCERPT_BYTES = 4096
@@ -290,9 +293,7 @@ class OscarService:
         url = cluster.endpoint / config.mode / self.name
         self._url = url if config.owner is None else url.with_query(owner=config.owner)
         self._bearer = cluster.bearer(self.name, config.owner)
-        self._timeout = aiohttp.ClientTimeout(
-            total=config.timeout_seconds, connect=min(config.timeout_seconds, _CONNECT_SECONDS)
-        )
+        self._deadline = Deadline(config.timeout_seconds)
 
     async def invoke(self, event: Event) -> Answer:
         """Make one attempt; a token that was refused is renewed once, and the attempt made again with it."""
@@ -355,14 +356,17 @@ class OscarService:
         if self._mode == "job":
             headers[DELEGATION_HEADER] = name
         try:
-            async with self._cluster.session.post(
-                self._url,
-                data=payload,
-                headers=headers,
-                allow_redirects=False,
-                timeout=self._timeout,
-                proxy=self._cluster.proxy,
-            ) as response:
+            async with (
+                self._deadline,
+                self._cluster.session.post(
+                    self._url,
+                    data=payload,
+                    headers=headers,
+                    allow_redirects=False,
+                    timeout=_ATTEMPT_TIMEOUT,
+                    proxy=self._cluster.proxy,
+                ) as response,
+            ):
                 status = response.status
                 if 200 <= status < 300:
                     await _drain(response)

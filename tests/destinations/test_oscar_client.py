@@ -65,7 +65,7 @@ def kept_connections(plants: OscarService) -> int:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the connector tells nobody
+        while not condition():
             await asyncio.sleep(0.001)
 
 

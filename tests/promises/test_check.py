@@ -15,12 +15,12 @@ from typing import Any
 import trustme
 from yarl import URL
 
+from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import SandboxOscar, Settings
 from tests.check.stubs import describing_broker, refusing_broker, silent_server, sqs_that_answers
 from tests.promises.world import Daemon, World
 from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Moto
 from tests.servers.proxy import Proxy
-from tests.servers.tansu import free_port
 
 SECRETS = ("pa55-of-oscar", "pa55-of-kafka", SECRET_ACCESS_KEY, "refresh-of-nobody")
 

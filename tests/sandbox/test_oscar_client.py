@@ -53,7 +53,7 @@ async def test_the_client_creates_invokes_reads_and_deletes(tmp_path: Path) -> N
         job = oscar.job(name)
         assert job is not None
         async with asyncio.timeout(10):
-            while job.phase != "Succeeded":  # noqa: ASYNC110 - another process, with a deadline
+            while job.phase != "Succeeded":
                 await asyncio.sleep(0.01)
         assert job.event_seen == base64.b64encode(b"hello") + b"\n"
         await asyncio.to_thread(end_of_a_service, oscar.url, name)

@@ -125,7 +125,7 @@ async def test_an_outage_cuts_the_request_under_way(oscar: SandboxOscar, http: a
     async with asyncio.TaskGroup() as group:
         pending = group.create_task(invoke(oscar, http, "one"))
         async with asyncio.timeout(5):
-            while oscar.ledger.requests == 0:  # noqa: ASYNC110 - a condition with a deadline
+            while oscar.ledger.requests == 0:
                 await asyncio.sleep(0.01)
         await oscar.outage()
     assert pending.result() == 0
@@ -141,7 +141,7 @@ async def test_an_outage_of_some_seconds_ends_by_itself(
         pass
     assert await invoke(oscar, http, "one") == 0
     async with asyncio.timeout(5):
-        while await invoke(oscar, http, "one") == 0:  # noqa: ASYNC110 - as above
+        while await invoke(oscar, http, "one") == 0:
             await asyncio.sleep(0.02)
     assert oscar.ledger.created == {"one": 1}
 

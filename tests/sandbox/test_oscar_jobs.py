@@ -23,7 +23,7 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - a condition of the outside, with a deadline
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import boto3  # type: ignore[import-untyped] # it has no stubs
 from botocore.config import Config
 
-from tests.servers.tansu import free_port
+from bridge.sandbox.kafka import free_port
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"

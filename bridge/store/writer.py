@@ -262,8 +262,7 @@ class Writer:
                 call()
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
                 self.trouble = f"{self._path} can't be written: {error}"
-                busy = schema.primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-                if busy and not self.closing:
+                if schema.primary_code(error) == sqlite3.SQLITE_BUSY and not self.closing:
                     continue  # it took longer than the timeout of `connect`
                 if schema.damaged(error):
                     salvage.suspect(self._path)

@@ -1,0 +1,157 @@
+"""Rows of `kept` read from the pages of a file, without the tree above them, which may be what is damaged.
+
+The format is SQLite's, chapters 1.3, 1.5, 1.6 and 2.1 of https://sqlite.org/fileformat2.html.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from bridge.store import schema
+from bridge.store.schema import BrokenRowError, Row
+
+_LEAF = 0x0D
+_INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+_TEXT, _INTEGER, _REAL = (str,), (int,), (int, float, type(None))
+_OPTIONAL_TEXT, _OPTIONAL_INTEGER = (str, type(None)), (int, type(None))
+
+COLUMNS = {
+    "number": _INTEGER,
+    "source": _TEXT,
+    "id": _TEXT,
+    "service": _TEXT,
+    "type": _TEXT,
+    "subject": _OPTIONAL_TEXT,
+    "time": _OPTIONAL_TEXT,
+    "attributes": _TEXT,
+    "data": (bytes,),
+    "reason": _TEXT,
+    "cause": _TEXT,
+    "detail": _TEXT,
+    "status": _OPTIONAL_INTEGER,
+    "attempts": _INTEGER,
+    "first_attempt": _REAL,
+    "last_attempt": _REAL,
+    "kept_at": (int, float),
+    "generation": _INTEGER,
+}
+"""Of `kept`, in their order in a record, with the types of their values."""
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """Give what looks like a row of `kept`, in the order of COLUMNS, from every page that is not free.
+
+    Raises OSError.
+    """
+    with path.open("rb") as file:
+        pages = _Pages(file.read(100), path.stat().st_size, file.fileno())
+        free = pages.free()
+        for number in range(2, pages.count + 1):
+            if number not in free:
+                yield from pages.rows(number)
+
+
+class _Pages:
+    def __init__(self, header: bytes, size: int, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._size, self._usable, self._trunk = 4096, 4096, 0  # SQLite's defaults, should the header be lost
+        if header.startswith(b"SQLite format 3\0") and len(header) == 100:
+            self._size = int.from_bytes(header[16:18], "big")
+            self._size = 65536 if self._size == 1 else max(512, self._size)
+            self._usable = self._size - header[20]
+            self._trunk = int.from_bytes(header[32:36], "big")
+        self.count = size // self._size
+
+    def _page(self, number: int) -> bytes:
+        return os.pread(self._descriptor, self._size, (number - 1) * self._size)
+
+    def free(self) -> set[int]:
+        """Give the pages whose rows were deleted, as far as their list can be followed."""
+        free: set[int] = set()
+        trunk = self._trunk
+        while 0 < trunk <= self.count and trunk not in free:
+            free.add(trunk)
+            page = self._page(trunk)
+            trunk, length = struct.unpack_from(">II", page)
+            length = min(length, len(page) // 4 - 2)
+            free.update(struct.unpack_from(f">{length}I", page, 8))
+        return free
+
+    def rows(self, number: int) -> Iterator[Row]:
+        page = self._page(number)
+        if len(page) < self._size or page[0] != _LEAF:
+            return
+        cells = min(int.from_bytes(page[3:5], "big"), (len(page) - 8) // 2)
+        for place in struct.unpack_from(f">{cells}H", page, 8):
+            try:
+                yield self._row(page, place)
+            except (IndexError, struct.error, BrokenRowError):  # no row, or of another table
+                continue
+
+    def _row(self, page: bytes, place: int) -> Row:
+        length, place = _varint(page, place)
+        number, place = _varint(page, place)
+        record = self._record(page, place, length)
+        end, place = _varint(record, 0)
+        values: list[object] = []
+        body = end
+        while place < end:
+            kind, place = _varint(record, place)
+            value, body = _value(record, kind, body)
+            values.append(value)
+        values[0] = number  # an INTEGER PRIMARY KEY is stored as NULL
+        if len(values) == len(COLUMNS) - 1:
+            values.append(0)  # from before there were generations
+        if len(values) != len(COLUMNS) or not all(map(isinstance, values, COLUMNS.values())):
+            raise BrokenRowError("no row of events")
+        return tuple(values)
+
+    def _record(self, page: bytes, place: int, length: int) -> bytes:
+        """Give the record of a cell, with what overflows to other pages."""
+        if length > self.count * self._size:
+            raise BrokenRowError("longer than the file")
+        most, least = self._usable - 35, (self._usable - 12) * 32 // 255 - 23
+        if length <= most:
+            return page[place : place + length]
+        local = least + (length - least) % (self._usable - 4)
+        local = local if local <= most else least
+        parts, left = [page[place : place + local]], length - local
+        (following,) = struct.unpack_from(">I", page, place + local)
+        while left > 0:
+            if not 0 < following <= self.count:
+                raise BrokenRowError("its end is not in the file")
+            overflow = self._page(following)
+            following = int.from_bytes(overflow[:4], "big")
+            parts.append(overflow[4 : 4 + min(left, self._usable - 4)])
+            left -= self._usable - 4
+        return b"".join(parts)
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    value = 0
+    for _ in range(8):
+        byte = data[place]
+        place += 1
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, place
+    return value << 8 | data[place], place + 1
+
+
+def _value(record: bytes, kind: int, place: int) -> tuple[object, int]:
+    if kind == 0:
+        return None, place
+    if kind in (8, 9):
+        return kind - 8, place
+    size = 8 if kind == 7 else _INTEGER_BYTES[kind] if kind in _INTEGER_BYTES else (kind - 12) // 2
+    found = record[place : place + size]
+    if size < 0 or len(found) < size:
+        raise BrokenRowError("shorter than it says")
+    if kind == 7:
+        return struct.unpack(">d", found)[0], place + size
+    if kind in _INTEGER_BYTES:
+        return int.from_bytes(found, "big", signed=True), place + size
+    return (schema.text(found) if kind % 2 else found), place + size

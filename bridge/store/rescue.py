@@ -1,0 +1,164 @@
+"""Copying what is readable of a damaged store."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.core.errors import StoreError
+from bridge.store import pages, schema
+from bridge.store.schema import VERSION, BrokenRowError, Row
+
+_UNKNOWN_TAIL = 1_000_000
+"""Numbers left out behind the last row known, where the file does not tell which were given."""
+_INDEXES = {"kept_by_reason": ("reason", "service"), "sqlite_autoindex_kept_1": ("source", "id", "service")}
+_PLACE = {name: place for place, name in enumerate(pages.COLUMNS)}
+_EVENT = [_PLACE[name] for name in schema.EVENT.split(", ")]
+_INSERT = (
+    f"INSERT INTO kept ({', '.join(pages.COLUMNS)}) VALUES "  # noqa: S608 - our columns
+    f"({', '.join('CAST(? AS TEXT)' if str in kinds else '?' for kinds in pages.COLUMNS.values())})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """What came of it."""
+
+    saved: int
+    lost: int
+    """Rows that an index of the damaged file names, and that can't be read."""
+    suspected: int | None
+    """At most so many more may be lost; None where nothing tells."""
+
+
+def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
+    """Copy the rows of the damaged file at `path` into the new store `copy`, inside its transaction.
+
+    They are read as SQLite reads them, from both ends; what lies between is taken from the bare pages.
+    Raises StoreError for a store of a newer version, OSError, and sqlite3.Error when `copy` fails.
+    """
+    copy.execute("CREATE TEMP TABLE named (number INTEGER PRIMARY KEY)")
+    try:
+        with closing(schema.connect(path, mode="ro")) as old:
+            # Else SQLite refuses a file that is shorter than its first page says.
+            old.execute("PRAGMA writable_schema = ON")
+            (version,) = old.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise StoreError(f"the store is damaged, and of version {version}: run the newer bridge")
+            complete = any(_copy_numbers(old, index, copy) for index in _INDEXES)
+            gap = _copy_from_both_ends(old, copy)
+            last = _last_number(old)
+            _copy_generations(old, copy)
+    except sqlite3.DatabaseError as error:
+        if not schema.damaged(error):
+            raise
+        complete, gap, last = False, (1, None), None
+    if gap is not None:
+        for row in pages.rows(path):
+            # Of a row that was deleted alone its page may show a trace: an index that is whole knows.
+            if not complete or copy.execute("SELECT 1 FROM named WHERE number = ?", row[:1]).fetchone():
+                _put(copy, row)
+    return _result(copy, gap, last, complete=complete)
+
+
+def _copy_numbers(old: sqlite3.Connection, index: str, copy: sqlite3.Connection) -> bool:
+    """Note the numbers that an index names, from both its ends; tell whether that is all of them."""
+    for direction in ("ASC", "DESC"):
+        order = ", ".join(f"{column} {direction}" for column in _INDEXES[index])
+        found = _UntilBroken(old, f"SELECT number FROM kept INDEXED BY {index} ORDER BY {order}")  # noqa: S608 - our columns
+        copy.executemany("INSERT OR IGNORE INTO named VALUES (?)", found)
+        if not found.broken:
+            return True
+    return False
+
+
+def _copy_from_both_ends(old: sqlite3.Connection, copy: sqlite3.Connection) -> tuple[int, int | None] | None:
+    """Copy rows up to the first and from the last that can't be read.
+
+    Gives the numbers between, the second None where no row ends them; None when all could be read.
+    """
+    there = {row[1] for row in _UntilBroken(old, "PRAGMA table_info(kept)")}
+    columns = ", ".join(name if name in there else f"0 AS {name}" for name in pages.COLUMNS)
+    ends: list[int | None] = []
+    for direction in ("ASC", "DESC"):
+        end = None
+        rows = _UntilBroken(old, f"SELECT {columns} FROM kept NOT INDEXED ORDER BY number {direction}")  # noqa: S608 - our columns
+        for row in rows:
+            end = row[0]
+            _put(copy, row)
+        if not rows.broken:
+            return None
+        ends.append(end)
+    first, last = ends
+    return (first or 0) + 1, None if last is None else last - 1
+
+
+def _put(copy: sqlite3.Connection, row: Row) -> None:
+    # What was read, but is not what was written, counts as not read.
+    with suppress(BrokenRowError, TypeError, sqlite3.IntegrityError):
+        schema.to_event(tuple(row[place] for place in _EVENT))
+        copy.execute(_INSERT, _bound(row))
+
+
+def _bound(row: Row) -> Row:
+    return tuple(schema.raw(value) if isinstance(value, str) else value for value in row)
+
+
+def _last_number(old: sqlite3.Connection) -> int | None:
+    """Give the greatest number ever given, where the file tells."""
+    for row in _UntilBroken(old, "SELECT seq FROM sqlite_sequence WHERE name = 'kept'"):
+        return int(row[0])
+    return None
+
+
+def _copy_generations(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+    for direction in ("ASC", "DESC"):
+        order = f"source {direction}, id {direction}, service {direction}"
+        for row in _UntilBroken(old, f"SELECT * FROM generations ORDER BY {order}"):  # noqa: S608 - our columns
+            with suppress(sqlite3.IntegrityError):
+                copy.execute(
+                    "INSERT OR IGNORE INTO generations VALUES "
+                    "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?)",
+                    _bound(row),
+                )
+
+
+def _result(
+    copy: sqlite3.Connection, gap: tuple[int, int | None] | None, last: int | None, *, complete: bool
+) -> Rescued:
+    def count(query: str, *parameters: int) -> int:
+        return int(copy.execute(query, parameters).fetchone()[0])
+
+    top = max(count("SELECT coalesce(max(number), 0) FROM kept"), last or 0)
+    if last is None:
+        top += _UNKNOWN_TAIL
+    copy.execute("DELETE FROM sqlite_sequence WHERE name = 'kept'")
+    copy.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('kept', ?)", (top,))
+
+    saved = count("SELECT count(*) FROM kept")
+    lost = count("SELECT count(*) FROM named WHERE number NOT IN (SELECT number FROM kept)")
+    if gap is None or complete:
+        return Rescued(saved, lost, 0)
+    first, end = gap[0], last if gap[1] is None else gap[1]
+    if end is None:
+        return Rescued(saved, lost, None)
+    between = count("SELECT count(*) FROM kept WHERE number BETWEEN ? AND ?", first, end)
+    return Rescued(saved, lost, max(0, end - first + 1 - between - lost))
+
+
+class _UntilBroken:
+    """Rows of a damaged file up to the first that can't be read; `broken` tells then that there was one."""
+
+    def __init__(self, old: sqlite3.Connection, query: str) -> None:
+        self.broken = False
+        self._old = old
+        self._query = query
+
+    def __iter__(self) -> Iterator[Row]:
+        try:
+            yield from self._old.execute(self._query)
+        except (sqlite3.Error, BrokenRowError):
+            self.broken = True

@@ -1,0 +1,236 @@
+"""At the budget nothing more is kept, nothing is lost, and it goes on once there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from bridge.core.errors import StoreFullError
+from bridge.store import Filter, Store, StoreConfig
+from bridge.telemetry.metrics import Metrics
+from tests.store.events import child, event, letter, on_a_tmpfs, parked, parked_ids, until, value
+
+MIB = 2**20
+SMALL = StoreConfig(max_bytes=MIB)
+
+
+def test_the_settings_are_read_in_the_units_of_the_configuration() -> None:
+    config = StoreConfig.model_validate({"max_bytes": "2GiB", "keep_dead_for": "90d"})
+    assert config == StoreConfig()
+    assert (config.max_bytes, config.keep_dead_for) == (2 * 2**30, 90 * 86400)
+    with pytest.raises(ValidationError, match="1048576"):
+        StoreConfig.model_validate({"max_bytes": "1000"})
+
+
+async def fill(store: Store, size: int = 5000) -> list[str]:
+    kept = []
+    with pytest.raises(StoreFullError, match=r"limit of 1 MiB \(store.max_bytes\)"):  # noqa: PT012 - until it does
+        for number in range(10_000):
+            await store.park(event(f"{size}-{number}", data=os.urandom(size)), "plants")
+            kept.append(f"{size}-{number}")
+    return kept
+
+
+def on_disk(state_dir: Path) -> int:
+    return sum(path.stat().st_size for path in state_dir.glob("events.sqlite3*") if "shm" not in path.name)
+
+
+async def test_a_full_store_says_so_until_there_is_room(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        kept = await fill(store)
+        assert len(kept) > 100
+        assert on_disk(state_dir) < 1.2 * MIB
+        assert "store.max_bytes" in store.problems()[0]
+        with pytest.raises(StoreFullError):
+            await store.bury(letter("other", data=b"x" * 5000))
+        assert await parked_ids(store) == kept
+        for row in (await parked(store))[:50]:
+            store.forget(row.number)
+        await until(lambda: store.problems() == [])
+        await store.park(event("later", data=b"x" * 5000), "plants")
+        assert await parked_ids(store) == [*kept[50:], "later"]
+
+
+async def test_what_is_kept_already_can_be_buried_noted_and_replayed_in_a_full_store(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        kept = await fill(store)
+        await store.park(event(kept[0]), "plants", attempts=1, first_attempt=5.0)
+        for name in kept:
+            await store.bury(letter(name))
+        assert store.problems()
+        assert (await store.replay(Filter())).changed == len(kept)
+        for name in kept:
+            await store.bury(letter(name))
+        assert (await store.discard(Filter())).changed == len(kept)
+        await until(lambda: store.problems() == [])
+        await fill(store)
+
+
+async def test_a_group_is_kept_as_far_as_it_fits(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        parks = [store.park(event(str(n), data=os.urandom(20_000)), "plants") for n in range(100)]
+        results = await asyncio.gather(*parks, return_exceptions=True)
+        kept = [str(n) for n, result in enumerate(results) if result is None]
+        assert 20 < len(kept) < 60
+        assert all(result is None or isinstance(result, StoreFullError) for result in results)
+        assert await parked_ids(store) == kept
+        assert store.waiting("plants") == len(kept)
+
+
+async def test_the_file_is_used_again_and_again_within_the_budget(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        for round_ in range(5):
+            await fill(store, size=3000 + round_)
+            for row in await parked(store):
+                store.forget(row.number)
+            await until(lambda: store.problems() == [])
+        assert on_disk(state_dir) < 1.5 * MIB
+        assert value(metrics, "bridge_store_bytes") == pytest.approx(on_disk(state_dir), rel=0.3)
+
+
+async def test_a_budget_made_smaller_is_told_and_what_is_kept_stays(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        for number in range(400):
+            await store.park(event(str(number), data=b"x" * 5000), "plants")
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        with pytest.raises(StoreFullError):
+            await store.park(event("new"), "plants")
+        assert len(await parked_ids(store)) == 400
+
+
+async def test_a_reader_that_is_slow_does_not_make_the_log_grow_beyond_the_budget(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics, StoreConfig(max_bytes=3 * MIB)) as store:
+        await store.park(event(), "plants")
+        with closing(sqlite3.connect(state_dir / "events.sqlite3", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM kept").fetchone()
+            with pytest.raises(StoreFullError):  # noqa: PT012 - until it does
+                for number in range(10_000):
+                    await store.bury(letter(str(number % 3), data=os.urandom(3000)))
+                    await store.bury(letter(f"new-{number}", data=os.urandom(3000)))
+            assert on_disk(state_dir) < 4 * MIB
+            reader.execute("ROLLBACK")
+        await until(lambda: store.problems() == [])
+        await store.park(event("later"), "plants")
+
+
+DISK = """
+    async def main():
+        state = Path(arguments[0])
+        kept = []
+        async with Store.open(state, Metrics(CollectorRegistry())) as store:
+            fill()
+            try:
+                for number in range(10_000):
+                    await store.park(event(str(number), data=os.urandom(20_000)), "plants")
+                    kept.append(str(number))
+            except StoreFullError:
+                raise
+            except StoreError as error:
+                print(error)
+            gone = await store.parked("plants", without=(), limit=3)
+            for row in gone:
+                store.forget(row.number)
+            make_room()
+            await until(lambda: not store.problems())  # without a write of ours
+            await store.park(event("later"), "plants")
+            ids = [row.event.id for row in await store.parked("plants", without=(), limit=10_000)]
+            assert ids == [*kept[3:], "later"], ids
+        async with Store.open(state, Metrics(CollectorRegistry())) as store:
+            assert store.waiting("plants") == len(ids)
+        print("all there", len(kept) > 3)
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        (
+            """
+            ballast = Path(arguments[0]) / "ballast"
+            def fill(): ballast.write_bytes(b"x" * 3_000_000)
+            def make_room(): ballast.unlink()
+            """,
+            "full",
+        ),
+        (
+            """
+            def fill():
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+            def make_room():
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+            """,
+            "I/O error",
+        ),
+    ],
+    ids=["full", "io-error"],
+)
+def test_a_disk_in_trouble_is_told_loses_nothing_and_is_noticed_when_it_is_well(
+    tmp_path: Path, condition: str, told: str
+) -> None:
+    process = child(condition, str(tmp_path), then=DISK, wrap=on_a_tmpfs(tmp_path, "6m"))
+    out, _ = process.communicate(timeout=60)
+    assert told in out
+    assert out.splitlines()[-1] == "all there True"
+    assert process.returncode == 0
+
+
+def test_a_start_on_a_full_disk_fails_in_plain_words_and_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    process = child(
+        """
+        async def main():
+            state = Path(arguments[0])
+            ballast = state / "ballast"
+            async with Store.open(state, Metrics(CollectorRegistry())) as store:
+                await store.park(event(), "plants")
+            try:
+                ballast.write_bytes(b"x" * 10_000_000)
+            except OSError:
+                pass
+            try:
+                async with Store.open(state, Metrics(CollectorRegistry())):
+                    print("opened")
+            except StoreError as error:
+                print(error)
+            ballast.unlink()
+            async with Store.open(state, Metrics(CollectorRegistry())) as store:
+                print(store.waiting("plants"))
+        asyncio.run(main())
+        """,
+        str(tmp_path),
+        wrap=on_a_tmpfs(tmp_path, "4m"),
+    )
+    out, _ = process.communicate(timeout=60)
+    assert "full" in out.splitlines()[0]
+    assert out.splitlines()[1] == "1"
+
+
+async def test_a_store_that_turns_read_only_is_told_and_noticed_when_it_is_writable_again(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        await store.park(event("1"), "plants")
+        (row,) = await parked(store)
+        assert store._writer._connection is not None
+        store._writer._connection.execute("PRAGMA query_only = ON")  # the next connection is well again
+        store.forget(row.number)
+        await until(store.problems)
+        assert "readonly" in store.problems()[0]
+        assert store.waiting("plants") == 0
+        assert await parked(store) == []
+        await until(lambda: store.problems() == [])
+    async with Store.open(state_dir, metrics) as store:
+        assert store.waiting("plants") == 0

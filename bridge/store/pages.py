@@ -14,6 +14,7 @@ from bridge.store import schema
 from bridge.store.schema import BrokenRowError, Row
 
 _LEAF = 0x0D
+_PAGE_SIZES = (1, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 _TEXT, _INTEGER, _REAL = (str,), (int,), (int, float, type(None))
 _OPTIONAL_TEXT, _OPTIONAL_INTEGER = (str, type(None)), (int, type(None))
@@ -58,9 +59,9 @@ class _Pages:
     def __init__(self, header: bytes, size: int, descriptor: int) -> None:
         self._descriptor = descriptor
         self._size, self._usable, self._trunk = 4096, 4096, 0  # SQLite's defaults, should the header be lost
-        if header.startswith(b"SQLite format 3\0") and len(header) == 100:
-            self._size = int.from_bytes(header[16:18], "big")
-            self._size = 65536 if self._size == 1 else max(512, self._size)
+        size_of_page = int.from_bytes(header[16:18], "big")
+        if header.startswith(b"SQLite format 3\0") and size_of_page in _PAGE_SIZES and len(header) == 100:
+            self._size = 65536 if size_of_page == 1 else size_of_page
             self._usable = self._size - header[20]
             self._trunk = int.from_bytes(header[32:36], "big")
         self.count = size // self._size

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bridge.core.errors import StoreError
 from bridge.store import pages, schema
-from bridge.store.schema import VERSION, BrokenRowError, Row
+from bridge.store.schema import DEAD, PARKED, VERSION, BrokenRowError, Row
 
 _UNKNOWN_TAIL = 1_000_000
 """Numbers left out behind the last row known, where the file does not tell which were given."""
@@ -100,6 +100,8 @@ def _put(copy: sqlite3.Connection, row: Row) -> None:
     # What was read, but is not what was written, counts as not read.
     with suppress(BrokenRowError, TypeError, sqlite3.IntegrityError):
         schema.to_event(tuple(row[place] for place in _EVENT))
+        if row[_PLACE["reason"]] not in (PARKED, DEAD) or "\0" in row[_PLACE["service"]]:
+            raise BrokenRowError("no lane's event")
         copy.execute(_INSERT, _bound(row))
 
 

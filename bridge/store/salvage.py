@@ -61,7 +61,10 @@ def suspect(path: Path) -> None:
 
 
 def check(path: Path, connection: sqlite3.Connection) -> None:
-    """Look for damage, as far as there is time. Raises sqlite3.DatabaseError with SQLITE_CORRUPT on it."""
+    """Look for damage, as far as there is time; for one that was found in use, at every row.
+
+    Raises sqlite3.DatabaseError and BrokenRowError for which `schema.damaged` is true.
+    """
     suspected = _beside(path, "suspect")
     too_long = threading.Timer(_CHECK_SECONDS, connection.interrupt)
     if not suspected.exists():
@@ -80,7 +83,10 @@ def check(path: Path, connection: sqlite3.Connection) -> None:
         broken = sqlite3.DatabaseError(str(found).replace("\n", ": "))
         broken.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
         raise broken
-    suspected.unlink(missing_ok=True)
+    if suspected.exists():
+        for row in connection.execute(f"SELECT {schema.EVENT} FROM kept"):  # noqa: S608 - our columns
+            schema.to_event(row)
+        suspected.unlink()
 
 
 def tell(path: Path, *, accept_loss: bool) -> None:

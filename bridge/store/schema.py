@@ -224,5 +224,8 @@ def primary_code(error: Exception) -> int:
 
 
 def damaged(error: Exception) -> bool:
-    """Tell whether SQLite found the file to be broken, not merely out of reach."""
-    return primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    """Tell whether the file was found to be broken, not merely out of reach."""
+    return isinstance(error, BrokenRowError) or primary_code(error) in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    )

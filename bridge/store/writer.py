@@ -22,7 +22,7 @@ from bridge.store import changes, salvage, schema
 from bridge.store.changes import Change, Keep
 from bridge.store.config import StoreConfig
 from bridge.store.directory import claim
-from bridge.store.schema import SIDES, VERSION
+from bridge.store.schema import SIDES, VERSION, BrokenRowError
 
 _log = structlog.get_logger(__name__)
 
@@ -122,15 +122,14 @@ class Writer:
         try:
             salvage.finish(self._path)
             try:
-                self._open()
-            except sqlite3.Error as error:
+                change = self._open()
+            except (sqlite3.Error, BrokenRowError) as error:
                 if not schema.damaged(error):
                     raise
                 self._disconnect()
                 salvage.salvage(self._path, str(error))
-                self._open()
+                change = self._open()
             salvage.tell(self._path, accept_loss=self._accept_loss)
-            change = changes.totals(self._ready())
             self._measure()
         except OSError as error:
             raise StoreError(f"the store {self._path} can't be written: {error.strerror}") from error
@@ -138,7 +137,7 @@ class Writer:
             raise StoreError(f"the store {self._path} can't be used: {error}") from error
         return change
 
-    def _open(self) -> None:
+    def _open(self) -> Change:
         self._path.touch(mode=0o600)
         for side in SIDES:  # SQLite makes the two others with the mode of the first
             with suppress(FileNotFoundError):
@@ -146,6 +145,7 @@ class Writer:
         connection = self._connect()
         salvage.check(self._path, connection)
         schema.upgrade(connection)
+        return changes.totals(connection)
 
     # One turn
 

@@ -206,7 +206,9 @@ async def test_damage_found_in_use_is_told_and_looked_for_at_the_next_start(
     assert "events were saved" in await refused(state_dir)
 
 
-async def test_rows_of_broken_text_are_told_and_not_given(state_dir: Path) -> None:
+async def test_a_row_that_is_not_what_was_written_is_told_not_given_and_left_out_at_the_next_start(
+    state_dir: Path,
+) -> None:
     async with Store.open(state_dir, fresh()) as store:
         await store.park(event(), "plants")
         with closing(sqlite3.connect(file_of(state_dir))) as connection, connection:
@@ -217,6 +219,28 @@ async def test_rows_of_broken_text_are_told_and_not_given(state_dir: Path) -> No
             connection.execute("UPDATE kept SET attributes = CAST(x'ff' AS TEXT)")
         with pytest.raises(StoreError, match="never written"):
             await store.parked("plants", without=(), limit=10)
+    assert "0 events were saved, 1 are known to be lost;" in await refused(state_dir)
+
+
+async def test_a_lost_first_page_loses_no_event(state_dir: Path) -> None:
+    await make(state_dir)
+    overwrite(state_dir, 0)
+    told = await refused(state_dir)
+    assert "600 events were saved, 0 are known to be lost, and how many more can't be told" in told
+    assert await accepted(state_dir) == list(range(1, 601))
+
+
+async def test_deleted_events_do_not_come_back_with_a_salvage(state_dir: Path) -> None:
+    await make(state_dir)
+    async with Store.open(state_dir, fresh()) as store:
+        for row in await store.parked("plants", without=(), limit=400):
+            if row.number % 7:
+                store.forget(row.number)
+        before = {row.number for row in await store.parked("plants", without=(), limit=1000)}
+        before |= {row.number for row in await store.dead_letters(Filter())}
+    overwrite(state_dir, page_of(state_dir, "kept", 0.9))
+    await refused(state_dir)
+    assert set(await accepted(state_dir)) <= before
 
 
 def test_a_kill_inside_a_transaction_leaves_what_was_before_it(tmp_path: Path) -> None:

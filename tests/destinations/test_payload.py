@@ -96,14 +96,18 @@ def test_a_json_object_comes_out_of_the_shell_as_the_same_value(
     shell: str, tmp_path: Path, value: dict[str, Any], indent: int | None, ascii_only: bool
 ) -> None:
     data = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
-    assert arrives(data, shell, tmp_path, trusted=True) == value
+    arrived = arrives(data, shell, tmp_path, trusted=True)
+    # What the supervisor would fail on, such as `{"Records": true}`, goes as base64: as the bytes it was.
+    assert (json.loads(arrived) if isinstance(arrived, bytes) else arrived) == value
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 @given(data=st.binary())
 @real_shells
 def test_bytes_come_out_of_the_shell_as_the_same_bytes(shell: str, tmp_path: Path, data: bytes) -> None:
-    assert arrives(data, shell, tmp_path) == data
+    arrived = arrives(data, shell, tmp_path)
+    # hypothesis finds JSON objects too, such as `{}`.
+    assert arrived == (data if isinstance(arrived, bytes) else json.loads(data))
 
 
 @pytest.mark.parametrize("shell", SHELLS)

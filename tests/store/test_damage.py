@@ -29,13 +29,15 @@ def fresh() -> Metrics:
 async def make(state_dir: Path, amount: int = 600, size: int = 700) -> None:
     """Keep `amount` events, each tenth of them a dead letter, some bigger than a page; numbered from 1."""
     async with Store.open(state_dir, fresh()) as store:
-        for number in range(amount):
-            repeated = b"%d" % number * (size * 10 if number % 50 == 7 else size)
-            if number % 10:
-                waiting = store.park(event(str(number), data=repeated), "plants")
-            else:
-                waiting = store.bury(letter(str(number), data=repeated))
-            await waiting
+        await asyncio.gather(*(keep(store, number, size) for number in range(amount)))
+
+
+async def keep(store: Store, number: int, size: int) -> None:
+    repeated = b"%d" % number * (size * 10 if number % 50 == 7 else size)
+    if number % 10:
+        await store.park(event(str(number), data=repeated), "plants")
+    else:
+        await store.bury(letter(str(number), data=repeated))
 
 
 def file_of(state_dir: Path) -> Path:

@@ -315,7 +315,7 @@ async def test_a_million_parked_events_take_no_memory(state_dir: Path, metrics: 
 
 
 async def test_parking_and_the_way_back_are_fast(state_dir: Path, record_property: object) -> None:
-    parking, returning = await rates(state_dir, 20_000)
+    parking, returning = await rates(state_dir, 10_000)
     assert callable(record_property)
     record_property("parked_per_second", round(parking))
     record_property("returned_per_second", round(returning))

@@ -44,10 +44,11 @@ def _markdown(table: Table, effort: Effort, cores: Cores, seconds: float) -> str
         f"{platform.python_version()}, aiohttp {version('aiohttp')}, aiokafka {version('aiokafka')}, "
         f"uvloop {version('uvloop')}. What is measured is on one core, {what}; {WORKERS} workers, bodies "
         f"of 300 to 1,000 bytes, tansu in memory, a session timeout of {SESSION_SECONDS} s, all on "
-        f"loopback. Median of {effort.speed_turns} turns (speed) or {effort.repeats}, within {seconds:.0f} s, at a load average of "
-        f"{os.getloadavg()[1]:.1f}; a ratio or difference is of one turn. Broker → sink is from the "
-        "broker's acknowledgement at the producer (linger 5 ms) to the arrival at the sink, by one monotonic "
-        "clock: the bare loop shows the broker's part and the client libraries' in it."
+        f"loopback. Median of {effort.speed_turns} turns (speed) or {effort.repeats}, within "
+        f"{seconds:.0f} s, at a load average of {os.getloadavg()[1]:.1f}; a ratio or difference is of one "
+        "turn. Broker → sink is from the broker's acknowledgement at the producer (linger 5 ms) to the "
+        "arrival at the sink, by one monotonic clock: the bare loop shows the broker's part and the client "
+        "libraries' in it."
     )
     head = "| | Median | Min–max | Budget | |\n| --- | ---: | ---: | ---: | --- |"
     return "\n".join([machine, "", head, *(_line(row) for row in table.rows())])

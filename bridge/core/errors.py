@@ -4,7 +4,8 @@ BridgeError
 ├── ConfigurationError      the start fails (exit status 2): every mistake, with its place
 ├── SourceLost              the connection to an upstream is gone: reopen with backoff
 ├── StoreError              what must be durable is not: stop taking, lose nothing
-│   └── StoreLocked         another daemon owns this state_dir (exit status 2)
+│   ├── StoreFullError      it is at its budget: hold upstream
+│   └── StoreLockedError    another daemon owns this state_dir (exit status 2)
 └── CredentialError         no usable credential for a cluster or broker right now
 """
 

@@ -58,6 +58,8 @@ class Parking:
         self._look = asyncio.Event()
         self._closed = False
         self._backlog = False
+        self._parkings = 0
+        """Times that something went into the store: whether a look into it is out of date."""
         keeper.on_parked(key, self._parked)
         if keeper.waiting(key):
             self._parked()
@@ -137,6 +139,7 @@ class Parking:
                 del self._to_write[delivery]
                 delivery.settle(Outcome.PARKED)
                 self._backlog = True
+                self._parkings += 1
         if self._backlog:
             self._look.set()
             if monotonic() - self._told > _TELL_SECONDS:
@@ -160,6 +163,7 @@ class Parking:
             room = min(self._room(), _CHUNK)
             if not self.backlog or room <= 0:
                 continue
+            seen = self._parkings
             try:
                 rows = await self._keeper.parked(self._key, without=self._back.values(), limit=room)
             except StoreError as error:
@@ -173,8 +177,10 @@ class Parking:
                 continue
             for row in rows:
                 self._return(row)
-            self._backlog = self._keeper.waiting(self._key) > len(self._back)
-            if not self._backlog:
+            if rows:
+                self._look.set()  # only a look that finds nothing tells that nothing is left
+            elif self._parkings == seen:
+                self._backlog = False
                 self._caught_up()
 
     def _return(self, row: Parked) -> None:
@@ -193,4 +199,5 @@ class Parking:
 
     def _parked(self) -> None:
         self._backlog = True
+        self._parkings += 1
         self._look.set()

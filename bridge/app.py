@@ -90,7 +90,7 @@ async def run(settings: Settings, stop: Stop | None = None, *, accept_loss: bool
             return [Problem(part, reason) for part, reasons in parts for reason in reasons]
 
         url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness))
-        await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store)))
+        await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store, lanes.keys())))
         # What is there by now stays until the end, and there is little garbage in cycles: collections look at
         # the rest alone, and seldom.
         gc.freeze()

@@ -5,7 +5,7 @@ Either way they only mark rows. Invoking is the lane's, at its own pace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -38,8 +38,11 @@ class Command(Model):
     """CEL over the event, as in a route. One that lacks a key it names is not meant."""
 
 
-async def carry_out(store: Store, command: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what `command` says. Raises ValueError for one that can't be understood, StoreError."""
+async def carry_out(store: Store, lanes: Collection[str], command: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what `command` says; `lanes` are the services that the configuration has.
+
+    Raises ValueError for a command that can't be understood, and StoreError.
+    """
     try:
         wanted = Command.model_validate(command)
     except ValidationError as error:
@@ -55,7 +58,7 @@ async def carry_out(store: Store, command: Mapping[str, Any]) -> dict[str, Any]:
     if wanted.do == "discard":
         count = await store.discard(chosen, dry_run=wanted.dry_run)
     else:
-        count = await store.replay(chosen, as_new=wanted.as_new, dry_run=wanted.dry_run)
+        count = await store.replay(chosen, lanes=lanes, as_new=wanted.as_new, dry_run=wanted.dry_run)
     return {"changed": count.changed, "refused": count.refused}
 
 
@@ -68,7 +71,7 @@ async def give(settings: Settings, command: Command) -> Count:
     answer = ask(settings.state_dir, document) if settings.state_dir.is_dir() else None
     if answer is None:
         async with Store.open(settings.state_dir, Metrics(), settings.store) as store:
-            answer = await carry_out(store, document)
+            answer = await carry_out(store, settings.services.keys(), document)
     return Count(changed=answer["changed"], refused=dict(answer["refused"]))
 
 

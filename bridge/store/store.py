@@ -26,6 +26,7 @@ from bridge.telemetry.metrics import Metrics
 _T = TypeVar("_T")
 
 NEVER_IN_A_LANE = "never reached a lane: no route could be evaluated for it"
+NO_SUCH_LANE = "its service is not in the configuration any more"
 ITS_JOB_FAILED = "its job ran and failed: only a replay as a new event makes another"
 
 
@@ -154,17 +155,27 @@ class Store:
         """Give one dead letter with its event, or None. Raises StoreError."""
         return await self._read(lambda connection: letters.one(connection, number))
 
-    async def replay(self, chosen: Filter, *, as_new: bool = False, dry_run: bool = False) -> Count:
+    async def replay(
+        self,
+        chosen: Filter,
+        *,
+        lanes: Collection[str] | None = None,
+        as_new: bool = False,
+        dry_run: bool = False,
+    ) -> Count:
         """Park the dead letters chosen, each in its old place: their lanes make the attempts.
 
         As new events they get a fresh identity each: the old one and `+n`, n rising. Refused are those that
-        never reached a lane, and, if not as new, those whose job failed. Raises StoreError when it can't be
-        written; what is replayed by then stays so, and the rest are dead letters as before.
+        never reached a lane, those of a lane not in `lanes` (when given), and, if not as new, those whose job
+        failed. Raises StoreError when it can't be written; what is replayed by then stays so, and the rest
+        are dead letters as before.
         """
 
         def refuse(letter: Summary) -> str | None:
             if not letter.service:
                 return NEVER_IN_A_LANE
+            if lanes is not None and letter.service not in lanes:
+                return NO_SUCH_LANE
             return ITS_JOB_FAILED if letter.cause == JOB_FAILED and not as_new else None
 
         return await self._change(chosen, refuse, partial(changes.replay, as_new=as_new), dry_run=dry_run)

@@ -68,6 +68,22 @@ async def test_without_a_daemon_rows_are_marked_and_the_lane_invokes_later(world
     world.assert_one_job_an_event(numbers=range(8))
 
 
+async def test_a_letter_of_a_service_no_longer_configured_is_left_as_it_is(world: World) -> None:
+    daemon = world.daemon()
+    await with_dead_letters(world, daemon, 3)
+    assert await daemon.stop() == 0
+    renamed = world.configuration(
+        services={"trees": {"service": "plants"}},
+        routes=[{"from": "uploads", "to": "trees"}],
+        state_dir=str(daemon.directory / "state"),
+    )
+    done = world.daemon(renamed).command("dead-letters", "replay", "--all")
+    assert done.stdout.splitlines() == [
+        "0 parked for their lanes",
+        "3 left as they are: its service is not in the configuration any more",
+    ]
+
+
 async def test_a_command_that_says_nothing_of_which_is_refused(world: World) -> None:
     daemon = world.daemon()
     daemon.start()

@@ -136,6 +136,66 @@ class Keeper(Protocol):
         """Have `wake` called whenever a command (replay) has parked events of a service."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spooled:
+    """What a stream told, kept before anything is decided about it."""
+
+    key: str
+    """Names the occurrence within its source: the same key again is the same row, in its old place."""
+    data: bytes
+
+
+class Spool(Protocol):
+    """One source's part of the store, where the upstream keeps nothing itself.
+
+    Beside the occurrences it keeps the stream's position, and a mark for each version of a thing that has
+    entered the pipeline (a file's, say), as a digest of 16 bytes: so that what a listing shows is entered once.
+    """
+
+    async def append(self, occurrences: Sequence[Spooled], position: str | None = None) -> None:
+        """Keep `occurrences` in their order, and `position` (if given), in one transaction.
+
+        Durable when it returns. Raises StoreFullError at the budget, StoreError; then nothing of it is kept.
+        """
+
+    async def position(self) -> str | None:
+        """Give the last position kept; None when there was never one. Raises StoreError."""
+
+    async def oldest(self, *, without: Collection[int], limit: int) -> Sequence[tuple[int, Spooled]]:
+        """Give the oldest occurrences with their numbers, but for `without` and those done. Raises StoreError."""
+
+    def done(self, number: int, entered: bytes | None = None) -> None:
+        """Take an occurrence away and mark `entered`, in one transaction: soon, with others, in the background.
+
+        A crash before that brings it back unmarked.
+        """
+
+    async def entered(self, versions: Collection[bytes]) -> set[bytes]:
+        """Give those of `versions` that are marked, what `done` has not written yet among them."""
+
+    async def mark(self, versions: Collection[bytes], listing: int) -> None:
+        """Mark `versions` as entered without an occurrence, and as shown by the listing with that number.
+
+        Of those marked before only the listing's number changes. Durable when it returns.
+        """
+
+    async def shown(self, versions: Collection[bytes], listing: int) -> None:
+        """Note that the listing shows them; those not marked are left alone."""
+
+    async def forget_unshown(self, listing: int) -> int:
+        """Forget the marks that neither the complete listing with that number nor a later one has shown.
+
+        A mark made by `done` since the listing began counts as shown by it. Gives how many were forgotten.
+        """
+
+    async def next_listing(self) -> int:
+        """Give a listing's number, greater than any before it on this store, and durable."""
+
+    @property
+    def waiting(self) -> int:
+        """How many occurrences are kept."""
+
+
 class Severity(StrEnum):
     """How much a finding of `check` matters."""
 

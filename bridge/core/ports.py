@@ -148,8 +148,8 @@ class Spooled:
 class Spool(Protocol):
     """One source's part of the store, where the upstream keeps nothing itself.
 
-    Beside the occurrences it keeps the stream's position, and a mark for each version of a thing that has
-    entered the pipeline (a file's, say), as a digest of 16 bytes: so that what a listing shows is entered once.
+    Beside the occurrences it keeps the stream's position, and a mark (a digest of 16 bytes) for each version of a
+    thing, such as a file, that has entered the pipeline: so that what a listing shows is entered once.
     """
 
     async def append(self, occurrences: Sequence[Spooled], position: str | None = None) -> None:
@@ -162,10 +162,10 @@ class Spool(Protocol):
         """Give the last position kept; None when there was never one. Raises StoreError."""
 
     async def oldest(self, *, without: Collection[int], limit: int) -> Sequence[tuple[int, Spooled]]:
-        """Give the oldest occurrences with their numbers, but for `without` and those done. Raises StoreError."""
+        """Give the oldest occurrences, numbered, but for `without` and those done. Raises StoreError."""
 
     def done(self, number: int, entered: bytes | None = None) -> None:
-        """Take an occurrence away and mark `entered`, in one transaction: soon, with others, in the background.
+        """Take an occurrence away and mark `entered` in one transaction: soon, in the background.
 
         A crash before that brings it back unmarked.
         """

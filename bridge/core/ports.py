@@ -148,8 +148,8 @@ class Spooled:
 class Spool(Protocol):
     """One source's part of the store, where the upstream keeps nothing itself.
 
-    Beside the occurrences it keeps the stream's position, and a mark (a digest of 16 bytes) for each version of a
-    thing, such as a file, that has entered the pipeline: so that what a listing shows is entered once.
+    Beside the occurrences it keeps the stream's position, and a mark (a digest of 16 bytes) for each version
+    of a thing, such as a file, that has entered the pipeline: so that what a listing shows enters once.
     """
 
     async def append(self, occurrences: Sequence[Spooled], position: str | None = None) -> None:

@@ -35,6 +35,12 @@ class Metrics:
         self.lost = counter(
             "bridge_events_lost_total", "Events that the upstream says it lost or no longer has.", ["source"]
         )
+        self.stale_receipts = counter(
+            "bridge_receipts_stale_total",
+            "Acknowledgements the upstream did not recognise any more: "
+            "the event came, or will come, a second time.",
+            ["source"],
+        )
         self.source_up = gauge("bridge_source_up", "1 while the source is connected.", ["source"])
         self.source_in_flight = gauge(
             "bridge_source_in_flight", "Events in the bridge's hands, not settled.", ["source"]
@@ -88,6 +94,7 @@ class SourceMetrics:
         self.settled = {outcome: metrics.settled.labels(key, outcome.name.lower()) for outcome in Outcome}
         self._filtered = metrics.filtered
         self.lost = metrics.lost.labels(key)
+        self.stale_receipts = metrics.stale_receipts.labels(key)
         self.up = metrics.source_up.labels(key)
         self.in_flight = metrics.source_in_flight.labels(key)
         self._lag = metrics.source_lag

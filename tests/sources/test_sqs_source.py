@@ -197,10 +197,15 @@ async def test_a_cancelled_taker_finds_its_batch_the_next_time(queue: MotoQueue)
 # Stale receipts
 
 
-async def test_a_stale_receipt_is_told_once_and_ends_nothing(queue: MotoQueue) -> None:
+def stale_receipts(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("bridge_receipts_stale_total", {"source": "bucket"})
+
+
+async def test_a_stale_receipt_is_counted_told_once_and_ends_nothing(queue: MotoQueue) -> None:
     await queue.send("a", "b", "c")
+    metrics = Metrics()
     with capture_logs() as lines:
-        async with opened(source(queue)) as hands:
+        async with opened(source(queue, metrics=metrics)) as hands:
             taken = await hands.take(3)
             await queue.purge()
             settle(taken)
@@ -208,16 +213,19 @@ async def test_a_stale_receipt_is_told_once_and_ends_nothing(queue: MotoQueue) -
             settle(await hands.take(1))
             await until(queue.is_empty)
     told = [line for line in lines if "not valid any more" in line["event"]]
-    assert [line.get("receipts") for line in told] == [None, 3]
+    assert len(told) == 1
+    assert stale_receipts(metrics) == 3, "of four deletes"
 
 
 async def test_a_message_that_is_gone_while_held_leaves_its_lane(moto: Moto, unique: str) -> None:
     queue = await moto.create_queue(unique, VisibilityTimeout=1)
     await queue.send("a")
-    async with opened(source(queue)) as hands:
+    metrics = Metrics()
+    async with opened(source(queue, metrics=metrics)) as hands:
         [delivery] = await hands.take(1)
         await queue.purge()
         await until(lambda: delivery.outcome is Outcome.RELEASED)
+    assert stale_receipts(metrics) == 1
 
 
 async def test_a_message_that_comes_again_while_held_is_not_handed_out_twice(queue: MotoQueue) -> None:

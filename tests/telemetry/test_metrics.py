@@ -15,6 +15,7 @@ _NAMES = {
     "bridge_events_settled_total": ("counter", ["source", "outcome"]),
     "bridge_events_filtered_total": ("counter", ["source", "reason"]),
     "bridge_events_lost_total": ("counter", ["source"]),
+    "bridge_receipts_stale_total": ("counter", ["source"]),
     "bridge_invocations_total": ("counter", ["service", "outcome"]),
     "bridge_invocation_seconds": ("histogram", ["service"]),
     "bridge_event_age_seconds": ("histogram", ["service"]),
@@ -68,7 +69,8 @@ def test_the_outcomes_are_there_from_the_start_and_are_bounded() -> None:
     for outcome in invoked:
         labels = {"service": "plants", "outcome": outcome}
         assert metrics.registry.get_sample_value("bridge_invocations_total", labels) == 0
-    assert metrics.registry.get_sample_value("bridge_events_lost_total", {"source": "uploads"}) == 0
+    for name in ("bridge_events_lost_total", "bridge_receipts_stale_total"):
+        assert metrics.registry.get_sample_value(name, {"source": "uploads"}) == 0
 
 
 def test_what_is_told_is_what_is_shown() -> None:

@@ -60,8 +60,6 @@ class Reader:
         self.batches = Handover()
         self.throttled: str | None = None
         """What SQS said when it last asked for fewer calls; None once it answers again."""
-        self.stale = 0
-        """Receipts that were not valid any more: of messages that came, or will come, a second time."""
         self._queue = queue
         self._config = config
         self._identity = identity
@@ -91,6 +89,7 @@ class Reader:
         self._owed: dict[Held, bool] = {}
         """Messages to be answered: deleted (True) or given back."""
         self._some_owed = asyncio.Event()
+        self._told_of_stale = False
         self._failing: dict[str, tuple[float, int]] = {}
         """What kind of call fails, since when and how many times."""
         self._take_up(attributes)
@@ -130,8 +129,6 @@ class Reader:
                 messages=len(self._owed),
                 reason=_reason(error),
             )
-        if self.stale > 1:
-            self._log.warning("sqs: receipts were not valid any more", receipts=self.stale)
 
     # Receiving
 
@@ -283,8 +280,9 @@ class Reader:
         self._forget(held)
 
     def _count_stale(self, held: Held, refusal: Refusal) -> None:
-        self.stale += 1
-        if self.stale == 1:
+        self._metrics.stale_receipts.inc()
+        if not self._told_of_stale:
+            self._told_of_stale = True
             self._log.warning(
                 "sqs: a receipt is not valid any more: the message was deleted, or came to somebody else",
                 message=held.id,

@@ -1,12 +1,14 @@
-"""What values in the configuration may look like: durations, sizes, rates, secrets in files."""
+"""What values in the configuration may look like: durations, sizes, rates, URLs, secrets in files, TLS."""
 
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from bridge.core.errors import CredentialError
 
@@ -67,6 +69,21 @@ def _directory(path: Path) -> Path:
     return path
 
 
+def _http_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        port_fits = url.port is None or url.port > 0
+    except ValueError:
+        raise ValueError("expected a URL such as https://oscar.example.org") from None
+    if url.scheme not in ("http", "https") or not url.hostname or not port_fits:
+        raise ValueError("expected a URL such as https://oscar.example.org")
+    if url.username is not None or url.password is not None:
+        raise ValueError("expected a URL without credentials: they belong under `auth`")
+    if url.query or url.fragment or value.endswith(("?", "#")):
+        raise ValueError("expected a URL without `?query` and `#fragment`")
+    return value.rstrip("/")
+
+
 Seconds = Annotated[float, BeforeValidator(duration)]
 """Seconds, written as a number or as 500ms, 30s, 5m, 24h, 90d."""
 Bytes = Annotated[int, BeforeValidator(_size)]
@@ -77,6 +94,9 @@ ReadableFile = Annotated[Path, AfterValidator(_readable)]
 """A file that can be read when the bridge starts."""
 Directory = Annotated[Path, AfterValidator(_directory)]
 """A directory that is there when the bridge starts."""
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+"""An http or https URL, perhaps with a path, without its last slash."""
+Secret = Annotated[SecretStr, Field(min_length=1)]
 
 
 def read_secret(path: Path) -> str:
@@ -95,3 +115,67 @@ def secret(value: SecretStr | None, file: Path | None) -> str | None:
     if file is not None:
         return read_secret(file)
     return None if value is None else value.get_secret_value()
+
+
+def exactly_one(model: Model, key: str) -> None:
+    """Raise ValueError unless one of `key` and `key_file` is given, and not both."""
+    if (getattr(model, key) is None) == (getattr(model, f"{key}_file") is None):
+        given = "both are" if getattr(model, key) is not None else "neither is"
+        raise ValueError(f"expected exactly one of `{key}` and `{key}_file`, but {given} given")
+
+
+class Tls(Model):
+    """Whom to believe. With neither file nor directory: the system's certificate authorities."""
+
+    ca_file: ReadableFile | None = None
+    ca_path: Directory | None = None
+    """A directory of certificates in PEM, hashed or plain, such as IGTF's /etc/grid-security/certificates."""
+    verify: bool = True
+
+    @model_validator(mode="after")
+    def _loads(self) -> Self:
+        if self.ca_file is None and self.ca_path is None:
+            return self
+        if not self.verify:
+            raise ValueError(
+                "`ca_file` and `ca_path` mean nothing with `verify: false`; remove one or the other"
+            )
+        self.trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return self
+
+    def trust(self, context: ssl.SSLContext) -> None:
+        """Load the authorities given into `context`. Raises ValueError when a file or directory has none."""
+        if self.ca_file is not None:
+            try:
+                context.load_verify_locations(cafile=self.ca_file)
+            except ssl.SSLError:
+                raise ValueError(f"expected certificates in PEM, but {self.ca_file} has none") from None
+        if self.ca_path is not None and not _trust_directory(context, self.ca_path):
+            raise ValueError(f"expected files with certificates in PEM, but {self.ca_path} has none")
+
+    def context(self) -> ssl.SSLContext:
+        """Make the context for connecting."""
+        if self.ca_file is None and self.ca_path is None:
+            context = ssl.create_default_context()
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self.trust(context)
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def _trust_directory(context: ssl.SSLContext, directory: Path) -> int:
+    """Load every certificate of a directory; OpenSSL's own reading would see hashed names alone."""
+    loaded = 0
+    for path in sorted(directory.iterdir()):
+        if path.suffix not in (".pem", ".crt", ".cer") and not path.suffix[1:].isdigit():
+            continue
+        try:
+            text = path.read_text(encoding="ascii", errors="ignore")
+            context.load_verify_locations(cadata=text[text.index("-----BEGIN CERTIFICATE-----") :])
+        except (OSError, ValueError, ssl.SSLError):
+            continue  # a dangling link, a key, a revoked authority's remains: the others still count
+        loaded += 1
+    return loaded

@@ -16,12 +16,11 @@ from yarl import URL
 
 from bridge.core.errors import CredentialError
 from bridge.core.identity import invocation_name
-from bridge.destinations.oscar.answers import excerpt
-from bridge.destinations.oscar.auth import basic
+from bridge.credentials import BasicAuth, basic
 from bridge.destinations.oscar.client import OscarCluster
-from bridge.destinations.oscar.config import BasicAuth
 from bridge.settings import Settings
 from bridge.store.find import Kept, find
+from bridge.telemetry.logging import excerpt
 
 _ASK_SECONDS = 10.0
 _SEARCH_SECONDS = 20.0

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import structlog
 
 REDACTED = "[redacted]"
+EXCERPT_CHARACTERS = 500
 
 _TELLTALE = (
     r"(?:pass(?:word|wd|phrase)|secret|token|authorization|credential|cookie|signature"
@@ -68,6 +69,15 @@ def _redact_value(key: str, value: Any) -> Any:
         return [_redact_value(key, inner) for inner in value]
     # The renderers would print its repr: an exception's has the message, a dataclass's its fields.
     return redact_text(repr(value))
+
+
+def excerpt(text: str, *secrets: str) -> str:
+    """Give the first of `text` on one line, without `secrets` and what looks like one."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, REDACTED)
+    text = redact_text(" ".join(text.split())).rstrip(": ")  # "404 Not Found: " and no body behind it
+    return text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…"
 
 
 def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

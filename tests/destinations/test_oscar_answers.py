@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.ports import Verdict
-from bridge.destinations.oscar.answers import EXCERPT_CHARACTERS, excerpt, judge_status, retry_after
+from bridge.destinations.oscar.answers import judge_status, retry_after
+from bridge.telemetry.logging import EXCERPT_CHARACTERS, excerpt
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from bridge import credentials as auth_module
 from bridge.core.ports import Answer, Verdict
-from bridge.destinations.oscar import auth as auth_module
-from bridge.destinations.oscar.auth import Bearer, Grant, NoCredentialError, refused
+from bridge.credentials import Bearer, Grant, NoCredentialError, refused
 from bridge.destinations.oscar.client import OscarService
 from bridge.telemetry.metrics import Metrics
 from tests.destinations.fake_oscar import PASSWORD, FakeOscar, always, event, serve, service, token

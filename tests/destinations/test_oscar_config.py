@@ -9,7 +9,8 @@ import pytest
 import trustme
 from pydantic import ValidationError
 
-from bridge.destinations.oscar.config import EGI_TOKEN_ENDPOINT, ClusterConfig, OidcAuth, ServiceConfig
+from bridge.credentials import EGI_TOKEN_ENDPOINT, OidcAuth
+from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 
 BASIC = {"type": "basic", "username": "oscar", "password": "very-secret"}
 

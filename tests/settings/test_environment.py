@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from bridge.core.errors import ConfigurationError
-from bridge.destinations.oscar.config import BasicAuth
+from bridge.credentials import BasicAuth
 from tests.settings.conftest import MINIMAL, Loader
 
 

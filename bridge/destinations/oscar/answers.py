@@ -21,9 +21,8 @@ from typing import Literal
 import aiohttp
 
 from bridge.core.ports import Answer, Verdict
-from bridge.telemetry.logging import REDACTED, redact_text
+from bridge.telemetry.logging import excerpt
 
-EXCERPT_CHARACTERS = 500
 _LONGEST_PAUSE = 86_400.0
 """Seconds of `Retry-After` believed at most."""
 
@@ -86,15 +85,6 @@ def retry_after(value: str | None) -> float | None:
     if then.tzinfo is None:
         then = then.replace(tzinfo=UTC)  # "-0000": UTC, RFC 5322, 3.3
     return min(max((then - datetime.now(UTC)).total_seconds(), 0.0), _LONGEST_PAUSE)
-
-
-def excerpt(text: str, *secrets: str) -> str:
-    """Give the first of `text` on one line, without `secrets` and what looks like one."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, REDACTED)
-    text = redact_text(" ".join(text.split())).rstrip(": ")  # "404 Not Found: " and no body behind it
-    return text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…"
 
 
 def unanswered(verdict: Verdict, cause: str, request: str, error: Exception, *secrets: str) -> Answer:

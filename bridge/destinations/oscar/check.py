@@ -17,18 +17,17 @@ from aiohttp import hdrs
 
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Verdict
-from bridge.destinations.oscar.answers import excerpt
-from bridge.destinations.oscar.auth import NoCredentialError, basic, given_token
+from bridge.credentials import BasicAuth, NoCredentialError, OidcAuth, basic
+from bridge.destinations.oscar.auth import given_token
 from bridge.destinations.oscar.client import OscarCluster, names_jobs
 from bridge.destinations.oscar.config import (
-    BasicAuth,
     ClusterConfig,
-    OidcAuth,
     ServiceConfig,
     ServiceTokenAuth,
 )
 from bridge.destinations.oscar.payload import MAX_EVENT_BYTES, MAX_INTERLINK_BYTES
 from bridge.reach import reach
+from bridge.telemetry.logging import excerpt
 
 _ASK_SECONDS = 5.0
 _ALL_SECONDS = 10.0

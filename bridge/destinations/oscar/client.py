@@ -21,34 +21,33 @@ from bridge import __version__
 from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.core.ports import Answer, Verdict
+from bridge.credentials import (
+    BasicAuth,
+    Bearer,
+    Grant,
+    NoCredentialError,
+    OidcAuth,
+    RefreshTokenGrant,
+    Reply,
+    basic,
+    refused,
+)
 from bridge.destinations.oscar.answers import (
-    excerpt,
     judge_management,
     judge_status,
     no_answer,
     retry_after,
     unanswered,
 )
-from bridge.destinations.oscar.auth import (
-    Bearer,
-    Grant,
-    NoCredentialError,
-    RefreshTokenGrant,
-    Reply,
-    ask_agent,
-    basic,
-    given_token,
-    refused,
-)
+from bridge.destinations.oscar.auth import ask_agent, given_token
 from bridge.destinations.oscar.config import (
-    BasicAuth,
     ClusterConfig,
-    OidcAuth,
     ServiceConfig,
     ServiceTokenAuth,
 )
 from bridge.destinations.oscar.deadline import Deadline
 from bridge.destinations.oscar.payload import PayloadError, encode
+from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)

@@ -3,59 +3,14 @@
 from __future__ import annotations
 
 import os
-import ssl
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
+from bridge.credentials import BasicAuth, OidcAuth
 from bridge.destinations.oscar.payload import MAX_EVENT_BYTES, MAX_INTERLINK_BYTES, Mode
-from bridge.values import Bytes, Directory, Model, ReadableFile, Seconds
-
-EGI_TOKEN_ENDPOINT = "https://aai.egi.eu/auth/realms/egi/protocol/openid-connect/token"  # noqa: S105 - a URL
-"""Token endpoint of EGI Check-in, the issuer OSCAR's own clients use by default."""
-EGI_SCOPES = "openid email profile voperson_id eduperson_entitlement"
-
-
-def _http_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        port_fits = url.port is None or url.port > 0
-    except ValueError:
-        raise ValueError("expected a URL such as https://oscar.example.org") from None
-    if url.scheme not in ("http", "https") or not url.hostname or not port_fits:
-        raise ValueError("expected a URL such as https://oscar.example.org")
-    if url.username is not None or url.password is not None:
-        raise ValueError("expected a URL without credentials: they belong under `auth`")
-    if url.query or url.fragment or value.endswith(("?", "#")):
-        raise ValueError("expected a URL without `?query` and `#fragment`")
-    return value.rstrip("/")
-
-
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-"""An http or https URL, perhaps with a path, without its last slash."""
-Secret = Annotated[SecretStr, Field(min_length=1)]
-
-
-def _exactly_one(model: Model, key: str) -> None:
-    if (getattr(model, key) is None) == (getattr(model, f"{key}_file") is None):
-        given = "both are" if getattr(model, key) is not None else "neither is"
-        raise ValueError(f"expected exactly one of `{key}` and `{key}_file`, but {given} given")
-
-
-class BasicAuth(Model):
-    """The cluster's own user: reads each service's token from its definition."""
-
-    type: Literal["basic"]
-    username: str = Field(min_length=1, pattern=r"^[^:]*$")  # RFC 7617: no colon in a user's name
-    password: Secret | None = None
-    password_file: ReadableFile | None = None
-
-    @model_validator(mode="after")
-    def _one_password(self) -> Self:
-        _exactly_one(self, "password")
-        return self
+from bridge.values import Bytes, HttpUrl, Model, ReadableFile, Seconds, Secret, Tls, exactly_one
 
 
 class ServiceTokenAuth(Model):
@@ -68,28 +23,7 @@ class ServiceTokenAuth(Model):
 
     @model_validator(mode="after")
     def _one_token(self) -> Self:
-        _exactly_one(self, "token")
-        return self
-
-
-class OidcAuth(Model):
-    """Access tokens by the refresh-token grant (RFC 6749, section 6)."""
-
-    type: Literal["oidc"]
-    refresh_token: Secret | None = None
-    refresh_token_file: ReadableFile | None = None
-    token_endpoint: HttpUrl = EGI_TOKEN_ENDPOINT
-    client_id: str = Field(min_length=1)
-    client_secret: Secret | None = None
-    client_secret_file: ReadableFile | None = None
-    """For a confidential client; EGI Check-in's refresh tokens are a public client's."""
-    scopes: str = Field(default=EGI_SCOPES, min_length=1)
-
-    @model_validator(mode="after")
-    def _one_of_each(self) -> Self:
-        _exactly_one(self, "refresh_token")
-        if self.client_secret is not None and self.client_secret_file is not None:
-            raise ValueError("expected at most one of `client_secret` and `client_secret_file`")
+        exactly_one(self, "token")
         return self
 
 
@@ -117,63 +51,6 @@ Auth = Annotated[
     BasicAuth | ServiceTokenAuth | OidcAuth | OidcAgentAuth,
     Field(discriminator="type"),
 ]
-
-
-class Tls(Model):
-    """Whom to believe. With neither file nor directory: the system's certificate authorities."""
-
-    ca_file: ReadableFile | None = None
-    ca_path: Directory | None = None
-    """A directory of certificates in PEM, hashed or plain, such as IGTF's /etc/grid-security/certificates."""
-    verify: bool = True
-
-    @model_validator(mode="after")
-    def _loads(self) -> Self:
-        if self.ca_file is None and self.ca_path is None:
-            return self
-        if not self.verify:
-            raise ValueError(
-                "`ca_file` and `ca_path` mean nothing with `verify: false`; remove one or the other"
-            )
-        self.trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-        return self
-
-    def trust(self, context: ssl.SSLContext) -> None:
-        """Load the authorities given into `context`. Raises ValueError when a file or directory has none."""
-        if self.ca_file is not None:
-            try:
-                context.load_verify_locations(cafile=self.ca_file)
-            except ssl.SSLError:
-                raise ValueError(f"expected certificates in PEM, but {self.ca_file} has none") from None
-        if self.ca_path is not None and not _trust_directory(context, self.ca_path):
-            raise ValueError(f"expected files with certificates in PEM, but {self.ca_path} has none")
-
-    def context(self) -> ssl.SSLContext:
-        """Make the context for the cluster's endpoint."""
-        if self.ca_file is None and self.ca_path is None:
-            context = ssl.create_default_context()
-        else:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            self.trust(context)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
-
-
-def _trust_directory(context: ssl.SSLContext, directory: Path) -> int:
-    """Load every certificate of a directory; OpenSSL's own reading would see hashed names alone."""
-    loaded = 0
-    for path in sorted(directory.iterdir()):
-        if path.suffix not in (".pem", ".crt", ".cer") and not path.suffix[1:].isdigit():
-            continue
-        try:
-            text = path.read_text(encoding="ascii", errors="ignore")
-            context.load_verify_locations(cadata=text[text.index("-----BEGIN CERTIFICATE-----") :])
-        except (OSError, ValueError, ssl.SSLError):
-            continue  # a dangling link, a key, a revoked authority's remains: the others still count
-        loaded += 1
-    return loaded
 
 
 class ClusterConfig(Model):

@@ -171,12 +171,16 @@ class Spool(Protocol):
         """
 
     async def entered(self, versions: Collection[bytes]) -> set[bytes]:
-        """Give those of `versions` that are marked, what `done` has not written yet among them."""
+        """Give those of `versions` that are marked, what `done` has not written yet among them.
+
+        Raises StoreError.
+        """
 
     async def mark(self, versions: Collection[bytes], listing: int) -> None:
         """Mark `versions` as entered without an occurrence, and as shown by the listing with that number.
 
-        Of those marked before only the listing's number changes. Durable when it returns.
+        Of those marked before only the listing's number changes. Durable when it returns. Raises
+        StoreFullError at the budget, StoreError.
         """
 
     async def shown(self, versions: Collection[bytes], listing: int) -> None:
@@ -193,7 +197,11 @@ class Spool(Protocol):
 
     @property
     def waiting(self) -> int:
-        """How many occurrences are kept."""
+        """How many occurrences are kept; those done are not among them."""
+
+    @property
+    def remembered(self) -> int:
+        """How many versions are marked."""
 
 
 class Severity(StrEnum):

@@ -9,9 +9,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bridge.store import schema
 from bridge.store.schema import DEAD, JOB_FAILED, PARKED, Row, raw
+
+if TYPE_CHECKING:
+    from bridge.store.spooled import Done
 
 
 @dataclass(slots=True)
@@ -26,6 +30,12 @@ class Change:
     """Numbers that are certainly not parked any more."""
     returned: set[str] = field(default_factory=set)
     """Services of dead letters that are parked now."""
+    spooled: Counter[int] = field(default_factory=Counter)
+    """Occurrences kept more (or fewer), by spool."""
+    marks: Counter[int] = field(default_factory=Counter)
+    """Versions marked more (or fewer), by spool."""
+    finished: list[Done] = field(default_factory=list)
+    """What is certainly not spooled any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +56,7 @@ class Keep:
 
 
 def totals(connection: sqlite3.Connection) -> Change:
-    """Count all that is kept."""
+    """Count what is kept for services."""
     change = Change()
     for service, count in connection.execute(
         "SELECT service, count(*) FROM kept WHERE reason = 'parked' GROUP BY service"

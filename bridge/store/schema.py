@@ -19,7 +19,7 @@ FILE = "events.sqlite3"
 SIDES = ("", "-wal", "-shm")
 """What SQLite adds to the name of a file for the others that belong to it (https://sqlite.org/wal.html)."""
 
-DEAD, PARKED = "dead", "parked"
+DEAD, PARKED, SPOOLED = "dead", "parked", "spooled"
 """Why an event is kept: one event is kept for one service for one reason at a time."""
 JOB_FAILED = "job_failed"
 """The cause of a dead letter whose job OSCAR accepted and saw fail. Its identity is used up: OSCAR would call
@@ -66,6 +66,24 @@ MIGRATIONS = (
         generation INTEGER NOT NULL,
         given_at REAL NOT NULL,
         PRIMARY KEY (source, id, service)
+    ) STRICT, WITHOUT ROWID;
+    """,
+    # What a source needs whose upstream keeps nothing (`spooled.py`). A spool's number is made of the
+    # source's identity alone; `marks` counts its rows of `entered`, of which there may be millions.
+    """
+    CREATE INDEX spooled_by_source ON kept (source, number) WHERE reason = 'spooled';
+    CREATE TABLE spools (
+        number INTEGER PRIMARY KEY,
+        source TEXT NOT NULL,
+        position TEXT,
+        listing INTEGER NOT NULL DEFAULT 0,
+        marks INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE TABLE entered (
+        spool INTEGER NOT NULL,
+        version BLOB NOT NULL,
+        listing INTEGER NOT NULL,
+        PRIMARY KEY (spool, version)
     ) STRICT, WITHOUT ROWID;
     """,
 )

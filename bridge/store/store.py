@@ -20,6 +20,8 @@ from bridge.store.changes import Change, Keep
 from bridge.store.config import StoreConfig
 from bridge.store.letters import Count, Filter, Summary
 from bridge.store.schema import DEAD, FILE, JOB_FAILED, PARKED, Row
+from bridge.store.spool import SourceSpool
+from bridge.store.spooled import Done
 from bridge.store.writer import Answer, Work, Writer
 from bridge.telemetry.metrics import Metrics
 
@@ -53,6 +55,10 @@ class Store:
         self._leaving: dict[int, str] = {}
         """Numbers forgotten that may not be gone yet, with their services; `""` for those not given."""
         self._leaving_of: Counter[str] = Counter()
+        self._spools: dict[int, SourceSpool] = {}
+        self._spooled: Counter[int] = Counter()
+        """Occurrences, by spool; and marks."""
+        self._marks: Counter[int] = Counter()
 
     @classmethod
     @asynccontextmanager
@@ -122,7 +128,7 @@ class Store:
         if limit <= 0:
             return ()
         others = {*without, *self._leaving}
-        found = await self._read(lambda connection: parked.oldest(connection, service, others, limit))
+        found = await self.read(lambda connection: parked.oldest(connection, service, others, limit))
         self._given.update((row.number, service) for row in found)
         return found
 
@@ -145,15 +151,28 @@ class Store:
         """Have `wake` called on the loop whenever a replay has parked events of `service`."""
         self._wakes[service] = wake
 
+    # What streams told
+
+    def spool(self, source: str) -> SourceSpool:
+        """Give the Spool of the source with the identity `source`: always the same one."""
+        spool = SourceSpool(source, self, self._spooled, self._marks)
+        return self._spools.setdefault(spool.number, spool)
+
+    def finish(self, done: Done) -> bool:
+        """Have an occurrence taken away, for a spool; False once the store is closed."""
+        if not self._closed:
+            self._writer.queue.put(done)
+        return not self._closed
+
     # Dead letters
 
     async def dead_letters(self, chosen: Filter, limit: int | None = None) -> list[Summary]:
         """List the dead letters chosen, the newest first. Raises StoreError."""
-        return await self._read(lambda connection: letters.newest(connection, chosen, limit))
+        return await self.read(lambda connection: letters.newest(connection, chosen, limit))
 
     async def dead_letter(self, number: int) -> tuple[Summary, Event] | None:
         """Give one dead letter with its event, or None. Raises StoreError."""
-        return await self._read(lambda connection: letters.one(connection, number))
+        return await self.read(lambda connection: letters.one(connection, number))
 
     async def replay(
         self,
@@ -188,13 +207,13 @@ class Store:
         self,
         chosen: Filter,
         refuse: Callable[[Summary], str | None],
-        change: Callable[[sqlite3.Connection, Collection[int]], tuple[int, Change]],
+        change: Callable[..., tuple[int, Change]],
         *,
         dry_run: bool,
     ) -> Count:
         count = Count()
         walk = letters.Walk(chosen)
-        while batch := await self._read(walk.next):
+        while batch := await self.read(walk.next):
             numbers: list[int] = []
             for letter in batch:
                 if reason := refuse(letter):
@@ -204,19 +223,19 @@ class Store:
             if dry_run:
                 count.changed += len(numbers)
             elif numbers:
-                count.changed += await self._work(change, numbers)
+                count.changed += await self.write(partial(change, numbers=numbers))
         return count
 
-    async def _work(
-        self,
-        call: Callable[[sqlite3.Connection, Collection[int]], tuple[int, Change]],
-        numbers: Collection[int],
-    ) -> int:
+    async def write(self, call: Callable[[sqlite3.Connection], tuple[_T, Change]], size: int = 0) -> _T:
+        """Have the writing thread make one transaction of `call`; give what it gave once that is on disk.
+
+        Raises StoreFullError when the budget has no room for the `size` bytes it takes, StoreError.
+        """
         if self._closed:
             raise StoreError("the store is closed")
-        work = Work(call, numbers, self._loop.create_future())
-        self._writer.queue.put(work)
-        return await work.done
+        done: asyncio.Future[_T] = self._loop.create_future()
+        self._writer.queue.put(Work(call, done, size))
+        return await done
 
     # State
 
@@ -238,6 +257,10 @@ class Store:
             self._given.pop(number, None)
         for number in change.forgotten:
             self._leaving_of[self._leaving.pop(number)] -= 1
+        self._spooled.update(change.spooled)
+        self._marks.update(change.marks)
+        for done in change.finished:
+            self._spools[done.spool].finished(done)
         self._metrics.store_bytes.set(self._writer.bytes)
         for future, result in answers:
             if future.done():
@@ -251,7 +274,8 @@ class Store:
 
     # The reading thread's side
 
-    async def _read(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def read(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Have the reading thread ask the file. Raises StoreError."""
         if self._closed:
             raise StoreError("the store is closed")
         return await self._loop.run_in_executor(self._reading, self._answer, question)

@@ -18,11 +18,12 @@ from typing import Any
 import structlog
 
 from bridge.core.errors import StoreError, StoreFullError
-from bridge.store import changes, salvage, schema
+from bridge.store import changes, salvage, schema, spooled
 from bridge.store.changes import Change, Keep
 from bridge.store.config import StoreConfig
 from bridge.store.directory import claim
 from bridge.store.schema import SIDES, VERSION, BrokenRowError
+from bridge.store.spooled import Done
 
 _log = structlog.get_logger(__name__)
 
@@ -47,18 +48,19 @@ Answer = tuple["asyncio.Future[Any]", object]
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """A command's transaction, and who waits for what it returns."""
+    """A transaction of its own, and who waits for what it returns."""
 
-    call: Callable[[sqlite3.Connection, Collection[int]], tuple[int, Change]]
-    numbers: Collection[int]
-    done: asyncio.Future[int]
+    call: Callable[[sqlite3.Connection], tuple[Any, Change]]
+    done: asyncio.Future[Any]
+    size: int
+    """About how many bytes it adds."""
 
 
 class Writer:
     """Owns the state directory and the file from `start` to the end of the thread.
 
-    It takes from `queue`: events to keep, numbers to forget, a command's work; None ends it, once all
-    before it is written. What happened goes to `heard` on the loop.
+    It takes from `queue`: events to keep, numbers to forget, occurrences that are done, a command's or a
+    spool's work; None ends it, once all before it is written. What happened goes to `heard` on the loop.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Writer:
         self._heard = heard
         self._accept_loss = accept_loss
         self._loop = asyncio.get_running_loop()
-        self.queue: SimpleQueue[Keep | int | Work | None] = SimpleQueue()
+        self.queue: SimpleQueue[Keep | int | Done | Work | None] = SimpleQueue()
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.closed = asyncio.Event()
         self.closing = False
@@ -89,7 +91,8 @@ class Writer:
         self._used = self._wal_bytes = 0
         self._ended = False
         self._wanted = 0
-        self._forgets: list[int] = []
+        self._forgets: list[int | Done] = []
+        """Which could not be written: again with the next group."""
         self._expire_every = min(_EXPIRE_SECONDS, config.keep_dead_for / 10)
         self._expire_at = monotonic()
         self._checkpoint_at = monotonic()
@@ -107,7 +110,7 @@ class Writer:
                 while not self._ended:
                     self._turn()
                 if self._forgets:
-                    _log.error("accepted events stay parked and will be attempted again", reason=self.trouble)
+                    _log.error("accepted events stay kept and will be attempted again", reason=self.trouble)
         except Exception as error:  # noqa: BLE001 - whatever the start ran into is raised by `open`
             self._tell(Change(), [(self.opened, error)])
         finally:
@@ -145,15 +148,19 @@ class Writer:
         connection = self._connect()
         salvage.check(self._path, connection)
         schema.upgrade(connection)
-        return changes.totals(connection)
+        change = changes.totals(connection)
+        spooled.totals(connection, change)
+        return change
 
     # One turn
 
     def _turn(self) -> None:
         group, work = self._gather()
-        if group:
-            self._keep(group)
-        if work is not None:
+        # What was forgotten before a work must be gone before it: it may keep the same again.
+        failure = self._keep(group) if group else None
+        if work is not None and failure is not None:
+            self._tell(Change(), [(work.done, failure)])
+        elif work is not None:
             self._do(work)
         if self.trouble is not None and not group and work is None:
             self._attempt(self._probe)
@@ -173,9 +180,9 @@ class Writer:
             if self._room(wanted) >= wanted:
                 self.full = None
 
-    def _gather(self) -> tuple[list[Keep | int], Work | None]:
+    def _gather(self) -> tuple[list[Keep | int | Done], Work | None]:
         """Wait for something to do, and take all that waits with it; nothing if it is time to look around."""
-        group: list[Keep | int] = list(self._forgets)
+        group: list[Keep | int | Done] = list(self._forgets)
         pause = _PROBE_SECONDS if self.trouble or self.full or self._forgets else _EXPIRE_SECONDS
         until = min(self._expire_at, monotonic() + pause)
         size, urgent, quiet = 0, False, True
@@ -198,39 +205,51 @@ class Writer:
             group.append(item)
         return group, None
 
-    def _keep(self, group: Sequence[Keep | int]) -> None:
+    def _keep(self, group: Sequence[Keep | int | Done]) -> StoreError | None:
+        """Write a group; give what went wrong."""
         keeps = [item for item in group if isinstance(item, Keep)]
-        wanted = [item for item in group if isinstance(item, int) or not item.done.cancelled()]
+        wanted = [item for item in group if not (isinstance(item, Keep) and item.done.cancelled())]
         written: list[tuple[Change, Collection[Keep]]] = []
         failure = self._attempt(lambda: written.append(self._commit(wanted)))
         if failure is not None:
-            self._forgets = [item for item in group if isinstance(item, int)]
+            self._forgets = [item for item in group if not isinstance(item, Keep)]
             self._tell(Change(), [(keep.done, failure) for keep in keeps])
-            return
+            return failure
         self._forgets = []
         ((change, refused),) = written
         if refused:
-            self._wanted = next(iter(refused)).size
-            self.full = (
-                f"the store {self._path} is at its limit of {_size(self._config.max_bytes)} "
-                "(store.max_bytes): nothing more is kept until some of it goes"
-            )
+            self._is_full(next(iter(refused)).size)
         full = StoreFullError(self.full)
         self._tell(change, [(keep.done, full if keep in refused else None) for keep in keeps])
+        return None
 
-    def _commit(self, group: Sequence[Keep | int]) -> tuple[Change, Collection[Keep]]:
+    def _commit(self, group: Sequence[Keep | int | Done]) -> tuple[Change, Collection[Keep]]:
         connection = self._ready()
         room = self._room(sum(item.size for item in group if isinstance(item, Keep)))
         with schema.transaction(connection):
-            return changes.write(connection, group, room)
+            events = [item for item in group if not isinstance(item, Done)]
+            change, refused = changes.write(connection, events, room)
+            spooled.finish(connection, [item for item in group if isinstance(item, Done)], change)
+        return change, refused
+
+    def _is_full(self, wanted: int) -> None:
+        self._wanted = wanted
+        self.full = (
+            f"the store {self._path} is at its limit of {_size(self._config.max_bytes)} "
+            "(store.max_bytes): nothing more is kept until some of it goes"
+        )
 
     def _do(self, work: Work) -> None:
-        done: list[tuple[int, Change]] = []
+        done: list[tuple[object, Change]] = []
 
         def call() -> None:
             connection = self._ready()
+            if work.size and self._room(work.size) < work.size:
+                self._is_full(work.size)
+                done.append((StoreFullError(self.full), Change()))
+                return
             with schema.transaction(connection):
-                result = work.call(connection, work.numbers)
+                result = work.call(connection)
             done.append(result)
 
         failure = self._attempt(call)

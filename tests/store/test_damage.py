@@ -252,14 +252,14 @@ def test_a_kill_inside_a_transaction_leaves_what_was_before_it(tmp_path: Path) -
         async def main():
             async with Store.open(Path(arguments[0]), Metrics(CollectorRegistry())) as store:
                 await store.park(event("1"), "plants")
-                def half(connection, numbers):
+                def half(connection):
                     connection.execute("UPDATE kept SET reason = 'dead', cause = 'half'")
                     connection.execute("PRAGMA cache_size = 0")
                     connection.execute("INSERT INTO generations SELECT value, '', '', 1, 1 "
                                        "FROM json_each(?)", [str(list(range(10_000)))])
                     os.write(1, b"now\\n")
                     time.sleep(60)
-                await store._work(half, ())
+                await store.write(half)
         asyncio.run(main())
         """,
         str(tmp_path),
@@ -324,7 +324,7 @@ async def test_a_store_of_version_1_is_upgraded_with_all_that_is_in_it(
     state_dir: Path, metrics: Metrics
 ) -> None:
     version_1(state_dir)
-    with pytest.raises(StoreError, match=r"version 1 .* reads version 2"):
+    with pytest.raises(StoreError, match=r"version 1 .* reads version 3"):
         read_dead_letters(state_dir)
     async with Store.open(state_dir, metrics) as store:
         letters = await store.dead_letters(Filter())

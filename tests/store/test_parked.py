@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from bench.parked import SERVICE, bring_back, park, rates, some
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
 from bridge.core.ports import Keeper
 from bridge.store import Filter, Store, read_dead_letters
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, parked, parked_ids, until, value
-from tests.store.throughput import SERVICE, bring_back, park, rates, some
 
 
 def rows(state_dir: Path) -> list[tuple[object, ...]]:

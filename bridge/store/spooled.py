@@ -1,0 +1,236 @@
+"""Occurrences of streams whose upstream keeps nothing, with what goes with them: in SQL.
+
+Each source has its part, its *spool*: rows of `kept` with the reason `spooled`, one row of `spools` for the
+stream's position, and in `entered` a mark for each version of a thing that has entered the pipeline.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from hashlib import blake2b
+from itertools import islice
+from typing import NamedTuple
+
+from bridge.core.ports import Spooled
+from bridge.store.changes import Change
+from bridge.store.schema import SPOOLED, Row, raw
+
+KEY = b"spooled:"
+"""Before an occurrence's key in `kept.id`, so that no dead letter of the same source has the name of one."""
+MARK_BYTES = 50
+"""About what a mark takes on the disk."""
+
+_BYTES = 16 * 2**20
+"""Data that is given at once; one occurrence is always given."""
+_ASKED_AT_ONCE = 500
+
+_APPEND = """
+    INSERT INTO kept (source, id, service, type, attributes, data, reason, cause, detail, attempts, kept_at)
+    VALUES (CAST(? AS TEXT), CAST(? AS TEXT), '', '', '{}', ?, 'spooled', '', '', 0, ?)
+    ON CONFLICT (source, id, service) DO NOTHING
+"""
+_MARK = "INSERT INTO entered VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_SHOW = "UPDATE entered SET listing = ?1 WHERE spool = ?2 AND version = ?3 AND listing < ?1"
+
+
+class Done(NamedTuple):
+    """An occurrence to be taken away, and the version that has entered with it."""
+
+    number: int
+    spool: int
+    entered: bytes | None
+
+
+def number_of(source: str) -> int:
+    """Give the number of a source's spool: from its identity alone, so a mark tells whose it is by itself."""
+    return int.from_bytes(blake2b(raw(source), digest_size=6).digest(), "big")
+
+
+def rows_of(source: str, occurrences: Sequence[Spooled]) -> tuple[list[Row], int]:
+    """Give what `append` writes, and about how many bytes it takes: keys twice (an index has them too)."""
+    now, name = time.time(), raw(source)
+    rows = [(name, KEY + raw(each.key), each.data, now) for each in occurrences]
+    return rows, sum([len(row[2]) + 2 * len(row[1]) for row in rows]) + len(rows) * (3 * len(name) + 200)
+
+
+# Writing, each inside a transaction
+
+
+def append(
+    connection: sqlite3.Connection, spool: int, source: str, rows: Sequence[Row], position: str | None
+) -> tuple[None, Change]:
+    """Keep the occurrences that are not kept yet, and the position."""
+    change = Change()
+    if rows:
+        added = connection.executemany(_APPEND, rows).rowcount
+        change.tally["", SPOOLED, ""] = change.spooled[spool] = added
+    if position is not None:
+        _open(connection, spool, source)
+        connection.execute(
+            "UPDATE spools SET position = CAST(? AS TEXT) WHERE number = ?", (raw(position), spool)
+        )
+    return None, change
+
+
+def finish(connection: sqlite3.Connection, done: Sequence[Done], change: Change) -> None:
+    """Take occurrences away and mark their versions as shown by the last listing begun."""
+    if not done:
+        return
+    where = "FROM kept NOT INDEXED WHERE number IN (SELECT value FROM json_each(?)) AND reason = 'spooled'"
+    these = (json.dumps([each.number for each in done]),)
+    for source, count in connection.execute(f"SELECT source, count(*) {where} GROUP BY source", these):
+        change.spooled[number_of(source)] -= count
+        change.tally["", SPOOLED, ""] -= count
+    connection.execute(f"DELETE {where}", these)
+    versions: defaultdict[int, list[bytes]] = defaultdict(list)
+    for each in done:
+        if each.entered is not None:
+            versions[each.spool].append(each.entered)
+    for spool, entered in versions.items():
+        _mark(connection, spool, entered, _listing(connection, spool), change)
+    change.finished += done
+
+
+def mark(
+    connection: sqlite3.Connection, spool: int, source: str, versions: Collection[bytes], listing: int
+) -> tuple[None, Change]:
+    """Mark versions as entered, and as shown by a listing."""
+    change = Change()
+    _open(connection, spool, source)
+    _mark(connection, spool, versions, listing, change)
+    return None, change
+
+
+def show(
+    connection: sqlite3.Connection, spool: int, versions: Collection[bytes], listing: int
+) -> tuple[None, Change]:
+    """Note that a listing shows those of `versions` that are marked."""
+    connection.executemany(_SHOW, [(listing, spool, version) for version in versions])
+    return None, Change()
+
+
+def forget_unshown(
+    connection: sqlite3.Connection, spool: int, listing: int, after: bytes, limit: int
+) -> tuple[tuple[int, bytes | None], Change]:
+    """Look at `limit` marks behind `after`, and forget those that no listing from `listing` on has shown.
+
+    Gives how many, and the last one looked at; None at the end.
+    """
+    change = Change()
+    found = connection.execute(
+        "SELECT version FROM entered WHERE spool = ? AND version > ? ORDER BY version LIMIT 1 OFFSET ?",
+        (spool, after, limit - 1),
+    ).fetchone()
+    last: bytes | None = None if found is None else found[0]
+    end = "" if last is None else "AND version <= ?"
+    forgotten = connection.execute(
+        f"DELETE FROM entered WHERE spool = ? AND listing < ? AND version > ? {end}",  # noqa: S608 - no outside text
+        (spool, listing, after) if last is None else (spool, listing, after, last),
+    ).rowcount
+    _count(connection, spool, -forgotten, change)
+    return (forgotten, last), change
+
+
+def next_listing(connection: sqlite3.Connection, spool: int, source: str) -> tuple[int, Change]:
+    """Count one more listing."""
+    _open(connection, spool, source)
+    connection.execute("UPDATE spools SET listing = listing + 1 WHERE number = ?", (spool,))
+    return _listing(connection, spool), Change()
+
+
+def _open(connection: sqlite3.Connection, spool: int, source: str) -> None:
+    connection.execute(
+        "INSERT INTO spools (number, source) VALUES (?, CAST(? AS TEXT)) ON CONFLICT DO NOTHING",
+        (spool, raw(source)),
+    )
+
+
+def _listing(connection: sqlite3.Connection, spool: int) -> int:
+    found = connection.execute("SELECT listing FROM spools WHERE number = ?", (spool,)).fetchone()
+    return 0 if found is None else int(found[0])
+
+
+def _mark(
+    connection: sqlite3.Connection, spool: int, versions: Collection[bytes], listing: int, change: Change
+) -> None:
+    added = connection.executemany(_MARK, [(spool, version, listing) for version in versions]).rowcount
+    if added < len(versions):
+        show(connection, spool, versions, listing)
+    _count(connection, spool, added, change)
+
+
+def _count(connection: sqlite3.Connection, spool: int, difference: int, change: Change) -> None:
+    if difference:
+        connection.execute("UPDATE spools SET marks = marks + ? WHERE number = ?", (difference, spool))
+        change.marks[spool] += difference
+
+
+# Reading
+
+
+def position(connection: sqlite3.Connection, spool: int) -> str | None:
+    """Give the stream's position, if one was kept."""
+    found = connection.execute("SELECT position FROM spools WHERE number = ?", (spool,)).fetchone()
+    return None if found is None else found[0]
+
+
+def oldest(
+    connection: sqlite3.Connection, source: str, without: Collection[int], limit: int
+) -> list[tuple[int, Spooled]]:
+    """Give the oldest occurrences of `source` but for the numbers in `without`.
+
+    They are at most `limit`, and fewer where they are big; none only when there is none.
+    """
+    numbers = connection.execute(
+        "SELECT number FROM kept INDEXED BY spooled_by_source "
+        "WHERE reason = 'spooled' AND source = CAST(? AS TEXT) ORDER BY number",
+        (raw(source),),
+    )
+    with closing(numbers):  # those in `without` are the oldest: the walk over them is short
+        chosen = list(islice((number for (number,) in numbers if number not in without), limit))
+    rows = connection.execute(
+        "SELECT number, id, data FROM kept NOT INDEXED "
+        "WHERE number IN (SELECT value FROM json_each(?)) AND reason = 'spooled' ORDER BY number",
+        (json.dumps(chosen),),
+    )
+    found: list[tuple[int, Spooled]] = []
+    size, prefix = 0, KEY.decode()
+    with closing(rows):
+        for number, key, data in rows:
+            found.append((number, Spooled(key=key.removeprefix(prefix), data=data)))
+            size += len(data)
+            if size >= _BYTES:
+                break
+    return found
+
+
+def entered(connection: sqlite3.Connection, spool: int, versions: Sequence[bytes]) -> set[bytes]:
+    """Give those of `versions` that are marked."""
+    found: set[bytes] = set()
+    for at in range(0, len(versions), _ASKED_AT_ONCE):
+        some = versions[at : at + _ASKED_AT_ONCE]
+        places = ",".join("?" * len(some))
+        found.update(
+            version
+            for (version,) in connection.execute(
+                f"SELECT version FROM entered WHERE spool = ? AND version IN ({places})",  # noqa: S608 - no outside text
+                (spool, *some),
+            )
+        )
+    return found
+
+
+def totals(connection: sqlite3.Connection, change: Change) -> None:
+    """Count the occurrences and the marks."""
+    for source, count in connection.execute(
+        "SELECT source, count(*) FROM kept INDEXED BY spooled_by_source WHERE reason = 'spooled' "
+        "GROUP BY source"
+    ):
+        change.spooled[number_of(source)] = count
+        change.tally["", SPOOLED, ""] += count
+    change.marks.update(dict(connection.execute("SELECT number, marks FROM spools WHERE marks > 0")))

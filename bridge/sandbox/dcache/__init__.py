@@ -1,0 +1,12 @@
+"""A stand-in for a dCache site: its namespace, its storage events, and a WebDAV door, on one port.
+
+Written from the sources of `dCache/dcache` (the frontend's `org.dcache.restful`, the namespace's and the
+pools' event makers); each unpleasant behaviour names the file it comes from.
+"""
+
+from bridge.sandbox.dcache.faults import Faults
+from bridge.sandbox.dcache.namespace import Upload, Version
+from bridge.sandbox.dcache.server import SandboxDcache
+from bridge.sandbox.dcache.settings import Settings
+
+__all__ = ["Faults", "SandboxDcache", "Settings", "Upload", "Version"]

@@ -1,0 +1,232 @@
+"""The REST resource `events`: channels and subscriptions. After `EventResources.java`, `Registrar.java`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from typing import Any
+
+from aiohttp import web
+
+from bridge.sandbox.dcache.channel import Channel
+from bridge.sandbox.dcache.errors import RefusalError
+from bridge.sandbox.dcache.inotify import FLAGS, Inotify, Selector, Watch, url_of
+from bridge.sandbox.dcache.namespace import Namespace
+from bridge.sandbox.dcache.settings import Settings
+from bridge.sandbox.dcache.streams import Streams
+
+_MINIMUM_TIMEOUT = 1
+_LONGEST_CLIENT_ID = 256
+_DESCRIPTION = "notification of namespace activity, modelled after inotify(7)"
+
+
+class Events:
+    """Channels by id, and what HTTP does with them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        namespace: Namespace,
+        inotify: Inotify,
+        streams: Streams,
+        dice: random.Random,
+    ) -> None:
+        self.channels: dict[str, Channel] = {}
+        self._settings = settings
+        self._namespace = namespace
+        self._inotify = inotify
+        self._streams = streams
+        self._dice = dice
+
+    def routes(self, base: str) -> list[web.RouteDef]:
+        """All routes, below `base`."""
+        events = f"{base}/events"
+        channel = f"{events}/channels/{{channel}}"
+        subscription = f"{channel}/subscriptions/{{type}}/{{subscription}}"
+        return [
+            web.get(events, self._limits),
+            web.get(f"{events}/eventTypes", self._event_types),
+            web.get(f"{events}/eventTypes/{{type}}", self._event_type),
+            web.get(f"{events}/eventTypes/{{type}}/selector", self._selector_schema),
+            web.get(f"{events}/channels", self._list),
+            web.post(f"{events}/channels", self._register),
+            web.get(channel, self._get),
+            web.patch(channel, self._modify),
+            web.delete(channel, self._delete),
+            web.get(f"{channel}/subscriptions", self._subscriptions),
+            web.post(f"{channel}/subscriptions/{{type}}", self._subscribe),
+            web.get(subscription, self._selector),
+            web.delete(subscription, self._unsubscribe),
+        ]
+
+    # --- what there is ---
+
+    async def _limits(self, _request: web.Request) -> web.Response:
+        """The one resource that an anonymous client may read."""
+        lifetime = {
+            "minimum": _MINIMUM_TIMEOUT,
+            "maximum": self._settings.maximum_timeout_seconds,
+            "default": int(self._settings.timeout_seconds),
+        }
+        limits = {"maximumPerUser": self._settings.channels_per_user, "lifetimeWhenDisconnected": lifetime}
+        return web.json_response({"channels": limits})
+
+    async def _event_types(self, request: web.Request) -> web.Response:
+        _user(request)
+        return web.json_response(["inotify"])
+
+    async def _event_type(self, request: web.Request) -> web.Response:
+        _inotify_only(request)
+        return web.json_response({"description": _DESCRIPTION})
+
+    async def _selector_schema(self, request: web.Request) -> web.Response:
+        _inotify_only(request)
+        flags = {"type": "array", "items": {"type": "string", "enum": list(FLAGS)}}
+        properties = {"path": {"type": "string", "pattern": "^/(.*[^/])?$"}, "flags": flags}
+        return web.json_response(
+            {"type": "object", "required": ["path"], "properties": properties, "additionalProperties": False}
+        )
+
+    # --- channels ---
+
+    async def _list(self, request: web.Request) -> web.Response:
+        user = _user(request)
+        mine = [channel for channel in self.channels.values() if channel.owner == user]
+        if "client-id" in request.query:
+            wanted = _client_id(request.query["client-id"])
+            mine = [channel for channel in mine if channel.client_id == wanted]
+        return web.json_response([_url(request, channel.identity) for channel in mine])
+
+    async def _register(self, request: web.Request) -> web.Response:
+        user = _user(request)
+        document = await _json(request)
+        if document is not None and not isinstance(document, dict):
+            raise RefusalError(400, "Unable to interpret JSON: not an object")
+        for key in document or {}:
+            if key != "client-id":
+                raise RefusalError(400, f"'{key}' is an unrecognized field.")
+        if sum(one.owner == user for one in self.channels.values()) >= self._settings.channels_per_user:
+            raise RefusalError(429, "Too Many Channels")
+        identity = base64.urlsafe_b64encode(self._dice.randbytes(16)).decode().rstrip("=")
+        url = _url(request, identity)
+        channel = Channel(
+            identity,
+            user,
+            _client_id((document or {}).get("client-id")),
+            url,
+            self._settings.ring,
+            self._settings.timeout_seconds,
+            self._forget,
+        )
+        self.channels[identity] = channel
+        return web.Response(status=201, headers={"Location": url})
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        channel = self._channel(request)
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            return await self._streams.serve(request, channel)
+        return web.json_response({"timeout": int(channel.timeout_seconds)})
+
+    async def _modify(self, request: web.Request) -> web.Response:
+        channel = self._channel(request)
+        document = await _json(request)
+        if not isinstance(document, dict):
+            raise RefusalError(500, "Internal error: java.lang.NullPointerException")
+        for key in document:
+            if key != "timeout":
+                raise RefusalError(400, f"'{key}' is an unrecognized field.")
+        timeout = document.get("timeout", 0)
+        if not isinstance(timeout, int) or isinstance(timeout, bool):
+            raise RefusalError(400, "Unable to interpret JSON: timeout is a whole number of seconds")
+        if timeout < _MINIMUM_TIMEOUT:
+            raise RefusalError(400, "Timeout shorter than minimum allowed")
+        if timeout > self._settings.maximum_timeout_seconds:
+            raise RefusalError(400, "Timeout longer than maximum allowed")
+        channel.set_timeout(timeout)
+        return web.Response(status=204)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        self._channel(request).close()
+        return web.Response(status=204)
+
+    # --- subscriptions ---
+
+    async def _subscriptions(self, request: web.Request) -> web.Response:
+        channel = self._channel(request)
+        url = _url(request, channel.identity)
+        return web.json_response([url_of(url, identity) for identity in channel.subscriptions])
+
+    async def _subscribe(self, request: web.Request) -> web.Response:
+        selector = await _json(request)
+        if selector is None:
+            raise RefusalError(400, "Missing JSON entity in POST request")
+        channel = self._channel(request)
+        if request.match_info["type"] != "inotify":
+            raise RefusalError(400, f"Unknown event type: {request.match_info['type']}")
+        watch, new = self._inotify.subscribe(channel, Selector.of_json(selector), self._namespace)
+        location = url_of(_url(request, channel.identity), watch.identity)
+        return web.Response(status=201 if new else 303, headers={"Location": location})
+
+    async def _selector(self, request: web.Request) -> web.Response:
+        return web.json_response(self._watch(request)[1].selector())
+
+    async def _unsubscribe(self, request: web.Request) -> web.Response:
+        channel, watch = self._watch(request)
+        channel.close_subscription(watch)
+        return web.Response(status=204)
+
+    # --- within ---
+
+    def _forget(self, channel: Channel) -> None:
+        self.channels.pop(channel.identity, None)
+
+    def _channel(self, request: web.Request) -> Channel:
+        user = _user(request)
+        channel = self.channels.get(request.match_info["channel"])
+        if channel is None:
+            raise RefusalError(404, "No such channel")
+        if channel.owner != user:
+            raise RefusalError(403)
+        return channel
+
+    def _watch(self, request: web.Request) -> tuple[Channel, Watch]:
+        channel = self._channel(request)
+        watch = channel.subscriptions.get(request.match_info["subscription"])
+        if request.match_info["type"] != "inotify" or not isinstance(watch, Watch):
+            raise RefusalError(404, "No such subscription")
+        return channel, watch
+
+
+def _user(request: web.Request) -> str:
+    user = request["user"]
+    if not isinstance(user, str):
+        raise RefusalError(401)
+    return user
+
+
+def _inotify_only(request: web.Request) -> None:
+    _user(request)
+    if request.match_info["type"] != "inotify":
+        raise RefusalError(404, "No such event type")
+
+
+def _url(request: web.Request, channel: str) -> str:
+    return f"{request.url.origin()}/api/v1/events/channels/{channel}"
+
+
+def _client_id(text: object) -> str | None:
+    return text[:_LONGEST_CLIENT_ID] if isinstance(text, str) and text else None
+
+
+async def _json(request: web.Request) -> Any:
+    """The body's document; None without a body. Raises RefusalError (400, 415)."""
+    body = await request.read()
+    if not body:
+        return None
+    if request.content_type != "application/json":
+        raise RefusalError(415)
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise RefusalError(400, f"Supplied JSON is invalid: {error}") from error

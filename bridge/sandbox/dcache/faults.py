@@ -1,0 +1,34 @@
+"""Trouble that lasts or waits. What strikes at once is in `trouble`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class Faults:
+    """The faults in force. Counts go down as they strike."""
+
+    lookup_failures: int = 0
+    """So many namespace requests to come are answered with `lookup_status`."""
+    lookup_status: int = 500
+    lookup_delay_seconds: float = 0.0
+    """Before every answer about the namespace."""
+    refusals: int = 0
+    """So many requests to the API are answered with 401, whatever their credentials."""
+    drop_after: int | None = None
+    """After so many more inotify events the stream that carried the last of them is cut, once."""
+    moved_to_first: bool | None = None
+    """Whether IN_MOVED_TO comes before IN_MOVED_FROM. None: the dice decide."""
+
+    def update(self, document: Any) -> None:
+        """Take what `PUT /sandbox/faults` carries; ValueError when it is something else."""
+        if not isinstance(document, dict) or not {one.name for one in fields(self)}.issuperset(document):
+            raise ValueError(f"faults are an object with {', '.join(one.name for one in fields(self))}")
+        for name, value in document.items():
+            if not isinstance(value, bool | int | float | None):
+                raise ValueError(  # noqa: TRY004 - the document is wrong, not the caller
+                    f"{name} is a number or a truth value, not {value!r}"
+                )
+            setattr(self, name, value)

@@ -1,4 +1,4 @@
-"""`python -m bench [--quick]`: measure, and print one Markdown table with the machine told."""
+"""`python -m bench [--quick] [--only NAME…]`: measure, and print one Markdown table with the machine told."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bench.bare import SESSION_SECONDS, WORKERS
 from bench.processes import Cores
-from bench.rows import FULL, QUICK, Effort, Row, Table, measure
+from bench.rows import PARTS, measure
+from bench.table import FULL, QUICK, Effort, Row, Table
 from bridge import __version__
 
 
@@ -23,17 +24,30 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="once, and little of it: to see that it works, not how well"
     )
-    effort = QUICK if parser.parse_args().quick else FULL
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(PARTS),
+        default=list(PARTS),
+        metavar="NAME",
+        help=f"measure these parts alone, of {', '.join(PARTS)}; what they are compared with is measured too",
+    )
+    given = parser.parse_args()
+    effort = QUICK if given.quick else FULL
     cores = Cores.of_this_machine()
     os.sched_setaffinity(0, cores.others)  # and so all that is started here
     began = time.monotonic()
     try:
-        table = asyncio.run(measure(effort, cores, say=lambda text: print(text, file=sys.stderr, flush=True)))
+        table = asyncio.run(measure(effort, cores, given.only, say=_say))
     except RuntimeError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     print(_markdown(table, effort, cores, time.monotonic() - began))
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _markdown(table: Table, effort: Effort, cores: Cores, seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 `python -m bench.bare URL post N` posts N bodies. `python -m bench.bare URL read BOOTSTRAP TOPIC GROUP` posts
 what a consumer group reads, until it is killed, and prints how long the broker kept it waiting for the group.
+`python -m bench.bare URL receive QUEUE_URL` posts what a queue holds and deletes it, until it is killed.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
 import uvloop
+from aiobotocore.session import get_session
 from aiokafka import AIOKafkaConsumer
 from yarl import URL
 
@@ -23,6 +25,14 @@ from bench.records import body
 WORKERS = 16
 SESSION_SECONDS = 1
 """The broker holds a join back by a part of it."""
+POLLERS = 2
+"""Receives under way at once: the bridge's default."""
+REGION, ACCESS_KEY_ID, SECRET_ACCESS_KEY = "eu-west-1", "bench", "bench"
+_BATCH = 10
+"""Messages of one receive or delete (SQS quotas)."""
+_WAIT_SECONDS = 20
+_GATHER_SECONDS = 0.1
+_DELETERS = 8
 _BODIES = 1000
 
 
@@ -83,6 +93,58 @@ async def post_records(url: str, bootstrap: str, topic: str, group: str) -> None
         await asyncio.gather(read(), *(work() for _ in range(WORKERS)))
 
 
+async def post_messages(url: str, queue: str) -> None:
+    """Post what a queue holds and delete it, until cancelled."""
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue(100)
+    posted: asyncio.Queue[str] = asyncio.Queue()
+    gathering = asyncio.Lock()
+    client = get_session().create_client(
+        "sqs",
+        region_name=REGION,
+        endpoint_url=f"http://{URL(queue).authority}",
+        aws_access_key_id=ACCESS_KEY_ID,
+        aws_secret_access_key=SECRET_ACCESS_KEY,
+    )
+    async with _poster(url) as post, client as sqs:
+
+        async def receive() -> None:
+            while True:
+                answer = await sqs.receive_message(
+                    QueueUrl=queue,
+                    MaxNumberOfMessages=_BATCH,
+                    WaitTimeSeconds=_WAIT_SECONDS,
+                    MessageSystemAttributeNames=["All"],
+                    MessageAttributeNames=["All"],
+                )
+                for message in answer.get("Messages", ()):
+                    await messages.put(message)
+
+        async def work() -> None:
+            while True:
+                message = await messages.get()
+                await post(message["Body"].encode())
+                posted.put_nowait(message["ReceiptHandle"])
+
+        async def delete() -> None:
+            while True:
+                async with gathering:
+                    batch = [await posted.get()]
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_GATHER_SECONDS):
+                            while len(batch) < _BATCH:
+                                batch.append(await posted.get())
+                await sqs.delete_message_batch(
+                    QueueUrl=queue,
+                    Entries=[{"Id": str(at), "ReceiptHandle": receipt} for at, receipt in enumerate(batch)],
+                )
+
+        await asyncio.gather(
+            *(receive() for _ in range(POLLERS)),
+            *(work() for _ in range(WORKERS)),
+            *(delete() for _ in range(_DELETERS)),
+        )
+
+
 def _time_joins(consumer: Any) -> list[float]:
     """Give the list that will hold the seconds until the broker answered each JoinGroup."""
     joins: list[float] = []
@@ -103,5 +165,7 @@ def _time_joins(consumer: Any) -> list[float]:
 if __name__ == "__main__":
     if sys.argv[2] == "post":
         uvloop.run(post_bodies(sys.argv[1], int(sys.argv[3])))
-    else:
+    elif sys.argv[2] == "read":
         uvloop.run(post_records(sys.argv[1], *sys.argv[3:6]))
+    else:
+        uvloop.run(post_messages(sys.argv[1], sys.argv[3]))

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from bench.bare import ACCESS_KEY_ID, POLLERS, REGION, SECRET_ACCESS_KEY, SESSION_SECONDS
 from bridge.sandbox.kafka import broker, free_port
 
 _T = TypeVar("_T")
@@ -33,17 +34,28 @@ clusters:
 services:
   plants: {{cluster: sink, limits: {{concurrency: {workers}}}}}
 sources:
-  uploads:
-    type: kafka
-    bootstrap_servers: {bootstrap}
-    topics: [{topic}]
-    group_id: {group}
-    session_timeout: {session}s
+  uploads: {source}
 routes:
   - {{from: uploads, {when}to: plants}}
 """
 WHEN = """when: 'data.size > 0 && subject.endsWith(".nc")', """
 """The route of the budget."""
+
+
+def kafka_source(bootstrap: str, topic: str, group: str) -> str:
+    """Give the source of a topic, for CONFIGURATION."""
+    return (
+        f'{{type: kafka, bootstrap_servers: "{bootstrap}", topics: [{topic}], group_id: {group}, '
+        f"session_timeout: {SESSION_SECONDS}s}}"
+    )
+
+
+def sqs_source(queue: str) -> str:
+    """Give the source of a queue, for CONFIGURATION."""
+    return (
+        f'{{type: sqs, queue: "{queue}", pollers: {POLLERS}, region: {REGION}, '
+        f"access_key_id: {ACCESS_KEY_ID}, secret_access_key: {SECRET_ACCESS_KEY}}}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +134,26 @@ async def _end(process: Process) -> None:
             await process.wait()
 
 
-class SinkClient:
-    """Asks the sink what it has seen."""
+class _Client:
+    """Asks a stand-in what it has seen."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self.url = url
+        self._url = url
         self._session = session
+
+    async def _ask(self, target: str) -> dict[str, int]:
+        async with self._session.get(self._url + target) as response:
+            found: dict[str, int] = await response.json()
+            return found
+
+
+class SinkClient(_Client):
+    """Asks the sink."""
+
+    @property
+    def url(self) -> str:
+        """OSCAR's."""
+        return self._url
 
     async def begin(self, *, delay: float = 0.0, arrivals: bool = False) -> None:
         """Count from nothing; answer each POST after `delay` seconds; note when each one came."""
@@ -141,17 +167,42 @@ class SinkClient:
         """Give when each record came, in ns."""
         return {int(number): at for number, at in (await self._ask("/bench/arrivals")).items()}
 
-    async def _ask(self, target: str) -> dict[str, int]:
-        async with self._session.get(self.url + target) as response:
-            found: dict[str, int] = await response.json()
-            return found
+
+class QueueClient(_Client):
+    """Asks the queue."""
+
+    @property
+    def url(self) -> str:
+        """The queue's, as SQS's clients name it."""
+        return f"{self._url}/123456789012/bench"
+
+    async def begin(self, messages: int, visibility: float) -> None:
+        """Hold so many messages, and nothing else; `visibility` is the queue's timeout in seconds."""
+        await self._ask(f"/bench/begin?messages={messages}&visibility={visibility}")
+
+    async def after(self, deleted: int) -> dict[str, int]:
+        """Wait for so many to be deleted; give `receives` in calls, `received` and `deleted` in messages."""
+        return await self._ask(f"/bench/after?deleted={deleted}")
 
 
 @asynccontextmanager
 async def sink() -> AsyncIterator[SinkClient]:
     """Run the sink while inside."""
+    async with _stand_in("bench.sink") as (url, session):
+        yield SinkClient(url, session)
+
+
+@asynccontextmanager
+async def queue() -> AsyncIterator[QueueClient]:
+    """Run the queue while inside."""
+    async with _stand_in("bench.queue") as (url, session):
+        yield QueueClient(url, session)
+
+
+@asynccontextmanager
+async def _stand_in(module: str) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.sink", stdout=PIPE, start_new_session=True
+        sys.executable, "-m", module, stdout=PIPE, start_new_session=True
     )
     try:
         assert process.stdout is not None
@@ -159,7 +210,7 @@ async def sink() -> AsyncIterator[SinkClient]:
             url = (await process.stdout.readline()).decode().strip()
         timeout = aiohttp.ClientTimeout(total=_WAIT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            yield SinkClient(url, session)
+            yield url, session
     finally:
         await _end(process)
 

@@ -5,15 +5,30 @@ from __future__ import annotations
 import asyncio
 import statistics
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
-from bench.bare import SESSION_SECONDS, WORKERS
-from bench.processes import CONFIGURATION, WHEN, Cores, SinkClient, Watched, prompt_broker, sink, watched
+from bench.bare import WORKERS
+from bench.processes import (
+    CONFIGURATION,
+    WHEN,
+    Cores,
+    QueueClient,
+    SinkClient,
+    Watched,
+    kafka_source,
+    prompt_broker,
+    queue,
+    sink,
+    sqs_source,
+    watched,
+)
 from bench.records import PARTITIONS, create_topic, fill, steady
+from bench.table import Effort, Table
 from bridge.sandbox.kafka import broker
 
 _SOME = 200
@@ -22,96 +37,19 @@ _SLOW_SECONDS = 0.2
 """What the sink takes for an answer while a backlog must stay."""
 _SETTLED_SECONDS = 2.0
 """Between the last event and a bridge that is taken for idle: the last commit is made within one."""
+_VISIBILITY_SECONDS = 30
+"""SQS's default."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How much is measured."""
+class Speed(NamedTuple):
+    """What a measurement of speed gives."""
 
-    repeats: int
-    speed_turns: int
-    """Many and short: the machine's speed changes by a half within seconds, and a ratio is of one turn."""
-    events: int
-    """Of a measurement of speed."""
-    steady_seconds: float
-    backlogs: tuple[int, int]
-    """Small and big, in events, of the measurement of memory."""
-    memory_seconds: float
-    idle_seconds: float
-
-
-FULL = Effort(
-    repeats=3,
-    speed_turns=11,
-    events=8_000,
-    steady_seconds=4.0,
-    backlogs=(10_000, 300_000),
-    memory_seconds=6.0,
-    idle_seconds=10.0,
-)
-QUICK = Effort(
-    repeats=1,
-    speed_turns=1,
-    events=2_000,
-    steady_seconds=1.0,
-    backlogs=(1_000, 5_000),
-    memory_seconds=1.0,
-    idle_seconds=1.0,
-)
-
-
-@dataclass(slots=True)
-class Row:
-    """One line of the table, with what each repetition gave."""
-
-    name: str
-    unit: str = ""
-    digits: int = 0
-    budget: str = ""
-    holds: Callable[[float], bool] | None = None
-    figures: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        """The figure that is told."""
-        return statistics.median(self.figures)
-
-
-class Table:
-    """The rows in their order."""
-
-    def __init__(self, effort: Effort) -> None:
-        small, big = (f"{backlog:,}" for backlog in effort.backlogs)
-        self.loop = Row("bare aiohttp loop", "POST/s")
-        self.loop_cpu = Row("… CPU time a POST", "µs")
-        self.consumer = Row("bare aiokafka → aiohttp loop", "events/s")
-        self.plain = Row("Kafka → bridge → sink, no `when`", "events/s")
-        self.plain_ratio = Row("… of the bare aiohttp loop", "", 2, "≥ 0.90, later", lambda it: it >= 0.9)
-        self.plain_cpu = Row("… CPU time an event", "µs")
-        self.cel = Row("Kafka → bridge → sink, CEL route", "events/s")
-        self.cel_ratio = Row("… of the bare aiohttp loop", "", 2, "≥ 0.60", lambda it: it >= 0.6)
-        self.cel_cpu = Row("… CPU time an event", "µs")
-        self.rate = Row("load while latency is measured: half of the CEL route's", "events/s")
-        self.p50 = Row("broker → sink p50, bridge", "ms", 2)
-        self.p99 = Row("broker → sink p99, bridge", "ms", 2)
-        self.bare_p50 = Row("broker → sink p50, bare aiokafka → aiohttp loop", "ms", 2)
-        self.bare_p99 = Row("broker → sink p99, bare aiokafka → aiohttp loop", "ms", 2)
-        self.added_p50 = Row("added p50: the bridge less the bare loop", "ms", 2)
-        self.added_p99 = Row("added p99: the bridge less the bare loop", "ms", 2, "< 10", lambda it: it < 10)
-        self.after_speed = Row(f"peak RSS after {effort.events:,} events at full speed", "MiB", 1)
-        self.small = Row(f"peak RSS, backlog of {small}", "MiB", 1, "≤ 80", lambda it: it <= 80)
-        self.small_steady = Row(f"steady RSS, backlog of {small}", "MiB", 1)
-        self.big = Row(f"peak RSS, backlog of {big}", "MiB", 1, "≤ 80", lambda it: it <= 80)
-        self.big_steady = Row(f"steady RSS, backlog of {big}", "MiB", 1)
-        self.memory_ratio = Row(f"peak RSS, {big} to {small}", "", 2, "≤ 1.10", lambda it: it <= 1.1)
-        self.cold = Row("cold start: process start → first POST", "s", 2)
-        self.join = Row("… of which the broker holds back the join of the group", "s", 2)
-        self.own = Row("… the rest", "s", 2, "< 1.5", lambda it: it < 1.5)
-        self.idle = Row("idle CPU", "%", 2, "< 1", lambda it: it < 1)
-
-    def rows(self) -> Iterable[Row]:
-        """Give all rows in the order in which they are told."""
-        return (row for row in vars(self).values() if isinstance(row, Row))
+    rate: float
+    """Events a second, from the first to the last that arrive at the sink."""
+    cpu: float
+    """CPU time of one, in µs."""
+    peak: float
+    """The most resident memory by then, in MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +61,66 @@ class Bench:
     directory: Path
     bootstrap: str
     sink: SinkClient
+    queue: QueueClient
     table: Table
     _numbers: count[int] = field(default_factory=count)
 
-    async def bare_loop(self) -> tuple[float, float]:
+    async def bare_loop(self) -> Speed:
         """Give the speed without Kafka and bridge."""
         await self.sink.begin()
         async with self._watched("bench.bare", self.sink.url, "post", str(self.effort.events)) as process:
-            return await self._speed(process)
+            return await self._speed(process, self.effort.events)
 
-    async def bare_consumer(self, topic: str) -> tuple[float, float]:
+    async def bare_consumer(self, topic: str) -> Speed:
         """Give the speed of the consumer that promises nothing."""
         await self.sink.begin()
         async with self._consumer(topic) as process:
-            return await self._speed(process)
+            return await self._speed(process, self.effort.events)
 
-    async def bridge(self, topic: str, when: str) -> tuple[float, float]:
+    async def bridge(self, topic: str, when: str) -> Speed:
         """Give the speed of the bridge over a backlog."""
         await self.sink.begin()
-        async with self._bridge(topic, when) as process:
-            speed = await self._speed(process)
-            self.table.after_speed.figures.append(process.memory()[1])
-            return speed
+        async with self._bridge(self._topic_source(topic), when) as process:
+            return await self._speed(process, self.effort.events)
+
+    async def bare_receiver(self) -> Speed:
+        """Give the speed of the plainest loop over a queue: it deletes, and keeps nothing invisible."""
+        await self._fill_queue()
+        async with self._watched("bench.bare", self.sink.url, "receive", self.queue.url) as process:
+            return await self._speed(process, self.effort.events, deleted=self.effort.events)
+
+    async def sqs(self) -> Speed:
+        """Give the speed of the bridge over a queue."""
+        await self._fill_queue()
+        async with self._bridge(sqs_source(self.queue.url), "") as process:
+            return await self._speed(process, self.effort.events, deleted=self.effort.events)
+
+    async def store(self) -> tuple[float, float]:
+        """Give the events that a store parks a second, and those that it reads and forgets a second."""
+        state = str(self.directory / f"store-{next(self._numbers)}")
+        async with self._watched("bench.parked", "rates", state, str(self.effort.parked)) as process:
+            assert process.process.stdout is not None
+            line = await process.during(process.process.stdout.readline())
+        parked, returned = map(float, line.split())
+        return parked, returned
+
+    async def back(self, empty: str) -> Speed:
+        """Give the speed at which a bridge that starts empties its store; no event is in its topic."""
+        state = self.directory / f"store-{next(self._numbers)}"
+        async with self._watched("bench.parked", "fill", str(state), str(self.effort.parked_back)) as process:
+            assert process.process.stdout is not None
+            await process.during(process.process.stdout.read())
+        await self.sink.begin()
+        async with self._bridge(self._topic_source(empty), "", state) as process:
+            return await self._speed(process, self.effort.parked_back)
 
     async def latency(self, rate: float, *, bare: bool) -> tuple[float, float]:
         """Give p50 and p99 in ms, from the broker's acknowledgement to the arrival at the sink."""
         topic = await self.topic(_SOME, partitions=1)
         await self.sink.begin()
-        async with self._consumer(topic) if bare else self._bridge(topic, WHEN) as process:
+        async with (
+            self._consumer(topic) if bare else self._bridge(self._topic_source(topic), WHEN) as process
+        ):
             await process.during(self.sink.after(_SOME))
             await self.sink.begin(arrivals=True)
             seconds = self.effort.steady_seconds
@@ -164,7 +134,7 @@ class Bench:
     async def memory(self, topic: str) -> tuple[float, float]:
         """Give peak and steady RSS in MiB while a backlog stays."""
         await self.sink.begin(delay=_SLOW_SECONDS)
-        async with self._bridge(topic, WHEN) as process:
+        async with self._bridge(self._topic_source(topic), WHEN) as process:
             await process.during(self.sink.after(1))
             await process.during(asyncio.sleep(self.effort.memory_seconds))
             steady_now, peak = process.memory()
@@ -176,7 +146,7 @@ class Bench:
         The latter is how long a bare consumer's JoinGroup is without an answer: the same, for the broker.
         """
         await self.sink.begin()
-        async with self._bridge(topic, WHEN) as process:
+        async with self._bridge(self._topic_source(topic), WHEN) as process:
             seen = await process.during(self.sink.after(1))
             cold = (seen["first"] - process.began) / 1e9
         async with self._consumer(topic) as process:
@@ -187,7 +157,7 @@ class Bench:
     async def idle(self, topic: str) -> float:
         """Give the CPU time in % of a bridge that is connected and has nothing to do."""
         await self.sink.begin()
-        async with self._bridge(topic, WHEN) as process:
+        async with self._bridge(self._topic_source(topic), WHEN) as process:
             await process.during(self.sink.after(_SOME))
             await process.during(asyncio.sleep(_SETTLED_SECONDS))
             before = process.cpu_seconds()
@@ -201,14 +171,19 @@ class Bench:
         await asyncio.to_thread(fill, self.bootstrap, topic, events, partitions)
         return topic
 
-    async def _speed(self, process: Watched) -> tuple[float, float]:
-        """Give events/s from the first to the last that arrive, and the CPU time of one in µs."""
-        events = self.effort.events
+    async def _fill_queue(self) -> None:
+        await self.sink.begin()
+        await self.queue.begin(self.effort.events, _VISIBILITY_SECONDS)
+
+    async def _speed(self, process: Watched, events: int, *, deleted: int = 0) -> Speed:
+        """Watch so many events arrive; CPU time counts until so many messages are deleted, too."""
         await process.during(self.sink.after(1))
         before = process.cpu_seconds()
         seen = await process.during(self.sink.after(events))
+        await process.during(self.queue.after(deleted))
         used = process.cpu_seconds() - before
-        return (events - 1) / ((seen["last"] - seen["first"]) / 1e9), used / events * 1e6
+        rate = (events - 1) / ((seen["last"] - seen["first"]) / 1e9)
+        return Speed(rate, used / events * 1e6, process.memory()[1])
 
     def _watched(self, *arguments: str) -> AbstractAsyncContextManager[Watched]:
         return watched(self.cores, *arguments, log=self.directory / "log")
@@ -217,19 +192,19 @@ class Bench:
         group = f"group-{next(self._numbers)}"
         return self._watched("bench.bare", self.sink.url, "read", self.bootstrap, topic, group)
 
+    def _topic_source(self, topic: str) -> str:
+        return kafka_source(self.bootstrap, topic, f"group-{next(self._numbers)}")
+
     @asynccontextmanager
-    async def _bridge(self, topic: str, when: str) -> AsyncIterator[Watched]:
+    async def _bridge(self, source: str, when: str, state: Path | None = None) -> AsyncIterator[Watched]:
         number = next(self._numbers)
         configuration = self.directory / f"{number}.yaml"
         configuration.write_text(
             CONFIGURATION.format(
-                state=self.directory / f"state-{number}",
+                state=state or self.directory / f"state-{number}",
                 sink=self.sink.url,
                 workers=WORKERS,
-                bootstrap=self.bootstrap,
-                topic=topic,
-                group=f"group-{number}",
-                session=SESSION_SECONDS,
+                source=source,
                 when=when,
             ),
             encoding="utf-8",
@@ -238,20 +213,19 @@ class Bench:
             yield process
 
 
-async def measure(effort: Effort, cores: Cores, say: Callable[[str], None]) -> Table:
-    """Measure everything `effort.repeats` times, the things that are compared in turns.
+async def measure(effort: Effort, cores: Cores, parts: Collection[str], say: Callable[[str], None]) -> Table:
+    """Measure the `parts` (of PARTS), each several times, the things that are compared in turns.
 
     Raises RuntimeError with the last log lines when something that is measured ends by itself.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         try:
-            async with sink() as client, broker() as bootstrap:
-                bench = Bench(effort, cores, directory, bootstrap, client, Table(effort))
-                await _speed(bench, say)
-                await _latency(bench, say)
-                await _memory(bench, say)
-                await _start_and_rest(bench, say)
+            async with sink() as asked, queue() as messages, broker() as bootstrap:
+                bench = Bench(effort, cores, directory, bootstrap, asked, messages, Table(effort))
+                for part, measured in PARTS.items():
+                    if part in parts:
+                        await measured(bench, say)
                 return bench.table
         except RuntimeError as error:
             log = directory / "log"
@@ -264,23 +238,26 @@ async def _speed(bench: Bench, say: Callable[[str], None]) -> None:
     backlog = await bench.topic(effort.events)
     for turn in range(effort.speed_turns):
         say(f"speed, {turn + 1} of {effort.speed_turns}")
-        loop, loop_cpu = await bench.bare_loop()
-        plain, plain_cpu = await bench.bridge(backlog, "")
-        cel, cel_cpu = await bench.bridge(backlog, WHEN)
-        consumer, _ = await bench.bare_consumer(backlog)
-        table.loop.figures.append(loop)
-        table.loop_cpu.figures.append(loop_cpu)
-        table.consumer.figures.append(consumer)
-        table.plain.figures.append(plain)
-        table.plain_ratio.figures.append(plain / loop)
-        table.plain_cpu.figures.append(plain_cpu)
-        table.cel.figures.append(cel)
-        table.cel_ratio.figures.append(cel / loop)
-        table.cel_cpu.figures.append(cel_cpu)
+        loop = await bench.bare_loop()
+        plain = await bench.bridge(backlog, "")
+        cel = await bench.bridge(backlog, WHEN)
+        consumer = await bench.bare_consumer(backlog)
+        table.loop.figures.append(loop.rate)
+        table.loop_cpu.figures.append(loop.cpu)
+        table.consumer.figures.append(consumer.rate)
+        table.plain.figures.append(plain.rate)
+        table.plain_ratio.figures.append(plain.rate / loop.rate)
+        table.plain_cpu.figures.append(plain.cpu)
+        table.cel.figures.append(cel.rate)
+        table.cel_ratio.figures.append(cel.rate / loop.rate)
+        table.cel_cpu.figures.append(cel.cpu)
+        table.after_speed.figures += [plain.peak, cel.peak]
 
 
 async def _latency(bench: Bench, say: Callable[[str], None]) -> None:
     effort, table = bench.effort, bench.table
+    if not table.cel.figures:
+        table.cel.figures.append((await bench.bridge(await bench.topic(effort.events), WHEN)).rate)
     rate = table.cel.median / 2
     table.rate.figures.append(rate)
     async with prompt_broker() as bootstrap:
@@ -318,3 +295,42 @@ async def _start_and_rest(bench: Bench, say: Callable[[str], None]) -> None:
         table.join.figures.append(join)
         table.own.figures.append(cold - join)
         table.idle.figures.append(await bench.idle(few))
+
+
+async def _sqs(bench: Bench, say: Callable[[str], None]) -> None:
+    effort, table = bench.effort, bench.table
+    for turn in range(effort.repeats):
+        say(f"sqs, {turn + 1} of {effort.repeats}")
+        receiver = await bench.bare_receiver()
+        sqs = await bench.sqs()
+        table.receiver.figures.append(receiver.rate)
+        table.receiver_cpu.figures.append(receiver.cpu)
+        table.sqs.figures.append(sqs.rate)
+        table.sqs_ratio.figures.append(sqs.rate / receiver.rate)
+        table.sqs_cpu.figures.append(sqs.cpu)
+
+
+async def _store(bench: Bench, say: Callable[[str], None]) -> None:
+    effort, table = bench.effort, bench.table
+    backlog, empty = await bench.topic(effort.events), await bench.topic(0)
+    for turn in range(effort.repeats):
+        say(f"store, {turn + 1} of {effort.repeats}")
+        parked, returned = await bench.store()
+        cel = await bench.bridge(backlog, WHEN)
+        back = await bench.back(empty)
+        table.parked.figures.append(parked)
+        table.returned.figures.append(returned)
+        table.back.figures.append(back.rate)
+        table.back_ratio.figures.append(back.rate / cel.rate)
+        table.back_cpu.figures.append(back.cpu)
+
+
+PARTS = {
+    "speed": _speed,
+    "latency": _latency,
+    "memory": _memory,
+    "start": _start_and_rest,
+    "sqs": _sqs,
+    "store": _store,
+}
+"""What can be measured, by name, in the order in which it is."""

@@ -8,16 +8,15 @@ a Linux machine share.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
-from typing import cast
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Mapping
 
 import uvloop
 
+from bench.http import Connection, serve
+
 _ACCEPTED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(rb'"n": *(\d+)')
 _START = 32
 """Bytes of a body that are kept: its number is at the beginning."""
@@ -60,75 +59,35 @@ class Figures:
         return found
 
 
-class Sink(asyncio.Protocol):
+class Sink(Connection):
     """One connection."""
 
     figures = Figures()
 
-    def __init__(self) -> None:
-        self._received = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self._answering: asyncio.Task[None] | None = None
+    def requested(self, received: bytearray, head: int, end: int) -> None:
+        if not received.startswith(b"POST /job/"):
+            self.tell(received)
+            return
+        figures = self.figures
+        figures.note(bytes(received[head + 4 : min(end, head + 4 + _START)]))
+        if figures.delay:
+            asyncio.get_running_loop().call_later(figures.delay, self.write, _ACCEPTED)
+        else:
+            self.write(_ACCEPTED)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._transport = None
-
-    def data_received(self, data: bytes) -> None:
-        received = self._received
-        received += data
-        while (end := received.find(b"\r\n\r\n")) >= 0:
-            length = _LENGTH.search(received, 0, end)
-            whole = end + 4 + (int(length[1]) if length else 0)
-            if len(received) < whole:
-                return
-            if received.startswith(b"POST /job/"):
-                figures = self.figures
-                figures.note(bytes(received[end + 4 : end + 4 + _START]))
-                if figures.delay:
-                    asyncio.get_running_loop().call_later(figures.delay, self._write, _ACCEPTED)
-                else:
-                    self._write(_ACCEPTED)
-            else:
-                target = received[: received.index(b"\r\n")].split(b" ")[1].decode("ascii")
-                self._answering = asyncio.create_task(self._answer(target))
-            del received[:whole]
-
-    async def _answer(self, target: str) -> None:
-        url = urlsplit(target)
-        query = parse_qs(url.query)
-        answer: object = {}
-        if url.path.startswith("/system/services/"):
-            answer = {"name": url.path.rpartition("/")[2], "token": "f" * 64}
-        elif url.path == "/system/info":
-            answer = {"version": "v4.1.0"}
-        elif url.path == "/bench/begin":
-            Sink.figures = Figures(
-                delay=float(query.get("delay", ["0"])[0]), notes_arrivals="arrivals" in query
-            )
-        elif url.path == "/bench/after":
-            answer = await self.figures.after(int(query["posts"][0]))
-        elif url.path == "/bench/arrivals":
-            answer = self.figures.arrivals()
-        body = json.dumps(answer).encode()
-        self._write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-            % (len(body), body)
-        )
-
-    def _write(self, answer: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(answer)
-
-
-async def main() -> None:
-    """Print the URL, and answer until killed."""
-    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-    await server.serve_forever()
+    async def told(self, path: str, query: Mapping[str, str]) -> object:
+        if path.startswith("/system/services/"):
+            return {"name": path.rpartition("/")[2], "token": "f" * 64}
+        if path == "/system/info":
+            return {"version": "v4.1.0"}
+        if path == "/bench/begin":
+            Sink.figures = Figures(delay=float(query.get("delay", "0")), notes_arrivals="arrivals" in query)
+        elif path == "/bench/after":
+            return await self.figures.after(int(query["posts"]))
+        elif path == "/bench/arrivals":
+            return self.figures.arrivals()
+        return {}
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(serve(Sink))

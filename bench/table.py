@@ -1,0 +1,115 @@
+"""What is told: how much is measured, the rows, and what each is held to."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is measured."""
+
+    repeats: int
+    speed_turns: int
+    """Many and short: the machine's speed changes by a half within seconds, and a ratio is of one turn."""
+    events: int
+    """Of a measurement of speed."""
+    steady_seconds: float
+    backlogs: tuple[int, int]
+    """Small and big, in events, of the measurement of memory."""
+    memory_seconds: float
+    idle_seconds: float
+    parked: int
+    """Events of a measurement of the store alone."""
+    parked_back: int
+    """Events that a bridge brings back."""
+
+
+FULL = Effort(
+    repeats=3,
+    speed_turns=11,
+    events=8_000,
+    steady_seconds=4.0,
+    backlogs=(10_000, 300_000),
+    memory_seconds=6.0,
+    idle_seconds=10.0,
+    parked=60_000,
+    parked_back=16_000,
+)
+QUICK = Effort(
+    repeats=1,
+    speed_turns=1,
+    events=2_000,
+    steady_seconds=1.0,
+    backlogs=(1_000, 5_000),
+    memory_seconds=1.0,
+    idle_seconds=1.0,
+    parked=5_000,
+    parked_back=4_000,
+)
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of the table, with what each repetition gave."""
+
+    name: str
+    unit: str = ""
+    digits: int = 0
+    budget: str = ""
+    holds: Callable[[float], bool] | None = None
+    figures: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """The figure that is told."""
+        return statistics.median(self.figures)
+
+
+class Table:
+    """The rows in their order."""
+
+    def __init__(self, effort: Effort) -> None:
+        small, big = (f"{backlog:,}" for backlog in effort.backlogs)
+        self.loop = Row("bare aiohttp loop", "POST/s")
+        self.loop_cpu = Row("… CPU time a POST", "µs")
+        self.consumer = Row("bare aiokafka → aiohttp loop", "events/s")
+        self.plain = Row("Kafka → bridge → sink, no `when`", "events/s")
+        self.plain_ratio = Row("… of the bare aiohttp loop", "", 2, "≥ 0.90, later", lambda it: it >= 0.9)
+        self.plain_cpu = Row("… CPU time an event", "µs")
+        self.cel = Row("Kafka → bridge → sink, CEL route", "events/s")
+        self.cel_ratio = Row("… of the bare aiohttp loop", "", 2, "≥ 0.60", lambda it: it >= 0.6)
+        self.cel_cpu = Row("… CPU time an event", "µs")
+        self.rate = Row("load while latency is measured: half of the CEL route's", "events/s")
+        self.p50 = Row("broker → sink p50, bridge", "ms", 2)
+        self.p99 = Row("broker → sink p99, bridge", "ms", 2)
+        self.bare_p50 = Row("broker → sink p50, bare aiokafka → aiohttp loop", "ms", 2)
+        self.bare_p99 = Row("broker → sink p99, bare aiokafka → aiohttp loop", "ms", 2)
+        self.added_p50 = Row("added p50: the bridge less the bare loop", "ms", 2)
+        self.added_p99 = Row("added p99: the bridge less the bare loop", "ms", 2, "< 10", lambda it: it < 10)
+        self.after_speed = Row(f"peak RSS after {effort.events:,} events at full speed", "MiB", 1)
+        self.small = Row(f"peak RSS, backlog of {small}", "MiB", 1, "≤ 80", lambda it: it <= 80)
+        self.small_steady = Row(f"steady RSS, backlog of {small}", "MiB", 1)
+        self.big = Row(f"peak RSS, backlog of {big}", "MiB", 1, "≤ 80", lambda it: it <= 80)
+        self.big_steady = Row(f"steady RSS, backlog of {big}", "MiB", 1)
+        self.memory_ratio = Row(f"peak RSS, {big} to {small}", "", 2, "≤ 1.10", lambda it: it <= 1.1)
+        self.cold = Row("cold start: process start → first POST", "s", 2)
+        self.join = Row("… of which the broker holds back the join of the group", "s", 2)
+        self.own = Row("… the rest", "s", 2, "< 1.5", lambda it: it < 1.5)
+        self.idle = Row("idle CPU", "%", 2, "< 1", lambda it: it < 1)
+        self.receiver = Row("bare aiobotocore → aiohttp loop", "messages/s")
+        self.receiver_cpu = Row("… CPU time a message, its delete included", "µs")
+        self.sqs = Row("SQS → bridge → sink, no `when`", "messages/s")
+        self.sqs_ratio = Row("… of the bare aiobotocore → aiohttp loop", "", 2)
+        self.sqs_cpu = Row("… CPU time a message, its delete included", "µs")
+        self.parked = Row("store: parked", "events/s", 0, "≥ 20,000", lambda it: it >= 20_000)
+        self.returned = Row("store: read back and forgotten", "events/s")
+        self.back = Row("parked → lane → sink", "events/s")
+        self.back_ratio = Row("… of Kafka → bridge → sink, CEL route", "", 2, "≥ 0.90", lambda it: it >= 0.9)
+        self.back_cpu = Row("… CPU time an event", "µs")
+
+    def rows(self) -> Iterable[Row]:
+        """Give what was measured in the order in which it is told."""
+        return (row for row in vars(self).values() if isinstance(row, Row) and row.figures)

@@ -48,6 +48,11 @@ class Metrics:
         self.source_lag = gauge(
             "bridge_source_lag", "Events upstream that were not read yet, where the broker tells.", ["source"]
         )
+        self.versions_remembered = gauge(
+            "bridge_versions_remembered",
+            "Versions of files that have entered, remembered until a listing shows them no more.",
+            ["source"],
+        )
         self.oldest_unsettled = gauge(
             "bridge_oldest_unsettled_seconds", "Age in the bridge of the oldest unsettled event.", ["source"]
         )
@@ -99,6 +104,7 @@ class SourceMetrics:
         self.in_flight = metrics.source_in_flight.labels(key)
         self._lag = metrics.source_lag
         self._oldest = metrics.oldest_unsettled.labels(key)
+        self._remembered = metrics.versions_remembered
 
     def filtered(self, reason: str) -> None:
         """Count one event that no route wanted, by a bounded reason."""
@@ -107,6 +113,10 @@ class SourceMetrics:
     def lag(self, events: int) -> None:
         """Tell how many events wait upstream."""
         self._lag.labels(self.key).set(events)
+
+    def remembered(self, count: Callable[[], int]) -> None:
+        """Take how many versions are remembered from `count` at each scrape."""
+        self._remembered.labels(self.key).set_function(count)
 
     def oldest_unsettled(self, age: Callable[[], float]) -> None:
         """Take the age in seconds from `age` at each scrape."""

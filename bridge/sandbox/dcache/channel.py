@@ -73,7 +73,7 @@ class Channel:
             return
         identity = self._next_id
         self._next_id += 1
-        data = f'{{"event":{event},"subscription":{json.dumps(subscription.url)}}}'
+        data = f'{{"event":{event},"subscription":"{subscription.url}"}}'
         message = f"event: inotify\nid: {identity}\ndata: {data}\n\n".encode()
         self._ring.append((identity, message))
         if self._sink is not None:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from bridge.sandbox.dcache.channel import Channel
 from bridge.sandbox.dcache.errors import RefusalError
+from bridge.sandbox.dcache.faults import Faults
 from bridge.sandbox.dcache.inotify import FLAGS, Inotify, Selector, Watch, url_of
 from bridge.sandbox.dcache.namespace import Namespace
 from bridge.sandbox.dcache.settings import Settings
@@ -27,6 +28,7 @@ class Events:
     def __init__(
         self,
         settings: Settings,
+        faults: Faults,
         namespace: Namespace,
         inotify: Inotify,
         streams: Streams,
@@ -34,6 +36,7 @@ class Events:
     ) -> None:
         self.channels: dict[str, Channel] = {}
         self._settings = settings
+        self._faults = faults
         self._namespace = namespace
         self._inotify = inotify
         self._streams = streams
@@ -164,6 +167,9 @@ class Events:
         channel = self._channel(request)
         if request.match_info["type"] != "inotify":
             raise RefusalError(400, f"Unknown event type: {request.match_info['type']}")
+        if self._faults.subscription_failures > 0:
+            self._faults.subscription_failures -= 1
+            raise RefusalError(500, "Unexpected status: INTERNAL_ERROR")
         watch, new = self._inotify.subscribe(channel, Selector.of_json(selector), self._namespace)
         location = url_of(_url(request, channel.identity), watch.identity)
         return web.Response(status=201 if new else 303, headers={"Location": location})

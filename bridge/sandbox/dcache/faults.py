@@ -15,6 +15,9 @@ class Faults:
     lookup_status: int = 500
     lookup_delay_seconds: float = 0.0
     """Before every answer about the namespace."""
+    subscription_failures: int = 0
+    """So many subscriptions to come are answered with 500, as when ZooKeeper has no room for more watches
+    (`Inotify.updateZK`)."""
     refusals: int = 0
     """So many requests to the API are answered with 401, whatever their credentials."""
     drop_after: int | None = None

@@ -34,6 +34,7 @@ _MACROS = {
 _UNSUPPORTED = ("IN_DONT_FOLLOW", "IN_EXCL_UNLINK")
 _MODIFIERS = ("IN_MASK_ADD", "IN_ONESHOT", "IN_ONLYDIR")
 FLAGS = (*EVENTS, *_MACROS, *_UNSUPPORTED, *_MODIFIERS)
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _PATH = re.compile(r"/(.*[^/])?", re.DOTALL)
 
 
@@ -210,7 +211,7 @@ def _event(flag: str, name: str | None = None, cookie: str | None = None, *, is_
     if cookie is not None:
         event["cookie"] = cookie
     event["mask"] = [flag, "IN_ISDIR"] if is_dir else [flag]
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    return _json(event)
 
 
 def _bad(message: str) -> RefusalError:

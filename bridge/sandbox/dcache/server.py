@@ -54,7 +54,7 @@ class SandboxDcache:
             dice.random() < 0.5 if self.faults.moved_to_first is None else self.faults.moved_to_first
         )
         self._streams = Streams(self.faults)
-        self._events = Events(self.settings, self.namespace, self._inotify, self._streams, dice)
+        self._events = Events(self.settings, self.faults, self.namespace, self._inotify, self._streams, dice)
         self.trouble = Trouble(self._events.channels, self._inotify, self._streams)
         self._stack = AsyncExitStack()
 

@@ -73,9 +73,10 @@ async def bring_back(store: Store, at_once: int = 500) -> tuple[int, float]:
 
 async def fill(state_dir: Path, amount: int) -> float:
     """Park so many events; give how many were durable a second."""
+    events = list(some(amount))
     async with Store.open(state_dir, Metrics(CollectorRegistry())) as store:
         began = time.perf_counter()
-        await park(store, some(amount))
+        await park(store, events)
         return amount / (time.perf_counter() - began)
 
 
@@ -90,8 +91,8 @@ async def rates(state_dir: Path, amount: int) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    directory, events = Path(sys.argv[2]), int(sys.argv[3])
-    if sys.argv[1] == "rates":
-        print(*uvloop.run(rates(directory, events)))
+    what, directory, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    if what == "rates":
+        print(*uvloop.run(rates(directory, count)))
     else:
-        uvloop.run(fill(directory, events))
+        uvloop.run(fill(directory, count))

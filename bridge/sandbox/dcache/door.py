@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from bridge.sandbox.dcache.errors import RefusalError
+from bridge.sandbox.dcache.logins import user_of
 from bridge.sandbox.dcache.lookups import request_path
 from bridge.sandbox.dcache.namespace import Namespace
 
@@ -26,8 +27,7 @@ class Door:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer any request that no other route took."""
-        if request["user"] is None:
-            raise RefusalError(401)
+        user_of(request)
         path = request_path(request)
         try:
             match request.method:

@@ -13,6 +13,7 @@ from bridge.sandbox.dcache.channel import Channel
 from bridge.sandbox.dcache.errors import RefusalError
 from bridge.sandbox.dcache.faults import Faults
 from bridge.sandbox.dcache.inotify import FLAGS, Inotify, Selector, Watch, url_of
+from bridge.sandbox.dcache.logins import user_of
 from bridge.sandbox.dcache.namespace import Namespace
 from bridge.sandbox.dcache.settings import Settings
 from bridge.sandbox.dcache.streams import Streams
@@ -76,7 +77,7 @@ class Events:
         return web.json_response({"channels": limits})
 
     async def _event_types(self, request: web.Request) -> web.Response:
-        _user(request)
+        user_of(request)
         return web.json_response(["inotify"])
 
     async def _event_type(self, request: web.Request) -> web.Response:
@@ -94,7 +95,7 @@ class Events:
     # --- channels ---
 
     async def _list(self, request: web.Request) -> web.Response:
-        user = _user(request)
+        user = user_of(request)
         mine = [channel for channel in self.channels.values() if channel.owner == user]
         if "client-id" in request.query:
             wanted = _client_id(request.query["client-id"])
@@ -102,7 +103,7 @@ class Events:
         return web.json_response([_url(request, channel.identity) for channel in mine])
 
     async def _register(self, request: web.Request) -> web.Response:
-        user = _user(request)
+        user = user_of(request)
         document = await _json(request)
         if document is not None and not isinstance(document, dict):
             raise RefusalError(400, "Unable to interpret JSON: not an object")
@@ -110,7 +111,7 @@ class Events:
             if key != "client-id":
                 raise RefusalError(400, f"'{key}' is an unrecognized field.")
         if sum(one.owner == user for one in self.channels.values()) >= self._settings.channels_per_user:
-            raise RefusalError(429, "Too Many Channels")
+            raise RefusalError(429)
         identity = base64.urlsafe_b64encode(self._dice.randbytes(16)).decode().rstrip("=")
         url = _url(request, identity)
         channel = Channel(
@@ -188,7 +189,7 @@ class Events:
         self.channels.pop(channel.identity, None)
 
     def _channel(self, request: web.Request) -> Channel:
-        user = _user(request)
+        user = user_of(request)
         channel = self.channels.get(request.match_info["channel"])
         if channel is None:
             raise RefusalError(404, "No such channel")
@@ -204,15 +205,8 @@ class Events:
         return channel, watch
 
 
-def _user(request: web.Request) -> str:
-    user = request["user"]
-    if not isinstance(user, str):
-        raise RefusalError(401)
-    return user
-
-
 def _inotify_only(request: web.Request) -> None:
-    _user(request)
+    user_of(request)
     if request.match_info["type"] != "inotify":
         raise RefusalError(404, "No such event type")
 

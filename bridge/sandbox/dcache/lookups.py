@@ -11,6 +11,7 @@ from aiohttp import web
 
 from bridge.sandbox.dcache.errors import RefusalError
 from bridge.sandbox.dcache.faults import Faults
+from bridge.sandbox.dcache.logins import user_of
 from bridge.sandbox.dcache.namespace import Namespace, Node
 
 _MAX_INT = 2**31 - 1
@@ -78,9 +79,7 @@ class Lookups:
         return web.json_response({"status": "success"})
 
     def _node(self, request: web.Request) -> Node:
-        if request["user"] is None:
-            # A site may let the world read; this one does not.
-            raise RefusalError(401)
+        user_of(request)  # a site may let the world read; this one does not
         path = request_path(request).partition("/namespace")[2]
         try:
             node = self._namespace.lookup(path)

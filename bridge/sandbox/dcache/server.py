@@ -1,10 +1,8 @@
-"""The site's front door: logins, routes, the life of all behind it, and what tests do in process."""
+"""The site's front: routes, the life of all behind them, and what tests do in process."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -19,6 +17,7 @@ from bridge.sandbox.dcache.errors import RefusalError, answer
 from bridge.sandbox.dcache.events import Events
 from bridge.sandbox.dcache.faults import Faults
 from bridge.sandbox.dcache.inotify import Inotify
+from bridge.sandbox.dcache.logins import log_in
 from bridge.sandbox.dcache.lookups import Lookups
 from bridge.sandbox.dcache.namespace import Namespace, Upload, Version
 from bridge.sandbox.dcache.settings import Settings
@@ -175,31 +174,16 @@ class SandboxDcache:
     async def _enter(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         try:
             if not request.path.startswith("/sandbox/"):
-                request["user"] = self._login(request)
+                self._admit(request)
             return await handler(request)
         except RefusalError as refusal:
             return answer(refusal, rfc7807=self.settings.rfc7807)
 
-    def _login(self, request: web.Request) -> str | None:
-        """The user, or None of an anonymous request. Raises RefusalError (401) for a wrong login."""
+    def _admit(self, request: web.Request) -> None:
         if request.path.startswith(_API + "/"):
-            self.requests[f"{request.method} {request.path[len(_API) + 1 :].partition('/')[0]}"] += 1
+            resource = request.path[len(_API) + 1 :].partition("/")[0]
+            self.requests[f"{request.method} {resource}"] += 1
             if self.faults.refusals > 0:
                 self.faults.refusals -= 1
                 raise RefusalError(401)
-        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-        match scheme.lower():
-            case "":
-                certificate = request.transport and request.transport.get_extra_info("peercert")
-                return self.settings.certificate_user if certificate else None
-            case "basic":
-                try:
-                    name, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
-                except (binascii.Error, UnicodeDecodeError) as error:
-                    raise RefusalError(401) from error
-                if self.settings.users.get(name) == password:
-                    return name
-            case "bearer":
-                if (user := self.settings.tokens.get(credentials.strip())) is not None:
-                    return user
-        raise RefusalError(401)
+        log_in(request, self.settings)

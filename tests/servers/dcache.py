@@ -45,7 +45,7 @@ def line(event: ServerSentEvent) -> str:
     """`0 IN_CREATE|IN_ISDIR name` or `SYSTEM TYPE`; cookies and subscriptions are left out."""
     data = json.loads(event.data)
     if event.event == "SYSTEM":
-        assert not event.id
+        # Its id is that of the event before: a client keeps the last one there was (HTML, 9.2.6).
         return f"SYSTEM {data['type']}"
     told = data["event"]
     return " ".join([event.id, "|".join(told["mask"]), *([told["name"]] if "name" in told else [])])

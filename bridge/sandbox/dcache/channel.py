@@ -85,7 +85,9 @@ class Channel:
             document = {"type": kind}
             if subscription is not None:
                 document["subscription"] = subscription.url
-            self._sink.send(f"event: SYSTEM\ndata: {json.dumps(document)}\n\n".encode())
+            self._sink.send(
+                f"event: SYSTEM\ndata: {json.dumps(document, separators=(',', ':'))}\n\n".encode()
+            )
 
     def forget_events(self) -> None:
         """Empty the ring, as too many events between two connections do."""

@@ -226,7 +226,8 @@ class Namespace:
                 self._tell_parent(flag, file)
 
     def close_again(self, file: Node) -> None:
-        """Tell one more IN_CLOSE_WRITE of the version there is."""
+        """Tell one more IN_CLOSE_WRITE of the version there is, also of one that has no size yet."""
+        file.closed = file.size is not None
         self._tell_parent_then_self("IN_CLOSE_WRITE", file)
 
     def rename(self, node: Node, destination: str) -> None:

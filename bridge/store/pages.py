@@ -1,4 +1,4 @@
-"""Rows of `kept` read from the pages of a file, without the tree above them, which may be what is damaged.
+"""Rows read from the pages of a file, without the tree above them, which may be what is damaged.
 
 The format is SQLite's, chapters 1.3, 1.5, 1.6 and 2.1 of https://sqlite.org/fileformat2.html.
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bridge.store import schema
 from bridge.store.schema import BrokenRowError, Row
 
-_LEAF = 0x0D
+_TABLE_LEAF = 0x0D
+_INDEX = {0x0A: (8, 0), 0x02: (12, 4)}
+"""Leaves and inner pages of an index, or of a table WITHOUT ROWID: where their list of cells begins, and how
+many bytes a cell has before its length."""
 _PAGE_SIZES = (1, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 _TEXT, _INTEGER, _REAL = (str,), (int,), (int, float, type(None))
@@ -40,12 +44,16 @@ COLUMNS = {
     "generation": _INTEGER,
 }
 """Of `kept`, in their order in a record, with the types of their values."""
+_SPOOL_COLUMNS = (_INTEGER, _TEXT, _OPTIONAL_TEXT, _INTEGER, _INTEGER)
+_MARK_COLUMNS = (_INTEGER, (bytes,), _INTEGER)
+_DIGEST, _MARK_LENGTH = 16, 40
+"""Bytes of a version's digest, and of a mark's record at most."""
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """Give what looks like a row of `kept`, in the order of COLUMNS, from every page that is not free.
+def rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Give what looks like a row of `kept`, `spools` or `entered`, from every page that is not free.
 
-    Raises OSError.
+    Each with its table's name, and in the order of the table's columns (COLUMNS). Raises OSError.
     """
     with path.open("rb") as file:
         pages = _Pages(file.read(100), path.stat().st_size, file.fileno())
@@ -81,34 +89,33 @@ class _Pages:
             free.update(struct.unpack_from(f">{length}I", page, 8))
         return free
 
-    def rows(self, number: int) -> Iterator[Row]:
+    def rows(self, number: int) -> Iterator[tuple[str, Row]]:
         page = self._page(number)
-        if len(page) < self._size or page[0] != _LEAF:
+        if len(page) < self._size or (page[0] != _TABLE_LEAF and page[0] not in _INDEX):
             return
-        cells = min(int.from_bytes(page[3:5], "big"), (len(page) - 8) // 2)
-        for place in struct.unpack_from(f">{cells}H", page, 8):
+        begin, skipped = _INDEX.get(page[0], (8, 0))
+        cells = min(int.from_bytes(page[3:5], "big"), (len(page) - begin) // 2)
+        for place in struct.unpack_from(f">{cells}H", page, begin):
             try:
-                yield self._row(page, place)
+                if page[0] == _TABLE_LEAF:
+                    yield self._row(page, place)
+                else:
+                    yield "entered", _mark(page, place + skipped)
             except (IndexError, struct.error, BrokenRowError):  # no row, or of another table
                 continue
 
-    def _row(self, page: bytes, place: int) -> Row:
+    def _row(self, page: bytes, place: int) -> tuple[str, Row]:
         length, place = _varint(page, place)
         number, place = _varint(page, place)
-        record = self._record(page, place, length)
-        end, place = _varint(record, 0)
-        values: list[object] = []
-        body = end
-        while place < end:
-            kind, place = _varint(record, place)
-            value, body = _value(record, kind, body)
-            values.append(value)
+        values = _values(self._record(page, place, length))
         values[0] = number  # an INTEGER PRIMARY KEY is stored as NULL
+        if _are(values, _SPOOL_COLUMNS):
+            return "spools", tuple(values)
         if len(values) == len(COLUMNS) - 1:
             values.append(0)  # from before there were generations
-        if len(values) != len(COLUMNS) or not all(map(isinstance, values, COLUMNS.values())):
-            raise BrokenRowError("no row of events")
-        return tuple(values)
+        if not _are(values, tuple(COLUMNS.values())):
+            raise BrokenRowError("no row of ours")
+        return "kept", tuple(values)
 
     def _record(self, page: bytes, place: int, length: int) -> bytes:
         """Give the record of a cell, with what overflows to other pages."""
@@ -129,6 +136,31 @@ class _Pages:
             parts.append(overflow[4 : 4 + min(left, self._usable - 4)])
             left -= self._usable - 4
         return b"".join(parts)
+
+
+def _mark(page: bytes, place: int) -> Row:
+    length, place = _varint(page, place)
+    if length > _MARK_LENGTH:
+        raise BrokenRowError("no mark")
+    values = _values(page[place : place + length])
+    if not _are(values, _MARK_COLUMNS) or len(values[1]) != _DIGEST:
+        raise BrokenRowError("no mark")
+    return tuple(values)
+
+
+def _are(values: Sequence[object], kinds: Sequence[tuple[type, ...]]) -> bool:
+    return len(values) == len(kinds) and all(map(isinstance, values, kinds))
+
+
+def _values(record: bytes) -> list[Any]:
+    end, place = _varint(record, 0)
+    values: list[Any] = []
+    body = end
+    while place < end:
+        kind, place = _varint(record, place)
+        value, body = _value(record, kind, body)
+        values.append(value)
+    return values
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:

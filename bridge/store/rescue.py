@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bridge.core.errors import StoreError
 from bridge.store import pages, schema
-from bridge.store.schema import DEAD, PARKED, VERSION, BrokenRowError, Row
+from bridge.store.schema import DEAD, PARKED, SPOOLED, VERSION, BrokenRowError, Row
+from bridge.store.spooled import number_of
 
 _UNKNOWN_TAIL = 1_000_000
 """Numbers left out behind the last row known, where the file does not tell which were given."""
@@ -21,6 +22,9 @@ _INSERT = (
     f"INSERT INTO kept ({', '.join(pages.COLUMNS)}) VALUES "  # noqa: S608 - our columns
     f"({', '.join('CAST(? AS TEXT)' if str in kinds else '?' for kinds in pages.COLUMNS.values())})"
 )
+_INSERT_MARK = "INSERT OR IGNORE INTO entered VALUES (?, ?, ?)"
+_SPOOLS_SINCE = 3
+"""The version of a file that has spools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,10 @@ class Rescued:
     """Rows that an index of the damaged file names, and that can't be read."""
     suspected: int | None
     """At most so many more may be lost; None where nothing tells."""
+    marks_lost: int | None = 0
+    """Versions that had entered, and are forgotten; None where nothing tells how many."""
+    positions_lost: bool = False
+    """Whether a stream's position is lost."""
 
 
 def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
@@ -52,16 +60,23 @@ def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
             gap = _copy_from_both_ends(old, copy)
             last = _last_number(old)
             _copy_generations(old, copy)
+            spools_broken = version >= _SPOOLS_SINCE and _copy_spools(old, copy)
+            marks_broken = version >= _SPOOLS_SINCE and _copy_marks(old, copy)
     except sqlite3.DatabaseError as error:
         if not schema.damaged(error):
             raise
-        complete, gap, last = False, (1, None), None
-    if gap is not None:
-        for row in pages.rows(path):
+        complete, gap, last, spools_broken, marks_broken = False, (1, None), None, False, True
+    if gap is not None or spools_broken or marks_broken:
+        for table, row in pages.rows(path):
+            if table == "spools":
+                _put_spool(copy, row)
+            elif table == "entered":
+                copy.execute(_INSERT_MARK, row)
             # Of a row that was deleted alone its page may show a trace: an index that is whole knows.
-            if not complete or copy.execute("SELECT 1 FROM named WHERE number = ?", row[:1]).fetchone():
+            elif not complete or copy.execute("SELECT 1 FROM named WHERE number = ?", row[:1]).fetchone():
                 _put(copy, row)
-    return _result(copy, gap, last, complete=complete)
+    marks_lost, positions_lost = _mend_spools(copy, spools_broken=spools_broken)
+    return _result(copy, gap, last, complete=complete, marks_lost=marks_lost, positions_lost=positions_lost)
 
 
 def _copy_numbers(old: sqlite3.Connection, index: str, copy: sqlite3.Connection) -> bool:
@@ -100,7 +115,7 @@ def _put(copy: sqlite3.Connection, row: Row) -> None:
     # What was read, but is not what was written, counts as not read.
     with suppress(BrokenRowError, TypeError, sqlite3.IntegrityError):
         schema.to_event(tuple(row[place] for place in _EVENT))
-        if row[_PLACE["reason"]] not in (PARKED, DEAD) or "\0" in row[_PLACE["service"]]:
+        if row[_PLACE["reason"]] not in (PARKED, DEAD, SPOOLED) or "\0" in row[_PLACE["service"]]:
             raise BrokenRowError("no lane's event")
         copy.execute(_INSERT, _bound(row))
 
@@ -128,8 +143,68 @@ def _copy_generations(old: sqlite3.Connection, copy: sqlite3.Connection) -> None
                 )
 
 
+def _copy_spools(old: sqlite3.Connection, copy: sqlite3.Connection) -> bool:
+    """Copy the streams' positions; tell whether some could not be read."""
+    rows = _UntilBroken(old, "SELECT number, source, position, listing, marks FROM spools ORDER BY number")
+    for row in rows:
+        _put_spool(copy, row)
+    return rows.broken
+
+
+def _put_spool(copy: sqlite3.Connection, row: Row) -> None:
+    with suppress(sqlite3.IntegrityError):  # a value of a type that was never written
+        copy.execute(
+            "INSERT OR IGNORE INTO spools VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?)", _bound(row)
+        )
+
+
+def _copy_marks(old: sqlite3.Connection, copy: sqlite3.Connection) -> bool:
+    """Copy marks up to the first and from the last that can't be read; tell whether there is one."""
+    for direction in ("ASC", "DESC"):
+        rows = _UntilBroken(
+            old,
+            f"SELECT spool, version, listing FROM entered ORDER BY spool {direction}, version {direction}",  # noqa: S608 - our columns
+        )
+        copy.executemany(_INSERT_MARK, (row for row in rows if tuple(map(type, row)) == (int, bytes, int)))
+        if not rows.broken:
+            return False
+    return True
+
+
+def _mend_spools(copy: sqlite3.Connection, *, spools_broken: bool) -> tuple[int | None, bool]:
+    """Make the counts of the spools fit the marks, and give how many are lost; and whether a position is."""
+    there = dict(copy.execute("SELECT number, marks FROM spools"))
+    sources = {
+        number_of(source): source
+        for (source,) in copy.execute("SELECT DISTINCT source FROM kept WHERE reason = 'spooled'")
+    }
+    marked = {
+        spool: (count, listing)
+        for spool, count, listing in copy.execute(
+            "SELECT spool, count(*), max(listing) FROM entered GROUP BY spool"
+        )
+    }
+    missing = (sources.keys() | marked.keys()) - there.keys()
+    for number in missing:
+        _put_spool(copy, (number, sources.get(number, ""), None, 0, 0))
+    for number, (count, listing) in {**dict.fromkeys(there, (0, 0)), **marked}.items():
+        copy.execute(
+            "UPDATE spools SET marks = ?, listing = max(listing, ?) WHERE number = ?",
+            (count, listing, number),
+        )
+    positions_lost = bool(missing) or (spools_broken and not there)
+    lost = sum(max(0, marks - marked.get(number, (0, 0))[0]) for number, marks in there.items())
+    return None if positions_lost else lost, positions_lost
+
+
 def _result(
-    copy: sqlite3.Connection, gap: tuple[int, int | None] | None, last: int | None, *, complete: bool
+    copy: sqlite3.Connection,
+    gap: tuple[int, int | None] | None,
+    last: int | None,
+    *,
+    complete: bool,
+    marks_lost: int | None,
+    positions_lost: bool,
 ) -> Rescued:
     def count(query: str, *parameters: int) -> int:
         return int(copy.execute(query, parameters).fetchone()[0])
@@ -143,12 +218,12 @@ def _result(
     saved = count("SELECT count(*) FROM kept")
     lost = count("SELECT count(*) FROM named WHERE number NOT IN (SELECT number FROM kept)")
     if gap is None or complete:
-        return Rescued(saved, lost, 0)
+        return Rescued(saved, lost, 0, marks_lost, positions_lost)
     first, end = gap[0], last if gap[1] is None else gap[1]
     if end is None:
-        return Rescued(saved, lost, None)
+        return Rescued(saved, lost, None, marks_lost, positions_lost)
     between = count("SELECT count(*) FROM kept WHERE number BETWEEN ? AND ?", first, end)
-    return Rescued(saved, lost, max(0, end - first + 1 - between - lost))
+    return Rescued(saved, lost, max(0, end - first + 1 - between - lost), marks_lost, positions_lost)
 
 
 class _UntilBroken:

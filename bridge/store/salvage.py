@@ -46,8 +46,16 @@ class _Loss(Rescued):
         )
         return (
             f"the store was damaged ({self.damage}): {self.saved} events were saved, "
-            f"{self.lost} are known to be lost{more}; the damaged file is kept as {self.aside}"
+            f"{self.lost} are known to be lost{more}; {self._of_streams()}"
+            f"the damaged file is kept as {self.aside}"
         )
+
+    def _of_streams(self) -> str:
+        told = "the position of a stream is lost; " if self.positions_lost else ""
+        if self.marks_lost != 0:
+            count = "how many can't be told" if self.marks_lost is None else str(self.marks_lost)
+            told += f"versions that had entered are forgotten ({count}) and may enter again; "
+        return told
 
 
 def _beside(path: Path, name: str) -> Path:

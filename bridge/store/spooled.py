@@ -34,6 +34,10 @@ _APPEND = """
     VALUES (CAST(? AS TEXT), CAST(? AS TEXT), '', '', '{}', ?, 'spooled', '', '', 0, ?)
     ON CONFLICT (source, id, service) DO NOTHING
 """
+_POSITION = """
+    INSERT INTO spools (number, source, position) VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT))
+    ON CONFLICT (number) DO UPDATE SET position = coalesce(excluded.position, position)
+"""
 _MARK = "INSERT INTO entered VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _SHOW = "UPDATE entered SET listing = ?1 WHERE spool = ?2 AND version = ?3 AND listing < ?1"
 
@@ -69,11 +73,7 @@ def append(
     if rows:
         added = connection.executemany(_APPEND, rows).rowcount
         change.tally["", SPOOLED, ""] = change.spooled[spool] = added
-    if position is not None:
-        _open(connection, spool, source)
-        connection.execute(
-            "UPDATE spools SET position = CAST(? AS TEXT) WHERE number = ?", (raw(position), spool)
-        )
+    connection.execute(_POSITION, (spool, raw(source), None if position is None else raw(position)))
     return None, change
 
 

@@ -19,6 +19,7 @@ from bridge.pipeline.lane import Lane
 from bridge.pipeline.router import Router
 from bridge.pipeline.runner import Runner
 from bridge.settings import Settings
+from bridge.sources import Keeping, Rescan
 from bridge.store import Store
 from bridge.telemetry.metrics import Metrics
 from bridge.web import Problem, serve
@@ -57,8 +58,16 @@ class Stop:
                 loop.remove_signal_handler(number)
 
 
-async def run(settings: Settings, stop: Stop | None = None, *, accept_loss: bool = False) -> None:
+async def run(
+    settings: Settings,
+    stop: Stop | None = None,
+    *,
+    accept_loss: bool = False,
+    rescan: Rescan | None = None,
+) -> None:
     """Run the bridge until it is asked to stop; `accept_loss` goes on with what is left of a damaged store.
+
+    `rescan` answers sources that list their upstream and lost what had entered (`sources.Keeping`).
 
     Raises StoreError when the store can't be used, OSError when the HTTP port is taken, and whatever
     a defect raises: then nothing unsettled is settled, so nothing is lost.
@@ -78,7 +87,7 @@ async def run(settings: Settings, stop: Stop | None = None, *, accept_loss: bool
             key: Lane(key, settings.services[key], service, store, metrics.lane(key))
             for key, service in services.items()
         }
-        runners = _runners(settings, lanes, store, metrics)
+        runners = _runners(settings, lanes, store, metrics, rescan)
 
         def readiness() -> Sequence[Problem]:
             parts = [
@@ -134,14 +143,19 @@ def _services(settings: Settings, clusters: Mapping[str, OscarCluster]) -> dict[
     }
 
 
-def _runners(settings: Settings, lanes: dict[str, Lane], store: Store, metrics: Metrics) -> list[Runner]:
+def _runners(
+    settings: Settings, lanes: dict[str, Lane], store: Store, metrics: Metrics, rescan: Rescan | None
+) -> list[Runner]:
     runners = []
     for key, config in settings.sources.items():
         own = metrics.source(key)
         intake = Intake(config.max_in_flight, config.max_in_flight_bytes, own)
         routes = [route for route in settings.routes if route.from_ == key]
         router = Router(routes, lanes, store, own)
-        runners.append(Runner(key, config.build(key, own), intake, router, own))
+        keeping = Keeping(
+            spool=partial(store.spool, config.identity or key), state_dir=settings.state_dir, rescan=rescan
+        )
+        runners.append(Runner(key, config.build(key, own, keeping), intake, router, own))
     return runners
 
 

@@ -64,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--accept-loss", action="store_true", help="start with what could be saved of a damaged store"
     )
+    run.add_argument(
+        "--rescan",
+        choices=["now", "everything"],
+        help="for a dCache source that can't tell what had entered: skip the files there now, or none",
+    )
     run.set_defaults(command=_run)
 
     check = commands.add_parser(
@@ -156,7 +161,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = _load(options)
     logging.configure(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(app.run(settings, accept_loss=options.accept_loss))
+        runner.run(app.run(settings, accept_loss=options.accept_loss, rescan=options.rescan))
     return 0
 
 

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from bridge.core.event import Event
-from bridge.core.ports import Finding, Patience, Source
+from bridge.core.ports import Finding, Patience, Source, Spool
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Bytes, Model
+
+Rescan = Literal["now", "everything"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What this machine keeps for a source whose upstream keeps nothing."""
+
+    spool: Callable[[], Spool]
+    """Gives its part of the store; called once."""
+    state_dir: Path
+    """Where it may keep a small file of its own."""
+    rescan: Rescan | None = None
+    """What the operator answers to a source that can't tell what has entered: nothing of what is there by
+    now is to enter, or everything."""
 
 
 class SourceConfig(Model, ABC):
@@ -27,7 +45,7 @@ class SourceConfig(Model, ABC):
     """Leave in an event what can choose credentials at OSCAR (`principalId`, `storage_provider`)."""
 
     @abstractmethod
-    def build(self, key: str, metrics: SourceMetrics) -> Source:
+    def build(self, key: str, metrics: SourceMetrics, keeping: Keeping) -> Source:
         """Make the source configured as `sources.{key}`. Nothing connects yet."""
 
     @abstractmethod

@@ -48,6 +48,11 @@ class Metrics:
         self.source_lag = gauge(
             "bridge_source_lag", "Events upstream that were not read yet, where the broker tells.", ["source"]
         )
+        self.gaps = counter(
+            "bridge_source_gaps_total",
+            "Times that events were missed and what they told is looked for, by why.",
+            ["source", "reason"],
+        )
         self.versions_remembered = gauge(
             "bridge_versions_remembered",
             "Versions of files that have entered, remembered until a listing shows them no more.",
@@ -105,6 +110,7 @@ class SourceMetrics:
         self._lag = metrics.source_lag
         self._oldest = metrics.oldest_unsettled.labels(key)
         self._remembered = metrics.versions_remembered
+        self._gaps = metrics.gaps
 
     def filtered(self, reason: str) -> None:
         """Count one event that no route wanted, by a bounded reason."""
@@ -113,6 +119,10 @@ class SourceMetrics:
     def lag(self, events: int) -> None:
         """Tell how many events wait upstream."""
         self._lag.labels(self.key).set(events)
+
+    def gap(self, reason: str) -> None:
+        """Count that events were missed, by a bounded reason."""
+        self._gaps.labels(self.key, reason).inc()
 
     def remembered(self, count: Callable[[], int]) -> None:
         """Take how many versions are remembered from `count` at each scrape."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, model_validator
 
 from bridge.core.ports import Finding, Patience, Source
-from bridge.sources import SourceConfig
+from bridge.sources import Keeping, SourceConfig
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Model, ReadableFile, Seconds
 
@@ -179,7 +179,7 @@ class KafkaConfig(SourceConfig):
             )
         return self
 
-    def build(self, key: str, metrics: SourceMetrics) -> Source:
+    def build(self, key: str, metrics: SourceMetrics, keeping: Keeping | None = None) -> Source:
         from bridge.sources.kafka.source import KafkaSource  # only who reads Kafka loads its client
 
         return KafkaSource(self, key, metrics)

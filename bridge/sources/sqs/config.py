@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source
-from bridge.sources import SourceConfig
+from bridge.sources import Keeping, SourceConfig
 from bridge.sources.sqs.s3 import open_notification
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import ReadableFile, Seconds
@@ -101,7 +101,7 @@ class SqsConfig(SourceConfig):
         found = _AWS_HOST.fullmatch(urlsplit(self.queue).hostname or "")
         return None if found is None else found[1]
 
-    def build(self, key: str, metrics: SourceMetrics) -> Source:
+    def build(self, key: str, metrics: SourceMetrics, keeping: Keeping | None = None) -> Source:
         from bridge.sources.sqs.source import SqsSource  # only who reads SQS loads its client
 
         return SqsSource(self, key, metrics)

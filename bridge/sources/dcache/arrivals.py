@@ -1,0 +1,167 @@
+"""What a stream or a listing tells, as it is kept in the store; and the Event it becomes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from bridge.core.event import Event
+from bridge.core.ports import Spooled
+from bridge.sources.dcache.connection import Entry
+from bridge.sources.dcache.scope import Scope, joined
+
+CLOSED = "IN_CLOSE_WRITE"
+MOVED_IN = "IN_MOVED_TO"
+MOVED_OUT = "IN_MOVED_FROM"
+ARRIVALS = frozenset((CLOSED, MOVED_IN))
+"""Flags after which there is a file to look up; what is made of them is known by the file's version."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Told(NamedTuple):
+    """One inotify event of the stream (InotifyEventPayload.java)."""
+
+    subscription: str
+    name: str | None
+    """None in events about the watched directory itself."""
+    action: str
+    is_directory: bool
+    cookie: str | None
+    mask: Sequence[str]
+
+
+def read(data: str) -> Told | None:
+    """Read the data of an `inotify` event; None when it is none."""
+    try:
+        told = json.loads(data)
+        event, subscription = told["event"], told["subscription"]
+        mask = [flag for flag in event["mask"] if isinstance(flag, str)]
+        name, cookie = event.get("name"), event.get("cookie")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    actions = [flag for flag in mask if flag != "IN_ISDIR"]
+    if not actions or not isinstance(subscription, str):
+        return None
+    return Told(
+        subscription,
+        name if isinstance(name, str) and name else None,
+        actions[0],
+        "IN_ISDIR" in mask,
+        cookie if isinstance(cookie, str) else None,
+        mask,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occurrence:
+    """What is kept of one event of the stream, or of one file that a listing found."""
+
+    directory: str | None
+    """None where the subscription is not known yet: a watch that is being made."""
+    name: str
+    mask: Sequence[str]
+    cookie: str | None = None
+    subscription: str = ""
+    channel: str = ""
+    event: str = ""
+    """Its SSE id."""
+    is_new: bool = False
+    """Told by the stream while the first listing was under way: it enters, though that may have seen its file
+    and marked it as one that was there before."""
+    entry: Entry | None = None
+    """What a listing showed."""
+    found: str = "event"
+    """Or `listing`."""
+
+    @property
+    def action(self) -> str:
+        """The flag that says what happened."""
+        return next(flag for flag in self.mask if flag != "IN_ISDIR")
+
+    @property
+    def path(self) -> str | None:
+        """The file's path, None while the directory is not known."""
+        return None if self.directory is None else joined(self.directory, self.name)
+
+    def spooled(self, key: str) -> Spooled:
+        """Write it for the store."""
+        kept: dict[str, Any] = {
+            "n": self.name,
+            "m": self.mask,
+            "d": self.directory,
+            "k": self.cookie,
+            "s": self.subscription,
+            "c": self.channel,
+            "i": self.event,
+            "f": self.is_new,
+            "e": self.entry,
+        }
+        kept = {short: value for short, value in kept.items() if value}
+        return Spooled(key=key, data=json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode())
+
+    @classmethod
+    def of(cls, spooled: Spooled) -> Occurrence:
+        """Read what `spooled` wrote."""
+        kept = json.loads(spooled.data)
+        entry = kept.get("e")
+        return cls(
+            directory=kept.get("d"),
+            name=kept["n"],
+            mask=kept["m"],
+            cookie=kept.get("k"),
+            subscription=kept.get("s", ""),
+            channel=kept.get("c", ""),
+            event=kept.get("i", ""),
+            is_new=kept.get("f", False),
+            entry=None if entry is None else Entry(*entry),
+            found="event" if entry is None else "listing",
+        )
+
+
+def version_of(path: str, entry: Entry, *, with_path: bool) -> str:
+    """Name the version of a file: which one, how big, as of when; and where, if a rename makes a new one."""
+    version = f"{entry.pnfsid}:{entry.size}:{entry.mtime}"
+    return f"{version}:{path}" if with_path else version
+
+
+def digest_of(version: str) -> bytes:
+    """Give the mark of a version (`core.ports.Spool`)."""
+    return blake2b(version.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def event_of(
+    occurrence: Occurrence, path: str, entry: Entry | None, *, event_id: str, identity: str, scope: Scope
+) -> Event:
+    """Make the Event. Its data are what OSCAR's supervisor reads of dCache, `name` being the path below the
+    watched one (faas-supervisor, storage/events): a service's input path is the watched one."""
+    relative = scope.relative(path)
+    told: dict[str, Any] = {"name": relative, "mask": list(occurrence.mask)}
+    attributes = {
+        "path": path,
+        "name": relative,
+        "mask": occurrence.action,
+        "found": occurrence.found,
+    }
+    if occurrence.cookie is not None:
+        told["cookie"] = attributes["cookie"] = occurrence.cookie
+    if occurrence.event:
+        attributes |= {"channel": occurrence.channel, "event": occurrence.event}
+    time = None
+    if entry is not None:
+        attributes |= {"pnfsid": entry.pnfsid, "size": str(entry.size), "mtime": str(entry.mtime)}
+        time = _EPOCH + timedelta(milliseconds=entry.mtime)
+    return Event(
+        id=event_id,
+        source=identity,
+        type=f"org.dcache.inotify.{occurrence.action}",
+        subject=path,
+        time=time,
+        data=json.dumps(
+            {"event": told, "subscription": occurrence.subscription}, ensure_ascii=False
+        ).encode(),
+        attributes=attributes,
+    )

@@ -1,0 +1,100 @@
+"""The channel of this replica: found again, or made, and kept alive as long as the site allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.core.errors import SourceLost
+from bridge.core.ports import Spool
+from bridge.sources import Rescan
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.connection import ChannelGone, Connection, Denied, Missing
+from bridge.sources.dcache.state import OwnFile, Position
+
+LOST_STORE_MARGIN = 3600.0
+"""A file keeps the time at which its writing began, or one that its writer chose: so long before the last
+known time a file's own may be though it came later."""
+
+
+class Channel:
+    """Finds or makes the channel, and tells from where to go on."""
+
+    def __init__(
+        self, connection: Connection, config: DcacheConfig, own: OwnFile, spool: Spool, log: Any
+    ) -> None:
+        self._connection = connection
+        self._config = config
+        self._own = own
+        self._spool = spool
+        self._log = log
+        self._longest = 0
+        self.has_metronome = False
+
+    @property
+    def client_id(self) -> str:
+        """Names this replica's channel at dCache."""
+        return f"{self._config.client_id}-{self._own.suffix}"
+
+    async def open(self, rescan: Rescan | None) -> Position:
+        """Find where this replica was, and a channel. Raises SourceLost when only a person can tell.
+
+        Raises what `Connection` and the store raise.
+        """
+        was_there = self._own.load()
+        kept = await self._spool.position()
+        limits = await self._connection.limits()
+        self._longest = limits.longest_timeout
+        if kept is not None:
+            position = Position.of(kept)
+            if rescan is not None:
+                position.since = self._connection.now() if rescan == "now" else None
+        else:
+            position = Position("", since=self._since(was_there, rescan))
+        if not position.channel or not await self._connection.has_channel(position.channel):
+            await self.make(position)
+        else:
+            await self.prepare(position)
+        await self._spool.append((), position.text())
+        self._own.heard = self._own.heard or self._connection.now()
+        self._own.save()
+        return position
+
+    def _since(self, was_there: bool, rescan: Rescan | None) -> float | None:
+        """Tell from when files enter, where the store knows nothing: it is new, or was lost."""
+        wanted = rescan if was_there else rescan or self._config.first_start
+        if wanted is not None:
+            self._log.info("dcache: no position is known", first_start=wanted)
+            return self._connection.now() if wanted == "now" else None
+        if self._own.heard is not None:
+            self._log.warning("dcache: the store was lost; what came since enters", heard=self._own.heard)
+            return self._own.heard - LOST_STORE_MARGIN
+        raise SourceLost(
+            f"the store was lost, and {self._own.path} does not tell until when events were kept: run "
+            "`oscar-bridge run --rescan=now` to skip the files that are there now, or `--rescan=everything` "
+            "to let them all enter"
+        )
+
+    async def make(self, position: Position) -> None:
+        """Take another channel for `position`: one that is left of ours, or a new one."""
+        mine = await self._connection.channels(self.client_id)
+        if position.channel in mine:
+            mine = [position.channel]
+        for other in mine[1:]:
+            await self._connection.delete_channel(other)
+        position.channel = mine[0] if mine else await self._connection.make_channel(self.client_id)
+        position.event = None
+        self._log.info(
+            "dcache: channel", channel=position.channel, client_id=self.client_id, found=bool(mine)
+        )
+        await self.prepare(position)
+
+    async def prepare(self, position: Position) -> None:
+        """Let the channel live long without a client, and tick."""
+        try:
+            if self._longest:
+                await self._connection.set_timeout(position.channel, self._longest)
+            self.has_metronome = await self._connection.start_metronome(position.channel)
+        except Missing as error:
+            raise ChannelGone(str(error)) from None
+        except Denied as error:
+            self._log.warning("dcache: the channel's life-time can't be raised", reason=str(error))

@@ -1,0 +1,174 @@
+"""Finds out which file an event was about."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bridge.core.errors import StoreError
+from bridge.core.ports import Spool, Spooled
+from bridge.sources.dcache.arrivals import (
+    ARRIVALS,
+    MOVED_IN,
+    Occurrence,
+    digest_of,
+    event_of,
+    version_of,
+)
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.connection import Connection, Denied, Entry, Missing, Unanswered
+from bridge.sources.dcache.scope import Scope, joined
+from bridge.sources.dcache.watches import PAIR_SECONDS, Moves, Watches
+from bridge.sources.spool import Dropped, Found, Later
+
+_SOON = 0.25
+"""Seconds until the next look at what will be known in a moment."""
+_AGAIN = 1.0
+"""Seconds until the second look-up; the pause grows from there."""
+UNFINISHED_SECONDS = 10.0
+"""For which a file without a size is looked up again: then another upload is under way, and tells its end."""
+UNKNOWN_SECONDS = 10.0
+"""For which an event waits for the path of its watch, once all directories were walked."""
+_MOST_WAITING = 10_000
+
+
+class Lookups:
+    """Makes of each occurrence an event, or tells why it makes none (`sources.spool.Resolve`)."""
+
+    def __init__(
+        self,
+        config: DcacheConfig,
+        identity: str,
+        connection: Connection,
+        spool: Spool,
+        *,
+        scope: Scope,
+        watches: Watches,
+        moves: Moves,
+        has_walked: Callable[[], bool],
+        listing: Callable[[], int],
+        log: Any,
+    ) -> None:
+        self._identity = identity
+        self._flags = frozenset(config.flags)
+        self._with_path = config.renames == "arrival"
+        self._connection = connection
+        self._spool = spool
+        self._scope = scope
+        self._watches = watches
+        self._moves = moves
+        self._has_walked = has_walked
+        self._listing = listing
+        self._log = log
+        self._waiting: dict[str, float] = {}
+        """Since when an occurrence waits here for something that should come soon, by its place."""
+        self.trouble: str | None = None
+        """Why look-ups fail at present."""
+
+    async def resolve(self, spooled: Spooled) -> Found | Dropped | Later:
+        """Look up what `spooled` is about."""
+        occurrence = Occurrence.of(spooled)
+        path = self._path(occurrence)
+        if path is None:
+            # Its watch is being made, or was made before this process: the listing that follows shows the
+            # file too. What stays unknown after all were made is of a directory that has left.
+            known = self._has_walked() and not self._waits(f"{spooled.key} unknown", UNKNOWN_SECONDS)
+            return Dropped("unwatched") if known else Later(_SOON)
+        if not self._scope.has_file(path):
+            return Dropped("excluded")
+        if occurrence.action not in ARRIVALS:
+            event_id = f"{occurrence.action}:{occurrence.channel}:{occurrence.event}"
+            return self._found(occurrence, path, None, event_id, None)
+        if occurrence.entry is not None:
+            return await self._arrived(occurrence, path, occurrence.entry)
+        if occurrence.action == MOVED_IN and self._may_be_half(spooled.key, occurrence):
+            return Later(_SOON)
+        return await self._look_up(spooled.key, occurrence, path)
+
+    async def _look_up(self, key: str, occurrence: Occurrence, path: str) -> Found | Dropped | Later:
+        try:
+            path, entry = await self._entry(occurrence, path)
+        except Missing:
+            self._waiting.pop(key, None)
+            return Dropped("gone")
+        except (Denied, Unanswered) as error:
+            if self.trouble is None:
+                self._log.warning("dcache: a file can't be looked up", path=path, reason=str(error))
+            self.trouble = str(error)
+            return Later(_AGAIN)
+        self.trouble = None
+        if entry.kind != "REGULAR":
+            self._waiting.pop(key, None)
+            return Dropped("directory" if entry.kind == "DIR" else "no_file")
+        if entry.size is None:
+            return Later(_AGAIN) if self._waits(key, UNFINISHED_SECONDS) else Dropped("unfinished")
+        self._waiting.pop(key, None)
+        return await self._arrived(occurrence, path, entry)
+
+    def _path(self, occurrence: Occurrence) -> str | None:
+        if occurrence.directory is not None:
+            return occurrence.path
+        directory = self._watches.path_of(occurrence.subscription)
+        return None if directory is None else joined(directory, occurrence.name)
+
+    async def _entry(self, occurrence: Occurrence, path: str) -> tuple[str, Entry]:
+        """Look it up where it was told, then where its directory is by now; give where it was found."""
+        try:
+            return path, await self._connection.look_up(path)
+        except Missing:
+            directory = self._watches.path_of(occurrence.subscription) if occurrence.subscription else None
+            moved = None if directory is None else joined(directory, occurrence.name)
+            if moved is None or moved == path:
+                raise
+            return moved, await self._connection.look_up(moved)
+
+    async def _arrived(self, occurrence: Occurrence, path: str, entry: Entry) -> Found | Dropped | Later:
+        version = version_of(path, entry, with_path=self._with_path)
+        digest = digest_of(version)
+        try:
+            if occurrence.action == MOVED_IN and occurrence.entry is None:
+                # A listing under way may have been where the file is by now before the file was.
+                await self._spool.shown([digest], self._listing())
+                if MOVED_IN not in self._flags and not self._was_within(occurrence):
+                    await self._spool.mark([digest], self._listing())
+                    return Dropped("moved_in")
+            if occurrence.is_new and not (self._was_within(occurrence) and not self._with_path):
+                await self._spool.mark([digest], self._listing())
+                digest = digest_of(f"new {version}")
+        except StoreError as error:
+            self.trouble = str(error)
+            return Later(_AGAIN)
+        return self._found(occurrence, path, entry, version, digest)
+
+    def _found(
+        self, occurrence: Occurrence, path: str, entry: Entry | None, event_id: str, digest: bytes | None
+    ) -> Found:
+        event = event_of(
+            occurrence, path, entry, event_id=event_id, identity=self._identity, scope=self._scope
+        )
+        return Found(event, digest)
+
+    # Renames
+
+    def _was_within(self, occurrence: Occurrence) -> bool:
+        return occurrence.cookie is not None and self._moves.was_within(occurrence.cookie)
+
+    def _may_be_half(self, key: str, occurrence: Occurrence) -> bool:
+        """Tell whether it matters where a file came from, and is not known yet."""
+        if occurrence.cookie is None or self._was_within(occurrence):
+            self._waiting.pop(key, None)
+            return False
+        matters = MOVED_IN not in self._flags or (occurrence.is_new and not self._with_path)
+        return matters and self._waits(f"{key} half", PAIR_SECONDS)
+
+    def _waits(self, key: str, seconds: float) -> bool:
+        """Tell whether `key` has waited for less than `seconds`."""
+        now = time.monotonic()
+        since = self._waiting.setdefault(key, now)
+        if now - since < seconds:
+            while len(self._waiting) > _MOST_WAITING:
+                del self._waiting[next(iter(self._waiting))]
+            return True
+        del self._waiting[key]
+        return False

@@ -1,0 +1,293 @@
+"""One opening of a dCache: follow the stream, heal its gaps, look up, hand out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import suppress
+from typing import Any
+
+from bridge.core.errors import SourceLost, StoreError
+from bridge.core.ports import Slots, Spool
+from bridge.sources.dcache.arrivals import ARRIVALS, MOVED_IN, MOVED_OUT, Told
+from bridge.sources.dcache.channel import Channel
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.connection import ChannelGone, Connection, Denied, Missing, Refused, Unanswered
+from bridge.sources.dcache.healing import Healer
+from bridge.sources.dcache.lookups import Lookups
+from bridge.sources.dcache.scope import Scope, joined
+from bridge.sources.dcache.state import OwnFile, Position
+from bridge.sources.dcache.stream import Competing, Overrun, Stream, StreamEnded
+from bridge.sources.dcache.watches import Half, Moves, Watches
+from bridge.sources.spool import SpoolReader
+from bridge.telemetry.metrics import SourceMetrics
+
+LOOKUPS = 16
+"""Files looked up at once."""
+COMPETING_SECONDS = (60.0, 900.0)
+"""Before the channel is taken back from another client: the first pause, the longest. Each pause makes it
+likelier that a person has seen what is wrong."""
+_PAUSES = (0.25, 30.0)
+"""Before the stream is opened again: after the first failure in a row, the longest."""
+_REFUSED_SECONDS = 30.0
+"""dCache blocks an address that is refused three times in 20 s."""
+_FULL_SECONDS = (0.5, 30.0)
+"""How often to look whether the store has room again, and after which time to try."""
+_GOOD_SECONDS = 30.0
+"""A connection that lasted this long was a good one."""
+
+
+class Reading:
+    """Owns what was opened from `run` to its end; the runner iterates `reader.batches`."""
+
+    def __init__(
+        self,
+        config: DcacheConfig,
+        connection: Connection,
+        channel: Channel,
+        position: Position,
+        spool: Spool,
+        slots: Slots,
+        *,
+        own: OwnFile,
+        identity: str,
+        metrics: SourceMetrics,
+        log: Any,
+    ) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._own = own
+        self._connection = connection
+        self._channel = channel
+        self._position = position
+        self._spool = spool
+        self._scope = Scope(config)
+        self._watches = Watches()
+        self._moves = Moves()
+        self._some_moved = asyncio.Event()
+        self._leaving: list[str] = []
+        """Keys of watches to be ended: of directories that have left."""
+        self._trouble: str | None = "not connected yet"
+        self._connected_at: float | None = None
+        self.lookups = Lookups(
+            config,
+            identity,
+            connection,
+            spool,
+            scope=self._scope,
+            watches=self._watches,
+            moves=self._moves,
+            has_walked=lambda: self.healer.walked,
+            listing=lambda: self.healer.number,
+            log=self._log,
+        )
+        self.reader = SpoolReader(
+            spool, slots, self.lookups.resolve, self._metrics, self._log, concurrency=LOOKUPS
+        )
+        self.healer = Healer(
+            config,
+            connection,
+            spool,
+            position,
+            scope=self._scope,
+            watches=self._watches,
+            append=self.reader.append,
+            metrics=self._metrics,
+            log=self._log,
+        )
+        flags = frozenset(config.flags)
+        kept = flags | {MOVED_IN} if flags & ARRIVALS else flags
+        self._stream = Stream(
+            connection,
+            position,
+            self._watches,
+            self,
+            append=self.reader.append,
+            wanted=lambda told: told.action in kept,
+            channel=channel,
+        )
+
+    async def run(self) -> None:
+        """Read until cancelled, or until it can't go on: then tell the runner."""
+        self.healer.look_at_all()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.reader.run(), name="dcache hands out")
+                tasks.create_task(self.healer.run(), name="dcache heals")
+                tasks.create_task(self._follow(), name="dcache follows its stream")
+                tasks.create_task(self._part(), name="dcache parts with directories")
+        except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
+            error = _innermost(group)
+            if not isinstance(error, SourceLost):
+                if not isinstance(error, StoreError):
+                    self._log.error("dcache source failed", exc_info=error)
+                error = SourceLost(str(error) or type(error).__name__)
+            self.reader.batches.fail(error)
+
+    def problems(self) -> list[str]:
+        """Tell what is wrong now."""
+        trouble = [] if self._trouble is None else [self._trouble]
+        lookups = [] if self.lookups.trouble is None else [f"look-ups fail: {self.lookups.trouble}"]
+        return [*trouble, *lookups, *self.healer.problems(), *self.reader.problems()]
+
+    # The stream
+
+    async def _follow(self) -> None:
+        failures = competing = 0
+        while True:
+            pause = 0.0
+            try:
+                await self._stream.follow()
+            except StreamEnded as ended:
+                failures = 0 if ended.expected or self._was_good() else failures + 1
+                pause = _pause(max(failures, 1), *_PAUSES)
+                self._disconnected(str(ended), expected=ended.expected)
+            except ChannelGone as gone:
+                self._disconnected(str(gone))
+                failures, pause = await self._new_channel(failures)
+            except Competing as error:
+                competing = 1 if self._was_good() else competing + 1
+                pause = _pause(competing, *COMPETING_SECONDS)
+                self._log.error(
+                    "dcache: another client reads this bridge's channel", channel=self._channel.client_id
+                )
+                self._trouble = (
+                    f"{error}: is `state_dir` a copy of another bridge's, or does that one still run? "
+                    f"Each needs its own (client-id {self._channel.client_id}); taken back in {pause:.0f} s"
+                )
+            except Overrun as error:
+                self._log.warning("dcache: disconnected, the store takes no more", reason=str(error))
+                self._trouble = f"disconnected from the stream until the store has room: {error}"
+                await self._room()
+            except Refused as error:
+                pause = _REFUSED_SECONDS
+                self._disconnected(str(error))
+            except (Unanswered, Denied, Missing) as error:
+                failures += 1
+                pause = _pause(failures, *_PAUSES)
+                self._disconnected(str(error))
+            await asyncio.sleep(pause)
+
+    async def _new_channel(self, failures: int) -> tuple[int, float]:
+        """Make a channel in place of one that is gone; give failures and a pause."""
+        try:
+            await self._channel.make(self._position)
+        except (Unanswered, Denied, Missing) as error:
+            self._trouble = f"the channel is gone, and no other can be made: {error}"
+            wait = _REFUSED_SECONDS if isinstance(error, Refused) else _pause(failures + 1, *_PAUSES)
+            return failures + 1, wait
+        await self.reader.append((), self._position.text())
+        self._watches.clear()
+        self.gap("channel_lost")
+        self.healer.new_channel()
+        return 0, 0.0
+
+    async def _room(self) -> None:
+        """Wait until the store has room: nobody tells, so what is waiting there is looked at."""
+        often, longest = _FULL_SECONDS
+        enough, until = self._spool.waiting * 0.9, time.monotonic() + longest
+        while self._spool.waiting > enough and time.monotonic() < until:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(often)
+
+    def _disconnected(self, reason: str, *, expected: bool = False) -> None:
+        tell = self._log.info if expected else self._log.warning
+        tell("dcache: the stream ended", reason=reason)
+        if not expected:
+            self._trouble = f"not connected: {reason}"
+
+    def _was_good(self) -> bool:
+        since, self._connected_at = self._connected_at, None
+        return since is not None and time.monotonic() - since > _GOOD_SECONDS
+
+    # What the stream tells (stream.Listener)
+
+    def connected(self, *, connected: bool) -> None:
+        self._metrics.up.set(int(connected))
+        if connected:
+            self._trouble = None
+            self._connected_at = time.monotonic()
+            self._log.info("dcache: connected", channel=self._position.channel, after=self._position.event)
+
+    def heard(self) -> None:
+        self._own.hear(self._connection.now())
+
+    def gap(self, reason: str) -> None:
+        self._metrics.gap(reason)
+        self._log.warning("dcache: events were missed; all is listed", reason=reason)
+        self.healer.look_at_all()
+
+    def overflow(self, directory: str | None) -> None:
+        if directory is None:
+            self.gap("overflow")
+            return
+        self._metrics.gap("overflow")
+        self._log.warning("dcache: events of a directory were lost; it is listed", path=directory)
+        self.healer.look_at(directory)
+
+    def watch_ended(self, subscription: str) -> None:
+        path = self._watches.end(subscription)
+        if path is not None and path in self._scope.roots:
+            self._log.warning("dcache: a watch has ended", path=path)
+            self.healer.look_at(path)
+
+    def directory_event(self, told: Told, directory: str | None) -> None:
+        # Of a directory that is not known yet: the listing after its watch was made shows what is in it.
+        if directory is not None and told.name is not None and told.action in ("IN_CREATE", MOVED_IN):
+            self.healer.look_at(joined(directory, told.name))
+
+    def moved(self, told: Told, directory: str | None) -> None:
+        if told.cookie is None or told.name is None or told.action not in (MOVED_IN, MOVED_OUT):
+            return
+        path = None if directory is None else joined(directory, told.name)
+        now = time.monotonic()
+        if told.action == MOVED_OUT:
+            below = self._watches.below(path) if told.is_directory and path is not None else ()
+            left: Half | None = Half(path, now, frozenset(key for key, _ in below))
+            assert left is not None  # noqa: S101 - made one line above
+            came = self._moves.left(told.cookie, left)
+        else:
+            came = Half(path, now)
+            left = self._moves.came(told.cookie, came)
+        if left is not None and came is not None and left.path is not None and came.path is not None:
+            self._watches.move(left.keys, left.path, came.path)
+            out = [
+                (key, at) for key, at in self._watches.below(came.path) if not self._scope.has_directory(at)
+            ]
+            self._leaving += [key for key, _ in out if key in left.keys]
+        self._some_moved.set()
+
+    # Directories that left
+
+    async def _part(self) -> None:
+        """End the watches of directories that were moved out of what is watched."""
+        while True:
+            due = self._moves.due()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else max(due - time.monotonic(), 0.05)):
+                    await self._some_moved.wait()
+            self._some_moved.clear()
+            for half in self._moves.gone(time.monotonic()):
+                self._leaving += [key for key in half.keys if self._has_left(key, half.path)]
+            while self._leaving:
+                key = self._leaving.pop()
+                self._watches.end(key)
+                try:
+                    await self._connection.unwatch(self._position.channel, key)
+                except (Unanswered, Denied) as error:  # its events are told, and dropped: no harm
+                    self._log.info("dcache: a watch could not be ended", reason=str(error))
+
+    def _has_left(self, key: str, old: str | None) -> bool:
+        """Tell whether the watch is of what was moved away, and of nothing that has come back."""
+        now_at = self._watches.path_of(key)
+        return now_at is None or (old is not None and (now_at == old or now_at.startswith(old + "/")))
+
+
+def _pause(failures: int, first: float, longest: float) -> float:
+    return float(min(longest, first * 2 ** min(failures - 1, 20))) * random.uniform(0.5, 1)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,78 @@
+"""The dCache source: what the runner opens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+
+from bridge.core.delivery import Delivery
+from bridge.core.errors import SourceLost, StoreError
+from bridge.core.ports import Slots
+from bridge.sources import Keeping
+from bridge.sources.dcache.channel import Channel
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.connection import ChannelGone, Connection, Denied, Missing, Unanswered
+from bridge.sources.dcache.reading import Reading
+from bridge.sources.dcache.state import OwnFile
+from bridge.telemetry.metrics import SourceMetrics
+
+
+class DcacheSource:
+    """One `type: dcache` of the configuration.
+
+    What the stream tells is in the store, with the stream's position, before anything is made of it. What
+    it can't tell (files in a directory that was not watched yet; whatever was lost in a gap) is found by
+    listing, and a file's version that has entered is marked, so that it enters once, whoever tells it.
+    """
+
+    def __init__(self, config: DcacheConfig, key: str, metrics: SourceMetrics, keeping: Keeping) -> None:
+        self._config = config
+        self._identity = config.identity or key
+        self._metrics = metrics
+        self._keeping = keeping
+        self._rescan = keeping.rescan
+        self._log = structlog.get_logger(__name__).bind(source=key)
+        self._own = OwnFile(keeping.state_dir, self._identity)
+        self._reading: Reading | None = None
+
+    @asynccontextmanager
+    async def open(self, slots: Slots) -> AsyncIterator[AsyncIterator[Sequence[Delivery]]]:
+        """Find the channel or make one, and read it. Raises SourceLost with the reason when it can't be."""
+        spool = self._keeping.spool()
+        async with Connection(self._config) as connection:
+            channel = Channel(connection, self._config, self._own, spool, self._log)
+            try:
+                position = await channel.open(self._rescan)
+            except (Unanswered, Denied, Missing, ChannelGone, StoreError) as error:
+                raise SourceLost(str(error)) from None
+            self._rescan = None
+            reading = Reading(
+                self._config,
+                connection,
+                channel,
+                position,
+                spool,
+                slots,
+                own=self._own,
+                identity=self._identity,
+                metrics=self._metrics,
+                log=self._log,
+            )
+            # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
+            running = asyncio.create_task(reading.run(), name="dcache source")
+            self._reading = reading
+            try:
+                yield reading.reader.batches
+            finally:
+                self._reading = None
+                running.cancel()
+                await asyncio.wait([running])
+                with suppress(SourceLost):
+                    self._own.save()
+
+    def problems(self) -> Sequence[str]:
+        """Tell what is between this source and a whole picture."""
+        return [] if self._reading is None else self._reading.problems()

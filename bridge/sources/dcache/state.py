@@ -1,0 +1,97 @@
+"""What outlives the process: the stream's position in the store, and a small file beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from bridge.core.errors import SourceLost, StoreError
+
+_SAVE_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Position:
+    """How far the stream has been kept, and what listings are to make of what they find."""
+
+    channel: str
+    event: str | None = None
+    """SSE id of the last event kept; None before the first."""
+    since: float | None = None
+    """While the first listing is not complete: files last changed before this time (seconds since 1970, by
+    dCache's clock) are only marked, those changed later enter. None once it is: then all that has not
+    entered does."""
+    listed: int | None = None
+    """Number of the last complete listing."""
+
+    def text(self) -> str:
+        """Write it for the store."""
+        kept = {"channel": self.channel, "event": self.event, "since": self.since, "listed": self.listed}
+        return json.dumps({key: value for key, value in kept.items() if value is not None})
+
+    @classmethod
+    def of(cls, text: str) -> Position:
+        """Read what `text` wrote. Raises StoreError when it is something else."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            raise StoreError(f"the store's position is none of dCache's: {text[:200]}") from None
+
+
+class OwnFile:
+    """A file in `state_dir` with what must outlive the store: whose channel it is, and until when it heard.
+
+    Not in the store, so that a bridge whose store was lost neither throws away what came since nor makes
+    jobs of everything.
+    """
+
+    def __init__(self, state_dir: Path, identity: str) -> None:
+        name = re.sub(r"[^A-Za-z0-9_-]", "-", identity)[:40]
+        digest = blake2b(identity.encode(), digest_size=4).hexdigest()
+        self.path = state_dir / f"dcache-{name}-{digest}.json"
+        self.suffix = ""
+        self.heard: float | None = None
+        """Until when events were kept, by dCache's clock; seconds since 1970."""
+        self._saved = 0.0
+
+    def load(self) -> bool:
+        """Read it; True when it was there, though perhaps not whole."""
+        there = True
+        try:
+            told: Any = json.loads(self.path.read_text(encoding="utf-8"))
+            self.suffix = str(told["suffix"])
+            self.heard = None if told.get("heard") is None else float(told["heard"])
+        except FileNotFoundError:
+            there = False
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.suffix, self.heard = "", None
+        if not re.fullmatch(r"[0-9a-f]{12}", self.suffix):
+            self.suffix = secrets.token_hex(6)
+        return there
+
+    def hear(self, now: float) -> None:
+        """Note that all until `now` is kept; written every ten seconds."""
+        self.heard = now
+        if time.monotonic() - self._saved >= _SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write it, durably. Raises SourceLost."""
+        self._saved = time.monotonic()
+        draft = self.path.with_suffix(".draft")
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump({"suffix": self.suffix, "heard": self.heard}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.path)
+        except OSError as error:
+            raise SourceLost(f"{self.path} can't be written: {error.strerror}") from None

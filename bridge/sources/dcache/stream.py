@@ -1,0 +1,223 @@
+"""Takes events off the socket at once, and keeps them with the stream's position before anything else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import httpx
+from httpx_sse import EventSource, ServerSentEvent, SSEError
+
+from bridge.core.errors import StoreFullError
+from bridge.core.ports import Spooled
+from bridge.sources.dcache.arrivals import Occurrence, Told, read
+from bridge.sources.dcache.channel import Channel
+from bridge.sources.dcache.connection import TICK_SECONDS, Connection
+from bridge.sources.dcache.state import Position
+from bridge.sources.dcache.watches import Watches
+
+SILENCE_SECONDS = {True: 3 * TICK_SECONDS, False: 600.0}
+"""Without a byte this long the connection is taken for dead, by whether a metronome ticks on it."""
+MOST_PENDING_BYTES = 16 * 2**20
+"""Read and not kept yet; at more the connection is left, and resumed from what is kept."""
+
+
+class StreamEnded(Exception):  # noqa: N818 - the usual end of a stream
+    """The connection is over; the channel may live on. The text tells why."""
+
+    def __init__(self, reason: str, *, expected: bool = False) -> None:
+        super().__init__(reason)
+        self.expected = expected
+        """The server said that it would, or nothing had to be told: no reason to wait long."""
+
+
+class Competing(Exception):  # noqa: N818
+    """Another client reads this channel."""
+
+
+class Overrun(Exception):  # noqa: N818
+    """Events come faster than the store takes them, or it takes none."""
+
+
+class Listener(Protocol):
+    """What is made of events besides keeping them. Synchronous: the socket is waiting."""
+
+    def connected(self, *, connected: bool) -> None:
+        """Hear that the stream is connected, or no longer."""
+
+    def directory_event(self, told: Told, directory: str | None) -> None:
+        """Take an event about a directory in a watched one."""
+
+    def moved(self, told: Told, directory: str | None) -> None:
+        """Take one half of a rename, of a file or a directory."""
+
+    def watch_ended(self, subscription: str) -> None:
+        """Hear that a subscription is over."""
+
+    def overflow(self, directory: str | None) -> None:
+        """Hear that dCache lost events of a directory (None: of one that is not known)."""
+
+    def gap(self, reason: str) -> None:
+        """Hear that events of the channel were lost, or may have been; `reason` is a bounded word."""
+
+    def heard(self) -> None:
+        """Hear that all until now is kept."""
+
+
+class Stream:
+    """One channel's stream. `follow` reads one connection to its end."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        position: Position,
+        watches: Watches,
+        listener: Listener,
+        *,
+        append: Callable[[Sequence[Spooled], str], Any],
+        wanted: Callable[[Told], bool],
+        channel: Channel,
+    ) -> None:
+        self._connection = connection
+        self._position = position
+        self._watches = watches
+        self._listener = listener
+        self._append = append
+        self._wanted = wanted
+        self._channel = channel
+        self._pending: list[Spooled] = []
+        self._pending_bytes = 0
+        self._newest: str | None = None
+        """Id of the newest event read, kept or not."""
+        self._some = asyncio.Event()
+        self._followed = False
+
+    async def follow(self) -> None:
+        """Read until the connection ends, and raise why.
+
+        Raises StreamEnded, Competing, Overrun (the store is full, or too slow), and what
+        `Connection.stream` and the store raise. What was read and not kept comes again with the next
+        connection.
+        """
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._newest = None
+        if self._followed and self._position.event is None:
+            self._listener.gap("no_event_to_resume_from")
+        silence = SILENCE_SECONDS[self._channel.has_metronome]
+        async with self._connection.stream(
+            self._position.channel, self._position.event, silence=silence
+        ) as source:
+            self._followed = True
+            self._listener.connected(connected=True)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._keep(), name="dcache keeps events")
+                    tasks.create_task(self._read(source, silence), name="dcache reads events")
+            except* (StreamEnded, Competing, Overrun) as group:
+                raise _first(group) from None
+            finally:
+                self._listener.connected(connected=False)
+
+    async def _read(self, source: EventSource, silence: float) -> None:
+        try:
+            async for event in source.aiter_sse():
+                self._take(event)
+        except httpx.ReadTimeout:
+            raise StreamEnded(f"silent for {silence:g} s", expected=True) from None
+        except (httpx.HTTPError, OSError) as error:
+            raise StreamEnded(f"broken: {str(error) or type(error).__name__}") from None
+        except SSEError as error:
+            raise StreamEnded(f"not a stream of events: {error}") from None
+        raise StreamEnded("ended by dCache")
+
+    def _take(self, event: ServerSentEvent) -> None:
+        if event.event == "SYSTEM":
+            self._take_system(event.data)
+            return
+        if not event.data:
+            return
+        if event.id:
+            self._newest = event.id
+            self._some.set()
+        if event.event != "inotify":
+            return
+        told = read(event.data)
+        if told is None:
+            return
+        directory = self._watches.path_of(told.subscription)
+        if told.action == "IN_Q_OVERFLOW":
+            self._listener.overflow(directory)
+        elif told.action == "IN_IGNORED":
+            self._listener.watch_ended(told.subscription)
+        elif told.name is None:
+            return  # about the watched directory itself: its parent's event tells the same with a name
+        else:
+            if told.cookie is not None:
+                self._listener.moved(told, directory)
+            if told.is_directory:
+                self._listener.directory_event(told, directory)
+            elif self._wanted(told):
+                self._keep_soon(told, told.name, directory, event.id)
+
+    def _take_system(self, data: str) -> None:
+        try:
+            told = json.loads(data)
+            kind = told.get("type")
+        except (ValueError, AttributeError):
+            return
+        if kind == "EVENT_LOSS":
+            # The ring is empty now: until there is a new event, asking for what came after the old one would
+            # be answered so each time.
+            self._position.event = None
+            self._listener.gap("event_loss")
+        elif kind == "COMPETING_CLIENT":
+            raise Competing("another client has connected to this bridge's channel")
+        elif kind == "SHUTDOWN":
+            raise StreamEnded("the frontend is shutting down", expected=True)
+        elif kind == "SUBSCRIPTION_CLOSED":
+            self._listener.watch_ended(str(told.get("subscription")))
+
+    def _keep_soon(self, told: Told, name: str, directory: str | None, event_id: str) -> None:
+        occurrence = Occurrence(
+            directory=directory,
+            name=name,
+            mask=told.mask,
+            cookie=told.cookie,
+            subscription=told.subscription,
+            channel=self._position.channel,
+            event=event_id,
+            is_new=self._position.since is not None,
+        )
+        spooled = occurrence.spooled(f"{self._position.channel}/{event_id}")
+        self._pending.append(spooled)
+        self._pending_bytes += len(spooled.data)
+        if self._pending_bytes > MOST_PENDING_BYTES:
+            raise Overrun("events come faster than the store can write them")
+
+    async def _keep(self) -> None:
+        """Write what has come, and how far that is, in one transaction; what comes meanwhile is the next."""
+        while True:
+            await self._some.wait()
+            self._some.clear()
+            batch, newest = self._pending, self._newest
+            self._pending, self._pending_bytes = [], 0
+            before, self._position.event = self._position.event, newest
+            try:
+                await self._append(batch, self._position.text())
+            except StoreFullError as error:
+                self._position.event = before
+                raise Overrun(str(error)) from None
+            except BaseException:
+                self._position.event = before
+                raise
+            self._listener.heard()
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache, Settings
-from tests.servers.dcache import listening, new_channel, until, watch
+from tests.servers.dcache import PLAIN, listening, new_channel, until, watch
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ async def site() -> AsyncIterator[SandboxDcache]:
 
 @pytest.fixture
 async def http(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=site.base, auth=("bridge", "bridge")) as client:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base, auth=("bridge", "bridge")) as client:
         yield client
 
 
@@ -63,7 +63,7 @@ async def test_another_users_channel_is_forbidden_and_not_listed(http: httpx.Asy
 
 
 async def test_only_the_limits_are_told_to_the_anonymous(site: SandboxDcache) -> None:
-    async with httpx.AsyncClient(base_url=site.base) as anonymous:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base) as anonymous:
         assert (await anonymous.get("events")).json() == {
             "channels": {
                 "maximumPerUser": 128,
@@ -86,7 +86,7 @@ async def test_basic_and_bearer_logins_are_taken_and_wrong_ones_refused(
     http: httpx.AsyncClient, site: SandboxDcache
 ) -> None:
     channel = await new_channel(http)
-    async with httpx.AsyncClient(base_url=site.base) as client:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base) as client:
         for headers, status in (
             ({"Authorization": "Bearer t0k"}, 403),
             ({"Authorization": "Bearer no"}, 401),

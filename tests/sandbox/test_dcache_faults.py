@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
-from tests.servers.dcache import listening, new_channel, subscribe, until, watch
+from tests.servers.dcache import PLAIN, listening, new_channel, subscribe, until, watch
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ async def site() -> AsyncIterator[SandboxDcache]:
 
 @pytest.fixture
 async def http(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=site.base, auth=("bridge", "bridge")) as client:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base, auth=("bridge", "bridge")) as client:
         yield client
 
 
@@ -32,7 +32,7 @@ async def channel(http: httpx.AsyncClient) -> str:
 
 
 async def control(site: SandboxDcache, kind: str, **query: str) -> int:
-    async with httpx.AsyncClient() as anyone:
+    async with httpx.AsyncClient(verify=PLAIN) as anyone:
         return (await anyone.post(f"{site.url}/sandbox/{kind}", params=query)).status_code
 
 
@@ -197,7 +197,7 @@ async def test_subscriptions_fail_so_often_as_asked(
 
 
 async def test_faults_are_set_and_shown_over_http(site: SandboxDcache) -> None:
-    async with httpx.AsyncClient(base_url=site.url) as anyone:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.url) as anyone:
         answer = await anyone.put("/sandbox/faults", json={"lookup_failures": 3, "moved_to_first": True})
         assert answer.status_code == 204
         assert (await anyone.get("/sandbox/faults")).json() == {
@@ -215,7 +215,7 @@ async def test_faults_are_set_and_shown_over_http(site: SandboxDcache) -> None:
 
 
 async def test_an_unknown_trouble_names_those_there_are(site: SandboxDcache) -> None:
-    async with httpx.AsyncClient(base_url=site.url) as anyone:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.url) as anyone:
         answer = await anyone.post("/sandbox/earthquake")
         assert (answer.status_code, "begin-overflow" in answer.text) == (404, True)
         assert (await anyone.post("/sandbox/close-again")).status_code == 400
@@ -240,7 +240,7 @@ async def test_further_closes_and_permissions_are_asked_for_over_http(
 async def test_the_truth_is_told_over_http(site: SandboxDcache) -> None:
     version = await site.upload("/data/a", b"12")
     await site.begin_upload("/data/b")
-    async with httpx.AsyncClient(base_url=site.url) as anyone:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.url) as anyone:
         told = {one["path"]: one for one in (await anyone.get("/sandbox/truth")).json()}
     assert told["/data/a"] == {
         "path": "/data/a",

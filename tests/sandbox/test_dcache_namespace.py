@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from bridge.sandbox.dcache import SandboxDcache, Settings, Version
-from tests.servers.dcache import listening, new_channel, until, watch
+from tests.servers.dcache import PLAIN, listening, new_channel, until, watch
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ async def site() -> AsyncIterator[SandboxDcache]:
 
 @pytest.fixture
 async def http(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=site.base, auth=("bridge", "bridge")) as client:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base, auth=("bridge", "bridge")) as client:
         yield client
 
 
 @pytest.fixture
 async def door(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=site.url, auth=("bridge", "bridge")) as client:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.url, auth=("bridge", "bridge")) as client:
         yield client
 
 
@@ -192,7 +192,7 @@ async def test_the_door_refuses_what_cannot_be(door: httpx.AsyncClient, site: Sa
     ):
         answer = await door.request(method, path, headers=headers)
         assert (method, path, answer.status_code) == (method, path, status)
-    async with httpx.AsyncClient(base_url=site.url) as anonymous:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.url) as anonymous:
         assert (await anonymous.get("/data/in/a")).status_code == 401
     site.mark_unreadable("/data/in")
     assert (await door.get("/data/in/a")).status_code == 403

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bridge.sandbox.dcache import SandboxDcache, Settings
 from bridge.sandbox.dcache.channel import Channel
-from tests.servers.dcache import listening, new_channel, subscribe, watch
+from tests.servers.dcache import PLAIN, listening, new_channel, subscribe, watch
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ async def site() -> AsyncIterator[SandboxDcache]:
 
 @pytest.fixture
 async def http(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=site.base, auth=("bridge", "bridge")) as client:
+    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base, auth=("bridge", "bridge")) as client:
         yield client
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import httpx
 from httpx_sse import ServerSentEvent, aconnect_sse
 
+PLAIN = ssl.create_default_context()
+"""For `verify=`: without it every client of plain HTTP reads all certificates there are, too."""
 _SECONDS = 10.0
 
 

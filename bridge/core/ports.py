@@ -70,11 +70,18 @@ class Answer:
     """Seconds the destination asked for."""
 
 
+class Invocation(Protocol):
+    """One event ready for one service."""
+
+    async def attempt(self) -> Answer:
+        """Make one attempt. Never raises for what the network or the destination does."""
+
+
 class Destination(Protocol):
     """One service that events are put to."""
 
-    async def invoke(self, event: Event) -> Answer:
-        """Make one attempt. Never raises for what the network or the destination does."""
+    def prepare(self, event: Event) -> Invocation:
+        """Do what needs no network. Never raises: what can't be sent is an attempt that is rejected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from bridge.core.delivery import Outcome
 from bridge.core.ports import Verdict
+from bridge.telemetry.counting import Counts, Spreads
 
 _INVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _AGE_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 21600, 86400, 604800)
@@ -24,9 +25,10 @@ class Metrics:
         self.registry = registry if registry is not None else CollectorRegistry(auto_describe=True)
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, registry=self.registry)
-        self.received = counter("bridge_events_received_total", "Events handed over by a source.", ["source"])
-        self.settled = counter(
+        counts = partial(Counts, registry=self.registry)
+        spreads = partial(Spreads, registry=self.registry)
+        self.received = counts("bridge_events_received_total", "Events handed over by a source.", ["source"])
+        self.settled = counts(
             "bridge_events_settled_total", "Events answered to their source.", ["source", "outcome"]
         )
         self.filtered = counter(
@@ -61,14 +63,14 @@ class Metrics:
         self.oldest_unsettled = gauge(
             "bridge_oldest_unsettled_seconds", "Age in the bridge of the oldest unsettled event.", ["source"]
         )
-        self.invocations = counter(
+        self.invocations = counts(
             "bridge_invocations_total", "Attempts, by how the service answered.", ["service", "outcome"]
         )
-        self.invocation_seconds = histogram(
-            "bridge_invocation_seconds", "Duration of one attempt.", ["service"], buckets=_INVOCATION_BUCKETS
+        self.invocation_seconds = spreads(
+            "bridge_invocation_seconds", "Duration of one attempt.", ["service"], bounds=_INVOCATION_BUCKETS
         )
-        self.event_age = histogram(
-            "bridge_event_age_seconds", "Event time to acceptance.", ["service"], buckets=_AGE_BUCKETS
+        self.event_age = spreads(
+            "bridge_event_age_seconds", "Event time to acceptance.", ["service"], bounds=_AGE_BUCKETS
         )
         self.retries = counter(
             "bridge_retries_total", "Attempts that will be made again.", ["service", "cause"]

@@ -26,7 +26,7 @@ from tests.destinations.fake_oscar import PASSWORD, FakeOscar, always, event, se
 
 
 async def invoke_at_once(plants: OscarService, count: int = 16) -> list[Verdict]:
-    answers = await asyncio.gather(*(plants.invoke(event(number)) for number in range(count)))
+    answers = await asyncio.gather(*(plants.prepare(event(number)).attempt() for number in range(count)))
     return [answer.verdict for answer in answers]
 
 
@@ -46,18 +46,18 @@ async def test_workers_share_one_fetch_and_one_more_after_the_token_rotates() ->
 
 async def test_a_token_refused_for_good_is_asked_for_once_and_refused() -> None:
     async with FakeOscar(answer=always(401)).serve() as oscar, service(oscar.url) as plants:
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
         assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "http_401")
         assert (oscar.definitions_read, len(oscar.requests)) == (2, 1)
 
 
 async def test_no_such_service_is_a_refusal_that_heals() -> None:
     async with FakeOscar(services=set()).serve() as oscar, service(oscar.url) as plants:
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
         assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "http_404")
         assert "/system/services/plants" in answer.detail
         oscar.services.add("plants")
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ async def test_an_outage_of_the_management_api_is_no_refusal(
     status: int, verdict: Verdict, cause: str
 ) -> None:
     async with FakeOscar(management_status=status).serve() as oscar, service(oscar.url) as plants:
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (verdict, cause)
 
 
@@ -83,14 +83,14 @@ async def test_another_owners_service_is_not_invoked() -> None:
         FakeOscar(definition={"owner": "them"}).serve() as oscar,
         service(oscar.url, owner="us") as plants,
     ):
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
     assert not oscar.requests
 
 
 async def test_a_definition_without_a_token_is_a_refusal() -> None:
     async with FakeOscar(definition={"token": ""}).serve() as oscar, service(oscar.url) as plants:
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
 
 
@@ -99,9 +99,9 @@ async def test_a_password_file_is_read_again(tmp_path: Path) -> None:
     file.write_text("wrong\n")
     auth = {"type": "basic", "username": "oscar", "password_file": file}
     async with FakeOscar().serve() as oscar, service(oscar.url, auth) as plants:
-        assert (await plants.invoke(event())).verdict is Verdict.REFUSED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.REFUSED
         file.write_text(PASSWORD + "\n")
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
 
 
 # --- Service tokens given ---------------------------------------------------------------------------------
@@ -114,14 +114,14 @@ async def test_a_token_file_is_read_again_when_refused(tmp_path: Path) -> None:
         FakeOscar().serve() as oscar,
         service(oscar.url, {"type": "service-token", "token_file": file}) as plants,
     ):
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         oscar.token = token(2)
-        assert (await plants.invoke(event())).verdict is Verdict.REFUSED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.REFUSED
         file.write_text(token(2) + "\n")
         assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
         oscar.token = token(3)
         file.unlink()
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
     assert str(file) in answer.detail
 
@@ -137,7 +137,7 @@ async def test_a_token_that_is_none_is_a_refusal(tmp_path: Path, text: str, said
         FakeOscar().serve() as oscar,
         service(oscar.url, {"type": "service-token", "token_file": file}) as plants,
     ):
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
     assert said in answer.detail
     assert text not in answer.detail
@@ -221,7 +221,7 @@ async def test_an_access_token_is_fetched_once_and_refreshed_before_it_expires(
             }
         ]
         clock(3600 - 65)
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         assert len(issuer.forms) == 1
         clock(10)  # 55 s before its expiry
         assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
@@ -230,16 +230,16 @@ async def test_an_access_token_is_fetched_once_and_refreshed_before_it_expires(
 
 async def test_a_refresh_that_fails_before_expiry_does_no_harm(clock: Callable[[float], None]) -> None:
     async with oidc(FakeOscar()) as (issuer, plants):
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         issuer.fails = 503
         clock(3600 - 30)
         assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
         assert len(issuer.forms) == 2  # and no more for some seconds
         clock(31)
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
         assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "http_503")
         issuer.fails = 0
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
 
 
 async def test_workers_share_a_failure_too() -> None:
@@ -247,7 +247,7 @@ async def test_workers_share_a_failure_too() -> None:
         issuer.refresh = "another"
         assert await invoke_at_once(plants) == [Verdict.REFUSED] * 16
         assert len(issuer.forms) == 1
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert answer.cause == "credentials"
     assert "invalid_grant" in answer.detail
     assert "refresh-1" not in answer.detail
@@ -257,9 +257,9 @@ async def test_a_5xx_that_meets_a_token_near_its_expiry_is_not_the_events(
     clock: Callable[[float], None],
 ) -> None:
     async with oidc(FakeOscar(refusal=500)) as (issuer, plants):
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         issuer.oscar.bearers = set()  # expired by the cluster's clock, which is ahead
-        far = await plants.invoke(event())
+        far = await plants.prepare(event()).attempt()
         assert (far.verdict, len(issuer.forms)) == (Verdict.FAILED, 1)
         clock(3600 - 100)
         assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
@@ -268,21 +268,21 @@ async def test_a_5xx_that_meets_a_token_near_its_expiry_is_not_the_events(
 
 async def test_a_5xx_that_stays_is_judged_after_one_refresh(clock: Callable[[float], None]) -> None:
     async with oidc(FakeOscar()) as (issuer, plants):
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         issuer.oscar.answer = always(500, "no such secret")
         clock(3600 - 100)
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
         assert (answer.verdict, answer.status) == (Verdict.FAILED, 500)
         assert len(issuer.forms) == 2
-        assert (await plants.invoke(event())).verdict is Verdict.FAILED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.FAILED
         assert len(issuer.forms) == 2
 
 
 async def test_a_run_that_failed_is_not_made_again_for_its_token(clock: Callable[[float], None]) -> None:
     async with oidc(FakeOscar(answer=always(500)), mode="run") as (issuer, plants):
-        await plants.invoke(event())
+        await plants.prepare(event()).attempt()
         clock(3600 - 100)
-        assert (await plants.invoke(event())).verdict is Verdict.FAILED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.FAILED
         assert (len(issuer.forms), len(issuer.oscar.requests)) == (1, 2)
 
 
@@ -301,18 +301,18 @@ async def test_a_rotated_refresh_token_is_used_next_and_a_new_file_before_it(tmp
         issuer.rotates = True
         for _ in range(3):
             issuer.oscar.bearers = set()
-            assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+            assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         file.write_text("from-the-operator\n")
         issuer.refresh = "from-the-operator"
         issuer.oscar.bearers = set()
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         sent = [form["refresh_token"] for form in issuer.forms]
     assert sent == ["refresh-1", "refresh-2", "refresh-3", "from-the-operator"]
 
 
 async def test_a_confidential_client_tells_its_secret_in_the_header() -> None:
     async with oidc(FakeOscar(), {"client_secret": "s:/ecret"}) as (issuer, plants):
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
     assert issuer.headers == ["Basic YnJpZGdlOnMlM0ElMkZlY3JldA=="]  # bridge:s%3A%2Fecret
     assert "client_id" not in issuer.forms[0]
 
@@ -325,7 +325,7 @@ async def test_a_lifetime_that_is_not_told_is_taken_for_five_minutes(told: objec
         left = metrics.registry.get_sample_value("bridge_credential_expiry_seconds", {"cluster": "main"})
         assert left is not None
         assert math.isnan(left)
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         left = metrics.registry.get_sample_value("bridge_credential_expiry_seconds", {"cluster": "main"})
     assert left is not None
     assert seconds - 5 < left <= seconds
@@ -339,7 +339,7 @@ async def test_a_token_endpoint_out_of_reach_is_no_refusal() -> None:
         "refresh_token": "r",
     }
     async with FakeOscar().serve() as oscar, service(oscar.url, auth) as plants:
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "connect")
 
 
@@ -398,7 +398,7 @@ async def test_an_agent_without_a_token_is_a_refusal(
     path = tmp_path / "agent.sock"
     auth = {"type": "oidc-agent", "account": "egi", "socket": path}
     async with FakeOscar().serve() as oscar, agent(path, told), service(oscar.url, auth) as plants:
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
     assert said in answer.detail
 
@@ -406,7 +406,7 @@ async def test_an_agent_without_a_token_is_a_refusal(
 async def test_an_agent_that_is_not_there_is_no_refusal(tmp_path: Path) -> None:
     auth = {"type": "oidc-agent", "account": "egi", "socket": tmp_path / "none"}
     async with FakeOscar().serve() as oscar, service(oscar.url, auth) as plants:
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "connect")
 
 
@@ -474,15 +474,15 @@ async def test_no_secret_is_in_a_log_line_or_a_detail() -> None:
     answers: list[Answer] = []
     with capture_logs() as lines:
         async with FakeOscar(answer=echo).serve() as oscar, service(oscar.url) as plants:
-            answers.append(await plants.invoke(event()))
+            answers.append(await plants.prepare(event()).attempt())
             oscar.management_status = 403
             oscar.token = token(2)
-            answers.append(await plants.invoke(event()))
+            answers.append(await plants.prepare(event()).attempt())
         async with oidc(FakeOscar(answer=always(500, "access-1"))) as (issuer, plants):
-            answers.append(await plants.invoke(event()))
+            answers.append(await plants.prepare(event()).attempt())
             issuer.fails = 400
             issuer.oscar.bearers = set()
-            answers.append(await plants.invoke(event()))
+            answers.append(await plants.prepare(event()).attempt())
     seen = repr(answers) + repr(lines)
     assert len([answer for answer in answers if answer.detail]) == 4
     assert lines

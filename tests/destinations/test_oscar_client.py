@@ -74,7 +74,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_job_is_named_after_its_event() -> None:
     async with FakeOscar().serve(prefix="/oscar") as oscar, service(oscar.url + "/", TOKEN_AUTH) as plants:
-        answer = await plants.invoke(event(7, b'{"n": 7}'))
+        answer = await plants.prepare(event(7, b'{"n": 7}')).attempt()
     assert answer.verdict is Verdict.ACCEPTED
     assert answer.status == 201
     [request] = oscar.requests
@@ -91,7 +91,7 @@ async def test_an_owner_is_in_the_query_and_in_the_identity() -> None:
         FakeOscar().serve() as oscar,
         service(oscar.url, TOKEN_AUTH, key="lane", service="plants", owner="a b@egi.eu") as plants,
     ):
-        await plants.invoke(event())
+        await plants.prepare(event()).attempt()
     [request] = oscar.requests
     assert request.path == "/job/plants"
     assert request.query == {"owner": "a b@egi.eu"}
@@ -103,7 +103,7 @@ async def test_a_run_has_no_name_and_base64_is_no_json() -> None:
         FakeOscar(answer=always(200, "done")).serve() as oscar,
         service(oscar.url, TOKEN_AUTH, mode="run") as plants,
     ):
-        answer = await plants.invoke(event(data=b"\xff\x00"))
+        answer = await plants.prepare(event(data=b"\xff\x00")).attempt()
     assert answer.verdict is Verdict.ACCEPTED
     [request] = oscar.requests
     assert request.path == "/run/plants"
@@ -117,8 +117,8 @@ async def test_only_events_of_trusted_sources_choose_credentials() -> None:
         FakeOscar().serve() as oscar,
         service(oscar.url, TOKEN_AUTH, trusted=frozenset({"minio"})) as plants,
     ):
-        await plants.invoke(event(data=data, source="minio"))
-        await plants.invoke(event(data=data, source="uploads"))
+        await plants.prepare(event(data=data, source="minio")).attempt()
+        await plants.prepare(event(data=data, source="uploads")).attempt()
     assert [b"principalId" in body for body in oscar.bodies] == [True, False]
 
 
@@ -128,7 +128,7 @@ async def test_one_connection_serves_many_attempts_and_bodies_are_read_away() ->
         service(oscar.url, TOKEN_AUTH, mode="run") as plants,
     ):
         for number in range(3):
-            assert (await plants.invoke(event(number))).verdict is Verdict.ACCEPTED
+            assert (await plants.prepare(event(number)).attempt()).verdict is Verdict.ACCEPTED
     assert len({request.transport for request in oscar.requests}) == 1
 
 
@@ -139,8 +139,8 @@ async def test_our_own_name_that_exists_already_is_success() -> None:
     ours = invocation_name("uploads", "event-1", "plants")
     async with FakeOscar().serve() as oscar, service(oscar.url, TOKEN_AUTH) as plants:
         oscar.answer = always(500, f'jobs.batch "{ours}" already exists')
-        assert (await plants.invoke(event(1))).verdict is Verdict.DUPLICATE
-        other = await plants.invoke(event(2))
+        assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.DUPLICATE
+        other = await plants.prepare(event(2)).attempt()
     assert other.verdict is Verdict.FAILED
     assert other.cause == "http_500"
 
@@ -150,7 +150,7 @@ async def test_an_answer_is_told_with_its_pause_and_an_excerpt() -> None:
         FakeOscar(answer=always(503, "try\nlater " * 1000, **{"Retry-After": "7"})).serve() as oscar,
         service(oscar.url, TOKEN_AUTH) as plants,
     ):
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert answer.verdict is Verdict.UNAVAILABLE
     assert (answer.cause, answer.status, answer.retry_after) == ("http_503", 503, 7)
     assert answer.detail.startswith("503 Service Unavailable: try later try later")
@@ -162,7 +162,7 @@ async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
         FakeOscar(answer=always(307, Location="/job/other")).serve() as oscar,
         service(oscar.url, TOKEN_AUTH) as plants,
     ):
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "http_307")
     assert len(oscar.requests) == 1
 
@@ -174,7 +174,7 @@ async def test_a_body_that_breaks_off_leaves_the_status_standing() -> None:
         await writer.drain()
 
     async with raw_server(handler) as url, service(url, TOKEN_AUTH) as plants:
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.status) == (Verdict.FAILED, 500)
 
 
@@ -187,15 +187,15 @@ async def test_a_compressed_answer_is_no_surprise() -> None:
         await writer.drain()
 
     async with raw_server(handler) as url, service(url, TOKEN_AUTH) as plants:
-        answer = await plants.invoke(event())
+        answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.status) == (Verdict.FAILED, 500)
     assert len(answer.detail) <= 500
 
 
 async def test_an_event_too_large_is_rejected_unsent() -> None:
     async with FakeOscar().serve() as oscar, service(oscar.url, TOKEN_AUTH) as plants:
-        fits = await plants.invoke(event(data=b'{"x":"' + b"a" * (131_065 - 8) + b'"}'))
-        large = await plants.invoke(event(data=b'{"x":"' + b"a" * (131_065 - 7) + b'"}'))
+        fits = await plants.prepare(event(data=b'{"x":"' + b"a" * (131_065 - 8) + b'"}')).attempt()
+        large = await plants.prepare(event(data=b'{"x":"' + b"a" * (131_065 - 7) + b'"}')).attempt()
     assert fits.verdict is Verdict.ACCEPTED
     assert (large.verdict, large.cause) == (Verdict.REJECTED, "too_large")
     assert "131066" in large.detail
@@ -213,7 +213,7 @@ async def test_an_ingress_that_refuses_the_body_unread_is_heard() -> None:
         await done.wait()  # neither reads on nor hangs up
 
     async with raw_server(refuse) as url, service(url, TOKEN_AUTH, payload="base64") as plants:
-        answer = await plants.invoke(event(data=b"x" * 98_000))
+        answer = await plants.prepare(event(data=b"x" * 98_000)).attempt()
         done.set()
     assert (answer.verdict, answer.cause) == (Verdict.REJECTED, "http_413")
 
@@ -224,13 +224,13 @@ async def test_a_404_of_run_is_the_applications_only_when_the_service_is_there(a
         FakeOscar().serve() as oscar,
         service(oscar.url, TOKEN_AUTH if auth == "service-token" else None, mode="run") as plants,
     ):
-        assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         oscar.answer = always(404, "no such thing")
-        there = await plants.invoke(event())
+        there = await plants.prepare(event()).attempt()
         oscar.services.clear()
-        gone = await plants.invoke(event())
+        gone = await plants.prepare(event()).attempt()
         oscar.management_status = 503
-        untold = await plants.invoke(event())
+        untold = await plants.prepare(event()).attempt()
     assert gone.cause == there.cause == "http_404"
     if auth == "service-token":
         assert {there.verdict, gone.verdict, untold.verdict} == {Verdict.REFUSED}
@@ -263,11 +263,11 @@ async def speak_no_http(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 async def test_a_lost_answer_is_harmless_to_jobs_and_unknown_to_runs(handler: Handler) -> None:
     async with raw_server(handler) as url:
         async with service(url, TOKEN_AUTH) as job:
-            assert (await job.invoke(event())).verdict is Verdict.UNAVAILABLE
+            assert (await job.prepare(event()).attempt()).verdict is Verdict.UNAVAILABLE
         async with service(url, TOKEN_AUTH, mode="run", idempotent=True) as again:
-            assert (await again.invoke(event())).verdict is Verdict.UNAVAILABLE
+            assert (await again.prepare(event()).attempt()).verdict is Verdict.UNAVAILABLE
         async with service(url, TOKEN_AUTH, mode="run") as run:
-            answer = await run.invoke(event())
+            answer = await run.prepare(event()).attempt()
     assert (answer.verdict, answer.cause, answer.status) == (Verdict.UNKNOWN, "answer_lost", None)
     assert answer.detail.startswith("POST /run/plants: ")
 
@@ -279,10 +279,10 @@ async def test_a_timeout_after_sending_is_unknown_to_runs() -> None:
 
     async with FakeOscar(answer=never).serve() as oscar:
         async with service(oscar.url, TOKEN_AUTH, timeout_seconds=0.2) as job:
-            answer = await job.invoke(event())
+            answer = await job.prepare(event()).attempt()
             assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "timeout")
         async with service(oscar.url, TOKEN_AUTH, mode="run", timeout_seconds=0.2) as run:
-            answer = await run.invoke(event())
+            answer = await run.prepare(event()).attempt()
             assert (answer.verdict, answer.cause) == (Verdict.UNKNOWN, "timeout")
 
 
@@ -291,7 +291,7 @@ async def test_a_refused_connection_sends_nothing(mode: str) -> None:
     with socket.socket() as bound:  # bound, but it listens to nobody
         bound.bind(("127.0.0.1", 0))
         async with service(f"http://127.0.0.1:{bound.getsockname()[1]}", TOKEN_AUTH, mode=mode) as plants:
-            answer = await plants.invoke(event())
+            answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "connect")
 
 
@@ -306,7 +306,7 @@ async def test_a_connection_that_never_comes_about_sends_nothing() -> None:
     async with raw_server(silent) as url:
         url = url.replace("http:", "https:")
         async with service(url, TOKEN_AUTH, mode="run", timeout_seconds=0.2) as plants:
-            answer = await plants.invoke(event())
+            answer = await plants.prepare(event()).attempt()
         waiting.set()
     assert answer.verdict is Verdict.UNAVAILABLE
     assert answer.cause in ("connect", "timeout")
@@ -323,7 +323,7 @@ async def test_a_connection_the_server_closed_while_idle_is_not_used() -> None:
 
     async with raw_server(once) as url, service(url, TOKEN_AUTH, mode="run") as plants:
         for number in range(3):
-            assert (await plants.invoke(event(number))).verdict is Verdict.ACCEPTED
+            assert (await plants.prepare(event(number)).attempt()).verdict is Verdict.ACCEPTED
             await until(lambda: not kept_connections(plants))
     assert len(set(ports)) == 3
 
@@ -346,10 +346,10 @@ async def test_authorities_come_from_a_file_or_a_plain_directory(tmp_path: Path)
     async with FakeOscar().serve(context) as oscar:
         for tls in ({"ca_file": directory / "ours.pem"}, {"ca_path": directory}, {"verify": False}):
             async with service(oscar.url, TOKEN_AUTH, tls=tls) as plants:
-                assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED, tls
+                assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED, tls
         for wrong in ({"ca_file": other}, None):
             async with service(oscar.url, TOKEN_AUTH, tls=wrong, mode="run") as plants:
-                answer = await plants.invoke(event())
+                answer = await plants.prepare(event()).attempt()
             assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "tls")
             assert "certificate verify failed" in answer.detail
 
@@ -370,10 +370,10 @@ async def test_a_proxy_of_the_environment_is_used_and_no_proxy_is_obeyed(
     async with serve(app) as url, FakeOscar().serve() as oscar:
         monkeypatch.setenv("http_proxy", url.replace("//", "//me:word@"))
         async with service("http://oscar.example.org", TOKEN_AUTH) as plants:
-            assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+            assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         async with service(oscar.url, TOKEN_AUTH) as plants:
-            assert (await plants.invoke(event())).verdict is Verdict.ACCEPTED
+            assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
     assert seen == [("http://oscar.example.org/job/plants", "Basic bWU6d29yZA==")]
     assert len(oscar.requests) == 1
 
@@ -387,7 +387,7 @@ async def test_a_proxy_that_refuses_the_tunnel_sends_nothing(monkeypatch: pytest
     async with raw_server(refuse) as url:
         monkeypatch.setenv("https_proxy", url.replace("//", "//me:hidden-word@"))
         async with service("https://oscar.example.org", TOKEN_AUTH, mode="run") as plants:
-            answer = await plants.invoke(event())
+            answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "proxy")
     assert "hidden-word" not in answer.detail
 

@@ -45,6 +45,7 @@ class ScriptedDestination:
     def __init__(self, script: Script | Answer = ACCEPTED, *, seconds: float = 0.0) -> None:
         self.script = script
         self.seconds = seconds
+        self.prepared: list[str] = []
         self.began: list[tuple[float, str]] = []
         self.active = 0
         self.peak = 0
@@ -56,7 +57,11 @@ class ScriptedDestination:
     def times(self, name: str) -> list[float]:
         return [at for at, other in self.began if other == name]
 
-    async def invoke(self, event: Event) -> Answer:
+    def prepare(self, event: Event) -> ScriptedInvocation:
+        self.prepared.append(event.id)
+        return ScriptedInvocation(self, event)
+
+    async def attempt(self, event: Event) -> Answer:
         self.began.append((now(), event.id))
         self.active += 1
         self.peak = max(self.peak, self.active)
@@ -67,6 +72,15 @@ class ScriptedDestination:
             return answer if isinstance(answer, Answer) else await answer
         finally:
             self.active -= 1
+
+
+class ScriptedInvocation:
+    def __init__(self, destination: ScriptedDestination, event: Event) -> None:
+        self._destination = destination
+        self._event = event
+
+    async def attempt(self) -> Answer:
+        return await self._destination.attempt(self._event)
 
 
 class MemoryKeeper:
@@ -201,6 +215,7 @@ class Bench:
         assert not lane._later
         assert not lane._timetable
         assert not lane._past
+        assert not lane._ready
         assert not lane._putting
         assert not lane._parking._to_write
         assert not lane._parking._back

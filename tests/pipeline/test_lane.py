@@ -105,6 +105,34 @@ async def test_concurrency_is_fully_used_and_never_exceeded() -> None:
     assert destination.ids == [delivery.event.id for delivery in given]
 
 
+async def test_events_are_made_ready_in_bounded_batches_and_one_released_is_forgotten() -> None:
+    destination = ScriptedDestination(seconds=1)
+    bench = Bench(destination, concurrency=1)
+    given = deliveries(100)
+    await bench.put(given)
+    async with bench.running():
+        await asyncio.sleep(0.5)
+        assert destination.prepared == [delivery.event.id for delivery in given[:33]]
+        given[1].settle(Outcome.RELEASED)
+        assert len(bench.lane._ready) == 31
+        await settled(given)
+    assert destination.ids == [delivery.event.id for delivery in given if delivery is not given[1]]
+    assert sorted(destination.prepared) == sorted(delivery.event.id for delivery in given)  # each once
+    bench.assert_nothing_is_remembered()
+
+
+async def test_a_full_lane_takes_more_when_some_room_has_gathered() -> None:
+    bench = Bench(ScriptedDestination(seconds=1), queue=100, concurrency=1)
+    await bench.put(deliveries(100))
+    more = asyncio.create_task(bench.lane.put(*deliveries(1, "more"), alone=True))
+    async with bench.running():
+        await asyncio.sleep(23.5)
+        assert not more.done()
+        await asyncio.sleep(1)  # the 25th attempt frees a quarter of the places
+        assert more.done()
+        assert bench.value("bridge_lane_queued") == 76
+
+
 async def test_a_full_lane_makes_put_wait_in_turn() -> None:
     bench = Bench(ScriptedDestination(seconds=1), queue=1, concurrency=1)
     given = deliveries(6)

@@ -294,14 +294,19 @@ class OscarService:
         self._bearer = cluster.bearer(self.name, config.owner)
         self._deadline = Deadline(config.timeout_seconds)
 
-    async def invoke(self, event: Event) -> Answer:
-        """Make one attempt; a token that was refused is renewed once, and the attempt made again with it."""
+    def prepare(self, event: Event) -> OscarInvocation:
+        """Name the event's job, and encode what it gets."""
         trusted = event.source in self._trusted_sources
+        name = invocation_name(event.source, event.id, self._identity)
         try:
             body = encode(event, mode=self._payload, trusted=trusted, max_bytes=self._max_bytes)
         except PayloadError as error:
-            return Answer(Verdict.REJECTED, error.cause, excerpt(str(error)))
-        name = invocation_name(event.source, event.id, self._identity)
+            rejected = Answer(Verdict.REJECTED, error.cause, excerpt(str(error)))
+            return OscarInvocation(self, name, b"", rejected)
+        return OscarInvocation(self, name, body)
+
+    async def attempt(self, name: str, body: bytes) -> Answer:
+        """Make one attempt; a token that was refused is renewed once, and the attempt made again with it."""
         bearer = self._bearer
         try:
             authorization = bearer.current or await bearer.get()
@@ -381,6 +386,22 @@ class OscarService:
             return Answer(Verdict.DUPLICATE, status=status)
         detail = excerpt(f"{status} {response.reason or ''}: {text}", _token(authorization))
         return Answer(judge_status(self._mode, status, text), f"http_{status}", detail, status, pause)
+
+
+class OscarInvocation:
+    """One event, named and encoded for one service."""
+
+    __slots__ = ("_body", "_name", "_rejected", "_service")
+
+    def __init__(self, service: OscarService, name: str, body: bytes, rejected: Answer | None = None) -> None:
+        self._service = service
+        self._name = name
+        self._body = body
+        self._rejected = rejected
+
+    async def attempt(self) -> Answer:
+        """Make one attempt, if what is to be sent can be sent at all."""
+        return self._rejected or await self._service.attempt(self._name, self._body)
 
 
 class _Body(aiohttp.BytesPayload):

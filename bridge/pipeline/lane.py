@@ -33,8 +33,6 @@ _ROOM = 64
 _TOGETHER = 32
 """Events that are made ready for their attempts one after the other: between two attempts each would find the
 processor's caches full of other things, which doubles its cost."""
-_LONGEST_RETRY_AFTER = 3600.0
-"""A `Retry-After` beyond this many seconds is taken as this."""
 
 _log = structlog.get_logger(__name__)
 
@@ -400,8 +398,7 @@ class Lane:
 
     def _pause(self, failures: int, answer: Answer) -> float:
         """Draw the seconds to wait, not less than the service asked for."""
-        asked = min(answer.retry_after or 0.0, _LONGEST_RETRY_AFTER)
-        return max(self._backoff.seconds(failures), asked)
+        return max(self._backoff.seconds(failures), answer.retry_after or 0.0)
 
     def _judge(self, delivery: Delivery, answer: Answer, *, others_accepted: bool) -> None:
         """Decide from one failed attempt whether the service as a whole takes events.

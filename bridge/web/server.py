@@ -14,9 +14,6 @@ from pydantic import Field
 
 from bridge.values import Model
 
-_SILENT_SECONDS = 30.0
-"""A heartbeat older than this is a bridge that hangs."""
-
 
 class HttpConfig(Model):
     """Where /livez, /readyz and /metrics are answered. They need no credential and tell no secret."""
@@ -42,20 +39,15 @@ async def serve(
     config: HttpConfig,
     registry: CollectorRegistry,
     readiness: Callable[[], Sequence[Problem]],
-    heartbeat: Callable[[], float] | None = None,
 ) -> AsyncIterator[str]:
     """Answer at `config`'s address while inside; gives the base URL, such as `http://127.0.0.1:9464`.
 
-    `readiness` is asked at every /readyz and must be cheap; `heartbeat` tells the seconds since the app
-    last proved that it works. /metrics has the process's own metrics beside those of `registry`. Raises
-    OSError when the address can't be listened on.
+    `readiness` is asked at every /readyz and must be cheap. /metrics has the process's own metrics beside
+    those of `registry`. Raises OSError when the address can't be listened on.
     """
 
     async def livez(_request: web.Request) -> web.Response:
         # That this is answered is the proof: the loop turns.
-        silent = 0.0 if heartbeat is None else heartbeat()
-        if silent > _SILENT_SECONDS:
-            return web.Response(text=f"no heartbeat for {silent:.0f} s\n", status=503)
         return web.Response(text="ok\n")
 
     async def readyz(_request: web.Request) -> web.Response:

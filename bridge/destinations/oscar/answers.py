@@ -23,8 +23,8 @@ import aiohttp
 from bridge.core.ports import Answer, Verdict
 from bridge.telemetry.logging import excerpt
 
-_LONGEST_PAUSE = 86_400.0
-"""Seconds of `Retry-After` believed at most."""
+_LONGEST_PAUSE = 3600.0
+"""Seconds of `Retry-After` believed at most: a service that is back sooner is not left alone for a day."""
 
 _COME_AGAIN = frozenset((408, 425, 429, 502, 503, 504))
 _ABOUT_THE_BODY = frozenset((413, 422))

@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.pipeline.lane import LaneConfig
 from bridge.pipeline.router import RouteConfig
+from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.sqs.config import SqsConfig
 from bridge.store import StoreConfig
@@ -20,7 +21,7 @@ from bridge.web import HttpConfig
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=63)]
 """What an operator calls a cluster, service or source: it appears in metrics, logs and commands."""
 
-AnySource: TypeAlias = Annotated[KafkaConfig | SqsConfig, Field(discriminator="type")]
+AnySource: TypeAlias = Annotated[DcacheConfig | KafkaConfig | SqsConfig, Field(discriminator="type")]
 """Every source there is."""
 
 

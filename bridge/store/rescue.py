@@ -75,7 +75,7 @@ def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
             # Of a row that was deleted alone its page may show a trace: an index that is whole knows.
             elif not complete or copy.execute("SELECT 1 FROM named WHERE number = ?", row[:1]).fetchone():
                 _put(copy, row)
-    marks_lost, positions_lost = _mend_spools(copy, spools_broken=spools_broken)
+    marks_lost, positions_lost = _mend_spools(copy, spools_broken=spools_broken, marks_broken=marks_broken)
     return _result(copy, gap, last, complete=complete, marks_lost=marks_lost, positions_lost=positions_lost)
 
 
@@ -171,7 +171,9 @@ def _copy_marks(old: sqlite3.Connection, copy: sqlite3.Connection) -> bool:
     return True
 
 
-def _mend_spools(copy: sqlite3.Connection, *, spools_broken: bool) -> tuple[int | None, bool]:
+def _mend_spools(
+    copy: sqlite3.Connection, *, spools_broken: bool, marks_broken: bool
+) -> tuple[int | None, bool]:
     """Make the counts of the spools fit the marks, and give how many are lost; and whether a position is."""
     there = dict(copy.execute("SELECT number, marks FROM spools"))
     sources = {
@@ -193,6 +195,8 @@ def _mend_spools(copy: sqlite3.Connection, *, spools_broken: bool) -> tuple[int 
             (count, listing, number),
         )
     positions_lost = bool(missing) or (spools_broken and not there)
+    if not marks_broken:
+        return 0, positions_lost
     lost = sum(max(0, marks - marked.get(number, (0, 0))[0]) for number, marks in there.items())
     return None if positions_lost else lost, positions_lost
 

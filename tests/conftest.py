@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -10,6 +12,9 @@ import pytest
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.moto import Moto
 from tests.servers.tansu import Tansu
+
+# Some parameters are drawn, anew in each run; all workers of a run must draw the same.
+random.seed(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,12 @@ class World:
         await until(lambda: len(self.order) >= len(keys))
         assert self.order == list(keys)
 
+    async def handed_out(self, amount: int) -> None:
+        await until(lambda: len(self.order) == amount)
+
+    async def in_hand(self, amount: int) -> None:
+        await until(lambda: len(self.deliveries) == amount)
+
     def settle(self, *keys: str, outcome: Outcome = Outcome.ACCEPTED) -> None:
         for key in keys:
             self.deliveries.pop(key).settle(outcome)
@@ -179,7 +185,7 @@ async def test_the_oldest_of_what_is_looked_up_goes_first(tmp_path: Path) -> Non
         await until(lambda: len(here.reader._ready) == 4)
         for nr in range(1, 5):
             here.settle(here.order[-1])
-            await until(lambda nr=nr: len(here.order) == nr + 1)
+            await here.handed_out(nr + 1)
         assert here.order == list("41235")
 
 
@@ -441,7 +447,7 @@ async def drain(tmp_path: Path, amount: int) -> tuple[float, list[int]]:
         for done in range(1000, amount + 1, 1000):
             # Half of what is in hand is answered, as a lane would: the store keeps 1,000 to leave out.
             left = min(2000, amount - done + 1000)
-            await until(lambda left=left: len(here.deliveries) == left)
+            await here.in_hand(left)
             here.settle(*list(here.deliveries)[:1000])
             here.order.clear()
             if done % (amount // 10) == 0:

@@ -106,7 +106,6 @@ class Connection:
         self._streaming: httpx.AsyncClient | None = None
         self.ahead = 0.0
         """By how many seconds the server's clock is ahead of ours, to about one."""
-        self.requests = 0
 
     async def __aenter__(self) -> Connection:
         self._load_certificate()
@@ -293,14 +292,14 @@ class Connection:
             await self._pace.turn()
             self._load_certificate()
             headers = {"Accept": "application/json", **await self._authorization()}
-            self.requests += 1
+            sent = time.time()
             try:
                 async with self._session.request(
                     method, url, json=send, headers=headers, allow_redirects=False
                 ) as response:
                     text = await response.text(errors="replace")
                     told = _Told(response.status, text, response.headers.get(hdrs.LOCATION, ""))
-                    self._note_clock(response.headers.get(hdrs.DATE))
+                    self._note_clock(response.headers.get(hdrs.DATE), sent)
                     pause = response.headers.get(hdrs.RETRY_AFTER)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise Unanswered(f"{method} {path}: {_reason(error)}") from None
@@ -378,10 +377,12 @@ class Connection:
             detail = f"token endpoint: {_reason(error)}"
             raise NoCredentialError(Answer(Verdict.UNAVAILABLE, "connect", detail)) from None
 
-    def _note_clock(self, date: str | None) -> None:
+    def _note_clock(self, date: str | None, sent: float) -> None:
+        """Compare clocks. The header tells whole seconds, so a difference below one is taken for none."""
         try:
             if date is not None:
-                self.ahead = parsedate_to_datetime(date).timestamp() - time.time()
+                told = parsedate_to_datetime(date).timestamp()
+                self.ahead = 0.0 if told - time.time() <= 0 <= told + 1 - sent else told - time.time()
         except ValueError:
             pass
 

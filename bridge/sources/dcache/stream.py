@@ -116,7 +116,7 @@ class Stream:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._keep(), name="dcache keeps events")
                     tasks.create_task(self._read(source, silence), name="dcache reads events")
-            except* (StreamEnded, Competing, Overrun) as group:
+            except BaseExceptionGroup as group:
                 raise _first(group) from None
             finally:
                 self._listener.connected(connected=False)
@@ -217,6 +217,7 @@ class Stream:
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """Give the one error that ended both tasks."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -136,8 +136,9 @@ class SpoolReader:
         except StoreFullError as error:
             self._full = str(error)
             raise
-        self._full = None
-        self.wake()
+        if occurrences:
+            self._full = None
+            self.wake()
 
     def wake(self) -> None:
         """Look for occurrences: some were appended."""

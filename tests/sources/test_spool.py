@@ -217,6 +217,19 @@ async def test_no_more_is_read_than_the_window_holds(tmp_path: Path, monkeypatch
     assert here.order == keys
 
 
+async def test_big_occurrences_are_read_by_their_bytes(tmp_path: Path) -> None:
+    async with world(tmp_path, slots=1) as here:
+        for number in range(40):
+            await here.spool.append([Spooled(key=str(number), data=bytes(2**20))])
+        here.reader.wake()
+        for number in range(40):
+            await here.handed_out(number + 1)
+            # Below 8 MiB one page more is read, of 16 MiB at most.
+            assert here.reader._window_bytes == 2**20 * here.reader._window <= 24 * 2**20
+            here.settle(*list(here.deliveries))
+        assert here.reader._window_bytes == 0
+
+
 # Looked up in vain
 
 
@@ -382,6 +395,8 @@ async def test_a_full_store_is_told_until_an_append_succeeds_and_drains_meanwhil
         assert "the store is full" in here.reader.problems()[0]
         assert await here.spool.position() == str(number - 1)
         await until(lambda: len(here.order) == number)
+        await here.reader.append((), str(number - 1))  # what needs no room tells of none
+        assert here.reader.problems()
         here.settle(*list(here.deliveries))
         await until(lambda: here.store.problems() == [])
         await here.reader.append(some("later"))

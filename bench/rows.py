@@ -87,13 +87,13 @@ class Bench:
         """Give the speed of the plainest loop over a queue: it deletes, and keeps nothing invisible."""
         await self._fill_queue()
         async with self._watched("bench.bare", self.sink.url, "receive", self.queue.url) as process:
-            return await self._speed(process, self.effort.events, deleted=self.effort.events)
+            return await self._speed(process, self.effort.messages, deleted=self.effort.messages)
 
     async def sqs(self) -> Speed:
         """Give the speed of the bridge over a queue."""
         await self._fill_queue()
         async with self._bridge(sqs_source(self.queue.url), "") as process:
-            return await self._speed(process, self.effort.events, deleted=self.effort.events)
+            return await self._speed(process, self.effort.messages, deleted=self.effort.messages)
 
     async def store(self) -> tuple[float, float]:
         """Give the events that a store parks a second, and those that it reads and forgets a second."""
@@ -173,7 +173,7 @@ class Bench:
 
     async def _fill_queue(self) -> None:
         await self.sink.begin()
-        await self.queue.begin(self.effort.events, _VISIBILITY_SECONDS)
+        await self.queue.begin(self.effort.messages, _VISIBILITY_SECONDS)
 
     async def _speed(self, process: Watched, events: int, *, deleted: int = 0) -> Speed:
         """Watch so many events arrive; CPU time counts until so many messages are deleted, too."""
@@ -299,8 +299,8 @@ async def _start_and_rest(bench: Bench, say: Callable[[str], None]) -> None:
 
 async def _sqs(bench: Bench, say: Callable[[str], None]) -> None:
     effort, table = bench.effort, bench.table
-    for turn in range(effort.repeats):
-        say(f"sqs, {turn + 1} of {effort.repeats}")
+    for turn in range(effort.turns):
+        say(f"sqs, {turn + 1} of {effort.turns}")
         receiver = await bench.bare_receiver()
         sqs = await bench.sqs()
         table.receiver.figures.append(receiver.rate)
@@ -313,8 +313,8 @@ async def _sqs(bench: Bench, say: Callable[[str], None]) -> None:
 async def _store(bench: Bench, say: Callable[[str], None]) -> None:
     effort, table = bench.effort, bench.table
     backlog, empty = await bench.topic(effort.events), await bench.topic(0)
-    for turn in range(effort.repeats):
-        say(f"store, {turn + 1} of {effort.repeats}")
+    for turn in range(effort.turns):
+        say(f"store, {turn + 1} of {effort.turns}")
         parked, returned = await bench.store()
         cel = await bench.bridge(backlog, WHEN)
         back = await bench.back(empty)

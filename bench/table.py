@@ -14,8 +14,12 @@ class Effort:
     repeats: int
     speed_turns: int
     """Many and short: the machine's speed changes by a half within seconds, and a ratio is of one turn."""
+    turns: int
+    """Of the queue and the store."""
     events: int
     """Of a measurement of speed."""
+    messages: int
+    """Of a measurement of the queue."""
     steady_seconds: float
     backlogs: tuple[int, int]
     """Small and big, in events, of the measurement of memory."""
@@ -30,18 +34,22 @@ class Effort:
 FULL = Effort(
     repeats=3,
     speed_turns=11,
+    turns=5,
     events=8_000,
+    messages=4_000,
     steady_seconds=4.0,
     backlogs=(10_000, 300_000),
     memory_seconds=6.0,
     idle_seconds=10.0,
-    parked=60_000,
-    parked_back=16_000,
+    parked=40_000,
+    parked_back=10_000,
 )
 QUICK = Effort(
     repeats=1,
     speed_turns=1,
+    turns=1,
     events=2_000,
+    messages=1_000,
     steady_seconds=1.0,
     backlogs=(1_000, 5_000),
     memory_seconds=1.0,

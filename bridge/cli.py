@@ -122,10 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     sandbox = commands.add_parser("sandbox", help="try the bridge without an OSCAR cluster")
     sandbox_commands = sandbox.add_subparsers(metavar="COMMAND", required=True)
     everything = sandbox_commands.add_parser(
-        "run", help="an OSCAR, a Kafka broker and the bridge on loopback, with a few records put in"
+        "run", help="OSCAR, Kafka, S3, dCache and the bridge on loopback, with a few events to see it by"
     )
     _takes_configuration(everything)
-    everything.add_argument("--once", action="store_true", help="end when all records became jobs")
+    everything.add_argument("--once", action="store_true", help="end when all events became jobs")
     everything.set_defaults(command=_sandbox_run)
     return parser
 

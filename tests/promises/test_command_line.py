@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
+
+import httpx
 
 from bridge.sandbox.oscar import Fault
 from tests.promises.world import World, until
 
 ROOT = Path(__file__).parents[2]
+SANDBOX = [sys.executable, "-m", "bridge", "sandbox", "run", "-c", "config/sandbox.yaml"]
+SANDBOX_ENVIRONMENT = {"PATH": os.environ.get("PATH", ""), "HOME": "/nonexistent"}
 
 
 async def test_a_bad_configuration_exits_with_2_and_tells_every_mistake(world: World) -> None:
@@ -119,12 +126,12 @@ async def test_a_second_signal_gives_back_at_once_and_nothing_is_lost(world: Wor
     world.assert_one_job_an_event()
 
 
-def test_make_run_once_shows_records_becoming_jobs() -> None:
+def test_make_run_once_shows_events_of_each_source_becoming_jobs() -> None:
     """The README's first command, without its virtual environment."""
     done = subprocess.run(
-        [sys.executable, "-m", "bridge", "sandbox", "run", "-c", "config/sandbox.yaml", "--once"],
+        [*SANDBOX, "--once"],
         cwd=ROOT,
-        env={"PATH": os.environ.get("PATH", ""), "HOME": "/nonexistent"},
+        env=SANDBOX_ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=60,
@@ -134,4 +141,36 @@ def test_make_run_once_shows_records_becoming_jobs() -> None:
     for leaf in ("leaf-1.nc", "leaf-2.nc", "leaf-3.nc"):
         assert f"classified {leaf}:" in done.stdout
     assert "segmented scans%2Fleaf+4.nc" in done.stdout
-    assert done.stdout.count(" Succeeded") == 4
+    for leaf, size in (("leaf-5.csv", 37), ("greenhouse 2/leaf-6.csv", 54)):
+        assert f"fetched {leaf}: {size} bytes, first line 'species,millimetres'" in done.stdout
+    assert done.stdout.count(" Succeeded") == 6
+
+
+async def test_what_a_person_puts_into_the_sandbox_by_curl_becomes_a_job_too() -> None:
+    sandbox = await asyncio.create_subprocess_exec(
+        *SANDBOX, cwd=ROOT, env=SANDBOX_ENVIRONMENT, stdout=PIPE, stderr=STDOUT
+    )
+    try:
+        curl = shlex.split(await _line_with(sandbox, "curl "))
+        assert curl[:4] == ["curl", "-u", "bridge:bridge", "-T"], curl
+        await _line_with(sandbox, "Ctrl-C ends it")
+        async with httpx.AsyncClient(auth=("bridge", "bridge")) as http:
+            assert (await http.put(curl[-1], content=b"mine\n")).status_code == 201
+        await _line_with(sandbox, "fetched leaf.nc: 5 bytes, first line 'mine'")
+        sandbox.send_signal(signal.SIGINT)
+        rest, _ = await asyncio.wait_for(sandbox.communicate(), 30)
+        assert sandbox.returncode == 0, rest.decode()
+    finally:
+        if sandbox.returncode is None:
+            sandbox.send_signal(signal.SIGTERM)
+            await sandbox.communicate()
+
+
+async def _line_with(process: asyncio.subprocess.Process, text: str) -> str:
+    """Read on to the line with `text`."""
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        while line := (await process.stdout.readline()).decode():
+            if text in line:
+                return line
+    raise AssertionError(f"it ended before it said {text!r}")

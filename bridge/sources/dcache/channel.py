@@ -7,8 +7,9 @@ from typing import Any
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Spool
 from bridge.sources import Rescan
+from bridge.sources.dcache.asking import Denied, Missing
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import ChannelGone, Connection, Denied, Missing
+from bridge.sources.dcache.connection import ChannelGone, Connection
 from bridge.sources.dcache.state import OwnFile, Position
 
 LOST_STORE_MARGIN = 3600.0

@@ -12,16 +12,9 @@ from urllib.request import getproxies, proxy_bypass
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Finding, Findings, Patience
 from bridge.reach import reach
+from bridge.sources.dcache.asking import Denied, Missing, Refused, Unanswered
 from bridge.sources.dcache.config import DcacheConfig, X509Auth
-from bridge.sources.dcache.connection import (
-    ChannelGone,
-    Connection,
-    Denied,
-    Limits,
-    Missing,
-    Refused,
-    Unanswered,
-)
+from bridge.sources.dcache.connection import ChannelGone, Connection, Limits
 
 _ALL_SECONDS = 9.0
 _CLOCK_SECONDS = 30.0

@@ -20,8 +20,9 @@ from bridge.sources.dcache.arrivals import (
     digest_of,
     version_of,
 )
+from bridge.sources.dcache.asking import Denied, Missing, Unanswered
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import ChannelGone, Connection, Denied, Entry, Missing, Unanswered
+from bridge.sources.dcache.connection import ChannelGone, Connection, Entry
 from bridge.sources.dcache.scope import Scope, joined
 from bridge.sources.dcache.state import Position
 from bridge.sources.dcache.watches import Watches

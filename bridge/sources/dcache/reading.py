@@ -11,9 +11,10 @@ from typing import Any
 from bridge.core.errors import SourceLost, StoreError
 from bridge.core.ports import Slots, Spool
 from bridge.sources.dcache.arrivals import ARRIVALS, MOVED_IN, MOVED_OUT, Told
+from bridge.sources.dcache.asking import Denied, Missing, Refused, Unanswered
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import ChannelGone, Connection, Denied, Missing, Refused, Unanswered
+from bridge.sources.dcache.connection import ChannelGone, Connection
 from bridge.sources.dcache.healing import Healer
 from bridge.sources.dcache.lookups import Lookups
 from bridge.sources.dcache.scope import Scope, joined

@@ -12,9 +12,10 @@ from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost, StoreError
 from bridge.core.ports import Slots
 from bridge.sources import Keeping
+from bridge.sources.dcache.asking import Denied, Missing, Unanswered
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import ChannelGone, Connection, Denied, Missing, Unanswered
+from bridge.sources.dcache.connection import ChannelGone, Connection
 from bridge.sources.dcache.reading import Reading
 from bridge.sources.dcache.state import OwnFile
 from bridge.telemetry.metrics import SourceMetrics
@@ -41,6 +42,10 @@ class DcacheSource:
     @asynccontextmanager
     async def open(self, slots: Slots) -> AsyncIterator[AsyncIterator[Sequence[Delivery]]]:
         """Find the channel or make one, and read it. Raises SourceLost with the reason when it can't be."""
+        if not self._config.tls.verify:
+            self._log.warning(
+                "dcache: whoever answers is believed, and gets the credentials (tls.verify: false)"
+            )
         spool = self._keeping.spool()
         async with Connection(self._config) as connection:
             channel = Channel(connection, self._config, self._own, spool, self._log)

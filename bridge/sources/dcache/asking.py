@@ -1,0 +1,317 @@
+"""One request to dCache's REST API: the credential, the rate, and what an answer means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import ssl
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, Self
+
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
+from bridge import __version__
+from bridge.core.errors import CredentialError
+from bridge.core.ports import Answer, Verdict
+from bridge.credentials import (
+    BasicAuth,
+    Bearer,
+    Grant,
+    NoCredentialError,
+    OidcAuth,
+    RefreshTokenGrant,
+    Reply,
+    basic,
+    read_secret_of,
+)
+from bridge.sources.dcache.config import BearerAuth, DcacheConfig, X509Auth
+from bridge.telemetry.logging import excerpt
+
+ANSWER_SECONDS = 30.0
+"""For any answer but the stream; a page of a listing is the longest."""
+CONNECT_SECONDS = 10.0
+_REREAD_SECONDS = 60.0
+"""After which a token's file is read again."""
+_LONGEST_PAUSE = 60.0
+"""Seconds of `Retry-After` believed at most; who was blocked is let in again after 20 by default."""
+_LATE = 0.05
+REFUSED_SECONDS = 15.0
+"""Between two requests with a credential that was refused: dCache blocks an address that is refused three
+times in 20 s (RateLimitedHandlerList.java, `frontend.limits.error`)."""
+USER_AGENT = f"oscar-event-bridge/{__version__}"
+
+
+class Unanswered(Exception):  # noqa: N818 - a state of the connection more than a fault
+    """No answer, or one that asks to come again: it is worth trying later."""
+
+
+class Refused(Unanswered):
+    """The credential is missing or no good."""
+
+
+class Denied(Exception):  # noqa: N818
+    """This user may not."""
+
+
+class Missing(Exception):  # noqa: N818
+    """It is not there."""
+
+
+class Told(NamedTuple):
+    """An answer."""
+
+    status: int
+    text: str
+    location: str
+
+
+class Asker:
+    """One user at one frontend. Every request is bounded in time; all together keep to the rate."""
+
+    def __init__(self, config: DcacheConfig) -> None:
+        self._config = config
+        self.tls = config.tls.context()
+        self._pace = _Pace(config.request_rate)
+        self._bearer = _bearer(config, self._post)
+        self._basic: str | None = None
+        self._certificate_changed = 0.0
+        self._refused: str | None = None
+        """A credential that was refused."""
+        self._refused_until = 0.0
+        self._session: aiohttp.ClientSession | None = None
+        self.ahead = 0.0
+        """By how many seconds the server's clock is ahead of ours, to about one."""
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=64, ssl=self.tls),
+            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
+            headers={hdrs.USER_AGENT: USER_AGENT},
+            trust_env=True,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """Give the JSON at `path`, which is encoded. Raises Missing, Denied, Refused, Unanswered."""
+        answer = await self.ask("GET", path, query=query)
+        try:
+            return json.loads(answer.text)
+        except ValueError:
+            raise Unanswered(f"GET {path}: not JSON; is `endpoint` dCache's REST API?") from None
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        send: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        known: frozenset[int] | set[int] = frozenset(),
+    ) -> Told:
+        """Make a request and give its answer when that is 2xx or `known`. `path` is encoded."""
+        assert self._session is not None  # noqa: S101 - made on entering
+        url = URL(f"{self._config.endpoint}{path}", encoded=True)
+        if query:
+            url = url.with_query(query)
+        for attempt in (1, 2):
+            await self._pace.turn()
+            headers = {"Accept": "application/json", **await self.authorization()}
+            self._spare_refusals(headers)
+            sent = time.time()
+            try:
+                async with self._session.request(
+                    method, url, json=send, headers=headers, allow_redirects=False
+                ) as response:
+                    text = await response.text(errors="replace")
+                    told = Told(response.status, text, response.headers.get(hdrs.LOCATION, ""))
+                    self._note_clock(response.headers.get(hdrs.DATE), sent)
+                    pause = response.headers.get(hdrs.RETRY_AFTER)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise Unanswered(f"{method} {path}: {reason_of(error)}") from None
+            blocked = told.status == 429 and pause is not None  # no more channels is a 429 without
+            if not blocked and (200 <= told.status < 300 or told.status in known):
+                self._refused = None
+                return told
+            what = excerpt(f"{method} {path} answered {told.status}: {message(told.text)}")
+            if await self.judge(told.status, what, headers, pause) and attempt == 1:
+                continue
+            break
+        raise Refused(what)
+
+    async def judge(
+        self, status: int, what: str, headers: Mapping[str, str], retry_after: str | None
+    ) -> bool:
+        """Raise what an answer means; True when the request is worth making again with a new credential."""
+        if status == 404:
+            raise Missing(what)
+        if status == 403:
+            raise Denied(what)
+        if status == 401:
+            used = headers.get(hdrs.AUTHORIZATION, "")
+            if await self._renewed(used):
+                return True
+            self._refused, self._refused_until = used, time.monotonic() + REFUSED_SECONDS
+            raise Refused(what)
+        if status == 429:
+            self._pace.hold(_seconds(retry_after))
+        raise Unanswered(what)
+
+    # Credentials
+
+    def _spare_refusals(self, headers: Mapping[str, str]) -> None:
+        """Let one request alone find out whether a refused credential is taken by now. Raises Refused."""
+        if self._refused is None or headers.get(hdrs.AUTHORIZATION, "") != self._refused:
+            return
+        now = time.monotonic()
+        if now < self._refused_until:
+            raise Refused("dCache refuses the credential (401)")
+        self._refused_until = now + REFUSED_SECONDS
+
+    async def authorization(self) -> dict[str, str]:
+        """Give the header of a request. Raises Refused, Unanswered when there is no credential."""
+        self._load_certificate()
+        auth = self._config.auth
+        try:
+            if self._bearer is not None:
+                return {hdrs.AUTHORIZATION: await self._bearer.get()}
+            if isinstance(auth, BasicAuth):
+                if self._basic is None:
+                    self._basic = await basic(auth)
+                return {hdrs.AUTHORIZATION: self._basic}
+        except CredentialError as error:
+            _raise(error)
+        return {}
+
+    async def _renewed(self, used: str) -> bool:
+        """Tell whether there is another credential than `used`, which was refused."""
+        try:
+            if self._bearer is not None:
+                return await self._bearer.renew(used) is not None
+            if isinstance(self._config.auth, BasicAuth):
+                self._basic = await basic(self._config.auth)
+                return self._basic != used
+        except CredentialError as error:
+            _raise(error)
+        return False
+
+    def _load_certificate(self) -> None:
+        """Take up a client certificate that was renewed. New connections use it."""
+        auth = self._config.auth
+        if not isinstance(auth, X509Auth):
+            return
+        try:
+            changed = auth.cert_file.stat().st_mtime
+            if changed != self._certificate_changed:
+                auth.load(self.tls)
+                self._certificate_changed = changed
+        except (OSError, ValueError) as error:
+            raise Refused(f"the client certificate can't be read: {error}") from None
+
+    async def _post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
+        assert self._session is not None  # noqa: S101 - made on entering
+        try:
+            # The issuer's authority may be one of the web's, the grid's or both.
+            trust = ssl.create_default_context()
+            self._config.tls.trust(trust)
+            async with self._session.post(
+                url, data=form, headers=headers, allow_redirects=False, ssl=trust
+            ) as answer:
+                return Reply(answer.status, await answer.text(errors="replace"), None)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            detail = f"token endpoint: {reason_of(error)}"
+            raise NoCredentialError(Answer(Verdict.UNAVAILABLE, "connect", detail)) from None
+
+    def _note_clock(self, date: str | None, sent: float) -> None:
+        """Compare clocks. The header tells whole seconds, so a difference below one is taken for none."""
+        try:
+            if date is not None:
+                told = parsedate_to_datetime(date).timestamp()
+                self.ahead = 0.0 if told - time.time() <= 0 <= told + 1 - sent else told - time.time()
+        except ValueError:
+            pass
+
+    def now(self) -> float:
+        """Give the server's time, in seconds since 1970 UTC, as far as its answers tell it."""
+        return time.time() + self.ahead
+
+    def seconds_left(self) -> float:
+        """Seconds until the access token expires; infinite where none does, NaN while there is none."""
+        return math.inf if self._bearer is None else self._bearer.seconds_left()
+
+
+class _Pace:
+    """Spreads requests evenly; a client that dCache asked to wait waits as a whole."""
+
+    def __init__(self, rate: float) -> None:
+        self._interval = 1.0 / rate
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Return when the next request may begin."""
+        now = time.monotonic()
+        mine = max(self._next, now - _LATE)
+        self._next = mine + self._interval
+        if mine > now:
+            await asyncio.sleep(mine - now)
+
+    def hold(self, seconds: float) -> None:
+        """Begin none for `seconds`."""
+        self._next = max(self._next, time.monotonic() + seconds)
+
+
+def _bearer(config: DcacheConfig, post: Any) -> Bearer | None:
+    auth = config.auth
+    if isinstance(auth, OidcAuth):
+        return Bearer(RefreshTokenGrant(auth, post))
+    if not isinstance(auth, BearerAuth):
+        return None
+    lifetime = math.inf if auth.token_file is None else _REREAD_SECONDS
+
+    async def read() -> Grant:
+        return Grant(await read_secret_of(auth, "token") or "", lifetime)
+
+    return Bearer(read)
+
+
+def _raise(error: CredentialError) -> None:
+    if isinstance(error, NoCredentialError) and error.answer.verdict is Verdict.UNAVAILABLE:
+        raise Unanswered(str(error)) from None
+    raise Refused(str(error)) from None
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Give `value` where it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def message(text: str) -> str:
+    """Give what dCache's JSON for an error says, in its older or its newer form (RFC 7807); else the text."""
+    try:
+        told = mapping(json.loads(text))
+        messages = [str(mapping(one).get("message")) for one in told.get("errors") or ()]
+        return "; ".join(messages) or str(told.get("detail") or told.get("title") or text)
+    except (ValueError, TypeError):
+        return text
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        return min(max(float(retry_after or 1), 0.0), _LONGEST_PAUSE)
+    except ValueError:
+        return 1.0
+
+
+def reason_of(error: BaseException) -> str:
+    """Tell why there was no answer."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not believed: {error.verify_message}"
+    return excerpt(str(error)) or type(error).__name__

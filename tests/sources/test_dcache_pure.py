@@ -1,0 +1,261 @@
+"""What the dCache source decides without a site: watches, renames, patterns, and what is kept of an event."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from bridge.sources.dcache.arrivals import Occurrence, digest_of, event_of, read, version_of
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.connection import Entry
+from bridge.sources.dcache.scope import Scope, joined
+from bridge.sources.dcache.watches import PAIR_SECONDS, Half, Moves, Watches, key_of
+
+NAMES = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1, max_size=8)
+PATHS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(
+    lambda parts: "/" + "/".join(parts)
+)
+
+
+def config(**more: Any) -> DcacheConfig:
+    values = {
+        "type": "dcache",
+        "endpoint": "https://dcache.example.org:3880/api/v1",
+        "auth": {"type": "bearer", "token": "t"},
+        "paths": ["/data/in"],
+        **more,
+    }
+    return DcacheConfig.model_validate(values)
+
+
+# Watches
+
+
+@given(st.lists(st.tuples(st.sampled_from("pqrs"), PATHS), max_size=20))
+def test_a_subscription_has_one_path_and_a_path_one_subscription(added: list[tuple[str, str]]) -> None:
+    watches = Watches()
+    for key, path in added:
+        watches.add(f"https://x/subscriptions/inotify/{key}", path)
+    for key, path in added:
+        at = watches.path_of(f"http://y/subscriptions/inotify/{key}")
+        if at is not None:
+            assert watches.key_at(at) == f"inotify/{key}"
+        assert (
+            watches.key_at(path) is None or watches.path_of(f"/subscriptions/{watches.key_at(path)}") == path
+        )
+    last = dict(added)
+    paths = {path: key for key, path in added}
+    for key, path in last.items():
+        if paths[path] == key:
+            assert watches.path_of(f"/subscriptions/inotify/{key}") == path
+
+
+@given(st.sets(PATHS, max_size=12), PATHS, PATHS)
+def test_a_moved_directory_takes_along_what_was_below_it(paths: set[str], old: str, new: str) -> None:
+    new = f"/elsewhere{new}"
+    watches = Watches()
+    for path in paths:
+        watches.add(f"/subscriptions/{path}", path)
+    keys = [key for key, _ in watches.below(old)]
+    watches.move(keys, old, new)
+    for path in paths:
+        expected = new + path[len(old) :] if path == old or path.startswith(old + "/") else path
+        assert watches.path_of(f"/subscriptions/{path}") == expected
+
+
+def test_what_came_to_the_old_place_meanwhile_stays_there() -> None:
+    watches = Watches()
+    watches.add("/subscriptions/1", "/a")
+    keys = frozenset(key for key, _ in watches.below("/a"))
+    watches.add("/subscriptions/2", "/a")
+    watches.move(keys, "/a", "/b")
+    assert watches.path_of("/subscriptions/2") == "/a"
+
+
+def test_a_subscription_is_known_by_the_end_of_its_url() -> None:
+    assert key_of("https://h:1/api/v1/events/channels/C/subscriptions/inotify/A%2FB") == "inotify/A%2FB"
+
+
+# Renames
+
+
+@given(st.permutations([("left", "x"), ("came", "x"), ("left", "y"), ("came", "y"), ("left", "z")]))
+def test_halves_are_paired_in_whatever_order_they_come(order: list[tuple[str, str]]) -> None:
+    moves, pairs = Moves(), []
+    for at, (what, cookie) in enumerate(order):
+        half = Half(f"/{what}/{cookie}", at * 0.1)
+        other = moves.left(cookie, half) if what == "left" else moves.came(cookie, half)
+        if other is not None:
+            pairs.append({half.path, other.path})
+    assert sorted(map(sorted, pairs)) == [["/came/x", "/left/x"], ["/came/y", "/left/y"]]  # type: ignore[arg-type]
+    assert moves.was_within("x")
+    assert not moves.was_within("z")
+    assert [half.path for half in moves.gone(0.5 + PAIR_SECONDS)] == ["/left/z"]
+    assert moves.gone(100) == []
+    assert moves.due() is None
+
+
+def test_halves_too_far_apart_are_no_pair() -> None:
+    moves = Moves()
+    assert moves.left("x", Half("/a", 0.0)) is None
+    assert moves.came("x", Half("/b", PAIR_SECONDS + 0.1)) is None
+    assert not moves.was_within("x")
+
+
+# Patterns
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "fits"),
+    [
+        ("*.nc", "/data/in/a.nc", True),
+        ("*.nc", "/data/in/deep/a.nc", True),
+        ("*.nc", "/data/in/a.txt", False),
+        ("raw/*.nc", "/data/in/raw/a.nc", True),
+        ("raw/*.nc", "/data/in/a.nc", False),
+        ("raw/*.nc", "/data/in/other/raw/a.nc", False),
+    ],
+)
+def test_a_pattern_fits_the_name_or_the_path_below(pattern: str, path: str, fits: bool) -> None:
+    assert Scope(config(include=[pattern])).has_file(path) is fits
+
+
+def test_what_is_excluded_is_so_with_all_below_it() -> None:
+    scope = Scope(config(exclude=["tmp", "raw/old"]))
+    assert not scope.has_directory("/data/in/tmp")
+    assert not scope.has_directory("/data/in/x/tmp/y")
+    assert not scope.has_directory("/data/in/raw/old/x")
+    assert scope.has_directory("/data/in/old")
+    assert not scope.has_file("/data/in/tmp/a")
+    assert scope.has_file("/data/in/a")
+
+
+def test_depth_counts_from_the_watched_path() -> None:
+    scope = Scope(config(depth=1))
+    assert [scope.has_directory(path) for path in ("/data/in", "/data/in/a", "/data/in/a/b", "/data")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not Scope(config(recursive=False)).has_directory("/data/in/a")
+
+
+@given(PATHS, NAMES)
+def test_the_path_below_and_the_watched_one_make_the_path(directory: str, name: str) -> None:
+    for root in ("/", "/a"):
+        scope = Scope(config(paths=[root]))
+        path = joined(directory, name)
+        if scope.root_of(path) == root:
+            assert joined(root, scope.relative(path)) == path
+
+
+# What is kept
+
+
+@given(
+    st.builds(
+        Occurrence,
+        directory=st.none() | PATHS,
+        name=NAMES,
+        mask=st.sampled_from([["IN_CLOSE_WRITE"], ["IN_MOVED_TO"], ["IN_CREATE", "IN_ISDIR"]]),
+        cookie=st.none() | NAMES,
+        subscription=NAMES,
+        channel=NAMES,
+        event=st.integers(0).map(str),
+        is_new=st.booleans(),
+    )
+)
+def test_what_is_kept_of_an_event_is_read_again(occurrence: Occurrence) -> None:
+    assert Occurrence.of(occurrence.spooled("key")) == occurrence
+
+
+@given(NAMES, st.integers(0, 2**62), st.integers(0, 2**41))
+def test_what_is_kept_of_a_listed_file_is_read_again(name: str, size: int, mtime: int) -> None:
+    occurrence = Occurrence(
+        directory="/a",
+        name=name,
+        mask=["IN_CLOSE_WRITE"],
+        entry=Entry(name, "REGULAR", "00AB", size, mtime),
+        found="listing",
+    )
+    assert Occurrence.of(occurrence.spooled("key")) == occurrence
+
+
+@given(st.text())
+def test_any_text_is_an_event_or_none(data: str) -> None:
+    assert read(data) is None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["event", "subscription", "mask", "name", "cookie"]), inner)
+        ),
+    )
+)
+def test_any_json_is_an_event_or_none(document: Any) -> None:
+    told = read(json.dumps(document))
+    assert told is None or isinstance(told.action, str)
+
+
+def test_the_version_has_the_path_only_where_a_rename_makes_a_new_one() -> None:
+    entry = Entry("a", "REGULAR", "00AB", 7, 1000)
+    assert version_of("/x/a", entry, with_path=False) == version_of("/y/b", entry, with_path=False)
+    assert version_of("/x/a", entry, with_path=True) != version_of("/y/b", entry, with_path=True)
+    assert len(digest_of("x")) == 16
+
+
+def test_a_listed_file_and_a_told_one_are_one_event_but_for_how_it_was_found() -> None:
+    entry = Entry("a", "REGULAR", "00AB", 7, 1_700_000_000_123)
+    scope = Scope(config())
+    told = Occurrence(
+        directory="/data/in", name="a", mask=["IN_CLOSE_WRITE"], subscription="s", channel="c", event="1"
+    )
+    listed = Occurrence(
+        directory="/data/in",
+        name="a",
+        mask=["IN_CLOSE_WRITE"],
+        subscription="s",
+        entry=entry,
+        found="listing",
+    )
+    events = [
+        event_of(each, "/data/in/a", entry, event_id="i", identity="arrivals", scope=scope)
+        for each in (told, listed)
+    ]
+    assert events[0].data == events[1].data
+    assert events[0].time == events[1].time
+    assert events[0].type == events[1].type
+    assert str(events[0].time) == "2023-11-14 22:13:20.123000+00:00"
+
+
+# The configuration
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"paths": ["data"]}, "absolute path"),
+        ({"paths": ["/data/"]}, "absolute path"),
+        ({"paths": ["/data/../etc"]}, "absolute path"),
+        ({"paths": ["/a", "/a/b"]}, "below /a"),
+        ({"paths": ["/a", "/a"]}, "twice"),
+        ({"recursive": False, "depth": 2}, "depth"),
+        ({"flags": []}, "at least 1"),
+        ({"flags": ["IN_CLOSE"]}, "IN_CLOSE_WRITE"),
+        ({"auth": {"type": "bearer"}}, "token"),
+        ({"auth": {"type": "x509", "cert_file": __file__}}, "certificate"),
+        ({"client_id": "a b"}, "pattern"),
+    ],
+)
+def test_what_is_wrong_is_told(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        config(**wrong)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bridge.sandbox.oscar import SandboxOscar, Settings
-from tests.promises.world import World
+from tests.promises.world import QueueWorld, World
+from tests.servers.moto import Moto
 from tests.servers.tansu import Tansu
 
 
@@ -32,6 +33,19 @@ async def running_world(tmp_path: Path, tansu: Tansu, unique: str) -> AsyncItera
     async with SandboxOscar() as oscar:
         oscar.add_service("plants", 'cat "$INPUT_FILE_PATH"')
         world = World(tmp_path, tansu, oscar, unique)
+        try:
+            yield world
+        finally:
+            world.close()
+
+
+@pytest.fixture
+async def queue_world(tmp_path: Path, tansu: Tansu, moto: Moto, unique: str) -> AsyncIterator[QueueWorld]:
+    """A queue with a visibility timeout of a second and a simulating OSCAR with the service `plants`."""
+    queue = await moto.create_queue(unique, VisibilityTimeout=1)
+    async with SandboxOscar(Settings(simulate=True)) as oscar:
+        oscar.add_service("plants")
+        world = QueueWorld(tmp_path, tansu, oscar, unique, queue)
         try:
             yield world
         finally:

@@ -223,7 +223,7 @@ async def test_check_and_where_beside_a_running_daemon(world: World) -> None:
     daemon.start()
     await world.produce_numbers(2)
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     done = await run(daemon, "check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"a bridge runs with this state_dir: process {daemon.pid}" in done.stdout

@@ -122,7 +122,7 @@ async def test_a_second_signal_gives_back_at_once_and_nothing_is_lost(world: Wor
     world.oscar.faults.clear()
     daemon.start()
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     world.assert_one_job_an_event()
 
 

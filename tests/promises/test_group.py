@@ -34,7 +34,7 @@ async def test_two_bridges_joining_and_leaving_lose_and_double_nothing(world: Wo
     await until(lambda: len(created) > before + 100, what="it came back")
     second.kill()  # without a word
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     world.assert_one_job_an_event()
     assert await first.stop() == 0
 
@@ -54,7 +54,7 @@ async def test_a_lane_that_stays_full_does_not_cost_the_membership(world: World)
     await asyncio.sleep(4)  # the thing tested is time: four times the interval
     await world.oscar.end_outage()
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     world.assert_one_job_an_event()
     assigned = [line for line in daemon.lines() if line["event"].endswith("partitions assigned")]
     assert len(assigned) == 1, "it was never expelled, so it joined once"
@@ -66,7 +66,7 @@ async def test_a_topic_made_anew_with_the_same_offsets_makes_new_jobs(world: Wor
     await world.produce_numbers(20)
     daemon.start()
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     assert await daemon.stop() == 0
     old = set(world.oscar.ledger.created)
     await world.kafka.delete_topic(world.name)

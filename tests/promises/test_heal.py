@@ -25,7 +25,7 @@ async def test_a_new_service_token_heals_without_a_loss(world: World) -> None:
     world.oscar.rotate_token(service)
     await world.produce_numbers(50)
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     world.assert_one_job_an_event()
     assert await daemon.metric("bridge_lane_open", service="plants") == 1
     assert not daemon.said("gate shut"), "one refresh is enough: the gate stays open"
@@ -49,7 +49,7 @@ async def test_an_outage_loses_nothing_and_spends_no_attempts(world: World) -> N
     assert await daemon.metric("bridge_lane_open", service="plants") == 0
     await world.oscar.end_outage()
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     await daemon.becomes_ready()
     world.assert_one_job_an_event()
     assert daemon.command("dead-letters", "list").stdout == "no dead letters\n"
@@ -83,7 +83,7 @@ async def test_a_missing_service_shuts_its_gate_alone(world: World) -> None:
     assert await world.committed() < len(world.ids), "what flood holds is not committed"
     world.oscar.add_service("flood")
     await until(lambda: all(world.job_of(n, "flood") in world.oscar.ledger.created for n in range(30)))
-    await world.all_committed()
+    await world.all_settled()
     await daemon.becomes_ready()
     world.assert_one_job_an_event("plants", plants)
     world.assert_one_job_an_event("flood", range(30))
@@ -103,7 +103,7 @@ async def test_a_wrong_password_is_told_and_heals(world: World) -> None:
     assert right not in daemon.log.read_text(), "no secret in the log"
     world.oscar.settings.password = right
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     world.assert_one_job_an_event()
 
 
@@ -143,7 +143,7 @@ async def test_slow_answers_and_lost_ones_make_one_job_each(world: World) -> Non
     daemon.start()
     await world.produce_numbers(300)
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     world.assert_one_job_an_event()
     accepted = await daemon.metric("bridge_invocations_total", service="plants", outcome="accepted")
     duplicates = await daemon.metric("bridge_invocations_total", service="plants", outcome="duplicate")

@@ -203,7 +203,7 @@ async def murder_while_parking(world: World, kills: int, seed: int) -> None:
             break
         assert time.monotonic() < deadline, f"{len(missing)} events have no job: {missing[:10]}"
         await asyncio.sleep(0.3)
-    await world.all_committed()
+    await world.all_settled()
     while any(
         [
             await daemon.metric("bridge_kept_events", service=key, reason="parked")

@@ -4,82 +4,197 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from bridge.sandbox.oscar import Fault
-from tests.promises.world import World, until
+from tests.promises.world import Daemon, QueueWorld, World, until
 
-IN_FLIGHT = 50
+KEEPS = 0.95
+"""Of its rate, at least, whatever becomes of its neighbour."""
+SQS_RATE = 20
+"""Events a second that moto bears with ease."""
 
 
-def two_services(world: World, **more: Any) -> dict[str, Any]:
-    quick = {"retry": {"max_backoff": "500ms"}, "park_after": "1s", **more}
+def two_services(world: World, *, in_flight: int, park_after: str, **plants: Any) -> dict[str, Any]:
+    """Every event is for both; `flood` takes one at a time, so that its order is seen.
+
+    A lane has half of the source's slots, as with the defaults: one that is full parks, whatever it is
+    full of, and lets the other go on.
+    """
+    quick = {"retry": {"max_backoff": "500ms"}, "park_after": park_after, "queue": in_flight // 2}
     return world.configuration(
-        services={"plants": quick, "flood": quick},
-        sources={"uploads": world.source(max_in_flight=IN_FLIGHT)},
-        routes=[
-            {"from": "uploads", "when": "data.to == 'plants'", "to": "plants"},
-            {"from": "uploads", "when": "data.to == 'flood'", "to": "flood"},
-        ],
+        services={
+            "plants": {**quick, **plants},
+            "flood": {**quick, "limits": {"concurrency": 1}, "timeout_seconds": "300ms"},
+        },
+        sources={"uploads": world.source(max_in_flight=in_flight)},
+        routes=[{"from": "uploads", "to": "plants"}, {"from": "uploads", "to": "flood"}],
     )
 
 
-async def produce_for_both(world: World, count: int) -> None:
-    """Twice `count` events, every second one for the dead service."""
-    values = [json.dumps({"n": n, "to": "flood" if n % 2 else "plants"}).encode() for n in range(2 * count)]
-    world.ids.update(enumerate(await world.produce(values)))
+def break_flood(world: World, how: str) -> None:
+    """Have the service answer 404, or never within its timeout."""
+    if how == "silent":
+        world.oscar.add_service("flood")
+        world.oscar.faults.set(Fault(delay_seconds=3600), service="flood")
+
+
+def mend_flood(world: World, how: str) -> None:
+    world.oscar.faults.clear()
+    if how == "missing":
+        world.oscar.add_service("flood")
+
+
+def jobs_a_second(world: World, service: str) -> float:
+    """The rate at which the cluster made the jobs of a service, from the first to the last."""
+    created = sorted(job.created for job in world.oscar.jobs.all() if job.service == service)
+    return (len(created) - 1) / (created[-1] - created[0])
+
+
+def numbers_of(world: World, ids: Iterable[str]) -> list[int]:
+    numbers = {event_id: number for number, event_id in world.ids.items()}
+    return [numbers[event_id] for event_id in ids]
+
+
+async def outlive_a_dead_service(
+    world: World, death: str, *, in_flight: int, rate: int, park_after: str = "1s", prelude: str = ""
+) -> None:
+    """20 × `in_flight` events pass for a dead service, some more with a SIGKILL among them; it lives again.
+
+    The limit of `plants` is its rate, so that what is measured is the bridge and not the machine.
+    """
+    count, more = 20 * in_flight, 5 * in_flight
+    break_flood(world, death)
+    configuration = two_services(
+        world, in_flight=in_flight, park_after=park_after, limits={"rate": f"{rate}/s"}
+    )
+    daemon = world.daemon(configuration, prelude)
+    made = world.oscar.ledger.bodies
+    await world.produce_numbers(count)
+    daemon.start()
+    await until(lambda: len(made("plants")) >= count, seconds=20 + 2 * count / rate, what="plants goes on")
+    reached = jobs_a_second(world, "plants")
+    print(f"{reached:.1f} of {rate} jobs a second")
+    assert reached >= KEEPS * rate
+    await world.all_settled()
+    await until_parked(daemon, count)
+    if isinstance(world, QueueWorld):
+        assert {row.attributes["receive_count"] for row in daemon.kept()} == {"1"}
+        await world.redrive_after(3)  # a kill costs one, and what moto gives to a dead connection another
+
+    await world.produce_numbers(more)
+    goal = count + random.randrange(1, more)
+    await until(lambda: len(made("plants")) >= goal, what="the middle of the parking")
+    daemon.kill()
+    daemon.start()
+    await until(lambda: len(made("plants")) >= count + more, seconds=60, what="plants goes on")
+    await world.all_settled()
+    await until_parked(daemon, count + more)
+    assert not made("flood")
+
+    waiting = numbers_of(world, [row.id for row in daemon.kept() if row.service == "flood"])
+    mend_flood(world, death)
+    await world.all_jobs(service="flood")
+    # What was tried, to see whether the service lives, has a pause of its own before it is tried again.
+    tried = numbers_of(world, {line["id"] for line in daemon.said("attempt failed", service="flood")})
+    assert len(tried) <= 10
+    order = [json.loads(body)["n"] for body in made("flood")]
+    assert [n for n in order if n not in tried] == [n for n in waiting if n not in tried], "oldest first"
+    world.assert_one_job_an_event("plants")
+    world.assert_one_job_an_event("flood")
+    await until_parked(daemon, 0)
+    await daemon.becomes_ready()
+    assert await daemon.stop() == 0
+    assert not daemon.kept()
+
+
+async def until_parked(daemon: Daemon, count: int) -> None:
+    """Return once so many events wait for `flood`."""
+    deadline = time.monotonic() + 20
+    while (waiting := await daemon.parked("flood")) != count:
+        assert time.monotonic() < deadline, f"{waiting} in place of {count}"
+        await asyncio.sleep(0.05)
+
+
+SQS_IN_SECONDS = "from bridge.sources.sqs import held; held.LONGEST_HOLD = 4.0"
+"""Instead of 12 hours: their service is dead for longer. The visibility timeout is a second."""
 
 
 @pytest.mark.parametrize("death", ["missing", "silent"])
-async def test_a_dead_service_is_parked_and_the_other_goes_on(world: World, death: str) -> None:
-    """20 × `max_in_flight` events pass for it: a 404, or no answer within the timeout."""
-    count = 20 * IN_FLIGHT
-    if death == "silent":
-        world.oscar.add_service("flood")
-        world.oscar.faults.set(Fault(delay_seconds=3600), service="flood")
-    daemon = world.daemon(two_services(world, timeout_seconds="500ms"))
-    await produce_for_both(world, count)
+async def test_a_dead_service_takes_nothing_from_the_other_of_its_topic(world: World, death: str) -> None:
+    await outlive_a_dead_service(world, death, in_flight=24, rate=100)
+
+
+@pytest.mark.parametrize("death", ["missing", "silent"])
+async def test_a_dead_service_takes_nothing_from_the_other_of_its_queue(
+    queue_world: QueueWorld, death: str
+) -> None:
+    """Neither its rate, nor a message's few receipts, though 12 hours pass."""
+    dead = await queue_world.redrive_after(1)
+    await outlive_a_dead_service(
+        queue_world, death, in_flight=6, rate=SQS_RATE, park_after="150ms", prelude=SQS_IN_SECONDS
+    )
+    assert await dead.is_empty()
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("death", ["missing", "silent"])
+async def test_a_dead_service_takes_nothing_from_the_other_of_its_topic_for_long(
+    world: World, death: str
+) -> None:
+    await outlive_a_dead_service(world, death, in_flight=300, rate=200)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("death", ["missing", "silent"])
+async def test_a_dead_service_takes_nothing_from_the_other_of_its_queue_for_long(
+    queue_world: QueueWorld, death: str
+) -> None:
+    dead = await queue_world.redrive_after(1)
+    await outlive_a_dead_service(
+        queue_world, death, in_flight=40, rate=SQS_RATE, park_after="150ms", prelude=SQS_IN_SECONDS
+    )
+    assert await dead.is_empty()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a lane that may hold all slots of its source takes them all, until `park_after` is over",
+)
+async def test_a_dead_service_that_could_fill_all_slots_takes_nothing_from_the_other(world: World) -> None:
+    """`max_in_flight` is not greater than `queue`: the lane is never full, and the source is held."""
+    configuration = two_services(world, in_flight=50, park_after="3s", limits={"rate": "100/s"})
+    for service in configuration["services"].values():
+        del service["queue"]
+    daemon = world.daemon(configuration)
+    await world.produce_numbers(400)
     daemon.start()
-    plants = range(0, 2 * count, 2)
-    flood = range(1, 2 * count, 2)
-    made = world.oscar.ledger.created
-    await until(lambda: all(world.job_of(n) in made for n in plants), seconds=40, what="plants goes on")
-    await until_settled(world, daemon)
-    kept = await daemon.metric("bridge_kept_events", service="flood", reason="parked")
-    assert kept == count, "each is in the store"
-    assert not [name for name in made if name.startswith("flood")]
-    daemon.kill()  # and it waits through a death of the bridge
-    world.oscar.faults.clear()
-    if death == "missing":
-        world.oscar.add_service("flood")
+    await until(lambda: len(world.oscar.ledger.bodies("plants")) == 400, what="plants goes on")
+    assert jobs_a_second(world, "plants") >= KEEPS * 100
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="what overflows a full lane is parked before what waits in it, so it comes back before it",
+)
+async def test_what_waits_for_a_dead_service_comes_back_in_the_order_it_came(queue_world: QueueWorld) -> None:
+    world = queue_world
+    daemon = world.daemon(two_services(world, in_flight=10, park_after="1s"))
+    await world.produce_numbers(30)
     daemon.start()
-    await until(lambda: all(world.job_of(n, "flood") in made for n in flood), seconds=40, what="caught up")
-    await daemon.becomes_ready()
-    world.assert_one_job_an_event("plants", plants)
-    world.assert_one_job_an_event("flood", flood)
+    await world.all_settled()
+    await until_parked(daemon, 30)
+    world.oscar.add_service("flood")
+    await world.all_jobs(service="flood")
     order = [json.loads(body)["n"] for body in world.oscar.ledger.bodies("flood")]
-    # Oldest first: 4 partitions come in any order among themselves, and 16 attempts are under way at once.
-    places = {n: at for at, n in enumerate(order)}
-    assert sum(places[n] for n in flood[: count // 4]) / (count // 4) < count / 2
-    await until_forgotten(daemon)
-
-
-async def until_settled(world: World, daemon: Any) -> None:
-    """Return once everything of the topic is committed, though a service is dead."""
-    deadline = time.monotonic() + 30
-    while await world.committed() < len(world.ids):
-        assert time.monotonic() < deadline, f"committed {await world.committed()} of {len(world.ids)}"
-        await asyncio.sleep(0.1)
-
-
-async def until_forgotten(daemon: Any) -> None:
-    deadline = time.monotonic() + 10
-    while await daemon.metric("bridge_kept_events", service="flood", reason="parked"):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
+    assert order == sorted(order)
 
 
 async def test_a_store_at_its_budget_holds_the_source_and_says_so(world: World) -> None:
@@ -100,6 +215,6 @@ async def test_a_store_at_its_budget_holds_the_source_and_says_so(world: World) 
     assert await world.committed() < 600
     await world.oscar.end_outage()
     await world.all_jobs()
-    await world.all_committed()
+    await world.all_settled()
     await daemon.becomes_ready()
     world.assert_one_job_an_event()

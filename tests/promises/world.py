@@ -6,12 +6,15 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import yaml
@@ -19,8 +22,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.core.identity import invocation_name
-from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import SandboxOscar
+from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, MotoQueue
 from tests.servers.tansu import Tansu
 
 
@@ -35,11 +38,18 @@ async def until(condition: Callable[[], object], *, seconds: float = 30.0, what:
 
 
 class Daemon:
-    """One `oscar-bridge run`; its log lines are kept in a file."""
+    """One `oscar-bridge run`; its log lines are kept in a file.
 
-    def __init__(self, directory: Path, configuration: dict[str, Any]) -> None:
+    `prelude` is Python that runs before it, to make hours of a server's limits seconds.
+    """
+
+    def __init__(self, directory: Path, configuration: dict[str, Any], prelude: str = "") -> None:
         self.directory = directory
-        self.port = free_port()
+        # Bound and never listening: nobody else is given the port while the daemon is down between kills.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
         configuration = {
             "state_dir": str(directory / "state"),
             "http": {"port": self.port},
@@ -49,7 +59,11 @@ class Daemon:
         self.file = directory / "bridge.yaml"
         self.file.write_text(yaml.safe_dump(configuration, sort_keys=False))
         self.log = directory / "log"
+        self.store = Path(configuration["state_dir"]) / "events.sqlite3"
         self.process: subprocess.Popen[bytes] | None = None
+        self._run = ["-m", "bridge"]
+        if prelude:
+            self._run = ["-c", f"import sys\n{prelude}\nfrom bridge.cli import main\nsys.exit(main())"]
 
     @property
     def pid(self) -> int:
@@ -59,7 +73,7 @@ class Daemon:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bridge", "run", "-c", str(self.file)], stdout=log, stderr=log
+                [sys.executable, *self._run, "run", "-c", str(self.file)], stdout=log, stderr=log
             )
 
     def kill(self) -> None:
@@ -80,6 +94,11 @@ class Daemon:
             process.kill()
             process.wait()
             raise
+
+    def close(self) -> None:
+        """Kill it if it runs, and let go of its port."""
+        self.kill()
+        self._reserved.close()
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of `oscar-bridge` with this daemon's configuration."""
@@ -142,6 +161,28 @@ class Daemon:
     async def metric(self, name: str, **labels: str) -> float:
         return (await self.metrics()).get((name, tuple(sorted(labels.items()))), 0.0)
 
+    async def parked(self, service: str) -> int:
+        """How many events wait in the store for `service`."""
+        return int(await self.metric("bridge_kept_events", service=service, reason="parked"))
+
+    def kept(self) -> list[Kept]:
+        """What is in the store, in the order in which it came there."""
+        with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT id, service, reason, attributes FROM kept ORDER BY number")
+            return [
+                Kept(event_id, service, reason, json.loads(attributes))
+                for event_id, service, reason, attributes in rows
+            ]
+
+
+class Kept(NamedTuple):
+    """A row of the store."""
+
+    id: str
+    service: str
+    reason: str
+    attributes: dict[str, str]
+
 
 class World:
     """One topic, one OSCAR, and as many daemons as a test wants; those left are killed at the end."""
@@ -184,9 +225,10 @@ class World:
             **more,
         }
 
-    def daemon(self, configuration: dict[str, Any] | None = None) -> Daemon:
+    def daemon(self, configuration: dict[str, Any] | None = None, prelude: str = "") -> Daemon:
         """Make a daemon, not started."""
-        daemon = Daemon(self.directory / f"daemon-{len(self.daemons)}", configuration or self.configuration())
+        directory = self.directory / f"daemon-{len(self.daemons)}"
+        daemon = Daemon(directory, configuration or self.configuration(), prelude)
         self.daemons.append(daemon)
         return daemon
 
@@ -264,7 +306,7 @@ class World:
         """Sum of the group's committed offsets."""
         return sum((await self.kafka.committed(self.name, self.name)).values())
 
-    async def all_committed(self, *, seconds: float = 30.0) -> None:
+    async def all_settled(self, *, seconds: float = 30.0) -> None:
         """Return once every record of the topic is committed."""
         last = 0
         try:
@@ -277,4 +319,53 @@ class World:
 
     def close(self) -> None:
         for daemon in self.daemons:
-            daemon.kill()
+            daemon.close()
+
+
+class QueueWorld(World):
+    """An SQS queue in place of the topic. Its visibility timeout is short: there are many in a test."""
+
+    def __init__(
+        self, directory: Path, kafka: Tansu, oscar: SandboxOscar, name: str, queue: MotoQueue
+    ) -> None:
+        super().__init__(directory, kafka, oscar, name)
+        self.queue = queue
+
+    async def redrive_after(self, receipts: int) -> MotoQueue:
+        """Have messages that were received so often move to another queue, which is given."""
+        other = await self.queue.moto.create_queue(f"{self.name}-dead")
+        policy = {"deadLetterTargetArn": other.arn, "maxReceiveCount": receipts}
+        attributes = {"RedrivePolicy": json.dumps(policy)}
+        await self.queue.moto.call(
+            "sqs", "set_queue_attributes", QueueUrl=self.queue.url, Attributes=attributes
+        )
+        return other
+
+    def source(self, **more: Any) -> dict[str, Any]:
+        return {
+            "type": "sqs",
+            "queue": self.queue.name,
+            "region": REGION,
+            "endpoint_url": self.queue.moto.url,
+            "access_key_id": ACCESS_KEY_ID,
+            "secret_access_key": SECRET_ACCESS_KEY,
+            "wait_seconds": 1,
+            **more,
+        }
+
+    async def produce(
+        self, values: Sequence[bytes | None], *, keys: Sequence[bytes] | None = None
+    ) -> list[str]:
+        assert keys is None
+        return await self.queue.send(*[value.decode() for value in values if value is not None])
+
+    async def all_settled(self, *, seconds: float = 30.0) -> None:
+        """Return once every message is deleted."""
+        last = (-1, -1)
+        try:
+            async with asyncio.timeout(seconds):
+                while last != (0, 0):
+                    last = await self.queue.counts()
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"{last} messages are left") from None

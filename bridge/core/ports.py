@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -119,9 +119,9 @@ class Keeper(Protocol):
     async def bury(self, letter: DeadLetter) -> None:
         """Keep a dead letter; one that was parked for that service is no longer. Raises StoreError."""
 
-    async def park(
+    def park(
         self, event: Event, service: str, *, attempts: int = 0, first_attempt: float | None = None
-    ) -> None:
+    ) -> Awaitable[None]:
         """Keep an event for its lane; the same event and service again is the same row, in its old place.
 
         Raises StoreFullError at the budget, StoreError when it can't be written; then nothing may be settled.

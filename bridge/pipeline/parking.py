@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import islice
 from time import monotonic
 
@@ -147,8 +147,8 @@ class Parking:
                 _log.warning("events are parked", service=self._key, waiting=self._keeper.waiting(self._key))
         return trouble
 
-    async def _keep(self, delivery: Delivery, past: Past | None) -> None:
-        await self._keeper.park(
+    def _keep(self, delivery: Delivery, past: Past | None) -> Awaitable[None]:
+        return self._keeper.park(
             delivery.event,
             self._key,
             attempts=0 if past is None else past.attempts,

@@ -218,8 +218,8 @@ async def test_failures_of_an_outage_are_forgiven_when_it_ends() -> None:
 # --- Retry-After ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("asked", "waited"), [(30.0, 30.0), (1800.0, 1800.0), (1e9, 3600.0)])
-async def test_retry_after_is_honoured_up_to_an_hour(asked: float, waited: float) -> None:
+@pytest.mark.parametrize("asked", [30.0, 1800.0])
+async def test_retry_after_is_honoured(asked: float) -> None:
     answers = iter([Answer(Verdict.UNAVAILABLE, "http_429", status=429, retry_after=asked)])
     destination = ScriptedDestination(lambda _event: next(answers, ACCEPTED))
     bench = Bench(destination)
@@ -228,8 +228,8 @@ async def test_retry_after_is_honoured_up_to_an_hour(asked: float, waited: float
         await bench.put(given)
         assert await settled(given, within=4000) == [Outcome.ACCEPTED]
     first, second = destination.times("0")
-    assert second - first == pytest.approx(waited, abs=0.51)
-    assert second - first >= waited
+    assert second - first == pytest.approx(asked, abs=0.51)
+    assert second - first >= asked
 
 
 async def test_a_shut_gate_honours_retry_after_for_the_whole_lane() -> None:

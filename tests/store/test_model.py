@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -44,8 +44,11 @@ class TheStore(RuleBasedStateMachine):
         self.last: dict[tuple[str, str], int] = {}
         self.open()
 
-    def do(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return self.runner.run(coroutine)
+    def do(self, asked: Awaitable[_T]) -> _T:
+        async def answer() -> _T:
+            return await asked
+
+        return self.runner.run(answer())
 
     def open(self) -> None:
         async def enter() -> None:

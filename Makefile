@@ -20,7 +20,7 @@ run: $(VENV)/.ready
 
 ## Everything CI runs.
 test: check
-	$(BIN)/pytest -q -m "not prove" $(ARGS)
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not prove" $(ARGS)
 
 ## Static checks: lint, format, types, the rules of who imports whom.
 check: $(VENV)/.ready

@@ -85,6 +85,22 @@ async def test_events_lost_while_the_bridge_was_down_are_found(dcache_world: Dca
     await dcache_world.every_version_has_one_job()
 
 
+@pytest.mark.parametrize(
+    ("files", "directories"), [(1500, 100), pytest.param(20_000, 500, marks=pytest.mark.prove)]
+)
+async def test_files_written_into_new_nested_directories_at_once_are_all_found(
+    dcache_world: DcacheWorld, files: int, directories: int
+) -> None:
+    daemon = dcache_world.daemon()
+    daemon.start()
+    await daemon.becomes_ready()
+    for n in range(files):
+        at = n % directories
+        await dcache_world.site.upload(f"{ROOT}/{at // 50}/{at // 10}/{at}/{n}", b"x")
+    assert len(dcache_world.closed()) == files
+    await dcache_world.every_version_has_one_job(seconds=110)
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_whatever_users_sites_and_kills_do_each_version_has_one_job(

@@ -20,7 +20,7 @@ from tests.sources.reading import Hands, opened, until
 
 
 def source(
-    site: SandboxDcache,
+    site: SandboxDcache | None,
     store: Store,
     state_dir: Path,
     *,
@@ -28,10 +28,10 @@ def source(
     rescan: Rescan | None = None,
     **more: Any,
 ) -> DcacheSource:
-    """Make a source of `site`; `more` are keys of the configuration."""
+    """Make a source of `site`; `more` are keys of the configuration, `endpoint` where there is no site."""
     values: dict[str, Any] = {
         "type": "dcache",
-        "endpoint": site.base,
+        "endpoint": None if site is None else site.base,
         "auth": {"type": "basic", "username": "bridge", "password": "bridge"},
         "paths": ["/data/in"],
         "request_rate": "1000/s",

@@ -91,6 +91,7 @@ class Lookups:
         try:
             path, entry = await self._entry(occurrence, path)
         except Missing:
+            self.trouble = None
             self._waiting.pop(key, None)
             return Dropped("gone")
         except (Denied, Unanswered) as error:

@@ -90,8 +90,10 @@ class Stream:
         self._pending: list[Spooled] = []
         self._pending_bytes = 0
         self._newest: str | None = None
-        """Id of the newest event read, kept or not."""
+        """Id of the newest event read and not kept."""
         self._some = asyncio.Event()
+        self._end: StreamEnded | Competing | Overrun | None = None
+        """Why there is no more to read."""
         self._followed = False
 
     async def follow(self) -> None:
@@ -103,7 +105,8 @@ class Stream:
         """
         self._pending.clear()
         self._pending_bytes = 0
-        self._newest = None
+        self._newest = self._end = None
+        self._some.clear()
         if self._followed and self._position.event is None:
             self._listener.gap("no_event_to_resume_from")
         silence = SILENCE_SECONDS[self._channel.has_metronome]
@@ -120,18 +123,24 @@ class Stream:
                 raise _first(group) from None
             finally:
                 self._listener.connected(connected=False)
+        assert self._end is not None  # noqa: S101 - nothing else ends both tasks
+        raise self._end
 
     async def _read(self, source: EventSource, silence: float) -> None:
+        """Read to the end, and leave to `_keep` what was read by then: it may not be told again."""
         try:
             async for event in source.aiter_sse():
                 self._take(event)
+            self._end = StreamEnded("ended by dCache")
+        except (StreamEnded, Competing, Overrun) as end:
+            self._end = end
         except httpx.ReadTimeout:
-            raise StreamEnded(f"silent for {silence:g} s", expected=True) from None
+            self._end = StreamEnded(f"silent for {silence:g} s", expected=True)
         except (httpx.HTTPError, OSError) as error:
-            raise StreamEnded(f"broken: {str(error) or type(error).__name__}") from None
+            self._end = StreamEnded(f"broken: {str(error) or type(error).__name__}")
         except SSEError as error:
-            raise StreamEnded(f"not a stream of events: {error}") from None
-        raise StreamEnded("ended by dCache")
+            self._end = StreamEnded(f"not a stream of events: {error}")
+        self._some.set()
 
     def _take(self, event: ServerSentEvent) -> None:
         if event.event == "SYSTEM":
@@ -202,18 +211,25 @@ class Stream:
         while True:
             await self._some.wait()
             self._some.clear()
-            batch, newest = self._pending, self._newest
-            self._pending, self._pending_bytes = [], 0
-            before, self._position.event = self._position.event, newest
-            try:
-                await self._append(batch, self._position.text())
-            except StoreFullError as error:
-                self._position.event = before
-                raise Overrun(str(error)) from None
-            except BaseException:
-                self._position.event = before
-                raise
-            self._listener.heard()
+            is_over = self._end is not None
+            if self._newest is not None:
+                await self._write(self._newest)
+            if is_over:
+                return
+
+    async def _write(self, newest: str) -> None:
+        batch = self._pending
+        self._pending, self._pending_bytes, self._newest = [], 0, None
+        before, self._position.event = self._position.event, newest
+        try:
+            await self._append(batch, self._position.text())
+        except StoreFullError as error:
+            self._position.event = before
+            raise Overrun(str(error)) from None
+        except BaseException:
+            self._position.event = before
+            raise
+        self._listener.heard()
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -128,5 +128,5 @@ def configure(level: str = "info", form: Literal["json", "console"] = "json") ->
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # The libraries say at INFO what the bridge says in its own words.
-    for noisy in ("aiobotocore", "aiokafka", "asyncio", "aiohttp.access", "botocore"):
+    for noisy in ("aiobotocore", "aiokafka", "asyncio", "aiohttp.access", "botocore", "httpcore", "httpx"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -72,21 +72,18 @@ class DcacheWorld:
         return [one for one in self.site.versions() if one.closed and one.size is not None]
 
     async def every_version_has_one_job(self, *, seconds: float = 60.0) -> None:
-        """Return once each file version that exists and is closed has a job; none may have two."""
+        """Return once each file version that exists and is closed by now has a job; none may have two."""
         created = self.oscar.ledger.created
-
-        def missing() -> list[Version]:
-            return [one for one in self.closed() if self.job_of(one) not in created]
-
+        expected = {self.job_of(version): version for version in self.closed()}
         try:
-            await until(lambda: not missing(), seconds=seconds)
+            await until(lambda: all(name in created for name in reversed(expected)), seconds=seconds)
         except AssertionError:
-            lost = missing()
+            lost = [version for name, version in expected.items() if name not in created]
             tail = "\n".join(
                 f"--- {one.file}\n{one.log.read_text()[-6000:]}" for one in self.daemons if one.log.exists()
             )
             raise AssertionError(
-                f"{len(lost)} of {len(self.closed())} have no job, such as {lost[:5]}\n{tail}"
+                f"{len(lost)} of {len(expected)} have no job, such as {lost[:5]}\n{tail}"
             ) from None
         twice = {name: count for name, count in created.items() if count > 1}
         assert not twice, twice

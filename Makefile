@@ -14,7 +14,7 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-## The sandbox: OSCAR, a Kafka broker and the bridge between them. ARGS=--once ends by itself.
+## The sandbox: OSCAR, Kafka, S3, dCache and the bridge between them. ARGS=--once ends by itself.
 run: $(VENV)/.ready
 	$(BIN)/oscar-bridge sandbox run -c config/sandbox.yaml $(ARGS)
 

@@ -21,6 +21,7 @@ _NAMES = {
     "bridge_event_age_seconds": ("histogram", ["service"]),
     "bridge_retries_total": ("counter", ["service", "cause"]),
     "bridge_oldest_unsettled_seconds": ("gauge", ["source"]),
+    "bridge_source_gaps_total": ("counter", ["source", "reason"]),
     "bridge_versions_remembered": ("gauge", ["source"]),
     "bridge_source_up": ("gauge", ["source"]),
     "bridge_source_in_flight": ("gauge", ["source"]),

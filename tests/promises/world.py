@@ -133,6 +133,12 @@ class Daemon:
         except (aiohttp.ClientError, TimeoutError):
             return None
 
+    async def is_up(self, *, seconds: float = 30.0) -> None:
+        """Return once it answers, ready or not."""
+        async with asyncio.timeout(seconds):
+            while await self.ready() is None:
+                await asyncio.sleep(0.02)
+
     async def becomes_ready(self, *, seconds: float = 30.0) -> None:
         last: dict[str, Any] | None = None
         try:

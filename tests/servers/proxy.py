@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -21,6 +22,8 @@ class Proxy:
         """Connections taken since the start."""
         self.garbled: tuple[bytes, bytes] | None = None
         """What of the target's bytes is replaced by what, of the same length."""
+        self.asked: Callable[[bytes], bool] = lambda _data: True
+        """Shown what a client sends, before it goes on; False cuts the connection instead."""
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
@@ -99,5 +102,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self._flowing.wait()
+                if not garbles and not self.asked(data):
+                    return
                 writer.write(data.replace(*self.garbled) if garbles and self.garbled else data)
                 await writer.drain()

@@ -103,7 +103,7 @@ class Schedule:
         self.done: list[str] = []
         """What was done, for a person who reads a failure."""
         self.uploads: list[Upload] = []
-        self._steps: list[tuple[float, Callable[[], Awaitable[str]]]] = [
+        work = [
             (30, self._upload),
             (6, self._begin_upload),
             (8, self._finish_upload),
@@ -116,14 +116,22 @@ class Schedule:
             (3, self._remove_file),
             (1, self._remove_directory),
             (2, self._move_in),
+            (4, self._rest),
+        ]
+        trouble = [
             (2, self._drop),
             (1, self._lose_events),
-            (1.5, self._overflow),
+            (2, self._overflow),
             (0.7, self._forget_channels),
             (0.7, self._restart_site),
             (1, self._fail_lookups),
             (1, self._kill_a_bridge),
-            (3, self._rest),
+        ]
+        # Much trouble makes the bridge list everything, which mends whatever another trouble did: so each
+        # schedule has only some kinds of it.
+        self._steps: list[tuple[float, Callable[[], Awaitable[str]]]] = [
+            *work,
+            *(one for one in trouble if self.dice.random() < 0.35),
         ]
 
     async def play(self, steps: int) -> None:

@@ -122,7 +122,7 @@ async def until_parked(daemon: Daemon, count: int) -> None:
 
 
 SQS_IN_SECONDS = "from bridge.sources.sqs import held; held.LONGEST_HOLD = 4.0"
-"""Instead of 12 hours: their service is dead for longer. The visibility timeout is a second."""
+"""Instead of 12 hours: their service is dead for longer. The visibility timeout is 2 s."""
 
 
 @pytest.mark.parametrize("death", ["missing", "silent"])
@@ -159,7 +159,7 @@ async def test_a_dead_service_takes_nothing_from_the_other_of_its_queue_for_long
 ) -> None:
     dead = await queue_world.redrive_after(1)
     await outlive_a_dead_service(
-        queue_world, death, in_flight=40, rate=SQS_RATE, park_after="150ms", prelude=SQS_IN_SECONDS
+        queue_world, death, in_flight=25, rate=SQS_RATE, park_after="150ms", prelude=SQS_IN_SECONDS
     )
     assert await dead.is_empty()
 

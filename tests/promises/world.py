@@ -338,10 +338,13 @@ class QueueWorld(World):
         self.queue = queue
 
     async def redrive_after(self, receipts: int) -> MotoQueue:
-        """Have messages that were received so often move to another queue, which is given."""
+        """Have messages that were received so often move to another queue, which is given.
+
+        Their visibility timeout is 2 s from now on: on a busy machine a heartbeat each half a second is late.
+        """
         other = await self.queue.moto.create_queue(f"{self.name}-dead")
         policy = {"deadLetterTargetArn": other.arn, "maxReceiveCount": receipts}
-        attributes = {"RedrivePolicy": json.dumps(policy)}
+        attributes = {"RedrivePolicy": json.dumps(policy), "VisibilityTimeout": "2"}
         await self.queue.moto.call(
             "sqs", "set_queue_attributes", QueueUrl=self.queue.url, Attributes=attributes
         )

@@ -97,12 +97,13 @@ class Bench:
 
     async def store(self) -> tuple[float, float]:
         """Give the events that a store parks a second, and those that it reads and forgets a second."""
-        state = str(self.directory / f"store-{next(self._numbers)}")
-        async with self._watched("bench.parked", "rates", state, str(self.effort.parked)) as process:
-            assert process.process.stdout is not None
-            line = await process.during(process.process.stdout.readline())
-        parked, returned = map(float, line.split())
+        parked, returned = await self._store_alone("bench.parked", "rates")
         return parked, returned
+
+    async def spooled(self) -> float:
+        """Give the occurrences that a store spools a second."""
+        (rate,) = await self._store_alone("bench.spooled")
+        return rate
 
     async def back(self, empty: str) -> Speed:
         """Give the speed at which a bridge that starts empties its store; no event is in its topic."""
@@ -184,6 +185,14 @@ class Bench:
         used = process.cpu_seconds() - before
         rate = (events - 1) / ((seen["last"] - seen["first"]) / 1e9)
         return Speed(rate, used / events * 1e6, process.memory()[1])
+
+    async def _store_alone(self, *what: str) -> list[float]:
+        """Give the figures that a process prints which has a store, and nothing else."""
+        state = str(self.directory / f"store-{next(self._numbers)}")
+        async with self._watched(*what, state, str(self.effort.parked)) as process:
+            assert process.process.stdout is not None
+            line = await process.during(process.process.stdout.readline())
+        return [float(figure) for figure in line.split()]
 
     def _watched(self, *arguments: str) -> AbstractAsyncContextManager[Watched]:
         return watched(self.cores, *arguments, log=self.directory / "log")
@@ -316,10 +325,12 @@ async def _store(bench: Bench, say: Callable[[str], None]) -> None:
     for turn in range(effort.turns):
         say(f"store, {turn + 1} of {effort.turns}")
         parked, returned = await bench.store()
+        spooled = await bench.spooled()
         cel = await bench.bridge(backlog, WHEN)
         back = await bench.back(empty)
         table.parked.figures.append(parked)
         table.returned.figures.append(returned)
+        table.spooled.figures.append(spooled)
         table.back.figures.append(back.rate)
         table.back_ratio.figures.append(back.rate / cel.rate)
         table.back_cpu.figures.append(back.cpu)

@@ -6,6 +6,9 @@ import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+SPOOLED_AT_ONCE = 200
+"""Occurrences that a stream which is not idle has read while the store wrote those before."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
@@ -114,6 +117,9 @@ class Table:
         self.sqs_cpu = Row("… CPU time a message, its delete included", "µs")
         self.parked = Row("store: parked", "events/s", 0, "≥ 20,000", lambda it: it >= 20_000)
         self.returned = Row("store: read back and forgotten", "events/s")
+        self.spooled = Row(
+            f"store: spooled, {SPOOLED_AT_ONCE} at a time", "events/s", 0, "≥ 20,000", lambda it: it >= 20_000
+        )
         self.back = Row("parked → lane → sink", "events/s")
         self.back_ratio = Row("… of Kafka → bridge → sink, CEL route", "", 2, "≥ 0.90", lambda it: it >= 0.9)
         self.back_cpu = Row("… CPU time an event", "µs")

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from bench.spooled import occurrences, spooling_rate
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.ports import Spooled
 from bridge.store import Filter, Store, StoreConfig, spool, spooled
 from bridge.store.spool import SourceSpool
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, parked_ids, until, value
-from tests.store.spooling import occurrences, spooling_rate
 
 
 def some(*keys: str) -> list[Spooled]:

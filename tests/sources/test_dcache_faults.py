@@ -6,7 +6,9 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -17,6 +19,7 @@ from bridge.core.errors import SourceLost
 from bridge.core.identity import invocation_name
 from bridge.sandbox.dcache import SandboxDcache, Settings
 from bridge.sources.dcache import healing, lookups, reading, stream
+from bridge.sources.dcache.connection import Connection
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
@@ -290,4 +293,54 @@ async def test_an_unknown_directory_s_event_is_dropped_in_the_end(
             lambda: bridge.metrics.registry.get_sample_value(
                 "bridge_events_filtered_total", {"source": "arrivals", "reason": "unwatched"}
             )
+        )
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_file_closed_before_a_new_channel_s_stream_is_connected_is_found(
+    site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """Without a Last-Event-ID dCache replays nothing, though the directory was watched."""
+    stream_of = Connection.stream
+    names: list[str] = [] if lost else ["early"]
+
+    @asynccontextmanager
+    async def late(*arguments: Any, **more: Any) -> AsyncIterator[Any]:
+        if names:
+            await asyncio.sleep(0.5)  # more than it takes to list what there is
+            await site.upload(f"/data/in/{names.pop()}", b"x")
+        async with stream_of(*arguments, **more) as source:
+            yield source
+
+    monkeypatch.setattr(Connection, "stream", late)
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        if lost:
+            await running.healed()
+            names.append("late")
+            site.trouble.forget_channels()
+        await running.accept(1)
+        await running.healed()
+        await running.nothing_more()
+    reasons = ("channel_lost", "no_event_to_resume_from")
+    told = [
+        bridge.metrics.registry.get_sample_value(
+            "bridge_source_gaps_total", {"source": "arrivals", "reason": reason}
+        )
+        for reason in reasons
+    ]
+    assert told == [1.0 if lost else None, None], "and a gap is told once"
+
+
+async def test_a_stream_that_comes_back_with_nothing_to_resume_from_is_a_gap_told_once_connected(
+    site: SandboxDcache, tmp_path: Path
+) -> None:
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()  # and no event was told yet
+        site.trouble.drop_streams()
+        await site.upload("/data/in/a", b"x")
+        await running.accept(1)
+        assert bridge.metrics.registry.get_sample_value(
+            "bridge_source_gaps_total", {"source": "arrivals", "reason": "no_event_to_resume_from"}
         )

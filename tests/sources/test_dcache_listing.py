@@ -236,3 +236,49 @@ async def test_a_metronome_is_started_once_and_its_ticks_are_where_to_resume_fro
     assert frontend.asked == [{"delay": 20.0, "message": "tick"}]
     assert frontend.resumed[0] is None
     assert set(frontend.resumed[1:]) == {"2"}
+
+
+async def test_a_watch_is_made_again_only_for_another_directory_of_that_name(
+    site: SandboxDcache, tmp_path: Path
+) -> None:
+    await site.mkdir("/data/in/a/b")
+    await site.mkdir("/data/in/c")
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        made = site.requests["POST events"]
+        await listed_again(running)
+        assert site.requests["POST events"] == made + 1, "of the watched path itself"
+        # Nothing is told of what happens here.
+        site.trouble.begin_overflow()
+        await site.rename("/data/in/a", "/data/out")
+        await site.rename("/data/in/c", "/data/in/a")
+        await site.mkdir("/data/in/a/b")
+        await site.mkdir("/data/in/c")
+        for watch in site._inotify.watches():
+            watch.overflowing = False
+        await listed_again(running)
+        assert site.requests["POST events"] == made + 5
+        for path in ("a/1", "a/b/2", "c/3"):
+            await site.upload(f"/data/in/{path}", b"x")
+        events = await running.accept(3)
+        assert {event.attributes["found"] for event in events} == {"event"}
+        await running.nothing_more()
+
+
+async def test_a_watch_that_dcache_has_lost_is_made_again_by_the_next_listing(
+    site: SandboxDcache, tmp_path: Path
+) -> None:
+    await site.mkdir("/data/in/a")
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        (watch,) = site._inotify.watches("/data/in/a")
+        watch.overflowing = True  # so that its end is not told
+        watch.channel.subscriptions.pop(watch.identity)
+        site._inotify._forget(watch)
+        await listed_again(running)
+        assert site.watched == ["/data/in", "/data/in/a"]
+        await site.upload("/data/in/a/1", b"x")
+        (event,) = await running.accept(1)
+        assert event.attributes["found"] == "event"

@@ -139,13 +139,17 @@ class Connection(Asker):
         except Missing:
             pass
 
+    async def subscriptions(self, channel: str) -> Sequence[str]:
+        """Give the keys of all subscriptions there are (see `watches.key_of`). Raises Missing."""
+        told = await self.get(f"{self._channel(channel)}/subscriptions")
+        return [key_of(str(url)) for url in told] if isinstance(told, list) else []
+
     async def start_metronome(self, channel: str) -> bool:
         """Have the channel tick, unless it does; False where this dCache has no metronome.
 
         A tick has an id as any event, so it shows that the stream is alive, and from where to resume.
         """
-        told = await self.get(f"{self._channel(channel)}/subscriptions")
-        if isinstance(told, list) and any(key_of(str(url)).startswith("metronome/") for url in told):
+        if any(key.startswith("metronome/") for key in await self.subscriptions(channel)):
             return True
         answer = await self.ask(
             "POST",
@@ -164,15 +168,18 @@ class Connection(Asker):
             raise Unanswered(f"{path}: not what a look-up answers")
         return found
 
-    async def list_page(self, path: str, *, offset: int, limit: int) -> Sequence[Entry]:
-        """List a part of a directory. Raises Missing (no directory any more), Denied, Unanswered."""
+    async def list_page(self, path: str, *, offset: int, limit: int) -> tuple[str, Sequence[Entry]]:
+        """Give the PNFS-ID of a directory, and a part of what is in it.
+
+        Raises Missing (no directory any more), Denied, Unanswered.
+        """
         query = {"children": "true", "offset": str(offset), "limit": str(limit)}
         told = mapping(await self.get(_namespace(path), query))
         if told.get("fileType") != "DIR":
             raise Missing(f"{path} is no directory")
         children = told.get("children")
         entries = [_entry(None, mapping(child)) for child in children] if isinstance(children, list) else []
-        return [entry for entry in entries if entry is not None]
+        return str(told.get("pnfsId")), [entry for entry in entries if entry is not None]
 
     # The stream
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,18 @@ class Listing:
     number: int
     complete: bool
     """Of all there is to watch."""
-    open: int = 0
+    began: int
+    """When, as `Healer` counts."""
+    channel: int
+    """Of how many this process has had; the watches of another are gone."""
+    open: int
     """Directories that are not done."""
     failed: bool = False
     """Not all was seen, so nothing may be forgotten."""
     full: bool = False
     """The store had no room."""
+    outdated: bool = False
+    """There was a gap since it began: not all is known."""
 
 
 class Healer:
@@ -95,14 +101,19 @@ class Healer:
         self._append = append
         self._metrics = metrics
         self._log = log
-        self._urgent: dict[str, None] = {}
-        """Directories that events were about, in their order."""
-        self._rest: deque[tuple[str, Listing]] = deque()
-        """Directories found below others; the deepest first, so that they stay few."""
+        self._clock = 0
+        """Counts what is asked for and begun, to tell which came first."""
+        self._channel = 0
+        self._urgent: dict[str, int] = {}
+        """Directories that events were about, in their order; and when they were asked for last."""
+        self._began: dict[str, int] = {}
+        """When the walk of a directory with all below it began, while it is not done."""
+        self._rest: deque[tuple[str, str | None, Listing]] = deque()
+        """Directories found below others, with their PNFS-IDs; the deepest first, so that they stay few."""
         self._some = asyncio.Event()
         self._complete: Listing | None = None
         self._again = False
-        """A gap came after the complete listing under way had begun."""
+        """All is to be listed once more."""
         self.number = position.listed or 0
         """Of the newest listing."""
         self.healed = False
@@ -119,19 +130,28 @@ class Healer:
     def look_at(self, path: str) -> None:
         """Have the directory `path` watched and listed soon, with all below it."""
         if self._scope.has_directory(path):
-            self._urgent[path] = None
+            self._urgent[path] = self._tick()
             self._some.set()
 
     def look_at_all(self) -> None:
         """Have everything listed: there was a gap."""
         self.healed = False
         self._again = True
+        if self._complete is not None:
+            self._complete.outdated = True
         self._some.set()
 
     def new_channel(self) -> None:
-        """Hear that the channel is another: no watch is left."""
-        self.walked = False
-        self.look_at_all()
+        """Hear that the channel is another: no watch is left. `look_at_all` follows once it is connected."""
+        self._channel += 1
+        self.walked = self.healed = self._again = False
+        if self._complete is not None:
+            self._complete.outdated = True
+            self._complete = None
+        self._urgent.clear()
+        self._began.clear()
+        self._rest.clear()
+        self._some.set()
 
     def problems(self) -> list[str]:
         """Tell what can't be watched."""
@@ -156,32 +176,63 @@ class Healer:
                 await self._begin()
             elif self._urgent:
                 path = next(iter(self._urgent))
-                del self._urgent[path]
-                await self._do(path, Listing(self.number, complete=False, open=1))
+                if not self._will_be_listed(path, self._urgent.pop(path)):
+                    await self._do(path, None, self._listing([path], complete=False))
             elif self._rest:
                 await self._do(*self._rest.pop())
             else:
                 self._some.clear()
                 await self._some.wait()
 
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def _listing(self, paths: Sequence[str], *, complete: bool) -> Listing:
+        listing = Listing(self.number, complete, self._tick(), self._channel, open=len(paths))
+        self._began |= dict.fromkeys(paths, listing.began)
+        return listing
+
+    def _will_be_listed(self, path: str, asked: int) -> bool:
+        """Tell whether a walk from `path` or above has begun since it was asked for, or is to begin."""
+        for above in _ways_up(path) if self._recursive else (path,):
+            if self._began.get(above, 0) > asked or (above != path and above in self._urgent):
+                return True
+        return False
+
     async def _begin(self) -> None:
         self._again = False
-        listing = self._complete = Listing(0, complete=True, open=len(self._scope.roots))
+        listing = self._complete = self._listing(self._scope.roots, complete=True)
         listing.number = self.number = await self._spool.next_listing()
         self._log.info("dcache: listing all", listing=listing.number, since=self._position.since)
-        self._add([(root, listing) for root in self._scope.roots])
+        await self._compare_watches()
+        if listing.channel == self._channel:
+            self._add([(root, None, listing) for root in self._scope.roots])
 
-    def _add(self, directories: Sequence[tuple[str, Listing]]) -> None:
+    async def _compare_watches(self) -> None:
+        """Be sure of no watch that dCache does not tell of: it is made again, as is done for one unknown."""
+        mine = self._watches.keys()
+        if not mine:
+            return
+        try:
+            alive = await self._connection.subscriptions(self._position.channel)
+        except (Unanswered, Denied, Missing):
+            alive = ()
+        self._watches.distrust(mine.difference(alive))
+
+    def _add(self, directories: Sequence[tuple[str, str | None, Listing]]) -> None:
         self._rest.extend(directories)
         self._some.set()
 
-    async def _do(self, path: str, listing: Listing) -> None:
+    async def _do(self, path: str, pnfsid: str | None, listing: Listing) -> None:
         """Watch and list one directory, and try again what dCache does not answer."""
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(_PAUSE * 2**attempt * random.uniform(0.5, 1))
+            if listing.channel != self._channel:
+                return
             try:
-                await self._watch_and_list(path, listing)
+                await self._watch_and_list(path, pnfsid, listing)
                 self.unreadable.pop(path, None)
             except ChannelGone:
                 continue  # the stream finds out too, and makes another
@@ -199,9 +250,10 @@ class Healer:
             break
         else:
             listing.failed = True
-            self._urgent[path] = None
+            self.look_at(path)
         listing.open -= 1
-        if listing.open == 0:
+        if listing.open == 0 and listing.channel == self._channel:
+            self._began = {at: began for at, began in self._began.items() if began != listing.began}
             await self._finish(listing)
 
     async def _try_again(self) -> None:
@@ -228,14 +280,29 @@ class Healer:
             self._log.warning("dcache: a directory can't be watched", path=path, reason=reason)
         self.unreadable[path] = reason
 
-    async def _watch_and_list(self, path: str, listing: Listing) -> None:
-        subscription = await self._connection.watch(self._position.channel, path, self._flags)
-        self._watches.add(subscription, path)
+    async def _watch_and_list(self, path: str, pnfsid: str | None, listing: Listing) -> None:
+        """Watch and list one directory, `pnfsid` by what the directory above it has shown.
+
+        The watch is not made again where it is sure to be there: dCache writes all its watches to ZooKeeper
+        for each that is made (Inotify.java).
+        """
+        known = None if pnfsid is None else self._watches.of_directory(path, pnfsid)
+        if known is None:
+            subscription = await self._connection.watch(self._position.channel, path, self._flags)
+            self._watches.add(subscription, path)
+        else:
+            subscription = known
         size, offset, tail = PAGE, 0, frozenset[str]()
         while True:
             if self._spool.waiting > MOST_WAITING:
                 await asyncio.sleep(SLOW_SECONDS)
-            entries = await self._connection.list_page(path, offset=offset, limit=size)
+            is_now, entries = await self._connection.list_page(path, offset=offset, limit=size)
+            if is_now == pnfsid:
+                # The same before and after the watch was made, so that is its, and no other's of this name.
+                self._watches.recognise(subscription, path, pnfsid)
+            elif known is not None:
+                await self._watch_and_list(path, None, listing)
+                return
             if tail and not any(entry.name in tail for entry in entries):
                 size, offset, tail = min(2 * size, 100 * PAGE), 0, frozenset()  # some moved up: once more
                 continue
@@ -250,8 +317,10 @@ class Healer:
     def _descend(self, path: str, entries: Sequence[Entry], listing: Listing) -> None:
         if not self._recursive:
             return
-        below = [joined(path, entry.name) for entry in entries if entry.kind == "DIR"]
-        found = [(each, listing) for each in below if self._scope.has_directory(each)]
+        below = [(joined(path, entry.name), entry.pnfsid) for entry in entries if entry.kind == "DIR"]
+        found = [(at, pnfsid, listing) for at, pnfsid in below if self._scope.has_directory(at)]
+        if listing.channel != self._channel:
+            return
         listing.open += len(found)
         self._add(found)
 
@@ -296,7 +365,7 @@ class Healer:
         self.full = listing.full
         self.walked = True
         forgotten = 0
-        if not listing.full and not self._again:
+        if not listing.full and not listing.outdated:
             if not listing.failed:
                 if self._position.listed is not None:
                     # Not what this listing alone has not shown: a file may have been moved past it.
@@ -304,7 +373,7 @@ class Healer:
                 self._position.listed = listing.number
             self._position.since = None
             await self._append((), self._position.text())
-            self.healed = not self._again
+            self.healed = not listing.outdated
         self._log.info(
             "dcache: all is listed",
             listing=listing.number,
@@ -315,6 +384,16 @@ class Healer:
         if listing.full:
             self._log.warning("dcache: the store had no room for all that was found: it is listed again")
             await asyncio.sleep(FULL_SECONDS)
-            self._again = True
-        self._complete = None
+            if listing.channel == self._channel:
+                self.look_at_all()
+        if listing.channel == self._channel:
+            self._complete = None
         self._some.set()
+
+
+def _ways_up(path: str) -> Iterator[str]:
+    """Give `path`, the directory it is in, and so on up to `/`."""
+    yield path
+    while path != "/":
+        path = path.rpartition("/")[0] or "/"
+        yield path

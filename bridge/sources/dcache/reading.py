@@ -71,6 +71,9 @@ class Reading:
         """Keys of watches to be ended: of directories that have left."""
         self._trouble: str | None = "not connected yet"
         self._connected_at: float | None = None
+        self._anew = True
+        """All is to be listed once the stream is connected, however it is: this process or its channel is
+        new."""
         self.lookups = Lookups(
             config,
             identity,
@@ -111,7 +114,6 @@ class Reading:
 
     async def run(self) -> None:
         """Read until cancelled, or until it can't go on: then tell the runner."""
-        self.healer.look_at_all()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.reader.run(), name="dcache hands out")
@@ -168,6 +170,10 @@ class Reading:
                 failures += 1
                 pause = _pause(failures, *_PAUSES)
                 self._disconnected(str(error))
+                if self._anew and failures == 1:
+                    # Perhaps it is held back until there is something to tell: watches are made meanwhile,
+                    # and what can be found is. Once connected, all is listed again.
+                    self.healer.look_at_all()
             await asyncio.sleep(pause)
 
     async def _new_channel(self, failures: int) -> tuple[int, float]:
@@ -180,7 +186,9 @@ class Reading:
             return failures + 1, wait
         await self.reader.append((), self._position.text())
         self._watches.clear()
-        self.gap("channel_lost")
+        self._metrics.gap("channel_lost")
+        self._log.warning("dcache: events were missed; all is listed", reason="channel_lost")
+        self._anew = True
         self.healer.new_channel()
         return 0, 0.0
 
@@ -203,12 +211,20 @@ class Reading:
 
     # What the stream tells (stream.Listener)
 
-    def connected(self, *, connected: bool) -> None:
-        self._metrics.up.set(int(connected))
-        if connected:
-            self._trouble = None
-            self._connected_at = time.monotonic()
-            self._log.info("dcache: connected", channel=self._position.channel, after=self._position.event)
+    def connected(self, *, resumed: bool) -> None:
+        self._metrics.up.set(1)
+        self._trouble = None
+        self._connected_at = time.monotonic()
+        self._log.info("dcache: connected", channel=self._position.channel, after=self._position.event)
+        # Not sooner: what is closed after its directory was listed and before this is told by nobody.
+        if self._anew:
+            self._anew = False
+            self.healer.look_at_all()
+        elif not resumed:
+            self.gap("no_event_to_resume_from")
+
+    def disconnected(self) -> None:
+        self._metrics.up.set(0)
 
     def heard(self) -> None:
         self._own.hear(self._connection.now())

@@ -44,8 +44,11 @@ class Overrun(Exception):  # noqa: N818
 class Listener(Protocol):
     """What is made of events besides keeping them. Synchronous: the socket is waiting."""
 
-    def connected(self, *, connected: bool) -> None:
-        """Hear that the stream is connected, or no longer."""
+    def connected(self, *, resumed: bool) -> None:
+        """Hear that the stream is connected; not `resumed`: what came before this moment is not told."""
+
+    def disconnected(self) -> None:
+        """Hear that it is no longer."""
 
     def directory_event(self, told: Told, directory: str | None) -> None:
         """Take an event about a directory in a watched one."""
@@ -94,7 +97,6 @@ class Stream:
         self._some = asyncio.Event()
         self._end: StreamEnded | Competing | Overrun | None = None
         """Why there is no more to read."""
-        self._followed = False
 
     async def follow(self) -> None:
         """Read until the connection ends, and raise why.
@@ -107,14 +109,10 @@ class Stream:
         self._pending_bytes = 0
         self._newest = self._end = None
         self._some.clear()
-        if self._followed and self._position.event is None:
-            self._listener.gap("no_event_to_resume_from")
+        after = self._position.event
         silence = SILENCE_SECONDS[self._channel.has_metronome]
-        async with self._connection.stream(
-            self._position.channel, self._position.event, silence=silence
-        ) as source:
-            self._followed = True
-            self._listener.connected(connected=True)
+        async with self._connection.stream(self._position.channel, after, silence=silence) as source:
+            self._listener.connected(resumed=after is not None)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._keep(), name="dcache keeps events")
@@ -122,7 +120,7 @@ class Stream:
             except BaseExceptionGroup as group:
                 raise _first(group) from None
             finally:
-                self._listener.connected(connected=False)
+                self._listener.disconnected()
         assert self._end is not None  # noqa: S101 - nothing else ends both tasks
         raise self._end
 

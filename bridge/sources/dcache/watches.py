@@ -33,6 +33,8 @@ class Watches:
         """By subscription."""
         self._keys: dict[str, str] = {}
         """By path."""
+        self._seen: dict[str, tuple[str, str]] = {}
+        """PNFS-ID and subscription, by key, where it is sure which directory it is about."""
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -46,6 +48,26 @@ class Watches:
             self._drop(other)
         self._paths[key] = path
         self._keys[path] = key
+
+    def recognise(self, subscription: str, path: str, pnfsid: str) -> None:
+        """Note that the directory at `path`, which `subscription` watches, is `pnfsid`."""
+        key = key_of(subscription)
+        if self._keys.get(path) == key:
+            self._seen[key] = pnfsid, subscription
+
+    def of_directory(self, path: str, pnfsid: str) -> str | None:
+        """Give the subscription about `path` if it is sure that it watches the directory `pnfsid`."""
+        seen, subscription = self._seen.get(self._keys.get(path, ""), ("", ""))
+        return subscription if seen == pnfsid else None
+
+    def distrust(self, keys: Collection[str]) -> None:
+        """Be sure no longer of these."""
+        for key in keys:
+            self._seen.pop(key, None)
+
+    def keys(self) -> set[str]:
+        """Give the keys of all."""
+        return set(self._paths)
 
     def path_of(self, subscription: str) -> str | None:
         """Give the directory it is about, None when that is not known."""
@@ -69,18 +91,22 @@ class Watches:
 
         They are what was there when it left: by now another directory may be where it was.
         """
-        moved = [(key, at) for key, at in self.below(old) if key in keys]
-        for key, _ in moved:
+        moved = [(key, at, self._seen.get(key)) for key, at in self.below(old) if key in keys]
+        for key, _, _ in moved:
             self._drop(key)
-        for key, at in moved:
+        for key, at, seen in moved:
             self.add(key, new if at == old else joined(new, at[len(old) :].lstrip("/")))
+            if seen is not None:
+                self._seen[key] = seen
 
     def clear(self) -> None:
         """Forget all: the channel is gone."""
         self._paths.clear()
         self._keys.clear()
+        self._seen.clear()
 
     def _drop(self, key: str) -> str | None:
+        self._seen.pop(key, None)
         path = self._paths.pop(key, None)
         if path is not None and self._keys.get(path) == key:
             del self._keys[path]

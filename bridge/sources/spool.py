@@ -105,6 +105,7 @@ class SpoolReader:
         self._concurrency = concurrency
         self._full: str | None = None
         metrics.remembered(lambda: spool.remembered)
+        metrics.waiting(lambda: spool.waiting)
 
         self._rows: dict[int, _Row] = {}
         """All in hand, by number."""

@@ -48,7 +48,9 @@ class Metrics:
             "bridge_source_in_flight", "Events in the bridge's hands, not settled.", ["source"]
         )
         self.source_lag = gauge(
-            "bridge_source_lag", "Events upstream that were not read yet, where the broker tells.", ["source"]
+            "bridge_source_lag",
+            "Events that wait for the bridge: upstream, where the broker tells; else in its own store.",
+            ["source"],
         )
         self.gaps = counter(
             "bridge_source_gaps_total",
@@ -121,6 +123,10 @@ class SourceMetrics:
     def lag(self, events: int) -> None:
         """Tell how many events wait upstream."""
         self._lag.labels(self.key).set(events)
+
+    def waiting(self, count: Callable[[], int]) -> None:
+        """Take how many events wait in the store from `count` at each scrape, in place of `lag`."""
+        self._lag.labels(self.key).set_function(count)
 
     def gap(self, reason: str) -> None:
         """Count that events were missed, by a bounded reason."""

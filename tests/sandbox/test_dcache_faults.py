@@ -204,6 +204,7 @@ async def test_faults_are_set_and_shown_over_http(site: SandboxDcache) -> None:
             "lookup_failures": 3,
             "lookup_status": 500,
             "lookup_delay_seconds": 0.0,
+            "busy": 0,
             "subscription_failures": 0,
             "refusals": 0,
             "drop_after": None,

@@ -19,6 +19,7 @@ from bridge.core.errors import SourceLost
 from bridge.core.identity import invocation_name
 from bridge.sandbox.dcache import SandboxDcache, Settings
 from bridge.sources.dcache import healing, lookups, reading, stream
+from bridge.sources.dcache.asking import Denied, Unanswered
 from bridge.sources.dcache.connection import Connection
 from bridge.store import Store
 from bridge.store.config import StoreConfig
@@ -344,3 +345,20 @@ async def test_a_stream_that_comes_back_with_nothing_to_resume_from_is_a_gap_tol
         assert bridge.metrics.registry.get_sample_value(
             "bridge_source_gaps_total", {"source": "arrivals", "reason": "no_event_to_resume_from"}
         )
+
+
+async def test_no_channel_left_and_too_many_requests_are_told_apart(
+    site: SandboxDcache, tmp_path: Path
+) -> None:
+    """Both are a 429, and nothing in the answer says which."""
+    async with Store.open(tmp_path, Metrics(), StoreConfig()) as store:
+        made = source(site, store, tmp_path)
+        config = made._config
+        async with Connection(config) as connection:
+            site.faults.busy = 1
+            with pytest.raises(Unanswered, match="too many requests"):
+                await connection.make_channel("one")
+            site.settings.channels_per_user = 1
+            await connection.make_channel("one")
+            with pytest.raises(Denied, match="no more channels"):
+                await connection.make_channel("two")

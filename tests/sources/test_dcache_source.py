@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
+from bridge.sources.dcache import lookups
 from tests.sources.dcache import Bridge
 from tests.sources.reading import until
 
@@ -258,6 +259,47 @@ async def test_a_file_renamed_before_it_was_looked_up_still_enters(
         }
         assert len({event.attributes["pnfsid"] for event in events}) == 10
         await running.nothing_more()
+
+
+async def test_a_file_renamed_long_before_its_upload_ends_enters_then(
+    site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "UNFINISHED_SECONDS", 0.1)
+    monkeypatch.setattr(lookups, "_AGAIN", 0.2)
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        upload = await site.begin_upload("/data/in/slow.part")
+        await site.rename("/data/in/slow.part", "/data/in/slow")
+        await running.hands.takes_nothing(1.0)
+        await site.finish_upload(upload, b"x")  # closed under its old name
+        (event,) = await running.accept(1)
+        assert event.subject == "/data/in/slow"
+        await running.nothing_more()
+
+
+async def test_a_file_moved_and_never_finished_is_given_up_in_the_end(
+    site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "MOVED_SECONDS", 0.3)
+    monkeypatch.setattr(lookups, "_AGAIN", 0.1)
+    monkeypatch.setattr(lookups, "_MOST_MOVED", 3)
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        for n in range(5):
+            await site.begin_upload(f"/data/in/{n}.part")
+            await site.rename(f"/data/in/{n}.part", f"/data/in/{n}")
+        lag = {"source": "arrivals"}
+        await until(lambda: bridge.metrics.registry.get_sample_value("bridge_source_lag", lag) == 3)
+        await running.nothing_more()
+        assert bridge.metrics.registry.get_sample_value("bridge_source_lag", lag) == 0
+        assert (
+            bridge.metrics.registry.get_sample_value(
+                "bridge_events_filtered_total", {"source": "arrivals", "reason": "unfinished"}
+            )
+            == 5
+        )
 
 
 async def test_what_is_moved_in_enters_file_or_directory(site: SandboxDcache, tmp_path: Path) -> None:

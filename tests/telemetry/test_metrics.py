@@ -80,11 +80,14 @@ def test_what_is_told_is_what_is_shown() -> None:
     source, lane = metrics.source("uploads"), metrics.lane("plants")
     source.filtered("no_match")
     source.lag(7)
+    spooling = metrics.source("arrivals")
+    spooling.waiting(lambda: 9)
     source.oldest_unsettled(lambda: 2.5)
     lane.retried("http_503")
     value = metrics.registry.get_sample_value
     assert value("bridge_events_filtered_total", {"source": "uploads", "reason": "no_match"}) == 1
     assert value("bridge_source_lag", {"source": "uploads"}) == 7
+    assert value("bridge_source_lag", {"source": "arrivals"}) == 9
     assert value("bridge_oldest_unsettled_seconds", {"source": "uploads"}) == 2.5
     assert value("bridge_retries_total", {"service": "plants", "cause": "http_503"}) == 1
 

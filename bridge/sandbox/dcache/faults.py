@@ -20,6 +20,9 @@ class Faults:
     (`Inotify.updateZK`)."""
     refusals: int = 0
     """So many requests to the API are answered with 401, whatever their credentials."""
+    busy: int = 0
+    """So many requests to the API are answered with 429 and no `Retry-After`, as by the limit of requests of
+    dCache 11.2; no channel left looks the same."""
     drop_after: int | None = None
     """After so many more inotify events the stream that carried the last of them is cut, once."""
     moved_to_first: bool | None = None

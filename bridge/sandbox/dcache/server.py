@@ -186,4 +186,7 @@ class SandboxDcache:
             if self.faults.refusals > 0:
                 self.faults.refusals -= 1
                 raise RefusalError(401)
+            if self.faults.busy > 0:
+                self.faults.busy -= 1
+                raise RefusalError(429)
         log_in(request, self.settings)

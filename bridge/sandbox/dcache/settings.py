@@ -34,7 +34,7 @@ class Settings:
     certificate_user: str = "bridge"
     """Whom a verified client certificate logs in."""
 
-    ring: int = 16_384
+    ring: int = 16_383
     """Events a channel keeps for a client that comes back (`frontend.limit.events.backlog`)."""
     channels_per_user: int = 128
     timeout_seconds: float = 300.0

@@ -38,11 +38,12 @@ CONNECT_SECONDS = 10.0
 _REREAD_SECONDS = 60.0
 """After which a token's file is read again."""
 _LONGEST_PAUSE = 60.0
-"""Seconds of `Retry-After` believed at most; who was blocked is let in again after 20 by default."""
+"""Seconds of `Retry-After` believed at most; who was blocked is let in again after 10 by default."""
 _LATE = 0.05
-REFUSED_SECONDS = 15.0
-"""Between two requests with a credential that was refused: dCache blocks an address that is refused three
-times in 20 s (RateLimitedHandlerList.java, `frontend.limits.error`)."""
+REFUSED_SECONDS = 25.0
+"""Between two requests with a credential that was refused. dCache blocks an address after three refusals
+(`frontend.limits.error.max-allowed`), each within 20 s of the one before (`….error.block.window.time`), for 10 s
+(`….rate.per-client.block.window.time`; frontend.xml, RateLimitedHandlerList.java)."""
 USER_AGENT = f"oscar-event-bridge/{__version__}"
 
 
@@ -137,7 +138,7 @@ class Asker:
                     pause = response.headers.get(hdrs.RETRY_AFTER)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise Unanswered(f"{method} {path}: {reason_of(error)}") from None
-            blocked = told.status == 429 and pause is not None  # no more channels is a 429 without
+            blocked = told.status == 429 and pause is not None  # without, it may be for another reason
             if not blocked and (200 <= told.status < 300 or told.status in known):
                 self._refused = None
                 return told
@@ -162,8 +163,12 @@ class Asker:
             self._refused, self._refused_until = used, time.monotonic() + REFUSED_SECONDS
             raise Refused(what)
         if status == 429:
-            self._pace.hold(_seconds(retry_after))
+            self.hold(retry_after)
         raise Unanswered(what)
+
+    def hold(self, retry_after: str | None) -> None:
+        """Begin no request for as long as dCache says, or for a second."""
+        self._pace.hold(_seconds(retry_after))
 
     # Credentials
 

@@ -82,12 +82,20 @@ class Connection(Asker):
         return [str(url).rstrip("/").rpartition("/")[2] for url in found] if isinstance(found, list) else []
 
     async def make_channel(self, client_id: str) -> str:
-        """Make a channel and give its id. Raises Denied where the user has too many."""
+        """Make a channel and give its id. Raises Denied where the user has too many.
+
+        dCache answers so with 429 and no reason (Registrar.java, ErrorResponseProvider.java). Its limit of
+        requests is a 429 too, in dCache 11.2 without a `Retry-After`: so the channels are counted.
+        """
         answer = await self.ask("POST", "/events/channels", send={"client-id": client_id}, known={201, 429})
         if answer.status == 429:
-            raise Denied(
-                "dCache lets this user have no more channels (429): remove some, or use another user"
-            )
+            self.hold(None)
+            allowed = (await self.limits()).per_user
+            if allowed and len(await self.channels()) >= allowed:
+                raise Denied(
+                    "dCache lets this user have no more channels (429): remove some, or use another user"
+                )
+            raise Unanswered("dCache makes no channel (429): too many requests, or this user's channels")
         return answer.location.rstrip("/").rpartition("/")[2]
 
     async def has_channel(self, channel: str) -> bool:

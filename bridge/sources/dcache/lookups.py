@@ -28,7 +28,12 @@ _SOON = 0.25
 _AGAIN = 1.0
 """Seconds until the second look-up; the pause grows from there."""
 UNFINISHED_SECONDS = 10.0
-"""For which a file without a size is looked up again: then another upload is under way, and tells its end."""
+"""For which a file told closed is looked up again while it has no size: then another upload is under way, and
+tells its end."""
+MOVED_SECONDS = 86400.0
+"""Likewise of a file that was moved: its end is told under the name it had when it was opened."""
+_MOST_MOVED = 1000
+"""Files waited for so long at once: they take room in the hands of `SpoolReader`."""
 UNKNOWN_SECONDS = 10.0
 """For which an event waits for the path of its watch, once all directories were walked."""
 _MOST_WAITING = 10_000
@@ -64,6 +69,8 @@ class Lookups:
         self._log = log
         self._waiting: dict[str, float] = {}
         """Since when an occurrence waits here for something that should come soon, by its place."""
+        self._moved: dict[str, float] = {}
+        """Since when a file that was moved is waited for, by its place."""
         self.trouble: str | None = None
         """Why look-ups fail at present."""
 
@@ -92,7 +99,7 @@ class Lookups:
             path, entry = await self._entry(occurrence, path)
         except Missing:
             self.trouble = None
-            self._waiting.pop(key, None)
+            self._waits_no_more(key)
             return Dropped("gone")
         except (Denied, Unanswered) as error:
             if self.trouble is None:
@@ -101,11 +108,13 @@ class Lookups:
             return Later(_AGAIN)
         self.trouble = None
         if entry.kind != "REGULAR":
-            self._waiting.pop(key, None)
+            self._waits_no_more(key)
             return Dropped("directory" if entry.kind == "DIR" else "no_file")
         if entry.size is None:
-            return Later(_AGAIN) if self._waits(key, UNFINISHED_SECONDS) else Dropped("unfinished")
-        self._waiting.pop(key, None)
+            is_moved = occurrence.action == MOVED_IN
+            waits = self._waits_for_moved(key) if is_moved else self._waits(key, UNFINISHED_SECONDS)
+            return Later(_AGAIN) if waits else Dropped("unfinished")
+        self._waits_no_more(key)
         return await self._arrived(occurrence, path, entry)
 
     def _path(self, occurrence: Occurrence) -> str | None:
@@ -150,6 +159,23 @@ class Lookups:
             occurrence, path, entry, event_id=event_id, identity=self._identity, scope=self._scope
         )
         return Found(event, digest)
+
+    # Waiting
+
+    def _waits_for_moved(self, key: str) -> bool:
+        """Tell whether the end of an upload whose file was moved is still waited for."""
+        since = self._moved.get(key)
+        now = time.monotonic()
+        if since is None and len(self._moved) < _MOST_MOVED:
+            since = self._moved[key] = now
+        if since is not None and now - since < MOVED_SECONDS:
+            return True
+        self._moved.pop(key, None)
+        return False
+
+    def _waits_no_more(self, key: str) -> None:
+        self._waiting.pop(key, None)
+        self._moved.pop(key, None)
 
     # Renames
 

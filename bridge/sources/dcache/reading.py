@@ -32,7 +32,7 @@ likelier that a person has seen what is wrong."""
 _PAUSES = (0.25, 30.0)
 """Before the stream is opened again: after the first failure in a row, the longest."""
 _REFUSED_SECONDS = 30.0
-"""dCache blocks an address that is refused three times in 20 s."""
+"""dCache blocks an address that is refused three times, each soon after the other."""
 _FULL_SECONDS = (0.5, 30.0)
 """How often to look whether the store has room again, and after which time to try."""
 _GOOD_SECONDS = 30.0

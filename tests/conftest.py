@@ -9,8 +9,10 @@ from uuid import uuid4
 
 import pytest
 
+from tests.servers.activemq import ActiveMQ
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.moto import Moto
+from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.tansu import Tansu
 
 # Some parameters are drawn, anew in each run; all workers of a run must draw the same.
@@ -42,6 +44,20 @@ def moto() -> Iterator[Moto]:
     """One server of SQS, S3, SNS and EventBridge for all tests: use names of your own."""
     with Moto() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """One RabbitMQ for all tests: use names of your own for queues."""
+    with RabbitMQ() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def activemq() -> Iterator[ActiveMQ]:
+    """One ActiveMQ for all tests: use names of your own for destinations."""
+    with ActiveMQ() as broker:
+        yield broker
 
 
 @pytest.fixture

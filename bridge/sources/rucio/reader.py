@@ -20,7 +20,7 @@ from bridge.telemetry.metrics import SourceMetrics
 
 RESOLVE_SECONDS = 60.0
 """How often a broker's name is looked up again."""
-LONGEST_PAUSE = 30.0
+LONGEST_PAUSE = 10.0
 """Between two attempts at one address."""
 STEADY_SECONDS = 30.0
 """A link that held for so long starts the pauses anew."""
@@ -177,5 +177,5 @@ class Reader:
 
 
 def _pause(failures: int) -> float:
-    """Draw the seconds to wait after `failures` in a row: full jitter, 30 at most."""
+    """Draw the seconds to wait after `failures` in a row: full jitter, 10 at most."""
     return random.uniform(0.05, min(LONGEST_PAUSE, 0.5 * 2 ** min(failures, 10)))

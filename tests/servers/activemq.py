@@ -31,7 +31,7 @@ _CONFIGURATION = """\
     <persistenceAdapter>
       <kahaDB directory="{home}/data/kahadb" journalMaxFileLength="4mb" enableJournalDiskSyncs="false"/>
     </persistenceAdapter>
-    <plugins><simpleAuthenticationPlugin><users>
+    <plugins><simpleAuthenticationPlugin{anonymous}><users>
       <authenticationUser username="{username}" password="{password}" groups="users"/>
     </users></simpleAuthenticationPlugin></plugins>
     {tls}
@@ -82,7 +82,12 @@ class ActiveMQ:
         home = Path(self._home.name)
         (home / "activemq.xml").write_text(
             _CONFIGURATION.format(
-                home=home, username=USERNAME, password=PASSWORD, tls=context, connectors="".join(connectors)
+                home=home,
+                username=USERNAME,
+                password=PASSWORD,
+                anonymous="" if tls is None else ' anonymousAccessAllowed="true"',
+                tls=context,
+                connectors="".join(connectors),
             )
         )
 

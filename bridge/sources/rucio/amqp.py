@@ -18,7 +18,7 @@ from yarl import URL
 from bridge import __version__
 from bridge.core.errors import CredentialError
 from bridge.sources.rucio.config import DeclareConfig, RucioConfig
-from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain
+from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain, first_end
 from bridge.telemetry.logging import excerpt
 
 _ANSWER_SECONDS = 10.0
@@ -47,7 +47,8 @@ class _AmqpLink:
         self._wire = wire
         self._silence = silence
         self._take = take
-        self._cancelled = asyncio.Event()
+        self._end: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+        """Fails when the link has ended, though its connection has not."""
         self._open: dict[Tag, None] = {}
         """Delivery tags without an answer, in their order."""
 
@@ -55,28 +56,27 @@ class _AmqpLink:
         """Consume the queue. Raises AMQPError."""
         queue = str(config.queue)
         channel = self._channel
-        channel.on_consumer_cancel_callbacks.add(lambda _frame: self._cancelled.set())
+        gone = LinkLost("the broker cancelled the consumer: its queue is gone, or has moved")
+        channel.on_consumer_cancel_callbacks.add(lambda _frame: self._fail(gone))
         if config.declare is not None:
             await _declare(channel, queue, config.declare)
         await channel.basic_qos(prefetch_count=min(prefetch, 65535))
         await channel.basic_consume(queue, self._delivered)
 
     async def lost(self) -> NoReturn:
-        ends = {
-            asyncio.ensure_future(
-                self._cancelled.wait()
-            ): "the broker cancelled the consumer: its queue is gone",
-            asyncio.ensure_future(self._wire.silent(self._silence)): "",
-            self._channel.closing: "",
-            self._connection.closing: "",
-        }
+        await first_end(self._wire.silent(self._silence), self._ended())
+
+    async def _ended(self) -> NoReturn:
+        closings = (self._channel.closing, self._connection.closing)
+        ends = {self._end, *closings}
         try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for end in ends:
-                end.cancel()
-        reasons = [ends[end] or _why(end) for end in done]
-        raise LinkLost(max(reasons, key=len))
+            for closing in closings:
+                closing.cancel()  # these are observers: what they observe goes on
+        if self._end.done():
+            self._end.result()
+        raise LinkLost(max(map(_why, filter(asyncio.Future.done, closings)), key=len))
 
     async def answer(self, done: Sequence[Tag], back: Sequence[Tag]) -> None:
         # All up to the first without an answer go by one acknowledgement.
@@ -113,7 +113,15 @@ class _AmqpLink:
             if isinstance(value, (str, int, float))
         }
         attributes |= {"exchange": message.exchange or "", "routing_key": message.routing_key or ""}
-        self._take(Message(tag, message.body, attributes))
+        try:
+            self._take(Message(tag, message.body, attributes))
+        except Exception as error:  # noqa: BLE001 - aiormq would only log it, and the message be stuck
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._end.done():
+            self._end.set_exception(error)
+            self._end.exception()  # seen: it is no defect when nobody waits for the end any more
 
 
 @asynccontextmanager

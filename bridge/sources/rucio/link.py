@@ -6,10 +6,10 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from typing import NoReturn, Protocol, SupportsIndex
+from typing import Any, NoReturn, Protocol, SupportsIndex
 
 from bridge.core.errors import CredentialError
 from bridge.sources.rucio.config import RucioConfig
@@ -142,7 +142,22 @@ class Wire:
 
     def abort(self) -> None:
         """Close at once; what is unsent is dropped."""
-        self.writer.transport.abort()
+        with suppress(AttributeError):  # Python 3.11's TLS transport, when its connection is lost already
+            self.writer.transport.abort()
+
+
+async def first_end(*ends: Coroutine[Any, Any, NoReturn]) -> NoReturn:
+    """Run `ends` until the first of them raises, and raise that."""
+    tasks = [asyncio.create_task(end) for end in ends]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()
+    raise AssertionError("unreachable: each ends by raising")
 
 
 def explain(error: BaseException) -> str:

@@ -19,7 +19,7 @@ import stompman
 
 from bridge.core.errors import CredentialError
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain
+from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain, first_end
 from bridge.telemetry.logging import excerpt
 
 _SUBSCRIPTION = "oscar-bridge"
@@ -97,16 +97,13 @@ class _StompLink:
             self._receive(frame)  # RabbitMQ may send messages before the receipt
 
     async def lost(self) -> NoReturn:
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read())
-                if self.sends_every:
-                    tasks.create_task(self._beat())
-                if self.hears_every:
-                    tasks.create_task(self._wire.silent(2 * self.hears_every))
-        except* (LinkLost, OSError) as group:
-            raise LinkLost(explain(group)) from None
-        raise AssertionError("unreachable: its tasks end by raising")
+        ends = [self._read()]
+        if self.sends_every:
+            ends.append(self._beat())
+        if self.hears_every:
+            ends.append(self._wire.silent(2 * self.hears_every))
+        with _losing():
+            await first_end(*ends)
 
     async def answer(self, done: Sequence[Tag], back: Sequence[Tag]) -> None:
         for tag in done:

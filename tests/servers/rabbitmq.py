@@ -71,7 +71,9 @@ class RabbitMQ:
             "disk_free_limit.absolute = 1MB",
         ]
         if consumer_timeout_ms is not None:
-            lines += [f"consumer_timeout = {consumer_timeout_ms}", "channel_tick_interval = 1000"]
+            lines.append(f"consumer_timeout = {consumer_timeout_ms}")
+            # It looks once a tick, by default a minute.
+            (home / "advanced.config").write_text("[{rabbit, [{channel_tick_interval, 1000}]}].\n")
         if tls is not None:
             authority, certificate, key = tls
             lines += [
@@ -119,6 +121,7 @@ class RabbitMQ:
             "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
             "RABBITMQ_LOG_BASE": str(home / "log"),
             "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
             "RABBITMQ_PID_FILE": str(home / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.connection import TransportFactory
-from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
+from aiormq.exceptions import AMQPError, ChannelNotFoundEntity, InvalidFrameError
 from yarl import URL
 
 from bridge import __version__
@@ -168,7 +168,7 @@ async def _connected(
                     client_properties={"product": "oscar-event-bridge", "version": __version__},
                 )
                 connection.vhost = config.virtual_host  # a URL's path can't say all of them
-                await connection.connect()
+                await _log_in(connection)
                 channel = await connection.channel(publisher_confirms=False)
         try:
             yield connection, channel, wire
@@ -181,6 +181,16 @@ async def _connected(
     finally:
         if wire is not None:
             wire.abort()
+
+
+async def _log_in(connection: aiormq.Connection) -> None:
+    try:
+        await connection.connect()
+    except InvalidFrameError as error:
+        if "OpenOk" not in str(error):
+            raise
+        # RabbitMQ says why in its Connection.Close, which aiormq does not pass on.
+        raise LinkLost(f"refused: no virtual host {connection.vhost} for this user") from None
 
 
 def _url(config: RucioConfig, password: str | None, place: Place) -> URL:

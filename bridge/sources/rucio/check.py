@@ -102,7 +102,7 @@ def _tell(findings: Findings, config: RucioConfig, key: str, place: Place, troub
             (
                 "access_refused",
                 "access refused",
-                "user name or password",
+                "password is invalid",
                 "authenticat",
                 "bad connect",
                 "login",
@@ -112,7 +112,7 @@ def _tell(findings: Findings, config: RucioConfig, key: str, place: Place, troub
             else f"does the broker take the certificate `{prefix}.tls.cert_file` for a user?",
         ),
         (
-            ("no answer", "hung up", "unexpectedly closed", "amqp"),
+            ("no answer", "hung up", "unexpectedly closed", "reset", "amqp"),
             (
                 f"is it a broker that speaks {config.protocol.upper()} there, with TLS or without as "
                 f"`{prefix}.tls` says?"

@@ -145,8 +145,7 @@ class _StompLink:
             self._frames.reverse()
         frame = self._frames.pop()
         if isinstance(frame, stompman.ErrorFrame):
-            text = f"{frame.headers.get('message', '')}: {frame.body.decode('utf-8', 'replace')}"
-            raise LinkLost(f"refused: {excerpt(text, *(secret for secret in secrets if secret))}")
+            raise LinkLost(f"refused: {excerpt(_said(frame), *(secret for secret in secrets if secret))}")
         return frame
 
     async def _beat(self) -> NoReturn:
@@ -204,6 +203,13 @@ def _losing() -> Iterator[None]:
         yield
     except (OSError, CredentialError) as error:  # TimeoutError is an OSError
         raise LinkLost(explain(error)) from None
+
+
+def _said(frame: stompman.ErrorFrame) -> str:
+    """Give an error's message, with the first line of its body (ActiveMQ's goes on with a stack trace)."""
+    message = frame.headers.get("message", "")
+    line = frame.body.decode("utf-8", "replace").strip().partition("\n")[0]
+    return line if message in line else f"{message}: {line}"
 
 
 def _beats(header: str) -> tuple[int, int]:

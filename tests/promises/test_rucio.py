@@ -25,7 +25,6 @@ from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
 from tests.servers.rabbitmq import RabbitMQ
 
-PROTOCOLS = ("amqp", "stomp-rabbitmq", "stomp-activemq")
 DCNIOS = yaml.safe_load((Path(__file__).parents[2] / "config" / "rucio.yaml").read_text())
 
 
@@ -123,7 +122,7 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
         yield oscar
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=["amqp", "stomp-rabbitmq", "stomp-activemq"])
 async def world(
     request: pytest.FixtureRequest, tmp_path: Path, oscar: SandboxOscar, unique: str
 ) -> AsyncIterator[RucioWorld]:
@@ -213,6 +212,7 @@ async def kill(world: RucioWorld, kills: int, seed: int) -> None:
     assert await world.left() == 0
 
 
+@pytest.mark.parametrize("world", ["amqp", "stomp-activemq"], indirect=True)
 async def test_kills_lose_no_event_and_double_none(world: RucioWorld) -> None:
     seed = int(os.environ.get("SEED") or time.time())
     print(f"SEED={seed}")
@@ -244,7 +244,11 @@ def behind_one_name(monkeypatch: pytest.MonkeyPatch, directory: Path, name: str,
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
 
 
-@pytest.mark.parametrize("protocol", ["amqp", "stomp-activemq"])
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "protocol",
+    [pytest.param("amqp", marks=pytest.mark.prove), "stomp-activemq"],  # RabbitMQ starts slowly
+)
 async def test_of_two_brokers_behind_one_name_one_is_killed_and_revived(
     protocol: str, tmp_path: Path, oscar: SandboxOscar, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from yarl import URL
 from bridge import __version__
 from bridge.core.errors import CredentialError
 from bridge.sources.rucio.config import DeclareConfig, RucioConfig
-from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain, first_end
+from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain, first_end, patience
 from bridge.telemetry.logging import excerpt
 
 _ANSWER_SECONDS = 10.0
@@ -68,15 +68,14 @@ class _AmqpLink:
 
     async def _ended(self) -> NoReturn:
         closings = (self._channel.closing, self._connection.closing)
-        ends = {self._end, *closings}
         try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((self._end, *closings), return_when=asyncio.FIRST_COMPLETED)
         finally:
             for closing in closings:
                 closing.cancel()  # these are observers: what they observe goes on
         if self._end.done():
             self._end.result()
-        raise LinkLost(max(map(_why, filter(asyncio.Future.done, closings)), key=len))
+        raise LinkLost(max(map(_why, done), key=len))
 
     async def answer(self, done: Sequence[Tag], back: Sequence[Tag]) -> None:
         # All up to the first without an answer go by one acknowledgement.
@@ -130,7 +129,7 @@ async def open_link(config: RucioConfig, place: Place, prefetch: int, take: Take
     async with _connected(config, place) as (connection, channel, wire):
         link = _AmqpLink(connection, channel, wire, 2 * config.heartbeat, take)
         with _losing():
-            async with asyncio.timeout(2 * config.heartbeat):
+            async with asyncio.timeout(patience(config)):
                 await link.consume(config, prefetch)
         yield link
 
@@ -143,7 +142,7 @@ async def look(config: RucioConfig, place: Place) -> tuple[int, int] | None:
     async with _connected(config, place) as (connection, channel, _):
         with _losing():
             try:
-                async with asyncio.timeout(2 * config.heartbeat):
+                async with asyncio.timeout(patience(config)):
                     told = await channel.queue_declare(str(config.queue), passive=True)
             except ChannelNotFoundEntity:
                 return None
@@ -159,7 +158,7 @@ async def _connected(
     wire: Wire | None = None
     try:
         with _losing():
-            async with asyncio.timeout(2 * config.heartbeat):
+            async with asyncio.timeout(patience(config)):
                 password = config.read_password()
                 wire = await Wire.connect(config, place)
                 connection = aiormq.Connection(

@@ -15,6 +15,7 @@ from bridge.core.errors import CredentialError
 from bridge.sources.rucio.config import RucioConfig
 
 _RESOLVE_SECONDS = 10.0
+_STEP_SECONDS = 20.0
 _BUFFER = 2**18
 """Bytes that a connection reads ahead."""
 
@@ -75,6 +76,11 @@ class Link(Protocol):
 
 Opener = Callable[[RucioConfig, Place, int, Take], AbstractAsyncContextManager[Link]]
 """Opens a link with a prefetch. Raises LinkLost. Leaving it cuts the connection, if it was not closed."""
+
+
+def patience(config: RucioConfig) -> float:
+    """Give the seconds for one step of opening a link."""
+    return min(_STEP_SECONDS, 2 * config.heartbeat)
 
 
 async def resolve(broker: str) -> list[Place]:

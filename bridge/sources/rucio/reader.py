@@ -146,7 +146,7 @@ class Reader:
 
     def _prefetch(self) -> int:
         """Give a link's share of the slots."""
-        links = sum(len(self._addresses.get(broker, "?")) for broker in self._config.brokers)
+        links = sum(len(self._addresses.get(broker, "?")) for broker in set(self._config.brokers))
         return max(1, self._config.max_in_flight // links)
 
     def _tell(self, what: str, reason: str) -> None:

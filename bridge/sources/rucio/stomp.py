@@ -19,11 +19,12 @@ import stompman
 
 from bridge.core.errors import CredentialError
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain, first_end
+from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain, first_end, patience
 from bridge.telemetry.logging import excerpt
 
 _SUBSCRIPTION = "oscar-bridge"
-_CHUNK = 2**16
+_CHUNK = 2**14
+"""Bytes parsed at once: some milliseconds."""
 _KNOWN = frozenset(
     {
         "ack",
@@ -166,7 +167,7 @@ async def open_link(
     """Connect to `place` and subscribe (`link.Opener`)."""
     async with _connected(config, place, take) as link:
         with _losing():
-            async with asyncio.timeout(2 * config.heartbeat):
+            async with asyncio.timeout(patience(config)):
                 await link.subscribe(config, prefetch)
         yield link
 
@@ -175,7 +176,7 @@ async def look(config: RucioConfig, place: Place) -> None:
     """Log in and out. Nothing is subscribed to, since that would take messages. Raises LinkLost."""
     async with _connected(config, place, lambda _message: None) as link:
         with _losing():
-            async with asyncio.timeout(2 * config.heartbeat):
+            async with asyncio.timeout(patience(config)):
                 await link.close()
 
 
@@ -185,7 +186,7 @@ async def _connected(config: RucioConfig, place: Place, take: Take) -> AsyncIter
     wire: Wire | None = None
     try:
         with _losing():
-            async with asyncio.timeout(2 * config.heartbeat):
+            async with asyncio.timeout(patience(config)):
                 password = config.read_password()
                 wire = await Wire.connect(config, place)
                 link = _StompLink(wire, take)

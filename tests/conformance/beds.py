@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from bridge.core.event import Event
 from bridge.core.ports import Source
+from bridge.sandbox.dcache import SandboxDcache
 from bridge.settings.models import AnySource
+from bridge.sources import Keeping
+from bridge.store import Store
 from bridge.telemetry.metrics import Metrics
 from tests.servers import activemq, hermes, rabbitmq
 from tests.servers.activemq import ActiveMQ
@@ -26,14 +30,16 @@ _CONFIG: TypeAdapter[Any] = TypeAdapter(AnySource)
 def number(event: Event | bytes) -> int:
     """Give the number of an event, or of an invocation's body."""
     told = json.loads(event.data if isinstance(event, Event) else event)
+    if "event" in told:  # dCache's, with the name of a file
+        return int(told["event"]["name"])
     return int(told["payload"]["n"] if "payload" in told else told["n"])
 
 
 class Bed(ABC):
     """One upstream for one test. The source under test reaches it through `proxy` alone."""
 
-    in_order = False
-    """It takes answers only in the order of the events (Kafka): one that is missing keeps those behind it."""
+    keeping: Keeping | None = None
+    """For a source that keeps something itself."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -51,13 +57,13 @@ class Bed(ABC):
     async def left(self) -> int:
         """Count what is not answered for good; asked while no source has any of it."""
 
-    def restart(self) -> None:
+    async def restart(self) -> None:
         """End the server in the midst of its work, and start it again with what it keeps on its disk."""
         raise NotImplementedError
 
     def source(self, **more: Any) -> Source:
         config = _CONFIG.validate_python({**self.settings(), **more})
-        built: Source = config.build("uploads", Metrics().source("uploads"))
+        built: Source = config.build("uploads", Metrics().source("uploads"), self.keeping)
         return built
 
     async def leaves(self, count: int, *, seconds: float = 10.0) -> None:
@@ -72,8 +78,6 @@ class Bed(ABC):
 
 
 class KafkaBed(Bed):
-    in_order = True
-
     def __init__(self, name: str, kafka: Tansu) -> None:
         super().__init__(name)
         self._kafka = kafka
@@ -151,9 +155,9 @@ class AmqpBed(Bed):
     async def left(self) -> int:
         return await self._broker.ready(self.name)
 
-    def restart(self) -> None:
+    async def restart(self) -> None:
         self._broker.stop()
-        self._broker.start()
+        await asyncio.to_thread(self._broker.start)
 
 
 class StompOnRabbitBed(AmqpBed):
@@ -191,15 +195,43 @@ class StompOnActiveBed(Bed):
     async def left(self) -> int:
         return len(await self._broker.browse(f"/queue/{self.name}"))
 
-    def restart(self) -> None:
+    async def restart(self) -> None:
         self._broker.stop()
-        self._broker.start()
+        await asyncio.to_thread(self._broker.start)
+
+
+class DcacheBed(Bed):
+    """The sandbox site. The bridge keeps its events: what is left is in the store of the source made here."""
+
+    def __init__(self, name: str, site: SandboxDcache, store: Store, state_dir: Path) -> None:
+        super().__init__(name)
+        self._site = site
+        self._store = store
+        self.keeping = Keeping(spool=lambda: store.spool("uploads"), state_dir=state_dir)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "type": "dcache",
+            "endpoint": f"http://127.0.0.1:{self.proxy.port}/api/v1",
+            "auth": {"type": "basic", "username": "bridge", "password": "bridge"},
+            "paths": ["/data/in"],
+            "first_start": "everything",
+            "request_rate": "1000/s",
+        }
+
+    async def put(self, count: int, first: int = 0) -> None:
+        for n in range(first, first + count):
+            await self._site.upload(f"/data/in/{n}", b"leaf")
+
+    async def left(self) -> int:
+        return self._store.spool("uploads").waiting
+
+    async def restart(self) -> None:
+        self._site.trouble.restart()
 
 
 async def make(kind: str, name: str, request: Any) -> tuple[Bed, int]:
     """Make a bed of a kind with its server; gives the server's port too."""
-    if kind == "kafka":
-        raise AssertionError("its broker tells clients where to come back to, so it is made with its proxy")
     if kind == "sqs":
         moto: Moto = request.getfixturevalue("moto")
         return SqsBed(await moto.create_queue(name, VisibilityTimeout=2)), moto.port

@@ -153,7 +153,7 @@ async def test_kills_and_cuts_lose_no_event_and_double_none(world: BedWorld) -> 
     await world.bed.leaves(0, seconds=20)
 
 
-@pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq", "stomp-activemq"], indirect=True)
+@pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq", "stomp-activemq", "dcache"], indirect=True)
 async def test_a_broker_that_is_killed_and_started_again_loses_no_event_and_doubles_none(
     world: BedWorld,
 ) -> None:
@@ -162,7 +162,7 @@ async def test_a_broker_that_is_killed_and_started_again_loses_no_event_and_doub
     daemon = world.daemon(slowly(world))
     daemon.start()
     await until(lambda: world.oscar.ledger.total >= 10, what="10 jobs")
-    await asyncio.to_thread(world.bed.restart)
+    await world.bed.restart()
     await world.one_job_each(count)
     assert await daemon.stop() == 0
     await world.bed.leaves(0, seconds=20)

@@ -12,6 +12,7 @@ import pytest
 
 from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
+from bridge.sources.rucio import reader
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.link import LinkLost, resolve
 from bridge.telemetry.metrics import Metrics
@@ -338,3 +339,20 @@ async def test_a_defect_is_told_and_not_waited_for(bed: Bed, monkeypatch: pytest
     with pytest.raises(SourceLost, match="a defect"):
         async with opened(bed.source()) as hands:
             await hands.take(1)
+
+
+async def test_what_waits_in_a_queue_of_amqp_is_the_source_s_lag(
+    rabbitmq: RabbitMQ, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "WATCH_SECONDS", 0.1)
+    await rabbitmq.declare(unique)
+    await to_rabbit(rabbitmq, f"/amq/queue/{unique}", *hermes.numbered(5))
+    metrics = Metrics()
+    lag = ("bridge_source_lag", {"source": "closed"})
+    async with opened(source(metrics, **on_rabbit(rabbitmq, queue=unique, max_in_flight=2))) as hands:
+        taken = await hands.take(2)
+        await until(lambda: metrics.registry.get_sample_value(*lag) == 3)
+        settle(taken)
+        settle(await hands.take(2))
+        settle(await hands.take(1))
+        await until(lambda: metrics.registry.get_sample_value(*lag) == 0)

@@ -47,6 +47,7 @@ class _AmqpLink:
         self._wire = wire
         self._silence = silence
         self._take = take
+        self._queue = ""
         self._end: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         """Fails when the link has ended, though its connection has not."""
         self._open: dict[Tag, None] = {}
@@ -54,7 +55,7 @@ class _AmqpLink:
 
     async def consume(self, config: RucioConfig, prefetch: int) -> None:
         """Consume the queue. Raises AMQPError."""
-        queue = str(config.queue)
+        queue = self._queue = str(config.queue)
         channel = self._channel
         gone = LinkLost("the broker cancelled the consumer: its queue is gone, or has moved")
         channel.on_consumer_cancel_callbacks.add(lambda _frame: self._fail(gone))
@@ -93,6 +94,11 @@ class _AmqpLink:
                     if tag in self._open:
                         await self._channel.basic_nack(int(tag), requeue=True, wait=False)
                         self._forget(tag)
+
+    async def waiting(self) -> int | None:
+        with _losing():
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return (await self._channel.queue_declare(self._queue, passive=True)).message_count
 
     async def close(self) -> None:
         with _losing():

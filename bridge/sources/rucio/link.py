@@ -67,6 +67,9 @@ class Link(Protocol):
         What can be given back only by closing (STOMP) is left as it is until then.
         """
 
+    async def waiting(self) -> int | None:
+        """Count what waits at the broker, in nobody's hands; None where it does not tell. Raises LinkLost."""
+
     async def close(self) -> None:
         """Hang up in order, once the broker has seen every answer; what has none goes back.
 

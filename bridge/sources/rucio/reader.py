@@ -7,6 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from bridge.core.delivery import Delivery
@@ -14,7 +15,7 @@ from bridge.core.errors import SourceLost
 from bridge.core.ports import Slots
 from bridge.sources.handover import Handover
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import LinkLost, Opener, Place, explain, resolve
+from bridge.sources.rucio.link import Link, LinkLost, Opener, Place, explain, resolve
 from bridge.sources.rucio.subscription import Subscription
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -22,6 +23,8 @@ RESOLVE_SECONDS = 60.0
 """How often a broker's name is looked up again."""
 LONGEST_PAUSE = 10.0
 """Between two attempts at one address."""
+WATCH_SECONDS = 15.0
+"""Between two looks at how much waits."""
 STEADY_SECONDS = 30.0
 """A link that held for so long starts the pauses anew."""
 
@@ -50,7 +53,7 @@ class Reader:
         self._addresses: dict[str, list[Place]] = {}
         """What is behind each broker, as last looked up."""
         self._links: dict[Place, asyncio.Task[None]] = {}
-        self._up: set[Place] = set()
+        self._up: dict[Place, Link] = {}
         self._down: dict[str, str] = {}
         """What can't be reached, a name or an address, and why."""
         self._changed = asyncio.Event()
@@ -80,6 +83,7 @@ class Reader:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed())
+                tasks.create_task(self._watch())
                 for broker in dict.fromkeys(self._config.brokers):
                     tasks.create_task(self._look_up(broker, tasks))
         except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
@@ -132,7 +136,7 @@ class Reader:
         )
         try:
             async with self._open_link(self._config, place, self._prefetch(), subscription.take) as link:
-                self._up.add(place)
+                self._up[place] = link
                 self._down.pop(str(place), None)
                 self._metrics.up.set(1)
                 self._changed.set()
@@ -140,7 +144,7 @@ class Reader:
                 await subscription.run(link)
         finally:
             subscription.release()
-            self._up.discard(place)
+            self._up.pop(place, None)
             if not self._up:
                 self._metrics.up.set(0)
 
@@ -153,6 +157,17 @@ class Reader:
         if self._down.get(what) != reason:
             self._log.warning("rucio: not reading", broker=what, reason=reason)
         self._down[what] = reason
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            told = []
+            for link in list(self._up.values()):
+                with suppress(LinkLost):
+                    told.append(await link.waiting())
+            known = [waiting for waiting in told if waiting is not None]
+            if known:
+                self._metrics.lag(sum(known))
 
     def _offer(self, delivery: Delivery) -> None:
         self._ready.append(delivery)

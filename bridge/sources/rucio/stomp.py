@@ -110,6 +110,9 @@ class _StompLink:
         for tag in done:
             self._send(stompman.AckFrame(headers={"id": str(tag)}))  # type: ignore[typeddict-item] # as in 1.2
 
+    async def waiting(self) -> int | None:
+        return None
+
     async def close(self) -> None:
         self._send(stompman.DisconnectFrame(headers={"receipt": "left"}))
         while not isinstance(await self._next(), stompman.ReceiptFrame):

@@ -44,6 +44,8 @@ class _AmqpLink:
     ) -> None:
         self._connection = connection
         self._channel = channel
+        self._aside: AbstractChannel | None = None
+        """For questions: a cancelled one would close the channel it was asked on, with what it holds."""
         self._wire = wire
         self._silence = silence
         self._take = take
@@ -98,7 +100,9 @@ class _AmqpLink:
     async def waiting(self) -> int | None:
         with _losing():
             async with asyncio.timeout(_ANSWER_SECONDS):
-                return (await self._channel.queue_declare(self._queue, passive=True)).message_count
+                if self._aside is None or self._aside.is_closed:
+                    self._aside = await self._connection.channel(publisher_confirms=False)
+                return (await self._aside.queue_declare(self._queue, passive=True)).message_count
 
     async def close(self) -> None:
         with _losing():

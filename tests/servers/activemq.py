@@ -135,7 +135,11 @@ class ActiveMQ:
             self._process = None
 
     def __enter__(self) -> ActiveMQ:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(

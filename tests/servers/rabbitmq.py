@@ -151,7 +151,11 @@ class RabbitMQ:
             self._process = None
 
     def __enter__(self) -> RabbitMQ:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(

@@ -9,8 +9,11 @@ from uuid import uuid4
 
 import pytest
 
+from tests.servers.activemq import ActiveMQ
+from tests.servers.certificates import Certificates
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.moto import Moto
+from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.tansu import Tansu
 
 # Some parameters are drawn, anew in each run; all workers of a run must draw the same.
@@ -42,6 +45,27 @@ def moto() -> Iterator[Moto]:
     """One server of SQS, S3, SNS and EventBridge for all tests: use names of your own."""
     with Moto() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """What `rabbitmq` and `activemq` show on their ports with TLS, and a client's that they believe."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(certificates: Certificates) -> Iterator[RabbitMQ]:
+    """One RabbitMQ for all tests: use names of your own for queues."""
+    tls = (certificates.authority, certificates.server, certificates.server_key)
+    with RabbitMQ(tls=tls) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def activemq(certificates: Certificates) -> Iterator[ActiveMQ]:
+    """One ActiveMQ for all tests: use names of your own for destinations."""
+    with ActiveMQ(tls=(certificates.server_store, certificates.trust_store)) as broker:
+        yield broker
 
 
 @pytest.fixture

@@ -34,10 +34,12 @@ class Delivery:
     record, and the source's own task commits, deletes and heartbeats. Watchers must not raise.
     """
 
-    __slots__ = ("_children", "_open_children", "_watchers", "_worst", "event", "outcome", "since")
+    __slots__ = ("_children", "_open_children", "_watchers", "_worst", "event", "fault", "outcome", "since")
 
-    def __init__(self, event: Event, on_settled: Watcher | None = None) -> None:
+    def __init__(self, event: Event, on_settled: Watcher | None = None, *, fault: str | None = None) -> None:
         self.event = event
+        self.fault = fault
+        """Why its source can't read it, for a person: no route can want it, so it becomes a dead letter."""
         self.since = monotonic()
         """When it came into the bridge's hands."""
         self.outcome: Outcome | None = None

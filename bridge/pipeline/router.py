@@ -157,6 +157,10 @@ class Router:
         """
         if delivery.outcome is not None:  # released while earlier ones of its batch waited for room
             return
+        if delivery.fault is not None:
+            letter = DeadLetter(event=delivery.event, service="", cause="unreadable", detail=delivery.fault)
+            await bury(self._keeper, delivery, letter)
+            return
         context = _context(delivery.event, self._variables, self._keys) if self._variables else {}
         lanes: list[str] = []
         dead: list[DeadLetter] = []

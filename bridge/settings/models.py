@@ -13,6 +13,7 @@ from bridge.pipeline.lane import LaneConfig
 from bridge.pipeline.router import RouteConfig
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.kafka.config import KafkaConfig
+from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.sqs.config import SqsConfig
 from bridge.store import StoreConfig
 from bridge.values import Model, Seconds
@@ -21,7 +22,9 @@ from bridge.web import HttpConfig
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=63)]
 """What an operator calls a cluster, service or source: it appears in metrics, logs and commands."""
 
-AnySource: TypeAlias = Annotated[DcacheConfig | KafkaConfig | SqsConfig, Field(discriminator="type")]
+AnySource: TypeAlias = Annotated[
+    DcacheConfig | KafkaConfig | RucioConfig | SqsConfig, Field(discriminator="type")
+]
 """Every source there is."""
 
 

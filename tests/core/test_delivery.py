@@ -194,3 +194,8 @@ def test_its_text_tells_source_event_and_state() -> None:
     assert repr(delivery) == "<Delivery uploads:7 unsettled>"
     delivery.settle(Outcome.PARKED)
     assert repr(delivery) == "<Delivery uploads:7 PARKED>"
+
+
+def test_a_delivery_that_its_source_can_t_read_says_why() -> None:
+    assert Delivery(event()).fault is None
+    assert Delivery(event(), fault="not JSON").fault == "not JSON"

@@ -47,8 +47,8 @@ class _House:
         lanes = {key: bench.lane for key, bench in self.benches.items()}
         self.router = Router(routes, lanes, self.dead, self.metrics.source("uploads"))
 
-    async def send(self, given: Event) -> Outcome:
-        delivery = Delivery(given)
+    async def send(self, given: Event, *, fault: str | None = None) -> Outcome:
+        delivery = Delivery(given, fault=fault)
         async with AsyncExitStack() as stack:
             for bench in self.benches.values():
                 await stack.enter_async_context(bench.running())
@@ -401,3 +401,11 @@ async def test_a_dead_letter_of_a_route_waits_for_the_store() -> None:
     house.dead.broken = False
     await asyncio.wait_for(routing, 16)
     assert delivery.outcome is Outcome.DEAD_LETTERED
+
+
+async def test_what_its_source_can_t_read_is_a_dead_letter_whatever_the_routes_say() -> None:
+    house = _House(_route(), plants=ACCEPTED)
+    assert await house.send(event("x"), fault="not JSON") is Outcome.DEAD_LETTERED
+    (letter,) = house.dead.letters
+    assert (letter.cause, letter.detail, letter.service) == ("unreadable", "not JSON", "")
+    assert not house.destinations["plants"].began

@@ -15,8 +15,16 @@ class Proxy:
     With `tls` it ends TLS on its own port and speaks plainly to the target.
     """
 
-    def __init__(self, target_port: int, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.target_port = target_port
+        self.host = host
         self.port = port
         self.accepted = 0
         """Connections taken since the start."""
@@ -33,7 +41,7 @@ class Proxy:
         self._refusing = False
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

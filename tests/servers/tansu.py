@@ -21,9 +21,9 @@ Message = bytes | tuple[bytes | None, bytes | None]
 """A value, or a key and a value; None as the value is a tombstone."""
 
 
-def listens(port: int) -> bool:
+def listens(port: int, host: str = "127.0.0.1") -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection((host, port), timeout=1).close()
     except OSError:
         return False
     return True

@@ -1,0 +1,149 @@
+"""What `check` finds out about message brokers, without taking a message."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+
+from bridge.core.errors import CredentialError
+from bridge.core.ports import Finding, Findings, Patience
+from bridge.reach import reach
+from bridge.sources.rucio.config import RucioConfig
+from bridge.sources.rucio.link import LinkLost, Place, resolve
+
+_PLACE_SECONDS = 8.0
+_CONSUMER_TIMEOUT = 1800
+"""Seconds after which RabbitMQ closes a channel with an unacknowledged delivery, by default (since 3.12 for
+quorum queues too; RabbitMQ's documentation, "Consumers", "Delivery Acknowledgement Timeout")."""
+
+
+async def check(config: RucioConfig, key: str, patience: Patience) -> Sequence[Finding]:
+    """Look at the brokers of `sources.{key}`."""
+    findings = Findings(f"source {key}")
+    _judge(findings, key, config, patience)
+    try:
+        config.read_password()
+        context = None if config.tls is None else config.tls.context()
+    except (CredentialError, OSError, ValueError) as error:
+        findings.problem(f"a credential can't be used: {error}", f"mend the file that `sources.{key}` names")
+        return findings.found
+    each = await asyncio.gather(*(_look(config, key, broker, context) for broker in config.brokers))
+    for found in each:
+        findings.found += found
+    return findings.found
+
+
+async def _look(
+    config: RucioConfig, key: str, broker: str, context: ssl.SSLContext | None
+) -> Sequence[Finding]:
+    findings = Findings(f"source {key}")
+    host, _, port = broker.rpartition(":")
+    reached = await reach(
+        findings,
+        host.strip("[]"),
+        int(port),
+        context,
+        address_key=f"sources.{key}.brokers",
+        ca_key=f"sources.{key}.tls.ca_file",
+    )
+    if not reached:
+        return findings.found
+    try:
+        places = await resolve(broker)
+    except LinkLost as failure:
+        findings.problem(str(failure), f"correct `sources.{key}.brokers`, or this machine's DNS")
+        return findings.found
+    await asyncio.gather(*(_look_at(findings, config, key, place) for place in places))
+    return findings.found
+
+
+async def _look_at(findings: Findings, config: RucioConfig, key: str, place: Place) -> None:
+    try:
+        async with asyncio.timeout(_PLACE_SECONDS):
+            if config.protocol == "amqp":
+                await _look_by_amqp(findings, config, key, place)
+            else:
+                await _look_by_stomp(findings, config, place)
+    except TimeoutError:
+        _tell(findings, config, key, place, "no answer in time")
+    except LinkLost as lost:
+        _tell(findings, config, key, place, str(lost))
+
+
+async def _look_by_amqp(findings: Findings, config: RucioConfig, key: str, place: Place) -> None:
+    from bridge.sources.rucio.amqp import look  # only who speaks AMQP loads its client
+
+    told = await look(config, place)
+    if told is not None:
+        findings.ok(f"{place}: queue {config.queue} found, {told[0]} messages waiting, {told[1]} consumers")
+    elif config.declare is not None:
+        findings.ok(f"{place}: logged in; queue {config.queue} is not there, and will be made")
+    else:
+        findings.problem(
+            f"{place}: there is no queue {config.queue} in virtual host {config.virtual_host}",
+            f"make it, correct `sources.{key}.queue` or `virtual_host`, or have it made (`declare`)",
+        )
+
+
+async def _look_by_stomp(findings: Findings, config: RucioConfig, place: Place) -> None:
+    from bridge.sources.rucio.stomp import look  # likewise
+
+    await look(config, place)
+    findings.ok(f"{place}: logged in; {config.destination} was not tried, since that would take messages")
+
+
+def _tell(findings: Findings, config: RucioConfig, key: str, place: Place, trouble: str) -> None:
+    prefix = f"sources.{key}"
+    lower = trouble.lower()
+    for words, remedy in (
+        (("virtual host", "vhost", "not_allowed"), f"correct `{prefix}.virtual_host`, or grant access to it"),
+        (
+            (
+                "access_refused",
+                "access refused",
+                "password is invalid",
+                "authenticat",
+                "bad connect",
+                "login",
+            ),
+            f"correct `{prefix}.username` and the password"
+            if config.username is not None
+            else f"does the broker take the certificate `{prefix}.tls.cert_file` for a user?",
+        ),
+        (
+            ("no answer", "hung up", "unexpectedly closed", "reset", "amqp"),
+            (
+                f"is it a broker that speaks {config.protocol.upper()} there, with TLS or without as "
+                f"`{prefix}.tls` says?"
+            ),
+        ),
+        (("certificate",), f"put the authority that signed it into `{prefix}.tls.ca_file`"),
+    ):
+        if any(word in lower for word in words):
+            findings.problem(f"{place}: {trouble}", remedy)
+            return
+    findings.problem(f"{place}: {trouble}", f"look at `{prefix}`, and at what the broker's log says")
+
+
+def _judge(findings: Findings, key: str, config: RucioConfig, patience: Patience) -> None:
+    if config.tls is None:
+        findings.note("without TLS the credentials are readable on the way", "use `tls` but in a test")
+    elif not config.tls.verify:
+        findings.warning(
+            "`tls.verify: false`: whoever answers is believed to be the broker, and gets the credentials",
+            f"set `sources.{key}.tls.ca_file`, and remove `verify`",
+        )
+    if (config.destination or "").startswith("/topic/") and config.subscription is None:
+        findings.warning(
+            f"{config.destination} is a topic, which keeps nothing for who is away: what is sent while the "
+            "bridge restarts or reconnects is lost",
+            "read a queue, on ActiveMQ a virtual topic's (/queue/Consumer.NAME.VirtualTopic.…), or give "
+            "`client_id` and `subscription`",
+        )
+    if patience.unsettled > _CONSUMER_TIMEOUT:
+        findings.warning(
+            f"the bridge may hold messages for {patience.unsettled:g} s, and RabbitMQ by its default closes "
+            f"a channel whose oldest is unacknowledged for {_CONSUMER_TIMEOUT} s",
+            "let the services park (`park: true`), or raise the broker's consumer_timeout",
+        )

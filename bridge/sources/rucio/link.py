@@ -1,0 +1,182 @@
+"""What the reader knows of a connection to one broker, whichever protocol it speaks."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, SupportsIndex
+
+from bridge.core.errors import CredentialError
+from bridge.sources.rucio.config import RucioConfig
+
+_RESOLVE_SECONDS = 10.0
+_STEP_SECONDS = 20.0
+_BUFFER = 2**18
+"""Bytes that a connection reads ahead."""
+
+
+class LinkLost(Exception):  # noqa: N818 - what became of one connection, not an error of the bridge
+    """One broker can't be reached or used now; carries why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One address behind one of the configured brokers."""
+
+    broker: str
+    """As configured: `HOST:PORT`."""
+    host: str
+    """The name in its certificate."""
+    address: str
+    """Numeric."""
+    port: int
+
+    def __str__(self) -> str:
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return self.broker if self.address == self.host else f"{self.broker} ({address})"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a link, owed an answer on this very link."""
+
+    tag: Tag
+    body: bytes
+    attributes: Mapping[str, str]
+
+
+Tag = int | str
+"""The link's name for a message: AMQP's delivery tag, STOMP's `ack` header."""
+Take = Callable[[Message], None]
+
+
+class Link(Protocol):
+    """One subscription at one broker. Messages go to the Take it was opened with, until it is left."""
+
+    async def lost(self) -> NoReturn:
+        """Wait for its end. Raises LinkLost with the reason."""
+
+    async def answer(self, done: Sequence[Tag], back: Sequence[Tag]) -> None:
+        """Acknowledge `done`, and give `back` the others. Raises LinkLost.
+
+        What can be given back only by closing (STOMP) is left as it is until then.
+        """
+
+    async def waiting(self) -> int | None:
+        """Count what waits at the broker, in nobody's hands; None where it does not tell. Raises LinkLost."""
+
+    async def close(self) -> None:
+        """Hang up in order, once the broker has seen every answer; what has none goes back.
+
+        Nothing else of this link is under way then. Raises LinkLost and OSError.
+        """
+
+
+Opener = Callable[[RucioConfig, Place, int, Take], AbstractAsyncContextManager[Link]]
+"""Opens a link with a prefetch. Raises LinkLost. Leaving it cuts the connection, if it was not closed."""
+
+
+def patience(config: RucioConfig) -> float:
+    """Give the seconds for one step of opening a link."""
+    return min(_STEP_SECONDS, 2 * config.heartbeat)
+
+
+async def resolve(broker: str) -> list[Place]:
+    """Give the addresses behind `HOST:PORT`: of IPv4 where there are any, as hermes does. Raises LinkLost."""
+    host, _, port = broker.rpartition(":")
+    host = host.strip("[]")
+    try:
+        async with asyncio.timeout(_RESOLVE_SECONDS):
+            found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
+        reason = getattr(error, "strerror", None) or str(error) or "no answer of the DNS"
+        raise LinkLost(f"{host} can't be resolved: {reason}") from None
+    families = {family for family, *_ in found}
+    wanted = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+    addresses = dict.fromkeys(str(address[0]) for family, *_, address in found if family == wanted)
+    return [Place(broker, host, address, int(port)) for address in addresses]
+
+
+class _Ear(asyncio.StreamReader):
+    """Remembers when anything was last heard."""
+
+    heard = 0.0
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self.heard = time.monotonic()
+        super().feed_data(data)
+
+
+class Wire:
+    """A connection to one place."""
+
+    def __init__(self, reader: _Ear, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        reader.heard = time.monotonic()
+
+    @classmethod
+    async def connect(cls, config: RucioConfig, place: Place) -> Wire:
+        """Connect, with TLS if the configuration has it. Raises OSError (TLS too) and CredentialError."""
+        context: ssl.SSLContext | None = None
+        if config.tls is not None:
+            try:
+                context = await asyncio.to_thread(config.tls.context)  # a directory of authorities takes time
+            except (OSError, ValueError) as error:
+                raise CredentialError(f"the TLS files can't be used: {error}") from error
+        loop = asyncio.get_running_loop()
+        reader = _Ear(limit=_BUFFER, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.create_connection(
+            lambda: protocol,
+            place.address,
+            place.port,
+            ssl=context,
+            server_hostname=None if context is None else place.host,
+        )
+        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+    async def silent(self, seconds: float) -> NoReturn:
+        """Wait until nothing was heard for `seconds`. Raises LinkLost then."""
+        rest = seconds
+        while rest > 0:
+            await asyncio.sleep(rest)
+            rest = self.reader.heard + seconds - time.monotonic()
+        raise LinkLost(f"nothing heard for {seconds:g} s")
+
+    def abort(self) -> None:
+        """Close at once; what is unsent is dropped."""
+        with suppress(AttributeError):  # Python 3.11's TLS transport, when its connection is lost already
+            self.writer.transport.abort()
+
+
+async def first_end(*ends: Coroutine[Any, Any, NoReturn]) -> NoReturn:
+    """Run `ends` until the first of them raises, and raise that."""
+    tasks = [asyncio.create_task(end) for end in ends]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()
+    raise AssertionError("unreachable: each ends by raising")
+
+
+def explain(error: BaseException) -> str:
+    """Say in a few words why a connection did not come about, or ended."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not believed: {error.verify_message}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

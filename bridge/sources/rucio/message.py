@@ -1,0 +1,101 @@
+"""A message of Rucio's hermes as an Event.
+
+Its body is `{"event_type": "close", "payload": {…}, "created_at": "2026-01-02 03:04:05.678901"}` (rucio,
+`lib/rucio/daemons/hermes/hermes.py`), with no id of the message: a hermes that dies between sending and
+deleting sends the same body again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any
+
+from bridge.core.event import Event
+
+UNKNOWN = "rucio.unknown"
+"""The type of what has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwanted:
+    """An event that is answered at once."""
+
+    reason: str
+    """A bounded word for the metrics: `email` or `event_type`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that hermes does not send: a dead letter."""
+
+    event: Event
+    reason: str
+    """For a person."""
+
+
+def read(
+    body: bytes, source: str, wanted: frozenset[str], attributes: Mapping[str, str]
+) -> Event | Unwanted | Unreadable:
+    """Make the Event of one message; `wanted` are the types to take, all when it is empty.
+
+    The id is a digest of the body, so that what hermes repeats is one event. The subject is `scope:name`
+    of the payload, as Rucio writes a DID; the time is `created_at`, which is UTC (`core/message.py`).
+    """
+
+    def event(kind: str, subject: str | None = None, time: datetime | None = None) -> Event:
+        return Event(
+            id=blake2b(body, digest_size=20).hexdigest(),
+            source=source,
+            type=kind,
+            subject=subject,
+            time=time,
+            data=body,
+            attributes=attributes,
+        )
+
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        return Unreadable(event(UNKNOWN), f"not JSON: {error}")
+    kind = told.get("event_type") if isinstance(told, dict) else None
+    if not isinstance(kind, str) or not kind or not _encodes(kind):
+        return Unreadable(event(UNKNOWN), "no event_type")
+    lower = kind.lower()  # hermes sends lower case; a database written by others need not have it
+    if lower == "email":
+        return Unwanted("email")
+    if wanted and lower not in wanted:
+        return Unwanted("event_type")
+    payload = told.get("payload")
+    if not isinstance(payload, dict):
+        return Unreadable(event(kind), "no payload")
+    return event(kind, _subject(payload), _time(told.get("created_at")))
+
+
+def _subject(payload: Mapping[str, Any]) -> str | None:
+    scope, name = payload.get("scope"), payload.get("name")
+    if not isinstance(scope, str) or not isinstance(name, str):
+        return None
+    subject = f"{scope}:{name}"
+    return subject if _encodes(subject) else None
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
+
+
+def _time(value: Any) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        time = datetime.fromisoformat(value)
+        return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

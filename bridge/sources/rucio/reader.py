@@ -1,0 +1,196 @@
+"""One opening of the brokers: a subscription at each address, one hand-over for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from bridge.core.delivery import Delivery
+from bridge.core.errors import SourceLost
+from bridge.core.ports import Slots
+from bridge.sources.handover import Handover
+from bridge.sources.rucio.config import RucioConfig
+from bridge.sources.rucio.link import Link, LinkLost, Opener, Place, explain, resolve
+from bridge.sources.rucio.subscription import Subscription
+from bridge.telemetry.metrics import SourceMetrics
+
+RESOLVE_SECONDS = 60.0
+"""How often a broker's name is looked up again."""
+LONGEST_PAUSE = 10.0
+"""Between two attempts at one address."""
+WATCH_SECONDS = 15.0
+"""Between two looks at how much waits."""
+STEADY_SECONDS = 30.0
+"""A link that held for so long starts the pauses anew."""
+
+
+class Reader:
+    """Keeps a link to each address, from `run` to its end; the runner iterates `batches`."""
+
+    def __init__(
+        self,
+        config: RucioConfig,
+        open_link: Opener,
+        *,
+        identity: str,
+        slots: Slots,
+        metrics: SourceMetrics,
+        log: Any,
+    ) -> None:
+        self.batches = Handover()
+        self._config = config
+        self._open_link = open_link
+        self._identity = identity
+        self._slots = slots
+        self._metrics = metrics
+        self._log = log
+
+        self._addresses: dict[str, list[Place]] = {}
+        """What is behind each broker, as last looked up."""
+        self._links: dict[Place, asyncio.Task[None]] = {}
+        self._up: dict[Place, Link] = {}
+        self._down: dict[str, str] = {}
+        """What can't be reached, a name or an address, and why."""
+        self._changed = asyncio.Event()
+        """Some link came about, or an attempt at one failed."""
+        self._failed: SourceLost | None = None
+        self._ready: deque[Delivery] = deque()
+        """Received, and not handed over yet."""
+        self._some_ready = asyncio.Event()
+
+    def problems(self) -> Sequence[str]:
+        """Tell what is not read now."""
+        return [f"{place}: {reason}" for place, reason in self._down.items()]
+
+    async def opened(self) -> None:
+        """Return once one address is read. Raises SourceLost when every attempt has failed."""
+        while not self._up:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._failed is not None:
+                raise self._failed
+            unknown = {broker for broker in self._config.brokers if broker not in self._addresses}
+            if not self._up and unknown.union(map(str, self._links)) <= self._down.keys():
+                raise SourceLost("; ".join(self.problems()))
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._feed())
+                tasks.create_task(self._watch())
+                for broker in dict.fromkeys(self._config.brokers):
+                    tasks.create_task(self._look_up(broker, tasks))
+        except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
+            self._log.error("rucio reader failed", exc_info=group)
+            self._failed = SourceLost(explain(group))
+            self.batches.fail(self._failed)
+            self._changed.set()
+        finally:
+            self.batches.withdraw()
+
+    async def _look_up(self, broker: str, tasks: asyncio.TaskGroup) -> None:
+        """Keep a link to each address behind `broker`. One that has gone is read until it is lost."""
+        failures = 0
+        while True:
+            try:
+                places = await resolve(broker)
+            except LinkLost as failure:
+                failures += 1
+                self._tell(broker, str(failure))
+            else:
+                failures = 0
+                self._down.pop(broker, None)
+                self._addresses[broker] = places
+                for place in places:
+                    if place not in self._links:
+                        self._links[place] = tasks.create_task(self._keep(place), name=f"rucio {place}")
+            self._changed.set()
+            await asyncio.sleep(_pause(failures) if failures else RESOLVE_SECONDS * random.uniform(0.9, 1.1))
+
+    async def _keep(self, place: Place) -> None:
+        """Read one address, again and again, as long as its name leads there."""
+        failures = 0
+        try:
+            while place in self._addresses[place.broker]:
+                begun = time.monotonic()
+                try:
+                    await self._read(place)
+                except LinkLost as lost:
+                    failures = 1 if time.monotonic() - begun > STEADY_SECONDS else failures + 1
+                    self._tell(str(place), str(lost))
+                self._changed.set()
+                await asyncio.sleep(_pause(failures))
+        finally:
+            self._links.pop(place, None)
+            self._down.pop(str(place), None)
+
+    async def _read(self, place: Place) -> None:
+        subscription = Subscription(
+            self._config, self._offer, identity=self._identity, metrics=self._metrics, log=self._log
+        )
+        try:
+            async with self._open_link(self._config, place, self._prefetch(), subscription.take) as link:
+                self._up[place] = link
+                self._down.pop(str(place), None)
+                self._metrics.up.set(1)
+                self._changed.set()
+                self._log.info("rucio: reading", broker=str(place), what=self._config.what)
+                await subscription.run(link)
+        finally:
+            subscription.release()
+            self._up.pop(place, None)
+            if not self._up:
+                self._metrics.up.set(0)
+
+    def _prefetch(self) -> int:
+        """Give a link's share of the slots."""
+        links = sum(len(self._addresses.get(broker, "?")) for broker in set(self._config.brokers))
+        return max(1, self._config.max_in_flight // links)
+
+    def _tell(self, what: str, reason: str) -> None:
+        if self._down.get(what) != reason:
+            self._log.warning("rucio: not reading", broker=what, reason=reason)
+        self._down[what] = reason
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            told = []
+            for link in list(self._up.values()):
+                with suppress(LinkLost):
+                    told.append(await link.waiting())
+            known = [waiting for waiting in told if waiting is not None]
+            if known:
+                self._metrics.lag(sum(known))
+
+    def _offer(self, delivery: Delivery) -> None:
+        self._ready.append(delivery)
+        self._some_ready.set()
+
+    async def _feed(self) -> None:
+        """Hand over as much as there are slots."""
+        while True:
+            await self._some_ready.wait()
+            await self.batches.emptied()
+            await self._slots.wait()
+            free = self._slots.free
+            batch: list[Delivery] = []
+            while self._ready and len(batch) < free:
+                delivery = self._ready.popleft()
+                if delivery.outcome is None:
+                    batch.append(delivery)
+            if not self._ready:
+                self._some_ready.clear()
+            if batch:
+                self.batches.put(batch)
+
+
+def _pause(failures: int) -> float:
+    """Draw the seconds to wait after `failures` in a row: full jitter, 10 at most."""
+    return random.uniform(0.05, min(LONGEST_PAUSE, 0.5 * 2 ** min(failures, 10)))

@@ -1,0 +1,123 @@
+"""What of one link is in the bridge's hands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, NoReturn
+
+from bridge.core.delivery import Delivery, Outcome
+from bridge.sources.rucio.config import RucioConfig
+from bridge.sources.rucio.link import Link, LinkLost, Message, Tag
+from bridge.sources.rucio.message import Unreadable, Unwanted, read
+from bridge.telemetry.metrics import SourceMetrics
+
+GATHER_SECONDS = 0.01
+"""How long answers gather, for one acknowledgement of many."""
+CLOSE_SECONDS = 3.0
+"""For the last answers, and for hanging up."""
+
+
+class Subscription:
+    """Takes a link's messages as Deliveries, and answers on that link alone.
+
+    An answer that comes after the link has ended is none: its message comes again, on another.
+    """
+
+    def __init__(
+        self,
+        config: RucioConfig,
+        offer: Callable[[Delivery], None],
+        *,
+        identity: str,
+        metrics: SourceMetrics,
+        log: Any,
+    ) -> None:
+        self._offer = offer
+        self._identity = identity
+        self._wanted = frozenset(config.event_types)
+        self._metrics = metrics
+        self._log = log
+        self._held: dict[Tag, Delivery] = {}
+        self._ended = False
+        self._done: list[Tag] = []
+        self._back: list[Tag] = []
+        self._some_owed = asyncio.Event()
+
+    def take(self, message: Message) -> None:
+        """Take one message in."""
+        if self._ended:
+            return
+        found = read(message.body, self._identity, self._wanted, message.attributes)
+        if isinstance(found, Unwanted):
+            self._metrics.filtered(found.reason)
+            self._log.debug("event filtered", reason=found.reason)
+            self._owe(self._done, message.tag)
+            return
+        event, fault = (found.event, found.reason) if isinstance(found, Unreadable) else (found, None)
+        delivery = Delivery(event, partial(self._settled, message.tag), fault=fault)
+        self._held[message.tag] = delivery
+        self._offer(delivery)
+
+    async def run(self, link: Link) -> NoReturn:
+        """Answer until the link is lost, which raises LinkLost, or until cancelled.
+
+        Either way nothing is held any more at the end: what is settled by then is answered, if the link
+        still can, and all else is RELEASED.
+        """
+        answering = asyncio.create_task(self._answer(link))
+        losing = asyncio.create_task(link.lost())
+        try:
+            ended, _ = await asyncio.wait((answering, losing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (answering, losing):
+                task.cancel()
+            await asyncio.wait((answering, losing))
+            self.release()
+            if not any(_failed(task) for task in (answering, losing)):
+                await self._hang_up(link)
+        for task in ended:
+            task.result()
+        raise AssertionError("unreachable: both end by raising")
+
+    def release(self) -> None:
+        """Take no more, and give back all that is held."""
+        self._ended = True
+        for delivery in list(self._held.values()):
+            delivery.settle(Outcome.RELEASED)
+
+    def _settled(self, tag: Tag, _delivery: Delivery, outcome: Outcome) -> None:
+        del self._held[tag]
+        self._owe(self._back if outcome is Outcome.RELEASED else self._done, tag)
+
+    def _owe(self, answers: list[Tag], tag: Tag) -> None:
+        answers.append(tag)
+        self._some_owed.set()
+
+    async def _answer(self, link: Link) -> NoReturn:
+        while True:
+            await self._some_owed.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            await self._answer_all(link)
+
+    async def _answer_all(self, link: Link) -> None:
+        self._some_owed.clear()
+        done, self._done = self._done, []
+        back, self._back = self._back, []
+        try:
+            await link.answer(done, back)
+        except asyncio.CancelledError:  # perhaps with some of them on their way: the link knows which
+            self._done, self._back = done + self._done, back + self._back
+            raise
+
+    async def _hang_up(self, link: Link) -> None:
+        with suppress(LinkLost, OSError):  # TimeoutError is an OSError
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await link.answer(self._done, ())
+                await link.close()  # which gives back the rest, and asks for no more at the same time
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    return not task.cancelled() and task.exception() is not None

@@ -1,0 +1,147 @@
+"""Mistakes seeded at a Rucio source, on live brokers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from bridge.core.ports import Finding, Patience
+from bridge.sandbox.kafka import free_port
+from bridge.sources.rucio.config import RucioConfig
+from tests.check.findings import is_well, said
+from tests.servers import activemq as active
+from tests.servers import hermes
+from tests.servers import rabbitmq as rabbit
+from tests.servers.activemq import ActiveMQ
+from tests.servers.certificates import Certificates
+from tests.servers.rabbitmq import RabbitMQ
+
+PATIENCE = Patience(attempt=30, unsettled=630)
+
+
+async def check(patience: Patience = PATIENCE, **keys: Any) -> Sequence[Finding]:
+    config = RucioConfig.model_validate(
+        {"type": "rucio", "username": rabbit.USERNAME, "password": rabbit.PASSWORD, **keys}
+    )
+    found = await config.check("closed", patience)
+    assert "odd%" not in str(found)
+    return found
+
+
+def amqp(broker: RabbitMQ, queue: str, **more: Any) -> dict[str, Any]:
+    return {
+        "protocol": "amqp",
+        "brokers": f"127.0.0.1:{broker.port}",
+        "queue": queue,
+        "virtual_host": rabbit.VIRTUAL_HOST,
+        **more,
+    }
+
+
+def stomp(broker: RabbitMQ | ActiveMQ, **more: Any) -> dict[str, Any]:
+    return {
+        "protocol": "stomp",
+        "brokers": f"127.0.0.1:{broker.stomp_port}",
+        "destination": "/queue/check",
+        **more,
+    }
+
+
+async def test_a_queue_of_rabbitmq_is_well_and_nothing_is_taken(rabbitmq: RabbitMQ, unique: str) -> None:
+    await rabbitmq.declare(unique)
+    await hermes.publish(
+        (rabbitmq.host, rabbitmq.stomp_port),
+        f"/amq/queue/{unique}",
+        hermes.numbered(2),
+        username=rabbit.USERNAME,
+        password=rabbit.PASSWORD,
+        virtual_host=rabbit.VIRTUAL_HOST,
+    )
+    found = await check(**amqp(rabbitmq, unique))
+    assert is_well(found)
+    said(found, "ok", f"queue {unique} found, 2 messages waiting, 0 consumers")
+    said(found, "note", "without TLS")
+    assert await rabbitmq.ready(unique) == 2
+
+
+async def test_both_brokers_are_well_by_stomp(rabbitmq: RabbitMQ, activemq: ActiveMQ) -> None:
+    assert rabbit.PASSWORD == active.PASSWORD
+    both = f"127.0.0.1:{rabbitmq.stomp_port}, 127.0.0.1:{activemq.stomp_port}"
+    found = await check(**stomp(rabbitmq, brokers=both, virtual_host=rabbit.VIRTUAL_HOST))
+    assert is_well(found)
+    for port in (rabbitmq.stomp_port, activemq.stomp_port):
+        said(found, "ok", f"127.0.0.1:{port}: logged in", "not tried")
+
+
+async def test_a_missing_queue_is_told_unless_it_will_be_made(rabbitmq: RabbitMQ, unique: str) -> None:
+    found = await check(**amqp(rabbitmq, unique))
+    said(found, "problem", f"no queue {unique} in virtual host rucio", remedy="sources.closed.queue")
+    found = await check(**amqp(rabbitmq, unique, declare={}))
+    assert is_well(found)
+    said(found, "ok", "will be made")
+
+
+async def test_a_wrong_password_and_virtual_host_are_told(
+    rabbitmq: RabbitMQ, activemq: ActiveMQ, unique: str
+) -> None:
+    wrong = {"password": "not-it"}
+    for keys in (
+        amqp(rabbitmq, unique, **wrong),
+        stomp(rabbitmq, virtual_host=rabbit.VIRTUAL_HOST, **wrong),
+        stomp(activemq, **wrong),
+    ):
+        found = await check(**keys)
+        said(found, "problem", keys["brokers"], remedy="sources.closed.username")
+        assert "not-it" not in str(found)
+    for keys in (
+        amqp(rabbitmq, unique, virtual_host="no-such"),
+        stomp(rabbitmq, virtual_host="no-such"),
+    ):
+        found = await check(**keys)
+        said(found, "problem", keys["brokers"], remedy="sources.closed.virtual_host")
+
+
+async def test_nobody_there_and_somebody_else_there_are_told(rabbitmq: RabbitMQ, unique: str) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    found = await check(**amqp(rabbitmq, unique, brokers=nobody))
+    said(found, "problem", f"nothing listens at {nobody}", remedy="sources.closed.brokers")
+    found = await check(**amqp(rabbitmq, unique, brokers="no-such.invalid:5672"))
+    said(found, "problem", "no-such.invalid", "can't be resolved")
+    found = await check(**amqp(rabbitmq, unique, brokers=f"127.0.0.1:{rabbitmq.stomp_port}", heartbeat=1))
+    said(found, "problem", remedy="a broker that speaks AMQP there")
+    found = await check(**stomp(rabbitmq, brokers=f"127.0.0.1:{rabbitmq.port}", heartbeat=1))
+    said(found, "problem", remedy="a broker that speaks STOMP there")
+    found = await check(**amqp(rabbitmq, unique, tls={}))
+    said(found, "problem", "no TLS connection", remedy="sources.closed.brokers")
+
+
+async def test_an_authority_that_is_not_known_and_one_that_is_not_asked_are_told(
+    rabbitmq: RabbitMQ, certificates: Certificates, unique: str
+) -> None:
+    await rabbitmq.declare(unique)
+    client = {"cert_file": certificates.client, "key_file": certificates.client_key}
+    keys = amqp(rabbitmq, unique, brokers=f"localhost:{rabbitmq.tls_port}")
+    found = await check(**keys, tls=client)
+    said(found, "problem", "an authority unknown here", remedy="sources.closed.tls.ca_file")
+    found = await check(**keys, tls={**client, "verify": False})
+    said(found, "warning", "whoever answers is believed", remedy="sources.closed.tls.ca_file")
+    found = await check(**keys, tls={**client, "ca_file": certificates.authority})
+    assert is_well(found)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_topic_that_keeps_nothing_is_told(activemq: ActiveMQ, unique: str, durable: bool) -> None:
+    keys = {"client_id": unique, "subscription": "oscar"} if durable else {}
+    found = await check(**stomp(activemq, destination="/topic/rucio", **keys))
+    if durable:
+        assert is_well(found)
+    else:
+        said(found, "warning", "keeps nothing for who is away", remedy="VirtualTopic")
+
+
+async def test_holding_longer_than_rabbitmq_allows_is_told(rabbitmq: RabbitMQ, unique: str) -> None:
+    await rabbitmq.declare(unique)
+    found = await check(Patience(attempt=30, unsettled=86_400), **amqp(rabbitmq, unique))
+    said(found, "warning", "86400 s", remedy="park")

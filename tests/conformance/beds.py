@@ -1,0 +1,245 @@
+"""What the conformance suite needs of each source: its server, a way through a proxy, and events to put."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from bridge.core.event import Event
+from bridge.core.ports import Source
+from bridge.sandbox.dcache import SandboxDcache
+from bridge.settings.models import AnySource
+from bridge.sources import Keeping
+from bridge.store import Store
+from bridge.telemetry.metrics import Metrics
+from tests.servers import activemq, hermes, rabbitmq
+from tests.servers.activemq import ActiveMQ
+from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Moto, MotoQueue
+from tests.servers.proxy import Proxy
+from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.tansu import Tansu
+
+_CONFIG: TypeAdapter[Any] = TypeAdapter(AnySource)
+
+
+def number(event: Event | bytes) -> int:
+    """Give the number of an event, or of an invocation's body."""
+    told = json.loads(event.data if isinstance(event, Event) else event)
+    if "event" in told:  # dCache's, with the name of a file
+        return int(told["event"]["name"])
+    return int(told["payload"]["n"] if "payload" in told else told["n"])
+
+
+class Bed(ABC):
+    """One upstream for one test. The source under test reaches it through `proxy` alone."""
+
+    keeping: Keeping | None = None
+    """For a source that keeps something itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.proxy: Proxy
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Give the source's configuration."""
+
+    @abstractmethod
+    async def put(self, count: int, first: int = 0) -> None:
+        """Put `count` events, numbered from `first`."""
+
+    @abstractmethod
+    async def left(self) -> int:
+        """Count what is not answered for good; asked while no source has any of it."""
+
+    async def restart(self) -> None:
+        """End the server in the midst of its work, and start it again with what it keeps on its disk."""
+        raise NotImplementedError
+
+    def source(self, **more: Any) -> Source:
+        config = _CONFIG.validate_python({**self.settings(), **more})
+        built: Source = config.build("uploads", Metrics().source("uploads"), self.keeping)
+        return built
+
+    async def leaves(self, count: int, *, seconds: float = 10.0) -> None:
+        """Return once `count` are left."""
+        last = -1
+        try:
+            async with asyncio.timeout(seconds):
+                while (last := await self.left()) != count:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"{last} are left, not {count}") from None
+
+
+class KafkaBed(Bed):
+    def __init__(self, name: str, kafka: Tansu) -> None:
+        super().__init__(name)
+        self._kafka = kafka
+        self._count = 0
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "type": "kafka",
+            "bootstrap_servers": f"127.0.0.1:{self.proxy.port}",
+            "topics": [self.name],
+            "group_id": self.name,
+            "session_timeout": 1,
+        }
+
+    async def put(self, count: int, first: int = 0) -> None:
+        self._count += count
+        await self._kafka.produce(
+            self.name, [json.dumps({"n": n}).encode() for n in range(first, first + count)]
+        )
+
+    async def left(self) -> int:
+        return self._count - sum((await self._kafka.committed(self.name, self.name)).values())
+
+
+class SqsBed(Bed):
+    def __init__(self, queue: MotoQueue) -> None:
+        super().__init__(queue.name)
+        self._queue = queue
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "type": "sqs",
+            "queue": self.name,
+            "region": REGION,
+            "endpoint_url": f"http://127.0.0.1:{self.proxy.port}",
+            "access_key_id": ACCESS_KEY_ID,
+            "secret_access_key": SECRET_ACCESS_KEY,
+            "wait_seconds": 1,
+        }
+
+    async def put(self, count: int, first: int = 0) -> None:
+        await self._queue.send(*({"n": n} for n in range(first, first + count)))
+
+    async def left(self) -> int:
+        return sum(await self._queue.counts())
+
+
+class AmqpBed(Bed):
+    def __init__(self, name: str, broker: RabbitMQ) -> None:
+        super().__init__(name)
+        self._broker = broker
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "type": "rucio",
+            "protocol": "amqp",
+            "brokers": f"127.0.0.1:{self.proxy.port}",
+            "queue": self.name,
+            "virtual_host": rabbitmq.VIRTUAL_HOST,
+            "username": rabbitmq.USERNAME,
+            "password": rabbitmq.PASSWORD,
+            "heartbeat": 2,
+        }
+
+    async def put(self, count: int, first: int = 0) -> None:
+        await hermes.publish(
+            (self._broker.host, self._broker.stomp_port),
+            f"/amq/queue/{self.name}",
+            hermes.numbered(count, first),
+            username=rabbitmq.USERNAME,
+            password=rabbitmq.PASSWORD,
+            virtual_host=rabbitmq.VIRTUAL_HOST,
+        )
+
+    async def left(self) -> int:
+        return await self._broker.ready(self.name)
+
+    async def restart(self) -> None:
+        self._broker.stop()
+        await asyncio.to_thread(self._broker.start)
+
+
+class StompOnRabbitBed(AmqpBed):
+    def settings(self) -> dict[str, Any]:
+        told = super().settings()
+        del told["queue"]
+        return {**told, "protocol": "stomp", "destination": f"/amq/queue/{self.name}"}
+
+
+class StompOnActiveBed(Bed):
+    def __init__(self, name: str, broker: ActiveMQ) -> None:
+        super().__init__(name)
+        self._broker = broker
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "type": "rucio",
+            "protocol": "stomp",
+            "brokers": f"127.0.0.1:{self.proxy.port}",
+            "destination": f"/queue/{self.name}",
+            "username": activemq.USERNAME,
+            "password": activemq.PASSWORD,
+            "heartbeat": 2,
+        }
+
+    async def put(self, count: int, first: int = 0) -> None:
+        await hermes.publish(
+            (self._broker.host, self._broker.stomp_port),
+            f"/queue/{self.name}",
+            hermes.numbered(count, first),
+            username=activemq.USERNAME,
+            password=activemq.PASSWORD,
+        )
+
+    async def left(self) -> int:
+        return len(await self._broker.browse(f"/queue/{self.name}"))
+
+    async def restart(self) -> None:
+        self._broker.stop()
+        await asyncio.to_thread(self._broker.start)
+
+
+class DcacheBed(Bed):
+    """The sandbox site. The bridge keeps its events: what is left is in the store of the source made here."""
+
+    def __init__(self, name: str, site: SandboxDcache, store: Store, state_dir: Path) -> None:
+        super().__init__(name)
+        self._site = site
+        self._store = store
+        self.keeping = Keeping(spool=lambda: store.spool("uploads"), state_dir=state_dir)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "type": "dcache",
+            "endpoint": f"http://127.0.0.1:{self.proxy.port}/api/v1",
+            "auth": {"type": "basic", "username": "bridge", "password": "bridge"},
+            "paths": ["/data/in"],
+            "first_start": "everything",
+            "request_rate": "1000/s",
+        }
+
+    async def put(self, count: int, first: int = 0) -> None:
+        for n in range(first, first + count):
+            await self._site.upload(f"/data/in/{n}", b"leaf")
+
+    async def left(self) -> int:
+        return self._store.spool("uploads").waiting
+
+    async def restart(self) -> None:
+        self._site.trouble.restart()
+
+
+async def make(kind: str, name: str, request: Any) -> tuple[Bed, int]:
+    """Make a bed of a kind with its server; gives the server's port too."""
+    if kind == "sqs":
+        moto: Moto = request.getfixturevalue("moto")
+        return SqsBed(await moto.create_queue(name, VisibilityTimeout=2)), moto.port
+    if kind == "stomp-activemq":
+        active: ActiveMQ = request.getfixturevalue("activemq")
+        return StompOnActiveBed(name, active), active.stomp_port
+    rabbit: RabbitMQ = request.getfixturevalue("rabbitmq")
+    await rabbit.declare(name)
+    if kind == "amqp":
+        return AmqpBed(name, rabbit), rabbit.port
+    return StompOnRabbitBed(name, rabbit), rabbit.stomp_port

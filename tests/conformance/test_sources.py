@@ -1,0 +1,168 @@
+"""What every source promises, on its own server and through a proxy that can cut."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.core.delivery import Outcome
+from bridge.sandbox.oscar import SandboxOscar, Settings
+from tests.conformance.beds import Bed, number
+from tests.promises.world import World, until
+from tests.sources.reading import opened, settle
+
+COUNT = 30
+
+
+async def test_what_is_settled_never_comes_again(bed: Bed) -> None:
+    await bed.put(COUNT)
+    async with opened(bed.source()) as hands:
+        taken = await hands.take(COUNT)
+        assert sorted(number(delivery.event) for delivery in taken) == list(range(COUNT))
+        settle(taken)
+    await bed.leaves(0)
+    async with opened(bed.source()) as hands:
+        await hands.takes_nothing(0.5)
+    assert not hands.source.problems()
+
+
+async def test_the_same_event_has_the_same_id_when_it_comes_again(bed: Bed) -> None:
+    await bed.put(5)
+    ids = []
+    for _ in range(2):
+        async with opened(bed.source()) as hands:
+            ids.append({number(delivery.event): delivery.event.id for delivery in await hands.take(5)})
+    assert ids[0] == ids[1]
+    assert len(set(ids[0].values())) == 5
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_settling_in_any_order_answers_all(bed: Bed, seed: int) -> None:
+    dice = random.Random(seed)
+    await bed.put(COUNT)
+    async with opened(bed.source()) as hands:
+        taken = await hands.take(COUNT)
+        dice.shuffle(taken)
+        for at, delivery in enumerate(taken):
+            delivery.settle(dice.choice((Outcome.ACCEPTED, Outcome.FILTERED, Outcome.DEAD_LETTERED)))
+            if at % 7 == 0:
+                await asyncio.sleep(0.02)  # so that answers go in several rounds
+    await bed.leaves(0)
+
+
+async def test_no_more_is_in_hand_than_there_are_slots(bed: Bed) -> None:
+    await bed.put(COUNT)
+    async with opened(bed.source(max_in_flight=5), limit=5) as hands:
+        open_ones = list(await hands.take(5))
+        await hands.takes_nothing(0.3)
+        while len(hands.seen) < COUNT:
+            settle([open_ones.pop(0), open_ones.pop()])
+            open_ones += await hands.take(min(2, COUNT - len(hands.seen)))  # `Room.take` counts
+        settle(open_ones)
+    await bed.leaves(0)
+
+
+async def test_what_is_not_settled_at_the_end_is_given_back(bed: Bed) -> None:
+    await bed.put(10)
+    async with opened(bed.source()) as hands:
+        taken = sorted(await hands.take(10), key=lambda delivery: number(delivery.event))
+        settle(taken[:4])
+    assert [delivery.outcome for delivery in taken[4:]] == [Outcome.RELEASED] * 6
+    settle(taken[4:])  # too late, and harmless
+    await bed.leaves(6)
+    async with opened(bed.source()) as hands:
+        again = await hands.take(6, timeout=5)
+        assert {number(delivery.event) for delivery in again} == set(range(4, 10))
+        settle(again)
+    await bed.leaves(0)
+
+
+async def test_an_idle_source_does_nothing(bed: Bed) -> None:
+    async with opened(bed.source()) as hands:
+        await hands.takes_nothing(0.5)
+        begun = time.process_time()
+        await hands.takes_nothing(1.5)
+        assert time.process_time() - begun < 0.15
+
+
+class BedWorld(World):
+    """A bridge that reads a bed, and a simulating OSCAR with the service `plants`."""
+
+    def __init__(self, directory: Path, oscar: SandboxOscar, bed: Bed) -> None:
+        super().__init__(directory, None, oscar, bed.name)  # type: ignore[arg-type] # no Kafka of the world's own
+        self.bed = bed
+
+    def source(self, **more: Any) -> dict[str, Any]:
+        return {**self.bed.settings(), **more}
+
+    async def one_job_each(self, count: int, *, seconds: float = 60.0) -> None:
+        """Return once each of `count` events has a job, and none has two."""
+        bodies = self.oscar.ledger.bodies
+        try:
+            await until(lambda: len(bodies("plants")) >= count, seconds=seconds)
+        except AssertionError:
+            tail = "\n".join(daemon.log.read_text()[-3000:] for daemon in self.daemons)
+            raise AssertionError(f"{len(bodies('plants'))} of {count} jobs\n{tail}") from None
+        made = Counter(map(number, bodies("plants")))
+        assert made == dict.fromkeys(range(count), 1)
+        assert set(self.oscar.ledger.created.values()) == {1}
+
+
+@pytest.fixture
+async def world(tmp_path: Path, bed: Bed) -> Any:
+    async with SandboxOscar(Settings(simulate=True)) as oscar:
+        oscar.add_service("plants")
+        world = BedWorld(tmp_path, oscar, bed)
+        try:
+            yield world
+        finally:
+            world.close()
+
+
+def slowly(world: BedWorld) -> dict[str, Any]:
+    """A configuration that takes some seconds for some hundred events."""
+    return world.configuration(
+        sources={"uploads": world.source(max_in_flight=20)},
+        services={"plants": {"retry": {"max_backoff": "100ms"}, "limits": {"rate": "40/s"}}},
+    )
+
+
+async def test_kills_and_cuts_lose_no_event_and_double_none(world: BedWorld) -> None:
+    count = 100
+    await world.bed.put(count)
+    daemon = world.daemon(slowly(world))
+    jobs = world.oscar.ledger
+    daemon.start()
+    await until(lambda: jobs.total >= 10, what="10 jobs")
+    world.bed.proxy.cut()
+    await until(lambda: jobs.total >= 25, what="25 jobs, after a cut")
+    daemon.kill()
+    daemon.start()
+    await until(lambda: jobs.total >= 40, what="40 jobs, after a kill")
+    world.bed.proxy.refuse()
+    await asyncio.sleep(1)  # an outage: long enough for attempts to fail
+    world.bed.proxy.refuse(False)
+    await world.one_job_each(count)
+    assert await daemon.stop() == 0
+    await world.bed.leaves(0, seconds=20)
+
+
+@pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq", "stomp-activemq", "dcache"], indirect=True)
+async def test_a_broker_that_is_killed_and_started_again_loses_no_event_and_doubles_none(
+    world: BedWorld,
+) -> None:
+    count = 100
+    await world.bed.put(count)
+    daemon = world.daemon(slowly(world))
+    daemon.start()
+    await until(lambda: world.oscar.ledger.total >= 10, what="10 jobs")
+    await world.bed.restart()
+    await world.one_job_each(count)
+    assert await daemon.stop() == 0
+    await world.bed.leaves(0, seconds=20)

@@ -1,0 +1,332 @@
+"""Rucio's events become jobs, one each, whatever happens to brokers and bridge on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiormq.exceptions import AMQPError
+
+from bridge.sandbox.kafka import free_port
+from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from tests.promises.world import Daemon, World, until
+from tests.servers import activemq as active
+from tests.servers import hermes
+from tests.servers import rabbitmq as rabbit
+from tests.servers.activemq import ActiveMQ
+from tests.servers.rabbitmq import RabbitMQ
+
+DCNIOS = yaml.safe_load((Path(__file__).parents[2] / "config" / "rucio.yaml").read_text())
+
+
+class RucioWorld(World):
+    """Brokers of one kind in place of Kafka, with a queue of the world's name."""
+
+    def __init__(
+        self, directory: Path, oscar: SandboxOscar, name: str, protocol: str, *brokers: RabbitMQ | ActiveMQ
+    ) -> None:
+        super().__init__(directory, None, oscar, name)  # type: ignore[arg-type] # it has no Kafka
+        self.brokers = brokers
+        self.protocol = protocol
+
+    async def make_queue(self, **arguments: Any) -> None:
+        for broker in self.brokers:
+            if isinstance(broker, RabbitMQ):
+                await broker.declare(self.name, **arguments)
+
+    def source(self, **more: Any) -> dict[str, Any]:
+        broker = self.brokers[0]
+        port = broker.port if self.protocol == "amqp" else broker.stomp_port  # type: ignore[union-attr] # RabbitMQ's
+        told: dict[str, Any] = {
+            "type": "rucio",
+            "protocol": self.protocol.partition("-")[0],
+            "brokers": f"127.0.0.1:{port}",
+            "heartbeat": 2,
+        }
+        if isinstance(broker, ActiveMQ):
+            told |= {"username": active.USERNAME, "password": active.PASSWORD}
+        else:
+            told |= {
+                "username": rabbit.USERNAME,
+                "password": rabbit.PASSWORD,
+                "virtual_host": rabbit.VIRTUAL_HOST,
+            }
+        told |= {"queue": self.name} if self.protocol == "amqp" else {"destination": self.destination}
+        return {**told, **more}
+
+    @property
+    def destination(self) -> str:
+        """Where hermes sends to."""
+        return f"/queue/{self.name}" if isinstance(self.brokers[0], ActiveMQ) else f"/amq/queue/{self.name}"
+
+    async def publish(self, *messages: Any, to: int = 0) -> None:
+        broker = self.brokers[to]
+        login: dict[str, Any] = {"username": active.USERNAME, "password": active.PASSWORD}
+        if isinstance(broker, RabbitMQ):
+            login = {
+                "username": rabbit.USERNAME,
+                "password": rabbit.PASSWORD,
+                "virtual_host": rabbit.VIRTUAL_HOST,
+            }
+        await hermes.publish((broker.host, broker.stomp_port), self.destination, messages, **login)
+
+    async def left(self) -> int:
+        """Count what no broker has been answered; asked while no bridge has any of it."""
+        return sum(
+            [
+                len(await broker.browse(self.destination))
+                if isinstance(broker, ActiveMQ)
+                else await broker.ready(self.name)
+                for broker in self.brokers
+            ]
+        )
+
+    def numbers(self, service: str = "plants") -> Counter[int]:
+        return Counter(json.loads(body)["payload"]["n"] for body in self.oscar.ledger.bodies(service))
+
+    async def jobs(self, count: int, service: str = "plants", *, seconds: float = 60.0) -> None:
+        """Return once there are `count` jobs."""
+        bodies = self.oscar.ledger.bodies
+        try:
+            await until(lambda: len(bodies(service)) >= count, seconds=seconds)
+        except AssertionError:
+            tail = "\n".join(daemon.log.read_text()[-3000:] for daemon in self.daemons)
+            raise AssertionError(f"{len(bodies(service))} of {count} jobs\n{tail}") from None
+
+    async def one_job_each(self, count: int, *, seconds: float = 60.0) -> None:
+        """Return once each event from 0 to `count` has a job, and none has two."""
+        await self.jobs(count, seconds=seconds)
+        assert self.numbers() == dict.fromkeys(range(count), 1)
+        assert set(self.oscar.ledger.created.values()) == {1}
+
+    def lively(self, *, rate: str = "100/s", **source: Any) -> dict[str, Any]:
+        return self.configuration(
+            sources={"uploads": self.source(max_in_flight=30, **source)},
+            services={"plants": {"retry": {"max_backoff": "100ms"}, "limits": {"rate": rate}}},
+        )
+
+
+@pytest.fixture
+async def oscar() -> AsyncIterator[SandboxOscar]:
+    async with SandboxOscar(Settings(simulate=True)) as oscar:
+        oscar.add_service("plants")
+        yield oscar
+
+
+@pytest.fixture(params=["amqp", "stomp-rabbitmq", "stomp-activemq"])
+async def world(
+    request: pytest.FixtureRequest, tmp_path: Path, oscar: SandboxOscar, unique: str
+) -> AsyncIterator[RucioWorld]:
+    server = "activemq" if request.param == "stomp-activemq" else "rabbitmq"
+    world = RucioWorld(tmp_path, oscar, unique, request.param, request.getfixturevalue(server))
+    await world.make_queue()
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("world", ["amqp", "stomp-activemq"], indirect=True)
+async def test_a_closed_dataset_runs_the_service_that_it_names_if_it_is_allowed(world: RucioWorld) -> None:
+    """The routes of config/rucio.yaml: what users of DCNiOS had."""
+
+    def closed(n: int, service: str, **more: Any) -> dict[str, Any]:
+        return hermes.message(number=n, custom_metadata={"oscar-service": service, **more})
+
+    world.oscar.add_service("flood")
+    (key,) = DCNIOS["sources"]
+    (route,) = DCNIOS["routes"]
+    daemon = world.daemon(
+        world.configuration(
+            services={"plants": {}, "flood": {}},
+            sources={key: world.source(event_types=DCNIOS["sources"][key]["event_types"])},
+            routes=[route],
+        )
+    )
+    daemon.start()
+    sent = closed(0, "plants", **{"oscar-endpoint": "https://oscar.example.org"})
+    await world.publish(
+        sent,
+        sent,  # hermes died before it had deleted it
+        closed(1, "flood"),
+        closed(2, "secret-service"),
+        hermes.message(number=3),
+        hermes.message("open", number=4, custom_metadata={"oscar-service": "plants"}),
+        hermes.message("email", number=5, subject="Hello", body="…", to=["jdoe@example.org"]),
+        b"nonsense",
+        {"event_type": "close", "created_at": "2026-01-02 03:04:05"},
+        {"event_type": "", "payload": {}},
+        closed(6, "plants"),
+    )
+    await world.jobs(2)
+    await world.jobs(1, "flood")
+    source = {"source": key}
+    # Of what was sent to the broker, all is answered, and nothing a second time.
+    await until(lambda: len(daemon.said("dead letter")) >= 3, what="three dead letters")
+    assert await daemon.metric("bridge_events_filtered_total", **source, reason="not_allowed") == 1
+    assert await daemon.metric("bridge_events_filtered_total", **source, reason="missing_key") == 1
+    assert await daemon.metric("bridge_events_filtered_total", **source, reason="event_type") == 1
+    assert await daemon.metric("bridge_events_filtered_total", **source, reason="email") == 1
+    assert await daemon.metric("bridge_dead_letters", service="", cause="unreadable") == 3
+    assert sorted(world.numbers()) == [0, 6]
+    assert sorted(world.numbers("flood")) == [1]
+    assert json.loads(world.oscar.ledger.bodies("plants")[0]) == sent
+    listed = daemon.command("dead-letters", "list").stdout
+    assert listed.count("unreadable") == 3
+    for reason in ("not JSON", "no payload", "no event_type"):
+        assert reason in daemon.log.read_text()
+    assert await daemon.stop() == 0
+    assert await world.left() == 0
+    for daemon in world.daemons:
+        assert "odd%" not in daemon.log.read_text()
+
+
+async def kill(world: RucioWorld, kills: int, seed: int) -> None:
+    """Kill one bridge `kills` times while it works through a faulty day; then let it finish."""
+    dice = random.Random(seed)
+    world.oscar.settings.seed = seed
+    world.oscar.faults.set(Fault(statuses={500: 0.05, 503: 0.05}, lost_answers=0.05))
+    daemon = world.daemon(world.lively(rate="150/s"))
+    count = 0
+    for _ in range(kills):
+        await world.publish(*hermes.numbered(60, count))
+        count += 60
+        daemon.start()
+        goal = world.oscar.ledger.total + dice.randint(1, 50)
+        await until(lambda goal=goal: world.oscar.ledger.total >= goal, what=f"{goal} jobs")  # type: ignore[misc] # bound
+        await asyncio.sleep(dice.choice((0, dice.uniform(0, 0.05))))  # any moment will do: that is the point
+        daemon.kill()
+    world.oscar.faults.clear()
+    daemon.start()
+    await world.one_job_each(count, seconds=60 + count / 50)
+    assert await daemon.stop() == 0
+    assert await world.left() == 0
+
+
+@pytest.mark.parametrize("world", ["amqp", "stomp-activemq"], indirect=True)
+async def test_kills_lose_no_event_and_double_none(world: RucioWorld) -> None:
+    seed = int(os.environ.get("SEED") or time.time())
+    print(f"SEED={seed}")
+    await kill(world, 4, seed)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("world", ["amqp", "stomp-activemq"], indirect=True)
+async def test_two_hundred_kills_over_the_two_protocols(world: RucioWorld, seed: int) -> None:
+    await kill(world, 50, seed)
+
+
+def behind_one_name(monkeypatch: pytest.MonkeyPatch, directory: Path, name: str, *addresses: str) -> None:
+    """Have each daemon find `addresses` behind `name`."""
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(
+        "import bridge.sources.rucio.link as link\n"
+        "real = link.resolve\n"
+        "async def resolve(broker):\n"
+        f"    if broker.rpartition(':')[0] != {name!r}:\n"
+        "        return await real(broker)\n"
+        "    port = int(broker.rpartition(':')[2])\n"
+        f"    return [link.Place(broker, {name!r}, address, port) for address in {addresses!r}]\n"
+        "link.resolve = resolve\n"
+    )
+    path = [str(directory), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "protocol",
+    [pytest.param("amqp", marks=pytest.mark.prove), "stomp-activemq"],  # RabbitMQ starts slowly
+)
+async def test_of_two_brokers_behind_one_name_one_is_killed_and_revived(
+    protocol: str, tmp_path: Path, oscar: SandboxOscar, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    kind: Any = RabbitMQ if protocol == "amqp" else ActiveMQ
+    behind_one_name(monkeypatch, tmp_path / "dns", "mq.test", "127.0.0.1", "127.0.0.2")
+    with kind(host="127.0.0.1", port=port) as one, kind(host="127.0.0.2", port=port) as two:
+        world = RucioWorld(tmp_path, oscar, unique, protocol, one, two)
+        await world.make_queue()
+        daemon = world.daemon(world.lively(rate="40/s", brokers=f"mq.test:{port}"))
+        try:
+            daemon.start()
+            await daemon.becomes_ready()
+            for broker in range(2):
+                await world.publish(*hermes.numbered(50, 50 * broker), to=broker)
+            await world.jobs(20)
+            two.stop()
+            await world.publish(*hermes.numbered(30, 100), to=0)
+            ready = await told_unready(daemon)
+            assert f"mq.test:{port} (127.0.0.2)" in json.dumps(ready)
+            assert f"mq.test:{port} (127.0.0.1)" not in json.dumps(ready)
+            await asyncio.to_thread(two.start)
+            await world.publish(*hermes.numbered(30, 130), to=1)
+            await world.one_job_each(160)
+            await daemon.becomes_ready()
+            assert await daemon.stop() == 0
+            assert await world.left() == 0
+        finally:
+            world.close()
+
+
+async def told_unready(daemon: Daemon) -> dict[str, Any]:
+    async with asyncio.timeout(10):
+        while (ready := await daemon.ready()) is None or ready["ready"]:
+            await asyncio.sleep(0.05)
+    return ready
+
+
+async def hold_until_closed(broker: RabbitMQ, queue: str) -> None:
+    """Take a message, and keep it until RabbitMQ closes the channel for that."""
+    await broker.declare(queue)
+    channel = await broker.channel()
+    try:
+        await channel.basic_publish(b"held", routing_key=queue)
+        assert (await channel.basic_get(queue)).body == b"held"
+        with pytest.raises(AMQPError, match="timed out"):
+            async with asyncio.timeout(20):
+                await channel.closing
+    finally:
+        await channel.connection.close()
+
+
+async def test_a_shut_gate_meets_neither_consumer_timeout_nor_delivery_limit(
+    tmp_path: Path, oscar: SandboxOscar, unique: str
+) -> None:
+    """RabbitMQ would close the channel after 3 s, and drop what is delivered a third time."""
+    with RabbitMQ(consumer_timeout_ms=3000) as broker:
+        world = RucioWorld(tmp_path, oscar, unique, "amqp", broker)
+        await world.make_queue(x_queue_type="quorum", x_delivery_limit=2)
+        daemon = world.daemon(
+            world.configuration(
+                sources={"uploads": world.source(max_in_flight=20)},
+                services={"plants": {"retry": {"max_backoff": "500ms"}, "park_after": "1s"}},
+            )
+        )
+        try:
+            await oscar.outage()
+            await world.publish(*hermes.numbered(60))
+            daemon.start()
+            await until(lambda: daemon.said("gate shut"), what="the gate shuts")
+            for _ in range(2):  # so long that somebody who only holds a message has lost his channel twice
+                await hold_until_closed(broker, f"{unique}-held")
+            assert await daemon.metric("bridge_kept_events", service="plants", reason="parked") == 60
+            assert not daemon.said("rucio: not reading"), "a channel was closed"
+            assert await broker.ready(unique) == 0
+            await oscar.end_outage()
+            await world.one_job_each(60)
+            assert await daemon.stop() == 0
+            assert not daemon.said("rucio: not reading")
+        finally:
+            world.close()

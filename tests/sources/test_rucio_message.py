@@ -1,0 +1,175 @@
+"""What becomes of one message of hermes."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.event import Event
+from bridge.sources.rucio.config import RucioConfig
+from bridge.sources.rucio.message import Unreadable, Unwanted, read
+from tests.servers.hermes import message
+
+ALL: frozenset[str] = frozenset()
+
+
+def of(told: Any, wanted: frozenset[str] = ALL) -> Event | Unwanted | Unreadable:
+    body = told if isinstance(told, bytes) else json.dumps(told).encode()
+    return read(body, "closed", wanted, {"destination": "/queue/rucio"})
+
+
+def test_a_message_becomes_an_event() -> None:
+    body = json.dumps(message("CLOSE", number=3)).encode()
+    event = of(body)
+    assert isinstance(event, Event)
+    assert event.type == "close"
+    assert event.subject == "user.jdoe:dataset-3"
+    assert event.time == datetime(2026, 1, 2, 3, 4, 5, 681901, tzinfo=UTC)
+    assert event.data == body
+    assert event.source == "closed"
+    assert event.attributes == {"destination": "/queue/rucio"}
+
+
+def test_what_hermes_repeats_is_one_event_whichever_broker_it_comes_from() -> None:
+    body = json.dumps(message()).encode()
+    one = read(body, "closed", ALL, {"destination": "/queue/rucio"})
+    two = read(body, "closed", ALL, {"redelivered": "true"})
+    assert isinstance(one, Event)
+    assert isinstance(two, Event)
+    assert one.id == two.id
+
+
+@given(st.binary(), st.binary())
+def test_other_bodies_are_other_events(one: bytes, two: bytes) -> None:
+    found = [of(body) for body in (one, two)]
+    ids = [each.event.id for each in found if isinstance(each, Unreadable)]
+    assert (len(set(ids)) == 1) is (one == two)
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (b"nonsense", "not JSON"),
+        (b"", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "no event_type"),
+        ({"payload": {}}, "no event_type"),
+        ({"event_type": 7, "payload": {}}, "no event_type"),
+        ({"event_type": "", "payload": {}}, "no event_type"),
+        (b'{"event_type": "\\ud800", "payload": {}}', "no event_type"),
+        ({"event_type": "close"}, "no payload"),
+        ({"event_type": "close", "payload": None}, "no payload"),
+        ({"event_type": "close", "payload": "text"}, "no payload"),
+    ],
+)
+def test_what_hermes_does_not_send_is_unreadable_with_the_reason(told: Any, reason: str) -> None:
+    found = of(told)
+    assert isinstance(found, Unreadable)
+    assert found.reason.startswith(reason)
+
+
+def test_emails_and_types_that_are_not_asked_for_are_unwanted() -> None:
+    assert of(message("email")) == Unwanted("email")
+    assert of({"event_type": "EMAIL"}) == Unwanted("email")
+    assert of(message("open"), frozenset({"close"})) == Unwanted("event_type")
+    assert isinstance(of(message("close"), frozenset({"close"})), Event)
+
+
+@pytest.mark.parametrize(
+    ("created", "time"),
+    [
+        ("2026-01-02 03:04:05", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02T03:04:05.5+02:00", datetime(2026, 1, 2, 1, 4, 5, 500_000, tzinfo=UTC)),
+        ("yesterday", None),
+        ("0001-01-01 00:00:00+10:00", None),
+        (1767323045, None),
+        (None, None),
+    ],
+)
+def test_created_at_is_utc_or_none(created: Any, time: datetime | None) -> None:
+    event = of({**message(), "created_at": created})
+    assert isinstance(event, Event)
+    assert event.time == time
+
+
+@pytest.mark.parametrize(
+    "payload", [{}, {"scope": "a"}, {"name": "b"}, {"scope": 1, "name": "b"}, {"scope": "a", "name": ["b"]}]
+)
+def test_what_is_no_did_has_no_subject(payload: dict[str, Any]) -> None:
+    event = of({"event_type": "lost", "payload": payload})
+    assert isinstance(event, Event)
+    assert event.subject is None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ),
+    st.sampled_from(["close", "email", 1]),
+    st.text(),
+)
+def test_nothing_that_is_json_raises(payload: Any, kind: Any, created: str) -> None:
+    found = of({"event_type": kind, "payload": payload, "created_at": created})
+    assert isinstance(found, (Event, Unreadable, Unwanted))
+
+
+def config(**more: Any) -> RucioConfig:
+    return RucioConfig.model_validate(
+        {
+            "type": "rucio",
+            "protocol": "stomp",
+            "brokers": "mq:61613, mq2:61613",
+            "destination": "/queue/rucio",
+            "username": "bridge",
+            "password": "swordfish",
+            **more,
+        }
+    )
+
+
+def test_a_configuration_can_say_what_becomes_of_a_message() -> None:
+    told = config(event_types=["Close"])
+    assert told.brokers == ("mq:61613", "mq2:61613")
+
+    def ask(body: Any) -> Any:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return told.events_of(Event(id="1", source="closed", type="", data=data, attributes={"a": "b"}))
+
+    (event,) = ask(message())
+    assert (event.type, event.subject, event.attributes) == ("close", "user.jdoe:dataset-0", {"a": "b"})
+    assert ask(message("open")) == "event_type"
+    assert "dead letter: not JSON" in ask(b"nonsense")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"brokers": "mq"}, "HOST:PORT"),
+        ({"brokers": []}, "at least 1"),
+        ({"destination": "rucio"}, "/queue/"),
+        ({"destination": None}, "needs destination"),
+        ({"queue": "a"}, "means nothing"),
+        ({"declare": {}}, "means nothing"),
+        ({"protocol": "amqp"}, "needs queue"),
+        ({"protocol": "amqp", "queue": "a"}, "destination means nothing"),
+        ({"selector": "event_type = 'close'"}, "stalls it"),
+        ({"client_id": "a"}, "together"),
+        ({"client_id": "a", "subscription": "b"}, "to a topic"),
+        ({"username": None}, "or neither"),
+        ({"username": None, "password": None}, "tls with cert_file"),
+        ({"event_types": ["email"]}, "never taken"),
+        ({"tls": {"key_file": "/dev/null"}}, "cert_file too"),
+        ({"heartbeat": "500ms"}, "greater than or equal to 1"),
+        ({"password_file": "/dev/null"}, "not both"),
+    ],
+)
+def test_a_configuration_that_can_not_be_meant_is_refused(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        config(**more)

@@ -20,6 +20,7 @@ run: $(VENV)/.ready
 
 ## Everything CI runs.
 test: check
+	$(BIN)/python -m tests.servers.debian
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "not prove" $(ARGS)
 
 ## Static checks: lint, format, types, the rules of who imports whom.
@@ -31,7 +32,8 @@ check: $(VENV)/.ready
 
 ## The long fault runs behind the promises in the README.
 prove: $(VENV)/.ready
-	$(BIN)/pytest -q -m prove $(ARGS)
+	$(BIN)/python -m tests.servers.debian
+	$(BIN)/pytest -q -n 2 --dist worksteal -m prove $(ARGS)
 
 ## The figures in the README.
 bench: $(VENV)/.ready

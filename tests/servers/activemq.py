@@ -59,7 +59,7 @@ class ActiveMQ:
         port: int | None = None,
         tls: tuple[Path, Path] | None = None,
     ) -> None:
-        need("activemq", str(_HOME / "lib" / "activemq-stomp.jar"))
+        need("activemq")
         self.host = host
         self.stomp_port = port or free_port()
         self.stomp_tls_port = free_port()

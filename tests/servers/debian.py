@@ -1,42 +1,64 @@
-"""Servers that come as packages of Debian: installed when they are missing and can be."""
+"""Servers that come as packages of Debian.
+
+`python -m tests.servers.debian` installs those that are missing, where it may: `make test` begins with it.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+PACKAGES = {
+    "rabbitmq-server": Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),
+    "activemq": Path("/usr/share/activemq/lib"),
+}
+"""What is there once a package is installed."""
 _INSTALL_SECONDS = 600
 
 
-def need(package: str, path: str) -> None:
-    """Return once `path` of `package` is there; skip the test when it can't be installed here.
+def need(package: str) -> None:
+    """Skip the test where `package` is not installed."""
+    if not PACKAGES[package].exists():
+        pytest.skip(
+            f"the Debian package {package} is not installed (`python -m tests.servers.debian` does it)"
+        )
 
-    The packages' own services are not wanted: a policy keeps them from being started by the installation.
-    """
-    if Path(path).exists():
-        return
+
+def install() -> str | None:
+    """Install what is missing; give why that can't be. The packages' own services are not started."""
+    missing = [package for package, path in PACKAGES.items() if not path.exists()]
+    if not missing:
+        return None
     if shutil.which("apt-get") is None:
-        pytest.skip(f"{package} is a package of Debian, and there is no apt-get here")
+        return "there is no apt-get here"
     become: list[str] = []
     if os.geteuid() != 0:
         sudo = shutil.which("sudo")
         if sudo is None or subprocess.run([sudo, "-n", "true"], capture_output=True, check=False).returncode:
-            pytest.skip(f"{package} is not installed, and neither root nor sudo without a password is there")
+            return "that takes root, or sudo without a password"
         become = [sudo, "-n"]
-    install = [*become, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "install", "-y"]
-    install += ["--no-install-recommends", package]
-    said = _run(install)
-    if not Path(path).exists():  # perhaps the lists are missing, or old
-        _run([*become, "apt-get", "update"])
-        said = _run(install)
-    if not Path(path).exists():
-        pytest.skip(f"{package} can't be installed here: {said[-300:]}")
+    apt = [*become, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get"]
+    said = ""
+    for arguments in (["install"], ["update"], ["install"]):  # perhaps the lists are missing, or old
+        packages = ["-y", "--no-install-recommends", *missing] if arguments == ["install"] else []
+        done = subprocess.run(
+            [*apt, *arguments, *packages],
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_SECONDS,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        if all(PACKAGES[package].exists() for package in missing):
+            return None
+    return said[-500:]
 
 
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False)
-    return done.stdout + done.stderr
+if __name__ == "__main__":
+    if (reason := install()) is not None:
+        print(f"tests that need {' or '.join(PACKAGES)} will be skipped: {reason}", file=sys.stderr)

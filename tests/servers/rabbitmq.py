@@ -49,7 +49,7 @@ class RabbitMQ:
         consumer_timeout_ms: int | None = None,
         tls: tuple[Path, Path, Path] | None = None,
     ) -> None:
-        need("rabbitmq-server", _SERVER)
+        need("rabbitmq-server")
         self.host = host
         self.port = port or free_port()
         self.stomp_port = free_port()

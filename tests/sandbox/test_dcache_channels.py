@@ -107,11 +107,12 @@ async def test_the_accept_header_decides_between_metadata_and_stream(http: httpx
 
 
 async def test_the_event_types_and_the_selectors_schema_are_told(http: httpx.AsyncClient) -> None:
-    assert (await http.get("events/eventTypes")).json() == ["inotify"]
+    assert (await http.get("events/eventTypes")).json() == ["inotify", "metronome"]
     assert "inotify(7)" in (await http.get("events/eventTypes/inotify")).json()["description"]
     schema = (await http.get("events/eventTypes/inotify/selector")).json()
     assert schema["properties"]["path"]["pattern"] == "^/(.*[^/])?$"
-    assert problem(await http.get("events/eventTypes/metronome")) == (404, "No such event type")
+    assert "messages" in (await http.get("events/eventTypes/metronome")).json()["description"]
+    assert problem(await http.get("events/eventTypes/sundial")) == (404, "No such event type")
 
 
 @pytest.mark.parametrize(

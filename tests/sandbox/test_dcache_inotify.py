@@ -106,8 +106,9 @@ async def test_a_selector_that_dcache_does_not_take_is_refused(
 
 
 async def test_other_event_types_and_missing_selectors_are_refused(
-    http: httpx.AsyncClient, channel: str
+    http: httpx.AsyncClient, site: SandboxDcache, channel: str
 ) -> None:
+    site.settings.metronome = False
     answer = await http.post(f"{channel}/subscriptions/metronome", json={"frequency": 1})
     assert answer.json()["errors"][0]["message"] == "Unknown event type: metronome"
     answer = await http.post(f"{channel}/subscriptions/inotify")

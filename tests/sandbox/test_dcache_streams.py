@@ -195,6 +195,7 @@ class Collected:
 
 
 class Anything:
+    kind = "inotify"
     identity = "AA"
     url = "http://dcache/watch"
 
@@ -215,7 +216,7 @@ async def test_the_ring_replays_exactly_what_a_model_of_it_holds(ring: int, step
     made = 0
     for step in steps:
         if step == "event":
-            channel.inotify(Anything(), "{}")
+            channel.tell(Anything(), "{}")
             kept.append(made)
             made += 1
         else:
@@ -230,3 +231,32 @@ async def test_the_ring_replays_exactly_what_a_model_of_it_holds(ring: int, step
                 assert client.ids == []
                 kept.clear()
     channel.close()
+
+
+async def test_a_metronome_ticks_with_ids_until_its_count_is_reached(
+    http: httpx.AsyncClient, channel: str
+) -> None:
+    async with listening(http, channel) as listener:
+        selector = {"frequency": 50, "message": "${username} ${count}", "count": 2}
+        made = await http.post(f"{channel}/subscriptions/metronome", json=selector)
+        assert made.status_code == 201
+        assert (await http.get(f"{channel}/subscriptions")).json()[-1] == made.headers["Location"]
+        assert (await http.get(made.headers["Location"])).json() == selector
+        told = [await listener.next() for _ in range(4)]
+        assert [one.event for one in told] == ["SYSTEM", "metronome", "metronome", "SYSTEM"]
+        assert [one.id for one in told[1:3]] == ["0", "1"]
+        assert [json.loads(one.data)["event"] for one in told[1:3]] == ["bridge 1", "bridge 2"]
+        assert json.loads(told[1].data)["subscription"] == made.headers["Location"]
+    assert (await http.get(made.headers["Location"])).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [[], {}, {"delay": 1, "frequency": 1}, {"delay": 301}, {"delay": 1, "message": ""}, {"delay": 1, "x": 1}],
+)
+async def test_a_metronome_that_can_not_be_is_refused(
+    http: httpx.AsyncClient, channel: str, selector: object
+) -> None:
+    answer = await http.post(f"{channel}/subscriptions/metronome", json=selector)
+    assert answer.status_code == 400
+    assert "Bad selector" in answer.json()["errors"][0]["message"]

@@ -21,7 +21,7 @@ FIGURES = dict(re.findall(r"^\| (.+?) \| ([0-9]+) \|$", PAGE, re.MULTILINE))
 """The rows of the table of costs."""
 START = {
     False: FIGURES["start, with a new channel"],
-    True: FIGURES["start, with the channel of before (one less where the metronome still ticks)"],
+    True: FIGURES["start, with the channel of before (one more where dCache has no metronome)"],
 }
 
 

@@ -18,7 +18,7 @@ from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
 from bridge.core.identity import invocation_name
 from bridge.sandbox.dcache import SandboxDcache, Settings
-from bridge.sources.dcache import healing, lookups, reading, stream
+from bridge.sources.dcache import connection, healing, lookups, reading
 from bridge.sources.dcache.asking import Denied, Unanswered
 from bridge.sources.dcache.connection import Connection
 from bridge.store import Store
@@ -79,7 +79,8 @@ async def test_a_shutdown_that_was_announced_is_no_trouble(site: SandboxDcache, 
 async def test_a_stalled_stream_is_noticed_and_opened_again(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "SILENCE_SECONDS", {True: 0.5, False: 0.5})
+    monkeypatch.setattr(connection, "QUIET_SECONDS", 0.5)
+    site.settings.metronome = False
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
         await running.healed()
@@ -89,6 +90,28 @@ async def test_a_stalled_stream_is_noticed_and_opened_again(
         await site.upload("/data/in/b", b"x")
         (event,) = await running.accept(1)
         assert event.subject == "/data/in/b"
+
+
+async def test_a_metronome_s_ticks_keep_a_stream_and_show_that_one_has_stalled(
+    site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "TICK_SECONDS", 0.3)
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        (channel,) = site._events.channels.values()
+        streams = list(site._streams)
+        await until(lambda: channel._next_id >= 6)
+        assert list(site._streams) == streams, "a quiet stream is kept"
+        site.trouble.stall()
+        await site.upload("/data/in/a", b"x")
+        began = asyncio.get_running_loop().time()
+        (event,) = await running.accept(1)
+        assert 3 * 0.3 - 0.35 < asyncio.get_running_loop().time() - began < 3 * 0.3 + 2.0
+        assert event.attributes["found"] == "event", "resumed from the last tick"
+        assert not bridge.metrics.registry.get_sample_value(
+            "bridge_source_gaps_total", {"source": "arrivals", "reason": "no_event_to_resume_from"}
+        )
 
 
 async def test_a_full_store_disconnects_and_nothing_is_lost(
@@ -354,11 +377,11 @@ async def test_no_channel_left_and_too_many_requests_are_told_apart(
     async with Store.open(tmp_path, Metrics(), StoreConfig()) as store:
         made = source(site, store, tmp_path)
         config = made._config
-        async with Connection(config) as connection:
+        async with Connection(config) as asking:
             site.faults.busy = 1
             with pytest.raises(Unanswered, match="too many requests"):
-                await connection.make_channel("one")
+                await asking.make_channel("one")
             site.settings.channels_per_user = 1
-            await connection.make_channel("one")
+            await asking.make_channel("one")
             with pytest.raises(Denied, match="no more channels"):
-                await connection.make_channel("two")
+                await asking.make_channel("two")

@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
+from urllib.parse import quote
 
 _ID = re.compile(r"-?[0-9]{1,10}")
 _LARGEST_ID = 2**31
@@ -24,13 +25,17 @@ class Sink(Protocol):
 
 
 class Subscription(Protocol):
-    """What a channel keeps of a watch."""
+    """What a channel keeps of a watch or a metronome."""
 
     identity: str
     url: str
 
+    @property
+    def kind(self) -> str:
+        """The type of its events."""
+
     def ended(self) -> None:
-        """The subscription is over: take the watch away and tell IN_IGNORED."""
+        """The subscription is over: of a watch, take it away and tell IN_IGNORED."""
 
     def selector(self) -> dict[str, object]:
         """What `GET subscription` answers."""
@@ -67,14 +72,14 @@ class Channel:
 
     # --- events ---
 
-    def inotify(self, subscription: Subscription, event: str) -> None:
+    def tell(self, subscription: Subscription, event: str) -> None:
         """Give an event (JSON) the next id, keep it in the ring, and send it to the client there is."""
         if self.closed:
             return
         identity = self._next_id
         self._next_id += 1
         data = f'{{"event":{event},"subscription":"{subscription.url}"}}'
-        message = f"event: inotify\nid: {identity}\ndata: {data}\n\n".encode()
+        message = f"event: {subscription.kind}\nid: {identity}\ndata: {data}\n\n".encode()
         self._ring.append((identity, message))
         if self._sink is not None:
             self._sink.send(message)
@@ -166,6 +171,11 @@ class Channel:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def url_of(channel: str, kind: str, identity: str) -> str:
+    """The URL of a subscription: `UriBuilder.build` leaves a `+` and makes a slash `%2F`."""
+    return f"{channel}/subscriptions/{kind}/{quote(identity, safe='+')}"
 
 
 def _event_id(text: str) -> int | None:

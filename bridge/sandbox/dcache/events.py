@@ -9,11 +9,12 @@ from typing import Any
 
 from aiohttp import web
 
-from bridge.sandbox.dcache.channel import Channel
+from bridge.sandbox.dcache.channel import Channel, Subscription, url_of
 from bridge.sandbox.dcache.errors import RefusalError
 from bridge.sandbox.dcache.faults import Faults
-from bridge.sandbox.dcache.inotify import FLAGS, Inotify, Selector, Watch, url_of
+from bridge.sandbox.dcache.inotify import FLAGS, Inotify, Selector
 from bridge.sandbox.dcache.logins import user_of
+from bridge.sandbox.dcache.metronome import DESCRIPTION, Metronome
 from bridge.sandbox.dcache.namespace import Namespace
 from bridge.sandbox.dcache.settings import Settings
 from bridge.sandbox.dcache.streams import Streams
@@ -78,14 +79,15 @@ class Events:
 
     async def _event_types(self, request: web.Request) -> web.Response:
         user_of(request)
-        return web.json_response(["inotify"])
+        return web.json_response(self._types())
 
     async def _event_type(self, request: web.Request) -> web.Response:
-        _inotify_only(request)
-        return web.json_response({"description": _DESCRIPTION})
+        kind = self._type(request)
+        return web.json_response({"description": _DESCRIPTION if kind == "inotify" else DESCRIPTION})
 
     async def _selector_schema(self, request: web.Request) -> web.Response:
-        _inotify_only(request)
+        if self._type(request) != "inotify":
+            raise RefusalError(404, "The sandbox has no schema of it")
         flags = {"type": "array", "items": {"type": "string", "enum": list(FLAGS)}}
         properties = {"path": {"type": "string", "pattern": "^/(.*[^/])?$"}, "flags": flags}
         return web.json_response(
@@ -159,28 +161,37 @@ class Events:
     async def _subscriptions(self, request: web.Request) -> web.Response:
         channel = self._channel(request)
         url = _url(request, channel.identity)
-        return web.json_response([url_of(url, identity) for identity in channel.subscriptions])
+        return web.json_response(
+            [url_of(url, one.kind, identity) for identity, one in channel.subscriptions.items()]
+        )
 
     async def _subscribe(self, request: web.Request) -> web.Response:
         selector = await _json(request)
         if selector is None:
             raise RefusalError(400, "Missing JSON entity in POST request")
         channel = self._channel(request)
-        if request.match_info["type"] != "inotify":
-            raise RefusalError(400, f"Unknown event type: {request.match_info['type']}")
+        kind = request.match_info["type"]
+        if kind not in self._types():
+            raise RefusalError(400, f"Unknown event type: {kind}")
+        if kind == "metronome":
+            metronome = Metronome(channel, selector, self._dice)
+            channel.subscriptions[metronome.identity] = metronome
+            channel.system("NEW_SUBSCRIPTION", metronome)
+            url = url_of(_url(request, channel.identity), kind, metronome.identity)
+            return web.Response(status=201, headers={"Location": url})
         if self._faults.subscription_failures > 0:
             self._faults.subscription_failures -= 1
             raise RefusalError(500, "Unexpected status: INTERNAL_ERROR")
         watch, new = self._inotify.subscribe(channel, Selector.of_json(selector), self._namespace)
-        location = url_of(_url(request, channel.identity), watch.identity)
+        location = url_of(_url(request, channel.identity), kind, watch.identity)
         return web.Response(status=201 if new else 303, headers={"Location": location})
 
     async def _selector(self, request: web.Request) -> web.Response:
-        return web.json_response(self._watch(request)[1].selector())
+        return web.json_response(self._subscription(request)[1].selector())
 
     async def _unsubscribe(self, request: web.Request) -> web.Response:
-        channel, watch = self._watch(request)
-        channel.close_subscription(watch)
+        channel, subscription = self._subscription(request)
+        channel.close_subscription(subscription)
         return web.Response(status=204)
 
     # --- within ---
@@ -197,18 +208,22 @@ class Events:
             raise RefusalError(403)
         return channel
 
-    def _watch(self, request: web.Request) -> tuple[Channel, Watch]:
+    def _subscription(self, request: web.Request) -> tuple[Channel, Subscription]:
         channel = self._channel(request)
-        watch = channel.subscriptions.get(request.match_info["subscription"])
-        if request.match_info["type"] != "inotify" or not isinstance(watch, Watch):
+        found = channel.subscriptions.get(request.match_info["subscription"])
+        if found is None or request.match_info["type"] != found.kind:
             raise RefusalError(404, "No such subscription")
-        return channel, watch
+        return channel, found
 
+    def _types(self) -> list[str]:
+        return ["inotify", *(["metronome"] if self._settings.metronome else [])]
 
-def _inotify_only(request: web.Request) -> None:
-    user_of(request)
-    if request.match_info["type"] != "inotify":
-        raise RefusalError(404, "No such event type")
+    def _type(self, request: web.Request) -> str:
+        user_of(request)
+        kind = request.match_info["type"]
+        if kind not in self._types():
+            raise RefusalError(404, "No such event type")
+        return kind
 
 
 def _url(request: web.Request, channel: str) -> str:

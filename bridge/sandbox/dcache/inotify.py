@@ -6,9 +6,8 @@ import base64
 import json
 import re
 from collections.abc import Callable
-from urllib.parse import quote
 
-from bridge.sandbox.dcache.channel import Channel
+from bridge.sandbox.dcache.channel import Channel, url_of
 from bridge.sandbox.dcache.errors import RefusalError
 from bridge.sandbox.dcache.namespace import Namespace, Node
 
@@ -87,6 +86,8 @@ class Selector:
 class Watch:
     """One client's watch of one file or directory: it follows its target when that is moved."""
 
+    kind = "inotify"
+
     def __init__(
         self, channel: Channel, target: str, selector: Selector, ended: Callable[[Watch], None]
     ) -> None:
@@ -94,7 +95,7 @@ class Watch:
         self.target = target
         # A subscription's id is its target's pnfsId in base64 (WatchIdentity.java), slashes and all.
         self.identity = base64.b64encode(bytes.fromhex(target)).decode().rstrip("=")
-        self.url = url_of(channel.url, self.identity)
+        self.url = url_of(channel.url, self.kind, self.identity)
         self.path = selector.path
         self.events = selector.flags & set(EVENTS)
         self.overflowing = False
@@ -121,19 +122,19 @@ class Watch:
         """Send an event, or lose it while the watch's queue overflows. IN_ONESHOT ends after the first."""
         if self.overflowing:
             return
-        self.channel.inotify(self, event)
+        self.channel.tell(self, event)
         if "IN_ONESHOT" in self._selector.flags:
             self.channel.close_subscription(self)
 
     def overflowed(self) -> None:
         """Tell that events were lost, whatever flags were asked for."""
         self.overflowing = False
-        self.channel.inotify(self, _event("IN_Q_OVERFLOW"))
+        self.channel.tell(self, _event("IN_Q_OVERFLOW"))
 
     def ended(self) -> None:
         """The subscription is over."""
         self._ended(self)
-        self.channel.inotify(self, _event("IN_IGNORED"))
+        self.channel.tell(self, _event("IN_IGNORED"))
 
 
 class Inotify:
@@ -184,11 +185,6 @@ class Inotify:
         watches.pop(watch.channel.identity, None)
         if not watches:
             self._by_target.pop(watch.target, None)
-
-
-def url_of(channel: str, identity: str) -> str:
-    """The URL of a subscription: `UriBuilder.build` leaves a `+` and makes a slash `%2F`."""
-    return f"{channel}/subscriptions/inotify/{quote(identity, safe='+')}"
 
 
 def _target(selector: Selector, namespace: Namespace) -> Node:

@@ -40,6 +40,8 @@ class Settings:
     timeout_seconds: float = 300.0
     """How long a new channel lives without a client."""
     maximum_timeout_seconds: int = 86_400
+    metronome: bool = True
+    """Whether a channel can be made to tick (`restful/events/streams/metronome`)."""
     rfc7807: bool = False
     """Errors as `{"status", "title", "detail"}`, which dCache 8.2 and later send, instead of
     `{"errors": [{"message", "status"}]}` (`restful/providers/ErrorResponseProvider.java`)."""

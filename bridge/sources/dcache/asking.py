@@ -42,8 +42,8 @@ _LONGEST_PAUSE = 60.0
 _LATE = 0.05
 REFUSED_SECONDS = 25.0
 """Between two requests with a credential that was refused. dCache blocks an address after three refusals
-(`frontend.limits.error.max-allowed`), each within 20 s of the one before (`….error.block.window.time`), for 10 s
-(`….rate.per-client.block.window.time`; frontend.xml, RateLimitedHandlerList.java)."""
+(`frontend.limits.error.max-allowed`), each within 20 s of the one before (`….error.block.window.time`), for
+10 s (`….rate.per-client.block.window.time`; frontend.xml, RateLimitedHandlerList.java)."""
 USER_AGENT = f"oscar-event-bridge/{__version__}"
 
 

@@ -28,6 +28,8 @@ from bridge.sources.dcache.watches import key_of
 STREAM_ANSWER_SECONDS = 30.0
 TICK_SECONDS = 20.0
 """Between two ticks of the metronome. dCache itself sends nothing on a quiet channel."""
+QUIET_SECONDS = 600.0
+"""See `silence_seconds`, where there is no metronome."""
 
 
 class ChannelGone(Exception):  # noqa: N818
@@ -225,6 +227,11 @@ class Connection(Asker):
     @staticmethod
     def _channel(channel: str) -> str:
         return f"/events/channels/{quote(channel, safe='')}"
+
+
+def silence_seconds(*, ticks: bool) -> float:
+    """Give for how long a stream may be without a byte until it is taken for dead."""
+    return 3 * TICK_SECONDS if ticks else QUIET_SECONDS
 
 
 def _namespace(path: str) -> str:

@@ -14,12 +14,10 @@ from bridge.core.errors import StoreFullError
 from bridge.core.ports import Spooled
 from bridge.sources.dcache.arrivals import Occurrence, Told, read
 from bridge.sources.dcache.channel import Channel
-from bridge.sources.dcache.connection import TICK_SECONDS, Connection
+from bridge.sources.dcache.connection import Connection, silence_seconds
 from bridge.sources.dcache.state import Position
 from bridge.sources.dcache.watches import Watches
 
-SILENCE_SECONDS = {True: 3 * TICK_SECONDS, False: 600.0}
-"""Without a byte this long the connection is taken for dead, by whether a metronome ticks on it."""
 MOST_PENDING_BYTES = 16 * 2**20
 """Read and not kept yet; at more the connection is left, and resumed from what is kept."""
 
@@ -110,7 +108,7 @@ class Stream:
         self._newest = self._end = None
         self._some.clear()
         after = self._position.event
-        silence = SILENCE_SECONDS[self._channel.has_metronome]
+        silence = silence_seconds(ticks=self._channel.has_metronome)
         async with self._connection.stream(self._position.channel, after, silence=silence) as source:
             self._listener.connected(resumed=after is not None)
             try:

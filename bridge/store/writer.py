@@ -174,9 +174,10 @@ class Writer:
         if self._wal_bytes > _WAL_BYTES and monotonic() >= self._checkpoint_at:
             self._checkpoint_at = monotonic() + _PROBE_SECONDS
             self._checkpoint()
-        # A hundredth, so that readiness does not flap with every event that goes.
+        # A hundredth, so that readiness does not flap with every event that goes. A tenth, because a batch
+        # may be too large for whatever becomes free, and who asks again may ask for less.
         if self.full is not None:
-            wanted = max(self._wanted, self._config.max_bytes // 100)
+            wanted = max(min(self._wanted, self._config.max_bytes // 10), self._config.max_bytes // 100)
             if self._room(wanted) >= wanted:
                 self.full = None
 

@@ -266,6 +266,19 @@ async def test_at_the_budget_nothing_of_a_batch_is_kept_and_all_else_goes_on(
         assert await arrivals.entered(digests(range(5 * kept))) == set(digests(range(5 * kept)))
 
 
+async def test_a_batch_that_never_fits_does_not_leave_the_store_full(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics, StoreConfig(max_bytes=2**20)) as store:
+        arrivals = store.spool("arrivals")
+        await arrivals.append(list(occurrences(100)))
+        with pytest.raises(StoreFullError, match=r"store\.max_bytes"):
+            await arrivals.append(list(occurrences(5000, 100)))
+        await until(lambda: store.problems() == [])
+        await arrivals.append(list(occurrences(100, 100)))
+        assert arrivals.waiting == 200
+
+
 async def test_what_can_not_be_written_is_told_and_what_is_done_is_written_later(
     state_dir: Path, metrics: Metrics
 ) -> None:

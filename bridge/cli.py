@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="oscar-bridge",
-        description="Takes events from Kafka, SQS (S3) and dCache, and invokes OSCAR services with them: "
+        description="Takes events from Kafka, SQS (S3), dCache and Rucio, and invokes OSCAR services with them: "
         "none lost, none twice.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

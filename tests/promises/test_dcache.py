@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,20 +16,31 @@ from bridge.sandbox.oscar import SandboxOscar, Settings
 from tests.promises.dcache_world import ROOT, DcacheWorld, Schedule
 from tests.promises.world import until
 
-SEEDS = [int(seed) for seed in os.environ.get("DCACHE_SEEDS", "1,2,3").split(",")]
-"""DCACHE_SEEDS=17 plays one schedule again."""
+ONE, TWO = (1, 4, 5, 7, 8, 10, 15, 17, 20, 22, 23, 24), (2, 9, 19)
+"""Seeds that are played with so many replicas. Together they have all kinds of trouble, and 4 kills."""
+SHORT = [f"{seed}x1x80" for seed in ONE] + [f"{seed}x2x80" for seed in TWO]
+"""Seed, replicas, steps."""
+SCHEDULES = os.environ.get("DCACHE_SCHEDULES", " ".join(SHORT)).split()
+"""DCACHE_SCHEDULES=17x2x150 plays one again, or several."""
+CHUNK = 30
 
 
-@pytest.fixture
-async def dcache_world(tmp_path: Path) -> AsyncIterator[DcacheWorld]:
+@asynccontextmanager
+async def dcache_world_in(directory: Path) -> AsyncIterator[DcacheWorld]:
     async with SandboxDcache() as site, SandboxOscar(Settings(simulate=True)) as oscar:
         await site.mkdir(ROOT)
         oscar.add_service("plants")
-        world = DcacheWorld(tmp_path, site, oscar)
+        world = DcacheWorld(directory, site, oscar)
         try:
             yield world
         finally:
             world.close()
+
+
+@pytest.fixture
+async def dcache_world(tmp_path: Path) -> AsyncIterator[DcacheWorld]:
+    async with dcache_world_in(tmp_path) as world:
+        yield world
 
 
 async def test_uploads_become_jobs(dcache_world: DcacheWorld) -> None:
@@ -101,19 +113,33 @@ async def test_files_written_into_new_nested_directories_at_once_are_all_found(
     await dcache_world.every_version_has_one_job(seconds=110)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("played", SCHEDULES)
 async def test_whatever_users_sites_and_kills_do_each_version_has_one_job(
-    dcache_world: DcacheWorld, seed: int, replicas: int
+    tmp_path: Path, played: str
 ) -> None:
-    for _ in range(replicas):
-        dcache_world.daemon().start()
-    for daemon in dcache_world.daemons:
-        await daemon.becomes_ready()
-    await until(lambda: dcache_world.site.connected == replicas, what="the streams are connected")
-    schedule = Schedule(dcache_world, seed)
-    await schedule.play(150)
-    try:
-        await dcache_world.every_version_has_one_job()
-    except AssertionError as failure:
-        raise AssertionError(f"DCACHE_SEEDS={seed}: {failure}\n" + "\n".join(schedule.done)) from None
+    await play(tmp_path, played)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("first", range(1000, 1300, CHUNK))
+async def test_in_300_schedules_too_each_version_has_one_job(tmp_path: Path, first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        await play(tmp_path / str(seed), f"{seed}x{1 + seed % 2}x150")
+
+
+async def play(directory: Path, played: str) -> None:
+    seed, replicas, steps = (int(number) for number in played.split("x"))
+    async with dcache_world_in(directory) as world:
+        for _ in range(replicas):
+            world.daemon().start()
+        for daemon in world.daemons:
+            await daemon.becomes_ready()
+        await until(lambda: world.site.connected == replicas, what="the streams are connected")
+        schedule = Schedule(world, seed)
+        await schedule.play(steps)
+        try:
+            await world.every_version_has_one_job()
+        except AssertionError as failure:
+            done = "\n".join(schedule.done)
+            raise AssertionError(f"DCACHE_SCHEDULES={played}: {failure}\n{done}") from None

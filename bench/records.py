@@ -27,7 +27,7 @@ def body(number: int) -> bytes:
             "size": 1024 + number,
             "checksum": {"type": "adler32", "value": f"{number:08x}"},
             "tags": ["raw", "plants"],
-            "note": " ".join(["Kept as it came from the instrument."] * (3 + number % 20)),
+            "note": note(number),
         }
     ).encode()
 
@@ -35,6 +35,11 @@ def body(number: int) -> bytes:
 def key(number: int) -> str:
     """Give the key of record `number`: a path, which the route looks at."""
     return f"run-{number // 1000}/leaf-{number:08d}.nc"
+
+
+def note(number: int) -> str:
+    """Give the text that makes bodies differ in size, of 110 to 810 bytes."""
+    return " ".join(["Kept as it came from the instrument."] * (3 + number % 20))
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:

@@ -28,6 +28,7 @@ from bench.processes import (
     watched,
 )
 from bench.records import PARTITIONS, create_topic, fill, steady
+from bench.rucio import Reading, readings
 from bench.table import Effort, Table
 from bridge.sandbox.kafka import broker
 
@@ -94,6 +95,14 @@ class Bench:
         await self._fill_queue()
         async with self._bridge(sqs_source(self.queue.url), "") as process:
             return await self._speed(process, self.effort.messages, deleted=self.effort.messages)
+
+    async def rucio(self, reading: Reading) -> Speed:
+        """Give the speed of the bridge over a queue of its own, of a broker that Rucio sends to."""
+        queue = f"rucio-{next(self._numbers)}"
+        await reading.fill(queue, self.effort.rucio)
+        await self.sink.begin()
+        async with self._bridge(reading.source(queue), "") as process:
+            return await self._speed(process, self.effort.rucio)
 
     async def store(self) -> tuple[float, float]:
         """Give the events that a store parks a second, and those that it reads and forgets a second."""
@@ -319,6 +328,23 @@ async def _sqs(bench: Bench, say: Callable[[str], None]) -> None:
         table.sqs_cpu.figures.append(sqs.cpu)
 
 
+async def _rucio(bench: Bench, say: Callable[[str], None]) -> None:
+    effort, table = bench.effort, bench.table
+    rows = {
+        "RabbitMQ (AMQP)": (table.rabbitmq_amqp, table.rabbitmq_amqp_cpu),
+        "RabbitMQ (STOMP)": (table.rabbitmq_stomp, table.rabbitmq_stomp_cpu),
+        "ActiveMQ (STOMP)": (table.activemq_stomp, table.activemq_stomp_cpu),
+    }
+    with readings(say) as found:
+        for turn in range(effort.repeats):
+            say(f"rucio, {turn + 1} of {effort.repeats}")
+            for reading in found:
+                rate, cpu = rows[reading.name]
+                speed = await bench.rucio(reading)
+                rate.figures.append(speed.rate)
+                cpu.figures.append(speed.cpu)
+
+
 async def _store(bench: Bench, say: Callable[[str], None]) -> None:
     effort, table = bench.effort, bench.table
     backlog, empty = await bench.topic(effort.events), await bench.topic(0)
@@ -342,6 +368,9 @@ PARTS = {
     "memory": _memory,
     "start": _start_and_rest,
     "sqs": _sqs,
+    "rucio": _rucio,
     "store": _store,
 }
 """What can be measured, by name, in the order in which it is."""
+QUICK_PARTS = [part for part in PARTS if part != "rucio"]
+"""What takes no server but those that come with the bench: two brokers start for as long as all the rest."""

@@ -23,6 +23,8 @@ class Effort:
     """Of a measurement of speed."""
     messages: int
     """Of a measurement of the queue."""
+    rucio: int
+    """Events of a measurement of Rucio's brokers."""
     steady_seconds: float
     backlogs: tuple[int, int]
     """Small and big, in events, of the measurement of memory."""
@@ -40,6 +42,7 @@ FULL = Effort(
     turns=5,
     events=8_000,
     messages=4_000,
+    rucio=3_000,
     steady_seconds=4.0,
     backlogs=(10_000, 300_000),
     memory_seconds=6.0,
@@ -53,6 +56,7 @@ QUICK = Effort(
     turns=1,
     events=2_000,
     messages=1_000,
+    rucio=500,
     steady_seconds=1.0,
     backlogs=(1_000, 5_000),
     memory_seconds=1.0,
@@ -115,6 +119,12 @@ class Table:
         self.sqs = Row("SQS → bridge → sink, no `when`", "messages/s")
         self.sqs_ratio = Row("… of the bare aiobotocore → aiohttp loop", "", 2)
         self.sqs_cpu = Row("… CPU time a message, its delete included", "µs")
+        self.rabbitmq_amqp = Row("RabbitMQ (AMQP) → bridge → sink", "events/s")
+        self.rabbitmq_amqp_cpu = Row("… CPU time an event", "µs")
+        self.rabbitmq_stomp = Row("RabbitMQ (STOMP) → bridge → sink", "events/s")
+        self.rabbitmq_stomp_cpu = Row("… CPU time an event", "µs")
+        self.activemq_stomp = Row("ActiveMQ (STOMP) → bridge → sink", "events/s")
+        self.activemq_stomp_cpu = Row("… CPU time an event", "µs")
         self.parked = Row("store: parked", "events/s", 0, "≥ 20,000", lambda it: it >= 20_000)
         self.returned = Row("store: read back and forgotten", "events/s")
         self.spooled = Row(

@@ -57,6 +57,7 @@ def test_the_quick_bench_gives_every_row_a_figure_but_those_of_rucio() -> None:
     has_figures(bench(), {key: row for key, row in ROWS.items() if key not in RUCIO})
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(180)
 def test_the_quick_bench_gives_rucio_s_rows_a_figure_when_it_is_asked_for_them() -> None:
     for package in PACKAGES:

@@ -230,7 +230,9 @@ async def test_reading_does_not_wait_for_a_writer_that_waits(state_dir: Path, me
         await parking
 
 
-@pytest.mark.parametrize("progress", [1, random.randint(2, 500), random.randint(501, 3000)])
+@pytest.mark.parametrize(
+    "progress", [1, random.randint(2, 500), random.randint(501, 3000)], ids=["at once", "early", "late"]
+)
 def test_every_park_that_returned_survives_sigkill_and_nothing_is_there_twice(
     tmp_path: Path, progress: int
 ) -> None:

@@ -324,7 +324,9 @@ async def test_a_closed_store_takes_nothing(state_dir: Path, metrics: Metrics) -
         await arrivals.entered([digest(2)])
 
 
-@pytest.mark.parametrize("progress", [1, random.randint(2, 40), random.randint(41, 120)])
+@pytest.mark.parametrize(
+    "progress", [1, random.randint(2, 40), random.randint(41, 120)], ids=["at once", "early", "late"]
+)
 def test_a_kill_never_leaves_a_batch_without_its_position_or_the_other_way_round(
     tmp_path: Path, progress: int
 ) -> None:

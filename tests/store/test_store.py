@@ -306,7 +306,9 @@ async def test_a_network_file_system_is_refused(
 # Durability and trouble
 
 
-@pytest.mark.parametrize("progress", [1, random.randint(2, 50), random.randint(51, 150)])
+@pytest.mark.parametrize(
+    "progress", [1, random.randint(2, 50), random.randint(51, 150)], ids=["at once", "early", "late"]
+)
 def test_every_bury_that_returned_survives_sigkill(tmp_path: Path, progress: int) -> None:
     state = tmp_path / "state"
     process = child(

@@ -278,6 +278,31 @@ async def test_a_file_renamed_long_before_its_upload_ends_enters_then(
         await running.nothing_more()
 
 
+async def test_an_unfinished_file_is_waited_for_where_its_directory_is_moved_to(
+    site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "_AGAIN", 0.2)
+    await site.mkdir("/data/in/a")
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        upload = await site.begin_upload("/data/in/slow.part")
+        asked = site.requests["GET namespace"]
+        await site.rename("/data/in/slow.part", "/data/in/a/slow")
+        await until(lambda: site.requests["GET namespace"] > asked + 1)
+        (stream,) = site._streams
+        stream.stall(stalled=True)  # the bridge is told of the directory later than it looks for the file
+        await site.rename("/data/in/a", "/data/in/b")
+        asked = site.requests["GET namespace"]
+        await until(lambda: site.requests["GET namespace"] > asked)
+        stream.stall(stalled=False)
+        await running.hands.takes_nothing(0.5)
+        await site.finish_upload(upload, b"x")
+        (event,) = await running.accept(1)
+        assert event.subject == "/data/in/b/slow"
+        await running.nothing_more()
+
+
 async def test_a_file_moved_and_never_finished_is_given_up_in_the_end(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

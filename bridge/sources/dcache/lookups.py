@@ -99,6 +99,8 @@ class Lookups:
             path, entry = await self._entry(occurrence, path)
         except Missing:
             self.trouble = None
+            if occurrence.action == MOVED_IN and self._waits(f"{key} gone", PAIR_SECONDS):
+                return Later(_AGAIN)  # its directory may have been moved, which is told in a moment
             self._waits_no_more(key)
             return Dropped("gone")
         except (Denied, Unanswered) as error:
@@ -107,6 +109,7 @@ class Lookups:
             self.trouble = str(error)
             return Later(_AGAIN)
         self.trouble = None
+        self._waiting.pop(f"{key} gone", None)
         if entry.kind != "REGULAR":
             self._waits_no_more(key)
             return Dropped("directory" if entry.kind == "DIR" else "no_file")

@@ -201,8 +201,9 @@ async def test_a_day_without_oscar_takes_disk_alone_and_ends_with_the_oldest_fir
     assert all(abs(use.memory / before.memory - 1) <= 0.1 for use in waiting)
     # While thousands arrive a second, those read and not written yet are in memory, too.
     assert max(use.memory for use in busy) <= 1.1 * before.memory + MOST_PENDING_BYTES
-    assert max(use.store for use in [*busy, *waiting, *afterwards]) <= budget
-    assert max(use.disk for use in [*busy, *waiting, *afterwards]) <= budget + OVERDRAWN
+    assert max(use.store for use in [*busy, *waiting]) <= budget
+    # What is accepted leaves by way of SQLite's log, which nothing asks for room.
+    assert max(max(use.store, use.disk) for use in [*busy, *waiting, *afterwards]) <= budget + OVERDRAWN
     # Look-ups go on side by side, at most LOOKUP_RATE begun in a second: one that takes longer than others
     # is overtaken by those that end before it.
     assert max(map(abs, moved)) <= LOOKUP_RATE

@@ -15,6 +15,6 @@ class StoreConfig(Model):
     max_bytes: Annotated[Bytes, Field(ge=2**20)] = 2 * 2**30
     """What kept events may take on the disk, SQLite's write-ahead log included. At it nothing more is kept
     and the sources are held back. Room that deleted events leave is used again; the file itself does not
-    shrink. For a moment the disk holds up to 20 MiB more: what is being written."""
+    shrink. SQLite's log may go above it by up to 20 MiB while events come, 64 MiB while many leave."""
     keep_dead_for: Seconds = 90 * 86400.0
     """Seconds after which a dead letter is deleted."""

@@ -116,6 +116,7 @@ class Schedule:
             (3, self._remove_file),
             (1, self._remove_directory),
             (2, self._move_in),
+            (3, self._rename_upload),
             (4, self._rest),
         ]
         trouble = [
@@ -189,6 +190,12 @@ class Schedule:
         upload = self.uploads.pop(self.dice.randrange(len(self.uploads)))
         await self._end(upload)
         return "finish an upload"
+
+    async def _rename_upload(self) -> str:
+        source = self.uploads[self.dice.randrange(len(self.uploads))].node.path
+        destination = f"{self._directory()}/u{self.dice.randrange(200)}"
+        await self.world.site.rename(source, destination)
+        return f"rename unfinished {source} {destination}"
 
     async def _end(self, upload: Upload) -> None:
         try:

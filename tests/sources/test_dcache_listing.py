@@ -92,14 +92,26 @@ async def test_what_two_complete_listings_do_not_show_is_forgotten(
         await running.nothing_more()
 
 
-async def test_unfinished_uploads_are_left_out_of_a_listing(site: SandboxDcache, tmp_path: Path) -> None:
-    upload = await site.begin_upload("/data/in/slow")
+@pytest.mark.parametrize("renamed", [False, True])
+async def test_an_unfinished_upload_that_a_listing_shows_is_waited_for(
+    site: SandboxDcache, tmp_path: Path, renamed: bool
+) -> None:
+    """One that was renamed before is told closed under its old name, where nothing is."""
+    upload = await site.begin_upload("/data/elsewhere")
+    await site.rename("/data/elsewhere", "/data/in/slow")
+    if not renamed:
+        await site.finish_upload(upload, b"x")
+        upload = await site.begin_upload("/data/in/slower")
     bridge = Bridge(site, tmp_path, first_start="everything")
     async with bridge.running() as running:
         await running.healed()
-        await running.nothing_more()
+        if not renamed:
+            await running.accept(1)
+        await until(lambda: running.spool.waiting == 1)
         await site.finish_upload(upload, b"x")
-        await running.accept(1)
+        (event,) = await running.accept(1)
+        assert event.subject == upload.node.path
+        await running.nothing_more()
 
 
 async def test_a_file_closed_during_the_first_listing_enters_though_its_time_is_older(

@@ -306,9 +306,9 @@ async def test_an_unfinished_file_is_waited_for_where_its_directory_is_moved_to(
 async def test_a_file_moved_and_never_finished_is_given_up_in_the_end(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookups, "MOVED_SECONDS", 0.3)
+    monkeypatch.setattr(lookups, "UPLOAD_SECONDS", 0.3)
     monkeypatch.setattr(lookups, "_AGAIN", 0.1)
-    monkeypatch.setattr(lookups, "_MOST_MOVED", 3)
+    monkeypatch.setattr(lookups, "_MOST_UNFINISHED", 3)
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
         await running.healed()

@@ -327,10 +327,19 @@ class Healer:
     async def _enter(self, path: str, subscription: str, entries: Sequence[Entry], listing: Listing) -> None:
         """Let enter what has not. Its files are known with their versions: no look-up is needed."""
         files: dict[bytes, Entry] = {}
+        unfinished: list[Spooled] = []
         for entry in entries:
             at = joined(path, entry.name)
-            if entry.kind == "REGULAR" and entry.size is not None and self._scope.has_file(at):
+            if entry.kind != "REGULAR" or not self._scope.has_file(at):
+                continue
+            if entry.size is not None:
                 files[digest_of(version_of(at, entry, with_path=self._with_path))] = entry
+                continue
+            # Its end may be told under another name that it had, where nothing is by then: it is looked up.
+            occurrence = Occurrence(directory=path, name=entry.name, mask=[CLOSED], subscription=subscription)
+            unfinished.append(occurrence.spooled(f"unfinished/{entry.pnfsid}"))
+        if unfinished:
+            await self._append(unfinished, None)
         if not files:
             return
         entered = await self._spool.entered(files.keys())

@@ -30,9 +30,10 @@ _AGAIN = 1.0
 UNFINISHED_SECONDS = 10.0
 """For which a file told closed is looked up again while it has no size: then another upload is under way, and
 tells its end."""
-MOVED_SECONDS = 86400.0
-"""Likewise of a file that was moved: its end is told under the name it had when it was opened."""
-_MOST_MOVED = 1000
+UPLOAD_SECONDS = 86400.0
+"""Likewise of a file that was moved, or found unfinished by a listing: its end is told under the name it had
+when it was opened."""
+_MOST_UNFINISHED = 1000
 """Files waited for so long at once: they take room in the hands of `SpoolReader`."""
 UNKNOWN_SECONDS = 10.0
 """For which an event waits for the path of its watch, once all directories were walked."""
@@ -69,8 +70,8 @@ class Lookups:
         self._log = log
         self._waiting: dict[str, float] = {}
         """Since when an occurrence waits here for something that should come soon, by its place."""
-        self._moved: dict[str, float] = {}
-        """Since when a file that was moved is waited for, by its place."""
+        self._uploads: dict[str, float] = {}
+        """Since when the end of an upload is waited for, by its place."""
         self.trouble: str | None = None
         """Why look-ups fail at present."""
 
@@ -114,8 +115,8 @@ class Lookups:
             self._waits_no_more(key)
             return Dropped("directory" if entry.kind == "DIR" else "no_file")
         if entry.size is None:
-            is_moved = occurrence.action == MOVED_IN
-            waits = self._waits_for_moved(key) if is_moved else self._waits(key, UNFINISHED_SECONDS)
+            told_closed = occurrence.action != MOVED_IN and occurrence.event
+            waits = self._waits(key, UNFINISHED_SECONDS) if told_closed else self._waits_for_end(key)
             return Later(_AGAIN) if waits else Dropped("unfinished")
         self._waits_no_more(key)
         return await self._arrived(occurrence, path, entry)
@@ -165,20 +166,20 @@ class Lookups:
 
     # Waiting
 
-    def _waits_for_moved(self, key: str) -> bool:
-        """Tell whether the end of an upload whose file was moved is still waited for."""
-        since = self._moved.get(key)
+    def _waits_for_end(self, key: str) -> bool:
+        """Tell whether the end of an upload whose file was moved, or listed, is still waited for."""
+        since = self._uploads.get(key)
         now = time.monotonic()
-        if since is None and len(self._moved) < _MOST_MOVED:
-            since = self._moved[key] = now
-        if since is not None and now - since < MOVED_SECONDS:
+        if since is None and len(self._uploads) < _MOST_UNFINISHED:
+            since = self._uploads[key] = now
+        if since is not None and now - since < UPLOAD_SECONDS:
             return True
-        self._moved.pop(key, None)
+        self._uploads.pop(key, None)
         return False
 
     def _waits_no_more(self, key: str) -> None:
         self._waiting.pop(key, None)
-        self._moved.pop(key, None)
+        self._uploads.pop(key, None)
 
     # Renames
 

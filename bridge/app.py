@@ -151,7 +151,7 @@ def _runners(
         own = metrics.source(key)
         intake = Intake(config.max_in_flight, config.max_in_flight_bytes, own)
         routes = [route for route in settings.routes if route.from_ == key]
-        router = Router(routes, lanes, store, own)
+        router = Router(routes, lanes, store, own, slots=config.max_in_flight)
         keeping = Keeping(
             spool=partial(store.spool, config.identity or key), state_dir=settings.state_dir, rescan=rescan
         )

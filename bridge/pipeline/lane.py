@@ -112,23 +112,23 @@ class Lane:
         """Why the gate is shut, for readiness; empty while it is open."""
         return [] if self._shut is None else [self._shut]
 
-    async def put(self, delivery: Delivery, *, alone: bool) -> None:
+    async def put(self, delivery: Delivery, *, alone: bool, crowded: bool = False) -> None:
         """Queue or park `delivery`, waiting while the lane is full. One that settles leaves the lane.
 
         `alone` says that its source feeds no other lane: then it waits, and holds its source. Otherwise
-        it is parked as soon as the lane is full, so that the other lanes go on. While older events are
-        in the store it may not overtake them.
+        it is parked as soon as the lane is full, or `crowded`: with its share of the source's slots, so that
+        the other lanes go on. What is older goes to the store before it, for it may not be overtaken.
         """
         delivery.watch(self._settled)
         while delivery.outcome is None:
             patience = self._patience(delivery)
-            if patience > 0 and not self._parking.backlog and self._waiting() < self._config.queue:
+            full = self._waiting() >= self._config.queue or (crowded and self._config.park)
+            if patience > 0 and not self._parking.backlog and not full:
                 self._queue[delivery] = None
                 _wake_one(self._idle_workers)
                 return
             if self._config.park and (patience <= 0 or not alone):
-                if self._shut is not None:
-                    self._park(everything=True)  # the older ones first
+                self._park(everything=True)
                 self._parking.take(delivery, None)
                 return
             await self._sleep_in(self._waiting_for_room, patience, unless=delivery)

@@ -66,8 +66,8 @@ class Parking:
 
     @property
     def backlog(self) -> bool:
-        """Whether events wait in the store that are not in the lane: newer ones must not overtake them."""
-        return self._backlog and not self._closed
+        """Whether events wait in the store, or for it, that newer ones must not overtake."""
+        return (self._backlog or bool(self._to_write)) and not self._closed
 
     def owns(self, delivery: Delivery) -> bool:
         """Tell whether `delivery` came back from the store: then it is durable as it is."""
@@ -160,8 +160,8 @@ class Parking:
         while True:
             await self._look.wait()
             self._look.clear()
-            room = min(self._room(), _CHUNK)
-            if not self.backlog or room <= 0:
+            room = 0 if self._closed else min(self._room(), _CHUNK)
+            if not self._backlog or room <= 0:
                 continue
             seen = self._parkings
             try:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import structlog
@@ -138,6 +139,8 @@ class Router:
         lanes: Mapping[str, Lane],
         keeper: Keeper,
         metrics: SourceMetrics,
+        *,
+        slots: int,
     ) -> None:
         self._routes = [_Route(config) for config in routes]
         self._lanes = lanes
@@ -146,6 +149,9 @@ class Router:
         reachable = {lane for route in self._routes for lane in route.reachable}
         self._alone = len(reachable) == 1
         """One lane takes all there is: then holding the source back starves no other."""
+        self._share = max(1, slots // max(1, len(reachable)))
+        """How many of the source's `slots` one lane may take: a dead one leaves the others theirs."""
+        self._taken = dict.fromkeys(reachable, 0)
         self._variables = frozenset(name for route in self._routes for name in route.variables)
         self._keys = _all_keys(keys for route in self._routes for keys in route.keys)
 
@@ -180,17 +186,29 @@ class Router:
                 if lane not in lanes:
                     lanes.append(lane)
         if len(lanes) == 1 and not dead:
-            await self._lanes[lanes[0]].put(delivery, alone=self._alone)
+            await self._put(delivery, lanes[0])
         elif lanes or dead:
             parts = delivery.split([delivery.event] * (len(lanes) + len(dead)))
             for part, letter in zip(parts, dead, strict=False):
                 await bury(self._keeper, part, letter)
             for part, lane in zip(parts[len(dead) :], lanes, strict=True):
-                await self._lanes[lane].put(part, alone=self._alone)
+                await self._put(part, lane)
         else:
             self._metrics.filtered(reason)
             _log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=reason)
             delivery.settle(Outcome.FILTERED)
+
+    async def _put(self, delivery: Delivery, lane: str) -> None:
+        if self._alone:
+            await self._lanes[lane].put(delivery, alone=True)
+            return
+        crowded = self._taken[lane] >= self._share
+        self._taken[lane] += 1
+        delivery.watch(partial(self._left, lane))
+        await self._lanes[lane].put(delivery, alone=False, crowded=crowded)
+
+    def _left(self, lane: str, _delivery: Delivery, _outcome: Outcome) -> None:
+        self._taken[lane] -= 1
 
 
 def _all_keys(sets: Iterable[frozenset[str] | None]) -> frozenset[str] | None:

@@ -229,7 +229,7 @@ class _House:
         source = self.bench.metrics.source("uploads")
         self.intake = Intake(max_in_flight, 10**6, source)
         route = RouteConfig.model_validate({"from": "uploads", "to": "plants"})
-        router = Router([route], {"plants": self.bench.lane}, self.bench.dead, source)
+        router = Router([route], {"plants": self.bench.lane}, self.bench.dead, source, slots=1000)
         self.runner = Runner("uploads", self.source, self.intake, router, source)
 
     @property

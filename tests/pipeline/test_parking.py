@@ -109,12 +109,23 @@ async def test_a_full_lane_parks_at_once_what_comes_from_a_source_with_other_lan
         for delivery in given:
             await bench.lane.put(delivery, alone=False)
         await asyncio.sleep(1)
-        outcomes = Counter(delivery.outcome for delivery in given)
-        assert outcomes[Outcome.PARKED] == 30
-        assert outcomes[None] == 10
+        assert {delivery.outcome for delivery in given} == {Outcome.PARKED}  # those that waited as well
         await until(lambda: len(service.accepted) == 40)
         await until(lambda: not bench.keeper.rows)
     assert_in_order(service.accepted, slack=2)  # two workers at a time
+
+
+async def test_what_exceeds_its_source_s_share_of_a_lane_is_parked_behind_what_waits() -> None:
+    service = Service()
+    bench = Bench(ScriptedDestination(service, seconds=30), park=True, concurrency=1)
+    given = deliveries(4)
+    async with bench.running():
+        for number, delivery in enumerate(given):
+            await bench.lane.put(delivery, alone=False, crowded=number == 3)
+            await asyncio.sleep(0.1)
+        assert [delivery.outcome for delivery in given] == [None, *[Outcome.PARKED] * 3]
+        await until(lambda: not bench.keeper.rows and len(service.accepted) == 4)
+    assert service.accepted == [delivery.event.id for delivery in given]
 
 
 async def test_a_full_open_lane_holds_a_source_that_feeds_it_alone() -> None:

@@ -45,7 +45,7 @@ class _House:
         self.dead = MemoryKeeper()
         self.metrics = Metrics()
         lanes = {key: bench.lane for key, bench in self.benches.items()}
-        self.router = Router(routes, lanes, self.dead, self.metrics.source("uploads"))
+        self.router = Router(routes, lanes, self.dead, self.metrics.source("uploads"), slots=1000)
 
     async def send(self, given: Event, *, fault: str | None = None) -> Outcome:
         delivery = Delivery(given, fault=fault)

@@ -159,10 +159,6 @@ async def test_a_dead_service_takes_nothing_from_the_other_of_its_queue_for_long
     assert await dead.is_empty()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a lane that may hold all slots of its source takes them all, until `park_after` is over",
-)
 async def test_a_dead_service_that_could_fill_all_slots_takes_nothing_from_the_other(world: World) -> None:
     """`max_in_flight` is not greater than `queue`: the lane is never full, and the source is held."""
     configuration = two_services(world, in_flight=50, park_after="3s", limits={"rate": "100/s"})
@@ -175,10 +171,6 @@ async def test_a_dead_service_that_could_fill_all_slots_takes_nothing_from_the_o
     assert jobs_a_second(world, "plants") >= KEEPS * 100
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what overflows a full lane is parked before what waits in it, so it comes back before it",
-)
 async def test_what_waits_for_a_dead_service_comes_back_in_the_order_it_came(queue_world: QueueWorld) -> None:
     world = queue_world
     daemon = world.daemon(two_services(world, in_flight=10, park_after="1s"))

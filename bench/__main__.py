@@ -65,7 +65,8 @@ def _markdown(table: Table, parts: Collection[str], effort: Effort, cores: Cores
         f"What is measured is on one core, {what}; {WORKERS} workers, bodies of 300 to 1,000 bytes, tansu in "
         f"memory, a session timeout of {SESSION_SECONDS} s, all on loopback. Median of {effort.speed_turns} "
         f"turns (speed), {effort.turns} (SQS, store) or {effort.repeats}, within {seconds:.0f} s, at a load "
-        f"average of {os.getloadavg()[1]:.1f}; a ratio or difference is of one turn."
+        f"average of {os.getloadavg()[1]:.1f}; a ratio or difference is of one turn, "
+        "the ratio of a speed to the mean of what it is compared with, run before and after it."
     )
     notes = {
         "latency": "Broker → sink is from the broker's acknowledgement at the producer (linger 5 ms) to the "

@@ -337,7 +337,7 @@ class Healer:
                 continue
             # Its end may be told under another name that it had, where nothing is by then: it is looked up.
             occurrence = Occurrence(directory=path, name=entry.name, mask=[CLOSED], subscription=subscription)
-            unfinished.append(occurrence.spooled(f"unfinished/{entry.pnfsid}"))
+            unfinished.append(occurrence.spooled(f"unfinished/{entry.pnfsid}:{at}"))
         if unfinished:
             await self._append(unfinished, None)
         if not files:

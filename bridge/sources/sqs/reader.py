@@ -77,8 +77,6 @@ class Reader:
         """There may be room again."""
         self._ready: deque[Delivery] = deque()
         """Received, and not handed over yet."""
-        self._offered = 0
-        """Size of the batch in `batches`, while it is there."""
         self._some_ready = asyncio.Event()
 
         self._held: dict[str, Held] = {}
@@ -100,7 +98,8 @@ class Reader:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self._config.pollers):
                     tasks.create_task(self._poll())
-                tasks.create_task(self._feed())
+                # A message with many records goes in pieces.
+                tasks.create_task(self.batches.feed(self._ready, self._some_ready, self._slots))
                 tasks.create_task(self._keep())
                 tasks.create_task(self._answer())
                 tasks.create_task(self._watch())
@@ -160,8 +159,7 @@ class Reader:
                 if self._slots.free <= 0:
                     await self._slots.wait()
                     await asyncio.sleep(ROOM_SECONDS)
-                offered = 0 if self.batches.is_empty else self._offered
-                taken = self._asked + len(self._ready) + offered + self._groups.waiting
+                taken = self._asked + len(self._ready) + self.batches.size + self._groups.waiting
                 room = min(BATCH, self._slots.free - taken)
                 if room > 0:
                     self._asked += room
@@ -203,24 +201,6 @@ class Reader:
 
     def _freed(self, _delivery: Delivery, _outcome: Outcome) -> None:
         self._room.set()
-
-    async def _feed(self) -> None:
-        """Hand over as much as there are slots: a message with many records goes in pieces."""
-        while True:
-            await self._some_ready.wait()
-            await self.batches.emptied()
-            await self._slots.wait()
-            free = self._slots.free
-            batch: list[Delivery] = []
-            while self._ready and len(batch) < free:
-                delivery = self._ready.popleft()
-                if delivery.outcome is None:
-                    batch.append(delivery)
-            if not self._ready:
-                self._some_ready.clear()
-            if batch:
-                self._offered = len(batch)
-                self.batches.put(batch)
 
     # Settling
 

@@ -64,7 +64,8 @@ def send(
 
     Each asks for a receipt, which hermes does not: a quorum queue of RabbitMQ can lose what is sent to it
     without confirmation (its documentation, "Quorum Queues", "Publisher confirms"), and what hermes loses is
-    not the bridge's to deliver. No reader sees the difference.
+    not the bridge's to deliver. RabbitMQ hands `receipt` on with the message's headers: one more attribute of
+    the event.
     """
     if not messages:
         return

@@ -370,6 +370,26 @@ async def test_a_stream_that_comes_back_with_nothing_to_resume_from_is_a_gap_tol
         )
 
 
+@pytest.mark.parametrize("nonsense", ['"nonsense"', '{"mask":[]}', "[" * 100_000 + "]" * 100_000])
+async def test_an_event_that_can_not_be_read_is_a_gap(
+    site: SandboxDcache, tmp_path: Path, nonsense: str
+) -> None:
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        (channel,) = site._events.channels.values()
+        (watch,) = site._inotify.watches()
+        watch.overflowing = True  # this one is not told
+        await site.upload("/data/in/a", b"x")
+        watch.overflowing = False
+        channel.tell(watch, nonsense)
+        (event,) = await running.accept(1)
+        assert event.subject == "/data/in/a", "found by listing"
+        assert bridge.metrics.registry.get_sample_value(
+            "bridge_source_gaps_total", {"source": "arrivals", "reason": "unreadable"}
+        )
+
+
 async def test_no_channel_left_and_too_many_requests_are_told_apart(
     site: SandboxDcache, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ def read(data: str) -> Told | None:
         event, subscription = told["event"], told["subscription"]
         mask = [flag for flag in event["mask"] if isinstance(flag, str)]
         name, cookie = event.get("name"), event.get("cookie")
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     actions = [flag for flag in mask if flag != "IN_ISDIR"]
     if not actions or not isinstance(subscription, str):

@@ -151,6 +151,7 @@ class Stream:
             return
         told = read(event.data)
         if told is None:
+            self._listener.gap("unreadable")
             return
         directory = self._watches.path_of(told.subscription)
         if told.action == "IN_Q_OVERFLOW":
@@ -171,7 +172,8 @@ class Stream:
         try:
             told = json.loads(data)
             kind = told.get("type")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
+            self._listener.gap("unreadable")
             return
         if kind == "EVENT_LOSS":
             # The ring is empty now: until there is a new event, asking for what came after the old one would

@@ -54,6 +54,11 @@ def line(event: ServerSentEvent) -> str:
     return " ".join([event.id, "|".join(told["mask"]), *([told["name"]] if "name" in told else [])])
 
 
+def created(first: int, *names: str) -> list[str]:
+    """The lines of directories that are made in a watched one, from the event of that number on."""
+    return [f"{number} IN_CREATE|IN_ISDIR {name}" for number, name in enumerate(names, first)]
+
+
 @asynccontextmanager
 async def listening(
     http: httpx.AsyncClient, channel: str, last_event_id: str | None = None

@@ -23,12 +23,6 @@ async def site() -> AsyncIterator[SandboxDcache]:
 
 
 @pytest.fixture
-async def http(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base, auth=("bridge", "bridge")) as client:
-        yield client
-
-
-@pytest.fixture
 async def door(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(verify=PLAIN, base_url=site.url, auth=("bridge", "bridge")) as client:
         yield client

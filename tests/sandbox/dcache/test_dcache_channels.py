@@ -17,12 +17,6 @@ async def site() -> AsyncIterator[SandboxDcache]:
         yield site
 
 
-@pytest.fixture
-async def http(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base, auth=("bridge", "bridge")) as client:
-        yield client
-
-
 def problem(answer: httpx.Response) -> tuple[int, str]:
     (error,) = answer.json()["errors"]
     assert error["status"] == str(answer.status_code)

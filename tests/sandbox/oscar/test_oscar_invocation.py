@@ -25,12 +25,6 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
         yield cluster
 
 
-@pytest.fixture
-async def http(oscar: SandboxOscar) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(oscar.url) as session:
-        yield session
-
-
 def bearer(token: str, name: str | None = None) -> dict[str, str]:
     headers = {"Authorization": f"Bearer {token}"}
     return headers | ({"X-Delegated-Job-ID": name} if name is not None else {})

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
-from tests.servers.dcache import PLAIN, line, listening, new_channel, subscribe, watch
+from tests.servers.dcache import line, listening, new_channel, subscribe, watch
 
 
 @pytest.fixture
@@ -15,12 +15,6 @@ async def site() -> AsyncIterator[SandboxDcache]:
     async with SandboxDcache() as site:
         await site.mkdir("/data/in")
         yield site
-
-
-@pytest.fixture
-async def http(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base, auth=("bridge", "bridge")) as client:
-        yield client
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bridge.sandbox.dcache import SandboxDcache, Settings
 from bridge.sandbox.dcache.channel import Channel
-from tests.servers.dcache import PLAIN, listening, new_channel, subscribe, watch
+from tests.servers.dcache import created, listening, new_channel, subscribe, watch
 
 
 @pytest.fixture
@@ -21,26 +21,9 @@ async def site() -> AsyncIterator[SandboxDcache]:
         yield site
 
 
-@pytest.fixture
-async def http(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base, auth=("bridge", "bridge")) as client:
-        yield client
-
-
-@pytest.fixture
-async def channel(http: httpx.AsyncClient) -> str:
-    channel = await new_channel(http)
-    await watch(http, channel, "/data", "IN_CREATE")
-    return channel
-
-
 async def make(site: SandboxDcache, *names: str) -> None:
     for name in names:
         await site.mkdir(f"/data/{name}")
-
-
-def created(first: int, *names: str) -> list[str]:
-    return [f"{number} IN_CREATE|IN_ISDIR {name}" for number, name in enumerate(names, first)]
 
 
 async def test_ids_count_from_0_in_each_channel(

@@ -20,12 +20,6 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
         yield cluster
 
 
-@pytest.fixture
-async def http(oscar: SandboxOscar) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(oscar.url) as session:
-        yield session
-
-
 async def invoke(oscar: SandboxOscar, http: aiohttp.ClientSession, name: str, service: str = "plants") -> int:
     """The status, or 0 when the connection was cut."""
     token = oscar.services.named(service)[0].token

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
-from tests.servers.dcache import PLAIN, listening, new_channel, subscribe, until, watch
+from tests.servers.dcache import PLAIN, created, listening, new_channel, subscribe, until, watch
 
 
 @pytest.fixture
@@ -18,19 +18,6 @@ async def site() -> AsyncIterator[SandboxDcache]:
         yield site
 
 
-@pytest.fixture
-async def http(site: SandboxDcache) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(verify=PLAIN, base_url=site.base, auth=("bridge", "bridge")) as client:
-        yield client
-
-
-@pytest.fixture
-async def channel(http: httpx.AsyncClient) -> str:
-    channel = await new_channel(http)
-    await watch(http, channel, "/data", "IN_CREATE")
-    return channel
-
-
 async def control(site: SandboxDcache, kind: str, **query: str) -> int:
     async with httpx.AsyncClient(verify=PLAIN) as anyone:
         return (await anyone.post(f"{site.url}/sandbox/{kind}", params=query)).status_code
@@ -39,10 +26,6 @@ async def control(site: SandboxDcache, kind: str, **query: str) -> int:
 async def make(site: SandboxDcache, *names: str) -> None:
     for name in names:
         await site.mkdir(f"/data/{name}")
-
-
-def created(first: int, *names: str) -> list[str]:
-    return [f"{number} IN_CREATE|IN_ISDIR {name}" for number, name in enumerate(names, first)]
 
 
 async def test_a_dropped_stream_is_cut_and_its_channel_remains(

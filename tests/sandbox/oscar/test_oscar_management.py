@@ -19,12 +19,6 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
         yield cluster
 
 
-@pytest.fixture
-async def http(oscar: SandboxOscar) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(oscar.url) as session:
-        yield session
-
-
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 

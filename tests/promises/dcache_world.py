@@ -11,7 +11,7 @@ from typing import Any
 from bridge.core.identity import invocation_name
 from bridge.sandbox.dcache import SandboxDcache, Upload, Version
 from bridge.sandbox.oscar import SandboxOscar
-from tests.promises.world import Daemon, until
+from tests.promises.world import Daemon, plants_of, until
 
 ROOT = "/data/in"
 
@@ -28,17 +28,7 @@ class DcacheWorld:
     def configuration(self, **source: Any) -> dict[str, Any]:
         """One dCache source into `plants`; `source` are keys of it."""
         return {
-            "clusters": {
-                "main": {
-                    "endpoint": self.oscar.url,
-                    "auth": {
-                        "type": "basic",
-                        "username": self.oscar.settings.username,
-                        "password": self.oscar.settings.password,
-                    },
-                }
-            },
-            "services": {"plants": {"cluster": "main", "retry": {"max_backoff": "1s"}}},
+            **plants_of(self.oscar),
             "sources": {
                 "arrivals": {
                     "type": "dcache",

@@ -37,6 +37,23 @@ async def until(condition: Callable[[], object], *, seconds: float = 30.0, what:
         raise AssertionError(f"not within {seconds:g} s: {what}") from None
 
 
+def plants_of(oscar: SandboxOscar) -> dict[str, Any]:
+    """Configure that cluster, and its service `plants`."""
+    return {
+        "clusters": {
+            "main": {
+                "endpoint": oscar.url,
+                "auth": {
+                    "type": "basic",
+                    "username": oscar.settings.username,
+                    "password": oscar.settings.password,
+                },
+            }
+        },
+        "services": {"plants": {"cluster": "main", "retry": {"max_backoff": "1s"}}},
+    }
+
+
 class Daemon:
     """One `oscar-bridge run`; its log lines are kept in a file.
 
@@ -205,17 +222,7 @@ class World:
     def configuration(self, **more: Any) -> dict[str, Any]:
         """One source into the service `plants`; `more` replaces top-level keys."""
         return {
-            "clusters": {
-                "main": {
-                    "endpoint": self.oscar.url,
-                    "auth": {
-                        "type": "basic",
-                        "username": self.oscar.settings.username,
-                        "password": self.oscar.settings.password,
-                    },
-                }
-            },
-            "services": {"plants": {"cluster": "main", "retry": {"max_backoff": "1s"}}},
+            **plants_of(self.oscar),
             "sources": {"uploads": self.source()},
             "routes": [{"from": "uploads", "to": "plants"}],
             **more,

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    model_validator,
+)
 
 from bridge.core.errors import CredentialError
 
@@ -55,6 +64,10 @@ def _rate(value: Any) -> float:
     raise ValueError("expected a rate such as 10/s, 600/m or 1000/h")
 
 
+def _located(path: Path, info: ValidationInfo) -> Path:
+    return path if info.context is None else Path(info.context["directory"]) / path
+
+
 def _readable(path: Path) -> Path:
     try:
         with path.open("rb"):
@@ -90,9 +103,12 @@ Bytes = Annotated[int, BeforeValidator(_size)]
 """Bytes, written as a number or as 64KiB, 2GiB, 10MB."""
 Rate = Annotated[float, BeforeValidator(_rate)]
 """Events a second, written as 10/s, 600/m, 1000/h."""
-ReadableFile = Annotated[Path, AfterValidator(_readable)]
+Located = Annotated[Path, AfterValidator(_located)]
+"""A path: a relative one begins at the configuration file, so that each command means the same one, from
+wherever it is given."""
+ReadableFile = Annotated[Located, AfterValidator(_readable)]
 """A file that can be read when the bridge starts."""
-Directory = Annotated[Path, AfterValidator(_directory)]
+Directory = Annotated[Located, AfterValidator(_directory)]
 """A directory that is there when the bridge starts."""
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 """An http or https URL, perhaps with a path, without its last slash."""

@@ -24,7 +24,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     root = read(path, mistakes)
     substitute(root, environ, mistakes)
     overlay(root, environ, mistakes)
-    settings, wrong = _validate(root)
+    settings, wrong = _validate(root, path.absolute().parent)
     unresolved, warnings = check(root)
     for found in (unresolved, wrong):  # of two for one key, the one that knows more
         told = {mistake.key for mistake in mistakes}
@@ -35,12 +35,12 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _validate(root: Value) -> tuple[Settings | None, list[Mistake]]:
-    """Make the settings of the tree, or the mistakes that prevent it."""
+def _validate(root: Value, directory: Path) -> tuple[Settings | None, list[Mistake]]:
+    """Make the settings of the tree, or the mistakes that prevent it; relative paths begin at `directory`."""
     translator = Translator(Settings, root)
     mistakes = translator.switches()
     try:
-        return Settings.model_validate(root.plain()), mistakes
+        return Settings.model_validate(root.plain(), context={"directory": directory}), mistakes
     except ValidationError as error:
         return None, mistakes + translator.translate(error)
 

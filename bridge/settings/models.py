@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -16,7 +15,7 @@ from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.sqs.config import SqsConfig
 from bridge.store import StoreConfig
-from bridge.values import Model, Seconds
+from bridge.values import Located, Model, Seconds
 from bridge.web import HttpConfig
 
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=63)]
@@ -52,7 +51,7 @@ class Service(LaneConfig, ServiceConfig):
 class Settings(Model):
     """The whole configuration."""
 
-    state_dir: Path
+    state_dir: Located
     """Where the store is kept. Must be writable."""
     store: StoreConfig = StoreConfig()
     """What is kept in it, and for how long."""

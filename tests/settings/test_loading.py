@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.errors import ConfigurationError
+from bridge.credentials import BasicAuth
 from bridge.settings import Settings, load
 from tests.settings.conftest import MINIMAL, Loader
 
@@ -180,3 +181,23 @@ def test_any_environment_loads_or_is_a_configuration_error(tmp_path: Path, envir
     path = tmp_path / "bridge.yaml"
     path.write_text(MINIMAL, encoding="utf-8")
     assert what_is_said(path, environ)
+
+
+def test_a_relative_path_begins_at_the_configuration_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else `dead-letters` from another directory would look into another store, and make it."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "password").write_text("hunter2\n")
+    text = MINIMAL.replace("/var/lib/oscar-bridge", "state").replace(
+        'password: "hunter2"', "password_file: password"
+    )
+    (tmp_path / "etc" / "bridge.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    loaded = load(Path("etc/bridge.yaml"), {})
+    assert loaded.state_dir == tmp_path / "etc" / "state"
+    auth = loaded.clusters["main"].auth
+    assert isinstance(auth, BasicAuth)
+    assert auth.password_file == tmp_path / "etc" / "password"
+    elsewhere = load(Path("etc/bridge.yaml"), {"BRIDGE__STATE_DIR": "elsewhere"})
+    assert elsewhere.state_dir == tmp_path / "etc" / "elsewhere"

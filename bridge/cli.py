@@ -1,6 +1,6 @@
 """The command line: `oscar-bridge run | check | where | dead-letters | sandbox`.
 
-Exit status: 0 well, 1 failed at run time, 2 a configuration that can't be used.
+Exit status: 0 well, 1 failed at run time, 2 a configuration or a command line that can't be used.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import logging
 import os
 import sys
 from base64 import b64encode
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence, Sized
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,8 +33,10 @@ _Answer = TypeVar("_Answer")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
-    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal without UTF-8 shows `→` as an escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        options = _parser().parse_args(arguments)
         return options.command(options)  # type: ignore[no-any-return] # argparse knows it as Any
     except ConfigurationError as error:
         print(error, file=sys.stderr)
@@ -45,10 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (BridgeError, OSError, ValueError) as error:
-        print(f"oscar-bridge: {error}", file=sys.stderr)
+        print(f"oscar-bridge: {_told(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _told(error: Exception) -> str:
+    """Say what went wrong without the system's numbers, and what helps where the user has no right."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError):
+        text += f"; this command runs as uid {os.geteuid()}: run it as the user of the bridge, or as root"
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--id", help="its id, which its jobs' names are made of")
     one.add_argument("--type", help="its type")
     one.add_argument("--subject", help="its subject")
-    one.add_argument("--attribute", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
+    one.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="NAME=VALUE",
+        help="one of its attributes; may be repeated",
+    )
     check.set_defaults(command=_check)
 
     where = commands.add_parser("where", help="what became of an event: kept here, or its job on the cluster")
@@ -100,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     _takes_configuration(listing)
     listing.add_argument("--service", help="only of this service (a key of `services`)")
     listing.add_argument("--cause", help="only with this cause")
-    listing.add_argument("--limit", type=int, default=100, help="the newest N (default 100)")
+    listing.add_argument("--limit", type=_at_least_1, default=100, help="the newest N (default 100)")
     listing.add_argument("--json", action="store_true", help="one JSON document a line")
     listing.set_defaults(command=_list_dead_letters)
     show = dead_commands.add_parser("show", help="one dead letter, whole")
@@ -137,10 +157,36 @@ def _chooses_dead_letters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="all there are, where nothing else chooses")
     parser.add_argument("--service", help="only of this service (a key of `services`)")
     parser.add_argument("--cause", help="only with this cause")
-    parser.add_argument("--older-than", metavar="AGE", help="only those given up longer ago, such as 7d")
-    parser.add_argument("--younger-than", metavar="AGE", help="only those given up since, such as 2h")
+    parser.add_argument(
+        "--older-than", type=_age, metavar="AGE", help="only those given up longer ago, such as 7d"
+    )
+    parser.add_argument(
+        "--younger-than", type=_age, metavar="AGE", help="only those given up since, such as 2h"
+    )
     parser.add_argument("--when", metavar="CEL", help="only those whose event matches, as in a route")
     parser.add_argument("--dry-run", action="store_true", help="count only")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    return name, value
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
+    return int(text)
+
+
+def _age(text: str) -> float:
+    from bridge.values import duration
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, found {text!r}") from None
 
 
 def _takes_configuration(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +219,8 @@ def _check(options: argparse.Namespace) -> int:
     settings = _load(options)
     if options.event is not None:
         return _preview(options, settings)
+    if options.attribute or any((options.source, options.id, options.type, options.subject)):
+        raise _wrong("--event", "is missing: --source, --id, --type, --subject and --attribute tell of it")
     findings = [Finding(Severity.WARNING, "configuration", warning) for warning in settings.warnings]
     if not options.offline:
         findings += _asking(check(settings))
@@ -180,9 +228,16 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(told))
         return 0 if told["ok"] else FAILED
-    parts = (("cluster", settings.clusters), ("service", settings.services), ("source", settings.sources))
-    counts = ", ".join(f"{len(items)} {name}{'s' if len(items) > 1 else ''}" for name, items in parts)
-    print(f"{options.config}: {counts}, {len(settings.routes)} routes: can be used")
+    parts: dict[str, Sized] = {
+        "cluster": settings.clusters,
+        "service": settings.services,
+        "source": settings.sources,
+        "route": settings.routes,
+    }
+    counts = ", ".join(
+        f"{len(items)} {name}{'' if len(items) == 1 else 's'}" for name, items in parts.items()
+    )
+    print(f"{options.config}: {counts}: can be used")
     for line in lines_of_findings(findings):
         print(_on_one_line(line))
     return 0 if told["ok"] else FAILED
@@ -200,7 +255,7 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
         subject=options.subject,
         time=datetime.now(UTC),
         data=sys.stdin.buffer.read() if options.event == "-" else Path(options.event).read_bytes(),
-        attributes=dict(text.partition("=")[::2] for text in options.attribute),
+        attributes=dict(options.attribute),
     )
     found = preview(settings, key, event)
     if isinstance(found, str):
@@ -231,13 +286,21 @@ def _where(options: argparse.Namespace) -> int:
 
 def _source(options: argparse.Namespace, settings: Settings) -> str:
     """Give the source that is asked for. Raises ConfigurationError when there is none such."""
-    known = ", ".join(settings.sources)
-    if options.source not in settings.sources:
-        wrong = (
-            "is missing" if options.source is None else f"{options.source!r} is none of the configuration's"
-        )
-        raise ConfigurationError([Mistake("command line", "--source", f"{wrong}; it has {known}")])
+    if options.source is None:
+        raise _wrong("--source", f"is missing; there are {', '.join(settings.sources)}")
+    _known(options.source, "--source", "sources", settings.sources)
     return str(options.source)
+
+
+def _known(key: str, option: str, room: str, known: Iterable[str]) -> None:
+    from bridge.settings.references import did_you_mean
+
+    if key not in known:
+        raise _wrong(option, f"`{key}` is not in `{room}`{did_you_mean(key, known)}")
+
+
+def _wrong(option: str, message: str) -> ConfigurationError:
+    return ConfigurationError([Mistake("command line", option, message)])
 
 
 def _asking(question: Coroutine[Any, Any, _Answer]) -> _Answer:
@@ -261,7 +324,8 @@ def _list_dead_letters(options: argparse.Namespace) -> int:
         for letter in letters:
             print(json.dumps(asdict(letter)))
     elif not letters:
-        print("no dead letters")
+        chosen = options.service is not None or options.cause is not None
+        print("no dead letter is of that service and cause" if chosen else "no dead letters")
     else:
         rows = [("NUMBER", "KEPT", "SERVICE", "CAUSE", "TRIES", "SOURCE", "EVENT", "DETAIL")]
         rows += [
@@ -332,25 +396,34 @@ def _show_dead_letter(options: argparse.Namespace) -> int:
 
 def _change_dead_letters(options: argparse.Namespace) -> int:
     from bridge.commands import Command, give
-    from bridge.values import duration
+    from bridge.settings.references import mistakes_in
 
     chosen = {
-        "numbers": tuple(options.numbers) or None,
+        "numbers": tuple(dict.fromkeys(options.numbers)) or None,
         "service": options.service,
         "cause": options.cause,
-        "older_than": options.older_than and duration(options.older_than),
-        "younger_than": options.younger_than and duration(options.younger_than),
+        "older_than": options.older_than,
+        "younger_than": options.younger_than,
         "when": options.when,
     }
-    if options.all == any(value is not None for value in chosen.values()):
-        print("oscar-bridge: say which dead letters are meant, or --all", file=sys.stderr)
-        return BAD_CONFIGURATION
+    choosing = any(value is not None for value in chosen.values())
+    if options.all and choosing:
+        raise _wrong("--all", "means every dead letter: leave it out, or all else that chooses")
+    if not options.all and not choosing:
+        raise _wrong("NUMBER", "say which dead letters are meant, by number or by an option; or --all")
+    if options.when is not None and (mistakes := mistakes_in(options.when)):
+        raise _wrong("--when", "; ".join(mistakes))
     command = Command(do=options.do, as_new=options.as_new, dry_run=options.dry_run, **chosen)
     count = asyncio.run(give(_load(options), command))
     done = {"replay": "parked for their lanes", "discard": "discarded"}[options.do]
     print(f"{count.changed} {'would be ' if options.dry_run else ''}{done}")
     for reason, number in count.refused.items():
         print(f"{number} left as they are: {reason}")
+    missing = len(command.numbers or ()) - count.changed - sum(count.refused.values())
+    if missing > 0:
+        named = f"{missing} of the {len(command.numbers or ())} numbers given"
+        print(f"oscar-bridge: {named}: no such dead letter among those chosen", file=sys.stderr)
+        return FAILED
     return 0
 
 

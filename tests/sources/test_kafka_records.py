@@ -89,3 +89,10 @@ def test_a_record_without_timestamp_has_no_time() -> None:
     event = to_event(record(timestamp=-1), "s")
     assert event.time is None
     assert event.id == "uploads/3/42@-1"
+
+
+@pytest.mark.parametrize("timestamp", [1_700_000_000_123_000, 1_700_000_000_123_000_000, 2**63 - 1])
+def test_a_producer_that_counts_micro_or_nanoseconds_stops_nobody(timestamp: int) -> None:
+    event = to_event(record(timestamp=timestamp), "s")
+    assert event.time is None
+    assert event.id == f"uploads/3/42@{timestamp}"

@@ -41,8 +41,20 @@ def to_event(record: Any, source: str) -> Event:
         source=source,
         type=attributes.get("header.ce_type") or (TOMBSTONE if record.value is None else RECORD),
         subject=attributes.get("header.ce_subject") or key,
-        # -1 is Kafka's NO_TIMESTAMP: a batch of the oldest message format.
-        time=datetime.fromtimestamp(record.timestamp / 1000, UTC) if record.timestamp >= 0 else None,
+        time=_time(record.timestamp),
         data=record.value or b"",
         attributes=attributes,
     )
+
+
+def _time(milliseconds: int) -> datetime | None:
+    """Give when the record was made, as far as its producer tells.
+
+    -1 is Kafka's NO_TIMESTAMP: a batch of the oldest message format. A producer that counts micro- or
+    nanoseconds is beyond the year 9999; brokers before Kafka 4.0 take that from it
+    (`message.timestamp.after.max.ms`).
+    """
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds >= 0 else None
+    except (ValueError, OverflowError, OSError):
+        return None

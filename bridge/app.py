@@ -98,6 +98,7 @@ async def run(
             ]
             return [Problem(part, reason) for part, reasons in parts for reason in reasons]
 
+        metrics.ready.set_function(lambda: not readiness())
         url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness))
         await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store, lanes.keys())))
         # What is there by now stays until the end, and there is little garbage in cycles: collections look at

@@ -27,6 +27,7 @@ class Metrics:
         gauge = partial(Gauge, registry=self.registry)
         counts = partial(Counts, registry=self.registry)
         spreads = partial(Spreads, registry=self.registry)
+        self.ready = gauge("bridge_ready", "1 while /readyz has nothing to tell.")
         self.received = counts("bridge_events_received_total", "Events handed over by a source.", ["source"])
         self.settled = counts(
             "bridge_events_settled_total", "Events answered to their source.", ["source", "outcome"]

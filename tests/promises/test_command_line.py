@@ -47,6 +47,19 @@ async def test_a_second_daemon_of_one_state_dir_exits_with_2(world: World) -> No
     assert await daemon.stop() == 0
 
 
+async def test_a_metric_says_what_readyz_says(world: World) -> None:
+    away = world.source(bootstrap_servers="127.0.0.1:9")
+    for source, ready in ((world.source(), True), (away, False)):
+        daemon = world.daemon(world.configuration(sources={"uploads": source}))
+        daemon.start()
+        await (daemon.becomes_ready() if ready else daemon.is_up())
+        told = await daemon.ready()
+        assert told is not None
+        assert told["ready"] is ready
+        assert await daemon.metric("bridge_ready") == ready
+        assert await daemon.stop() == 0
+
+
 async def test_a_taken_port_exits_with_1_in_one_line(world: World) -> None:
     first = world.daemon()
     first.start()

@@ -11,6 +11,7 @@ from bridge.core.ports import Verdict
 from bridge.telemetry.metrics import Metrics
 
 _NAMES = {
+    "bridge_ready": ("gauge", []),
     "bridge_events_received_total": ("counter", ["source"]),
     "bridge_events_settled_total": ("counter", ["source", "outcome"]),
     "bridge_events_filtered_total": ("counter", ["source", "reason"]),

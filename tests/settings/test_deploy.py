@@ -1,0 +1,162 @@
+"""What is in `deploy/` fits the bridge: its configuration, its paths, its metrics, its patience."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from bridge.cli import main
+from bridge.settings import Settings, load
+from bridge.settings.models import Settings as Model
+from bridge.telemetry.metrics import Metrics
+from bridge.values import duration
+from bridge.web import HttpConfig, serve
+from tests.settings.test_examples import with_its_files
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+DRAIN_SECONDS = Model.model_fields["drain_seconds"].default
+TO_CLOSE = 10
+"""Seconds that commits and closing may take after the drain."""
+SECRETS = "/etc/oscar-bridge/secrets"
+
+
+def manifest() -> dict[str, Any]:
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"))
+    return {document["kind"]: document for document in documents}
+
+
+def pod() -> dict[str, Any]:
+    return dict(manifest()["Deployment"]["spec"]["template"]["spec"])
+
+
+def bridge_container() -> dict[str, Any]:
+    (container,) = pod()["containers"]
+    return dict(container)
+
+
+def manifest_settings(tmp_path: Path) -> Settings:
+    text = manifest()["ConfigMap"]["data"]["bridge.yaml"]
+    names = re.findall(r"_file: secrets/([\w-]+)", text)
+    assert names, "its secrets are files"
+    (tmp_path / "secrets").mkdir()
+    for name in names:
+        (tmp_path / "secrets" / name).write_text("swordfish\n")
+    (tmp_path / "bridge.yaml").write_text(text)
+    return load(tmp_path / "bridge.yaml", {})
+
+
+def test_the_manifests_configuration_loads_and_fits_the_pod(tmp_path: Path) -> None:
+    settings = manifest_settings(tmp_path)
+    assert settings.warnings == ()
+    assert settings.http.host == "0.0.0.0", "the kubelet does not ask on loopback"
+    mounts = {mount["mountPath"]: mount for mount in bridge_container()["volumeMounts"]}
+    assert settings.state_dir.is_relative_to("/var/lib/oscar-bridge")
+    assert mounts["/var/lib/oscar-bridge"]["name"] == "state"
+    assert SECRETS in mounts, "relative paths begin at /etc/oscar-bridge/bridge.yaml"
+    assert mounts["/etc/oscar-bridge/bridge.yaml"]["subPath"] in manifest()["ConfigMap"]["data"]
+    assert {volume["name"] for volume in pod()["volumes"]} == {mount["name"] for mount in mounts.values()}
+
+
+async def test_the_probes_ask_what_the_bridge_answers(tmp_path: Path) -> None:
+    container = bridge_container()
+    (port,) = container["ports"]
+    settings = manifest_settings(tmp_path)
+    assert port["containerPort"] == settings.http.port
+    annotations = manifest()["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(settings.http.port)
+    probes = {
+        kind: container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    async with (
+        serve(HttpConfig(port=0), Metrics().registry, list) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        for probe in probes.values():
+            assert probe["port"] == port["name"]
+            async with session.get(url + probe["path"]) as answer:
+                assert answer.status == 200
+    assert probes["livenessProbe"]["path"] == "/livez", (
+        "an OSCAR that is down is no reason to kill the bridge"
+    )
+
+
+def test_there_is_one_daemon_and_it_runs_as_the_images_user() -> None:
+    spec = manifest()["Deployment"]["spec"]
+    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+    user = f"{pod()['securityContext']['runAsUser']}:{pod()['securityContext']['runAsGroup']}"
+    assert f"USER {user}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert pod()["securityContext"]["fsGroup"] == 10001, "secrets and the volume are readable by it"
+
+
+def test_each_way_to_run_it_waits_for_the_drain() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    unit = (DEPLOY / "oscar-bridge.service").read_text(encoding="utf-8")
+    (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    for patience in (
+        pod()["terminationGracePeriodSeconds"],
+        duration(compose["services"]["bridge"]["stop_grace_period"]),
+        int(stop),
+    ):
+        assert patience >= DRAIN_SECONDS + TO_CLOSE
+
+
+def test_each_way_to_run_it_gives_a_command_line_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    unit = (DEPLOY / "oscar-bridge.service").read_text(encoding="utf-8")
+    (exec_start,) = re.findall(r"^ExecStart=\S+ (.*)$", unit, re.MULTILINE)
+    for arguments in (bridge_container()["args"], exec_start.split()):
+        assert main([*arguments[:-1], "/nonexistent/bridge.yaml"]) == 2
+        assert "can't read the configuration file" in capsys.readouterr().err
+
+
+def test_compose_gives_the_container_every_file_that_its_configuration_names(tmp_path: Path) -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    service = compose["services"]["bridge"]
+    mounts = dict(volume.split(":")[1::-1] for volume in service["volumes"])
+    text = (DEPLOY / mounts["/etc/oscar-bridge/bridge.yaml"]).read_text(encoding="utf-8")
+    assert set(service["secrets"]) == set(compose["secrets"])
+    there = {*mounts, *(f"/run/secrets/{name}" for name in service["secrets"])}
+    named = set(re.findall(r"(?:_file|_path|state_dir): (/[^\s,}]+)", text))
+    assert named <= there
+    here = tmp_path / "bridge.yaml"
+    here.write_text(with_its_files(text, tmp_path / "root"), encoding="utf-8")
+    assert load(here, service["environment"]).http.host == "0.0.0.0"
+
+
+def rules() -> list[dict[str, Any]]:
+    document = yaml.safe_load((DEPLOY / "prometheus-rules.yaml").read_text(encoding="utf-8"))
+    return [rule for group in document["groups"] for rule in group["rules"]]
+
+
+def families() -> dict[str, set[str]]:
+    """Every metric with its labels."""
+    found = {}
+    for collector in Metrics().registry._collector_to_names:
+        (family,) = collector.describe()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found[name] = set(collector._labelnames)  # type: ignore[attr-defined] # every one of ours has them
+    return found
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_an_alert_asks_for_metrics_and_labels_that_there_are(rule: dict[str, Any]) -> None:
+    known = families()
+    named = re.findall(r"\bbridge_\w+", rule["expr"])
+    assert named
+    assert set(named) <= set(known)
+    labels = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+    for group in re.findall(r"by \(([^)]*)\)", rule["expr"]):
+        labels |= {label.strip() for label in group.split(",")}
+    labels |= {
+        label
+        for chosen in re.findall(r"\{([^}]*)\}", rule["expr"])
+        for label in re.findall(r"(\w+)=", chosen)
+    }
+    assert labels - {"instance"} <= set.union(*(known[name] for name in named))
+    assert rule["labels"]["severity"] in ("warning", "critical")
+    assert set(rule["annotations"]) == {"summary", "description"}

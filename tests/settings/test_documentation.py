@@ -1,4 +1,4 @@
-"""`docs/configuration.md` tells every key there is, with its default."""
+"""`docs/configuration.md` tells every key there is, with its default; and the examples in texts load."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from bridge.settings import Settings
+from bridge.settings import Settings, load
+from tests.settings.test_examples import with_its_files
 from tests.settings.walk import fields
 
-TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 ROWS = {row[0]: row[2] for row in re.findall(r"^\| `([^`|]+)` \| ([^|]+) \| ([^|]+) \|", TEXT, re.MULTILINE)}
 FIELDS = fields(Settings)
 COMPUTED = {
@@ -47,4 +49,54 @@ def test_the_documented_default_is_the_default(key: str) -> None:
 
 def test_every_example_named_exists() -> None:
     for link in re.findall(r"\]\(\.\./(config/[^)]+)\)", TEXT):
-        assert (Path(__file__).parents[2] / link).is_file()
+        assert (ROOT / link).is_file()
+
+
+def examples(name: str) -> list[str]:
+    """The YAML in a text."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def loaded(text: str, directory: Path) -> Settings:
+    path = directory / "bridge.yaml"
+    path.write_text(with_its_files(text, directory / "root"), encoding="utf-8")
+    return load(path, {})
+
+
+def test_the_readmes_example_loads(tmp_path: Path) -> None:
+    (example,) = examples("README.md")
+    assert loaded(example, tmp_path).warnings == ()
+
+
+def test_dcaches_example_loads(tmp_path: Path) -> None:
+    (example,) = examples("docs/dcache.md")
+    head, _, _ = examples("docs/from-dcnios.md")[0].partition("services:")
+    rest = "services: {plants: {}}\nroutes: [{from: arrivals, to: plants}]\n"
+    assert loaded(head + rest + example, tmp_path).warnings == ()
+
+
+def test_each_example_for_those_who_come_from_dcnios_loads(tmp_path: Path) -> None:
+    head, *sources = examples("docs/from-dcnios.md")
+    kinds = []
+    for source in sources:
+        settings = loaded(head + source, tmp_path)
+        assert settings.warnings == ()
+        kinds += [one.type for one in settings.sources.values()]
+    assert kinds == ["kafka", "dcache", "sqs", "rucio"]
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
+)
+def test_every_file_that_a_text_links_to_is_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    assert all(((ROOT / name).parent / link).exists() for link in links), links
+
+
+def test_the_readme_names_every_metric_that_an_alert_asks_for() -> None:
+    rules = (ROOT / "deploy" / "prometheus-rules.yaml").read_text(encoding="utf-8")
+    readme = re.sub(r"`(_\w+)`", r"`bridge_lane\1`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    for name in set(re.findall(r"\bbridge_[a-z_]+", rules)):
+        assert name in readme, name

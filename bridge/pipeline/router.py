@@ -54,30 +54,56 @@ class _Unroutable(Exception):  # noqa: N818 - likewise
     """An expression can't be evaluated for this event."""
 
 
+class _Expression:
+    """A compiled expression."""
+
+    def __init__(self, source: str) -> None:
+        self.program = expression.compile(source)
+        self._most = expression.most_values(source)
+
+    def evaluate(self, context: dict[str, Any]) -> Any:
+        """Give its value for the event in `context`. Raises _NoMatch or _Unroutable."""
+        if self._most is not None and expression.has_more_values(context, self._most):
+            raise _Unroutable(f"`{self.program.source}`: more than {self._most} values are too many for it")
+        try:
+            return self.program.execute(context)
+        except KeyError:
+            raise _NoMatch("missing_key") from None
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise _Unroutable(self._explain(context, error)) from None
+
+    def _explain(self, context: dict[str, Any], error: Exception) -> str:
+        text = str(error).split(". ", 1)[0]
+        data = context.get("data")
+        if isinstance(data, (str, bytes)):
+            text += f" (data is not a JSON document but {type(data).__name__} of {len(data)} long)"
+        return f"`{self.program.source}`: {text}"
+
+
 class _Route:
     """One route with its expressions compiled."""
 
     def __init__(self, config: RouteConfig) -> None:
         self.to = config.to
         self.service = config.to if config.allow is None else ""
-        self._when = None if config.when is None else expression.compile(config.when)
-        self._to = None if config.allow is None else expression.compile(config.to)
+        self._when = None if config.when is None else _Expression(config.when)
+        self._to = None if config.allow is None else _Expression(config.to)
         self._allow = self.reachable = config.reachable
-        programs = [program for program in (self._when, self._to) if program is not None]
+        programs = [one.program for one in (self._when, self._to) if one is not None]
         self.variables = frozenset(name for program in programs for name in program.variables())
         self.keys = [_keys_of_data(program.source) for program in programs]
 
     def lane(self, context: dict[str, Any]) -> str:
         """Name the lane of the event in `context`. Raises _NoMatch or _Unroutable."""
         if self._when is not None:
-            matched = _evaluate(self._when, context)
+            matched = self._when.evaluate(context)
             if matched is False:
                 raise _NoMatch("no_match")
             if matched is not True:
                 raise _Unroutable(f"`when` gave {type(matched).__name__}, expected true or false")
         if self._to is None:
             return self.to
-        chosen = _evaluate(self._to, context)
+        chosen = self._to.evaluate(context)
         if not isinstance(chosen, str):
             raise _Unroutable(f"`to` gave {type(chosen).__name__}, expected the name of a service")
         if chosen not in self._allow:
@@ -290,20 +316,3 @@ def _too_deep(value: Any) -> bool:
             return False
         level = inner
     return True
-
-
-def _evaluate(program: expression.Program, context: dict[str, Any]) -> Any:
-    try:
-        return program.execute(context)
-    except KeyError:
-        raise _NoMatch("missing_key") from None
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise _Unroutable(_explain(program, context, error)) from None
-
-
-def _explain(program: expression.Program, context: dict[str, Any], error: Exception) -> str:
-    text = str(error).split(". ", 1)[0]
-    data = context.get("data")
-    if isinstance(data, (str, bytes)):
-        text += f" (data is not a JSON document but {type(data).__name__} of {len(data)} long)"
-    return f"`{program.source}`: {text}"

@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer
 from bridge.pipeline import router as module
-from bridge.pipeline.expression import compile as compile_expression
+from bridge.pipeline.expression import most_values
 from bridge.pipeline.router import RouteConfig, Router
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.scripted import (
@@ -209,6 +210,51 @@ async def test_many_flat_values_are_not_taken_for_deep_ones() -> None:
     assert (await _one("data[4999].n[0] == 4999", data))[0] == "accepted"
 
 
+@pytest.mark.parametrize(
+    ("when", "most"),
+    [
+        ("data.size > 0 && subject.endsWith('.nc')", None),
+        ("(data.size + 1) > 0 && has(data.all)", None),
+        ('subject == \'x.all(y, z)\' || subject == "\\".map("', None),
+        ("data.files.all(f, f.size > 0)", 10_000),
+        ("data.a.exists(x, x > 0) && (data.b).exists_one(x, x > 0)", 10_000),
+        ("data.files . filter (f, f.size > 0).size() > 3", 2_000),
+        ("data.a.all(x, data.b.exists(y, x == y))", 2_000),
+        ("data.files.filter(f, f.tags.exists(t, t == 'x')).size() > 0", 2_000),
+        ("data.a.all(x, data.b.map(y, (y + 1)).size() > x)", 200),
+        ("data.a.map(x, data.b.map(y, data.c.map(z, z)))", 200),
+    ],
+)
+def test_how_much_an_expression_may_go_through(when: str, most: int | None) -> None:
+    assert most_values(when) == most
+
+
+@pytest.mark.parametrize(
+    ("when", "values", "found"),
+    [
+        ("data.files.exists(f, f == 7)", 9_000, "accepted"),
+        ("data.files.exists(f, f == 7)", 11_000, "route"),
+        ("data.files.filter(f, f == 7).size() == 1", 1_900, "accepted"),
+        ("data.files.filter(f, f == 7).size() == 1", 100_000, "route"),  # would take minutes
+        ("data.files[7] == 7 && size(data.files) > 1", 100_000, "accepted"),
+        ("data.size == 1 && data.tags.all(t, t != 7)", 100_000, "accepted"),  # the long list is not looked at
+    ],
+)
+async def test_a_long_list_never_keeps_the_process_from_turning(when: str, values: int, found: str) -> None:
+    data = json.dumps({"size": 1, "tags": [1], "files": list(range(values))}).encode()
+    began = monotonic()
+    cause, detail = await _one(when, data)
+    assert monotonic() - began < 5
+    assert cause == found
+    assert ("are too many for it" in detail) is (found == "route")
+
+
+async def test_long_attributes_are_counted_too() -> None:
+    attributes = {str(number): "x" for number in range(10_001)}
+    assert (await _one("attributes.all(k, k != '')", attributes=attributes))[0] == "route"
+    assert (await _one("attributes['7'] == 'x'", attributes=attributes))[0] == "accepted"
+
+
 async def test_data_is_converted_only_when_an_expression_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("converted")
@@ -280,11 +326,11 @@ def test_showing_some_keys_only_never_changes_what_an_expression_gives(value: An
     raw = json.dumps(value).encode()
     keys = module._keys_of_data(when)
     assert keys
-    program = compile_expression(when)
+    expression = module._Expression(when)
 
     def given(context: dict[str, Any]) -> object:
         try:
-            return module._evaluate(program, context)
+            return expression.evaluate(context)
         except (module._NoMatch, module._Unroutable) as finding:
             return type(finding), str(finding)
 

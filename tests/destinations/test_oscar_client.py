@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import socket
 import ssl
@@ -135,14 +136,71 @@ async def test_one_connection_serves_many_attempts_and_bodies_are_read_away() ->
 # --- Answers ----------------------------------------------------------------------------------------------
 
 
-async def test_our_own_name_that_exists_already_is_success() -> None:
+@pytest.mark.parametrize("status", [409, 500])
+async def test_our_own_name_that_exists_already_is_success(status: int) -> None:
     ours = invocation_name("uploads", "event-1", "plants")
     async with FakeOscar().serve() as oscar, service(oscar.url, TOKEN_AUTH) as plants:
-        oscar.answer = always(500, f'jobs.batch "{ours}" already exists')
+        oscar.answer = always(status, f'jobs.batch "{ours}" already exists')
         assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.DUPLICATE
         other = await plants.prepare(event(2)).attempt()
-    assert other.verdict is Verdict.FAILED
-    assert other.cause == "http_500"
+    assert other.verdict in (Verdict.FAILED, Verdict.REFUSED)
+    assert other.cause == f"http_{status}"
+
+
+async def test_a_web_page_in_place_of_oscar_accepts_no_job() -> None:
+    async def page(_request: web.Request, _body: bytes) -> web.StreamResponse:
+        return web.Response(text="<html>Please log in", content_type="text/html")
+
+    async with FakeOscar(answer=page).serve() as oscar:
+        async with service(oscar.url, TOKEN_AUTH) as job:
+            answer = await job.prepare(event()).attempt()
+        async with service(oscar.url, TOKEN_AUTH, mode="run") as run:  # it is the application's
+            assert (await run.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+    assert (answer.verdict, answer.cause, answer.status) == (Verdict.REFUSED, "http_200", 200)
+    assert "is the endpoint OSCAR's? <html>Please log in" in answer.detail
+
+
+@pytest.mark.parametrize("mode", ["job", "run"])
+@pytest.mark.parametrize(
+    ("status", "verdict"), [(200, Verdict.ACCEPTED), (201, Verdict.ACCEPTED), (500, Verdict.FAILED)]
+)
+async def test_a_body_that_does_not_end_in_time_leaves_the_status_standing(
+    mode: str, status: int, verdict: Verdict
+) -> None:
+    done = asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 %d So\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n" % status)
+        await writer.drain()
+        await done.wait()
+
+    async with (
+        raw_server(handler) as url,
+        service(url, TOKEN_AUTH, mode=mode, timeout_seconds=0.3) as plants,
+    ):
+        answer = await plants.prepare(event()).attempt()
+        done.set()
+    assert (answer.verdict, answer.status) == (verdict, status)
+
+
+async def test_of_a_huge_management_answer_that_is_no_success_only_the_beginning_is_read() -> None:
+    sent = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Down\r\nContent-Length: %d\r\n\r\n" % (1 << 30))
+        with contextlib.suppress(ConnectionError):
+            while sent < 1 << 30:
+                writer.write(b"password" * 8192)
+                await writer.drain()
+                sent += 65536
+
+    async with raw_server(handler) as url, service(url) as plants:
+        answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "http_503")
+    assert sent < 4 << 20  # the kernel's buffers, and a few chunks
 
 
 async def test_an_answer_is_told_with_its_pause_and_an_excerpt() -> None:

@@ -236,7 +236,7 @@ class OscarCluster:
             raise NoCredentialError(Answer(verdict, cause, detail, reply.status, reply.retry_after))
         try:
             value = json.loads(reply.text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise refused(f"GET {url.path} answered 200 without a JSON object: is the endpoint OSCAR's?")
@@ -262,7 +262,9 @@ class OscarCluster:
             async with self.session.request(
                 method, url, allow_redirects=False, timeout=_MANAGEMENT_TIMEOUT, **options
             ) as response:
-                text = await _start_of_body(response, _LONGEST_REPLY)
+                # Of what is no success only an excerpt is told.
+                limit = _LONGEST_REPLY if response.status == 200 else _EXCERPT_BYTES
+                text = await _start_of_body(response, limit)
                 return Reply(response.status, text, retry_after(response.headers.get(hdrs.RETRY_AFTER)))
         except _NETWORK_ERRORS as error:
             cause, _ = no_answer(error)
@@ -359,6 +361,7 @@ class OscarService:
         }
         if self._mode == "job":
             headers[DELEGATION_HEADER] = name
+        status, reason, text, pause, web_page = 0, "", "", None, False
         try:
             async with (
                 self._deadline,
@@ -372,20 +375,38 @@ class OscarService:
                 ) as response,
             ):
                 status = response.status
-                if 200 <= status < 300:
+                if status == 201 or (200 <= status < 300 and not (web_page := self._is_web_page(response))):
                     await _drain(response)
-                    return _ACCEPTED if status == 201 else Answer(Verdict.ACCEPTED, status=status)
-                text = await _start_of_body(response, _EXCERPT_BYTES)
-                pause = retry_after(response.headers.get(hdrs.RETRY_AFTER))
+                else:
+                    reason, pause = response.reason or "", retry_after(response.headers.get(hdrs.RETRY_AFTER))
+                    text = await _start_of_body(response, _EXCERPT_BYTES)
         except _NETWORK_ERRORS as error:
-            cause, may_be_sent = no_answer(error)
-            harmless = self._mode == "job" or self._config.idempotent or not (may_be_sent and payload.started)
-            verdict = Verdict.UNAVAILABLE if harmless else Verdict.UNKNOWN
-            return unanswered(verdict, cause, f"POST {self._url.path}", error, _token(authorization))
-        if self._mode == "job" and status == 500 and name in text and "already exists" in text:
+            if not status:
+                cause, may_be_sent = no_answer(error)
+                harmless = (
+                    self._mode == "job" or self._config.idempotent or not (may_be_sent and payload.started)
+                )
+                verdict = Verdict.UNAVAILABLE if harmless else Verdict.UNKNOWN
+                return unanswered(verdict, cause, f"POST {self._url.path}", error, _token(authorization))
+            # A body that does not end in time: the status has come, and counts.
+        if status == 201:
+            return _ACCEPTED
+        if web_page:
+            detail = excerpt(f"{status} {reason}, a web page: is the endpoint OSCAR's? {text}")
+            return Answer(Verdict.REFUSED, f"http_{status}", detail, status)
+        if 200 <= status < 300:
+            return Answer(Verdict.ACCEPTED, status=status)
+        if self._mode == "job" and status >= 400 and name in text and "already exists" in text:
             return Answer(Verdict.DUPLICATE, status=status)
-        detail = excerpt(f"{status} {response.reason or ''}: {text}", _token(authorization))
+        detail = excerpt(f"{status} {reason}: {text}", _token(authorization))
         return Answer(judge_status(self._mode, status, text), f"http_{status}", detail, status, pause)
+
+    def _is_web_page(self, response: aiohttp.ClientResponse) -> bool:
+        """Tell whether a proxy's login or maintenance page, or a dashboard, answers in OSCAR's place.
+
+        `/job` answers 201 without a body; what `/run` answers is the application's own.
+        """
+        return self._mode == "job" and response.content_type == "text/html"
 
 
 class OscarInvocation:

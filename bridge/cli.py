@@ -272,10 +272,16 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
 
 def _where(options: argparse.Namespace) -> int:
     from bridge import where
+    from bridge.store.schema import FILE
 
     settings = _load(options)
     source = None if options.source is None else _source(options, settings)
     found = _asking(where.where(settings, options.id, source))
+    if not (settings.state_dir / FILE).exists():
+        print(
+            f"oscar-bridge: there is no store in {settings.state_dir}: only clusters were asked",
+            file=sys.stderr,
+        )
     if options.json:
         print(json.dumps([asdict(one) for one in found]))
     else:

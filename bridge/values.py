@@ -64,6 +64,14 @@ def _rate(value: Any) -> float:
     raise ValueError("expected a rate such as 10/s, 600/m or 1000/h")
 
 
+def _written_out(value: Any) -> Any:
+    if value == "":
+        raise ValueError("expected a path")  # else it would be the configuration's own directory
+    if isinstance(value, str) and value.startswith("~"):
+        raise ValueError("expected a path that is written out: no `~` is replaced")
+    return value
+
+
 def _located(path: Path, info: ValidationInfo) -> Path:
     return path if info.context is None else Path(info.context["directory"]) / path
 
@@ -103,7 +111,7 @@ Bytes = Annotated[int, BeforeValidator(_size)]
 """Bytes, written as a number or as 64KiB, 2GiB, 10MB."""
 Rate = Annotated[float, BeforeValidator(_rate)]
 """Events a second, written as 10/s, 600/m, 1000/h."""
-Located = Annotated[Path, AfterValidator(_located)]
+Located = Annotated[Path, BeforeValidator(_written_out), AfterValidator(_located)]
 """A path: a relative one begins at the configuration file, so that each command means the same one, from
 wherever it is given."""
 ReadableFile = Annotated[Located, AfterValidator(_readable)]

@@ -251,7 +251,7 @@ async def test_check_and_where_beside_a_running_daemon(world: World) -> None:
     assert missing["fate"] == "no job"
     done = await run(daemon, "where", "x", "--source", "upload")
     assert done.returncode == 2
-    assert "it has uploads" in done.stderr
+    assert "did you mean `uploads`" in done.stderr
 
 
 async def test_where_finds_the_job_of_an_event(world: World) -> None:

@@ -135,6 +135,16 @@ def test_a_command_on_dead_letters_makes_no_store(world: World) -> None:
     assert not daemon.store.parent.exists()
 
 
+async def test_where_says_that_there_is_no_store_to_look_into(world: World) -> None:
+    daemon = world.daemon()
+    done = await asyncio.to_thread(daemon.command, "where", "uploads/0/1@2")  # it asks this process' OSCAR
+    assert done.returncode == 1
+    assert "uploads → plants: no job" in done.stdout
+    assert done.stderr == (
+        f"oscar-bridge: there is no store in {daemon.store.parent}: only clusters were asked\n"
+    )
+
+
 async def test_a_number_that_is_no_dead_letter_is_told(world: World) -> None:
     daemon = world.daemon()
     daemon.start()

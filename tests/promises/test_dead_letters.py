@@ -93,7 +93,7 @@ async def test_a_command_that_says_nothing_of_which_is_refused(world: World) -> 
         assert done.returncode == 2
         assert "--all" in done.stderr
     wrong = daemon.command("dead-letters", "replay", "--when", "dat.n == 1")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "did you mean `data`" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 

@@ -294,7 +294,7 @@ class Writer:
     # The file
 
     def _ready(self) -> sqlite3.Connection:
-        connection = self._connection or self._connect()
+        connection = self._connection or self._connect_again()
         if self._path.stat().st_ino != self._inode:
             raise StoreError("another file took its place")
         return connection
@@ -306,6 +306,17 @@ class Writer:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         connection.execute("PRAGMA secure_delete = OFF")  # zeros would be written over all that is accepted
+        return connection
+
+    def _connect_again(self) -> sqlite3.Connection:
+        """Connect after a failure, and begin the log anew.
+
+        What a failed fsync has left in the log may never reach the disk, though it can be read and a later
+        fsync is good (https://wiki.postgresql.org/wiki/Fsync_Errors): nothing may be written behind it.
+        """
+        connection = self._connect()
+        if not self._checkpoint():
+            raise StoreError("its log is being read and can't be emptied yet")
         return connection
 
     def _disconnect(self) -> None:
@@ -334,13 +345,14 @@ class Writer:
         self._used = (pages - free) * size + self._wal_bytes
         self.bytes = pages * size + self._wal_bytes
 
-    def _checkpoint(self) -> None:
-        """Bring the log into the file and empty it, unless a reader that is slow needs it."""
+    def _checkpoint(self) -> bool:
+        """Bring the log into the file and empty it, unless a reader that is slow needs it: then False."""
         connection = self._ready()
         (timeout,) = connection.execute("PRAGMA busy_timeout").fetchone()
         connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_MILLISECONDS}")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         connection.execute(f"PRAGMA busy_timeout = {timeout}")
+        return not busy
 
 
 def _size(count: int) -> str:

@@ -9,7 +9,8 @@ import signal
 import sqlite3
 import stat
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from bridge.core.errors import StoreError, StoreLockedError
 from bridge.core.event import Event
 from bridge.core.ports import DeadLetter
-from bridge.store import Store, read_dead_letter, read_dead_letters
+from bridge.store import Store, read_dead_letter, read_dead_letters, schema
 from bridge.store.directory import file_system_type
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, letter, needs_mounts, until, value
@@ -399,6 +400,41 @@ def test_a_write_error_is_told_and_the_store_goes_on_once_it_is_gone(tmp_path: P
     assert "disk I/O error" in told
     assert told in problems
     assert end == "all there"
+
+
+async def test_after_a_failed_fsync_nothing_is_written_behind_what_it_left(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def unsynced(connection: sqlite3.Connection) -> Iterator[None]:
+        with transaction(connection):
+            yield
+        failed = sqlite3.OperationalError("disk I/O error")  # as SQLite says it: all is in the log by then
+        failed.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise failed
+
+    transaction = schema.transaction
+    log = state_dir / "events.sqlite3-wal"
+    async with Store.open(state_dir, metrics) as store:
+        for number in range(20):
+            await store.bury(letter(str(number)))
+        before = log.stat().st_size
+        monkeypatch.setattr(schema, "transaction", unsynced)
+        # A reader keeps the log from being emptied by the closing of the writer's connection.
+        with closing(sqlite3.connect(state_dir / "events.sqlite3", isolation_level=None)) as other:
+            other.execute("SELECT * FROM kept").fetchall()
+            with pytest.raises(StoreError, match="I/O error"):
+                await store.bury(letter("20"))
+            monkeypatch.undo()
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM kept").fetchone()
+            with pytest.raises(StoreError, match="its log is being read"):
+                await store.bury(letter("20"))
+            other.execute("ROLLBACK")
+            await store.bury(letter("20"))
+            assert log.stat().st_size < before / 2
+        assert store.problems() == []
+    assert len(read_dead_letters(state_dir)) == 21
 
 
 async def test_a_store_that_was_removed_under_the_daemon_is_told(state_dir: Path, metrics: Metrics) -> None:

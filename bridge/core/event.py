@@ -26,3 +26,8 @@ class Event:
     """When it happened, by the upstream's clock, with a time zone; None where it does not tell."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """What else the upstream told: headers, partition, key … for routing and for a reader."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes: its data and the texts of its attributes."""
+        return len(self.data) + sum(map(len, self.attributes.values()))

@@ -21,7 +21,7 @@ class Intake:
         self._max_bytes = max_in_flight_bytes
         self._bytes = 0
         self._metrics = metrics
-        self._unsettled: dict[Delivery, None] = {}
+        self._unsettled: dict[Delivery, int] = {}  # with their sizes
         self._closed = False
         self._room = asyncio.Event()
         self._room.set()
@@ -51,8 +51,8 @@ class Intake:
     def admit(self, batch: Sequence[Delivery]) -> None:
         """Give each of `batch` a slot. A source that gives more than was free is let in all the same."""
         for delivery in batch:
-            self._unsettled[delivery] = None
-            self._bytes += len(delivery.event.data)
+            self._unsettled[delivery] = size = delivery.event.size
+            self._bytes += size
             self._empty.clear()
             delivery.watch(self._settled)
         self._metrics.received.inc(len(batch))
@@ -73,8 +73,7 @@ class Intake:
         return len(leftovers)
 
     def _settled(self, delivery: Delivery, outcome: Outcome) -> None:
-        del self._unsettled[delivery]
-        self._bytes -= len(delivery.event.data)
+        self._bytes -= self._unsettled.pop(delivery)
         self._metrics.settled[outcome].inc()
         self._room.set()
         if not self._unsettled:

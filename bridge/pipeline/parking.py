@@ -16,6 +16,8 @@ from bridge.pipeline.retry import Backoff, Past
 
 _CHUNK = 500
 """Events written, or brought back, at once."""
+_BACK_BYTES = 16 * 2**20
+"""What is back may take so much in memory; more is brought back below it."""
 _TELL_SECONDS = 60.0
 """Between two log lines that tell how many wait."""
 _BACKOFF = Backoff(first=0.5, longest=15.0)
@@ -54,6 +56,7 @@ class Parking:
         self._to_write: dict[Delivery, Past | None] = {}
         self._told = -_TELL_SECONDS
         self._back: dict[Delivery, int] = {}
+        self._back_bytes = 0
         self._something_to_write = asyncio.Event()
         self._look = asyncio.Event()
         self._closed = False
@@ -161,7 +164,7 @@ class Parking:
             await self._look.wait()
             self._look.clear()
             room = 0 if self._closed else min(self._room(), _CHUNK)
-            if not self._backlog or room <= 0:
+            if not self._backlog or room <= 0 or self._back_bytes >= _BACK_BYTES:
                 continue
             seen = self._parkings
             try:
@@ -186,6 +189,7 @@ class Parking:
     def _return(self, row: Parked) -> None:
         delivery = Delivery(row.event, self._lane_left)
         self._back[delivery] = row.number
+        self._back_bytes += row.event.size
         delivery.watch(self._returned)
         past = None
         if row.first_attempt is not None:
@@ -194,6 +198,10 @@ class Parking:
 
     def _returned(self, delivery: Delivery, outcome: Outcome) -> None:
         number = self._back.pop(delivery)
+        full = self._back_bytes >= _BACK_BYTES
+        self._back_bytes -= delivery.event.size
+        if full and self._back_bytes < _BACK_BYTES:
+            self._look.set()
         if outcome in (Outcome.ACCEPTED, Outcome.FILTERED):
             self._keeper.forget(number)
 

@@ -13,7 +13,7 @@ from bridge.store import schema
 from bridge.store.schema import raw
 
 _BYTES = 16 * 2**20
-"""Data that is given at once; one event is always given."""
+"""What is given at once; one event is always given."""
 
 
 def oldest(
@@ -42,7 +42,7 @@ def oldest(
         for number, attempts, first_attempt, *columns in rows:
             event = schema.to_event(tuple(columns))
             found.append(Parked(number=number, event=event, attempts=attempts, first_attempt=first_attempt))
-            size += len(event.data)
+            size += event.size
             if size >= _BYTES:
                 break
     return found

@@ -59,6 +59,15 @@ async def test_bytes_fill_the_slots_as_well() -> None:
     assert slots.intake.free == 9
 
 
+async def test_attributes_take_room_too() -> None:
+    slots = _Slots(10, 100)
+    delivery = Delivery(event("a", b"x", attributes={"header.a": "y" * 60, "header.b": "z" * 60}))
+    slots.intake.admit([delivery])
+    assert slots.intake.free == 0
+    delivery.settle(Outcome.ACCEPTED)
+    assert slots.intake.free == 10
+
+
 async def test_one_event_above_the_bound_is_always_let_in() -> None:
     slots = _Slots(10, 100)
     huge = Delivery(event("huge", b"x" * 5000))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Collection, Sequence
 
 import pytest
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
-from bridge.core.ports import Answer
+from bridge.core.ports import Answer, Parked
 from tests.pipeline.clock import now
 from tests.pipeline.scripted import (
     ACCEPTED,
@@ -165,6 +166,24 @@ async def test_newer_events_do_not_overtake_those_in_the_store() -> None:
         assert set(await settled(young)) <= {Outcome.ACCEPTED, Outcome.PARKED}
         await until(lambda: not bench.keeper.rows)
     assert [name.partition("-")[0] for name in service.accepted] == ["old"] * 60 + ["young"] * 10
+
+
+async def test_big_events_come_back_a_few_at_a_time_and_all_of_them() -> None:
+    class Paged(MemoryKeeper):
+        async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:
+            return await super().parked(service, without=without, limit=min(limit, 4))
+
+    keeper, megabyte = Paged(), b"x" * 2**20
+    for number in range(100):
+        await keeper.park(event(number, megabyte), "plants")
+    service = Service()
+    bench = Bench(ScriptedDestination(service, seconds=1), park=True, keeper=keeper, concurrency=2)
+    async with bench.running():
+        while keeper.rows:
+            await asyncio.sleep(0.1)
+            assert len(bench.lane._parking._back) <= 20
+    assert_in_order(service.accepted, slack=1)
+    bench.assert_nothing_is_remembered()
 
 
 async def test_the_first_attempt_counts_through_parking_and_a_restart() -> None:

@@ -157,6 +157,7 @@ async def _connected(
 ) -> AsyncIterator[tuple[aiormq.Connection, AbstractChannel, Wire]]:
     """Give a connection with a channel; cut at the end, if it was not closed. Raises LinkLost."""
     wire: Wire | None = None
+    connection: aiormq.Connection | None = None
     try:
         with _losing():
             async with asyncio.timeout(patience(config)):
@@ -168,24 +169,30 @@ async def _connected(
                     client_properties={"product": "oscar-event-bridge", "version": __version__},
                 )
                 connection.vhost = config.virtual_host  # a URL's path can't say all of them
-                await _log_in(connection)
+                await _log_in(connection, wire)
                 channel = await connection.channel(publisher_confirms=False)
-        try:
-            yield connection, channel, wire
-        finally:
+        yield connection, channel, wire
+    finally:
+        if wire is not None:
             wire.abort()
+        if connection is not None:
             # Without this its tasks end by themselves, but after us.
             with suppress(AMQPError, OSError):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await connection.close()
-    finally:
-        if wire is not None:
-            wire.abort()
 
 
-async def _log_in(connection: aiormq.Connection) -> None:
+async def _log_in(connection: aiormq.Connection, wire: Wire) -> None:
+    connecting = asyncio.create_task(connection.connect())
     try:
-        await connection.connect()
+        await asyncio.wait([connecting])
+    finally:
+        if not connecting.done():
+            wire.abort()  # aiormq closes TLS in order first, and a silent broker makes that half a minute
+            connecting.cancel()
+            await asyncio.wait([connecting])
+    try:
+        connecting.result()
     except InvalidFrameError as error:
         if "OpenOk" not in str(error):
             raise
@@ -221,6 +228,8 @@ def _losing() -> Iterator[None]:
         yield
     except (AMQPError, OSError, CredentialError) as error:  # TimeoutError is an OSError
         raise LinkLost(_why(error)) from None
+    except RuntimeError:  # so aiormq says that a channel or a connection is closed
+        raise LinkLost("the connection is closed") from None
 
 
 def _why(error: BaseException | asyncio.Future[Any]) -> str:

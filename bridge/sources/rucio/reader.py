@@ -16,7 +16,7 @@ from bridge.core.ports import Slots
 from bridge.sources.handover import Handover
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.link import Link, LinkLost, Opener, Place, explain, resolve
-from bridge.sources.rucio.subscription import Subscription
+from bridge.sources.rucio.subscription import Full, Subscription
 from bridge.telemetry.metrics import SourceMetrics
 
 RESOLVE_SECONDS = 60.0
@@ -62,6 +62,8 @@ class Reader:
         self._ready: deque[Delivery] = deque()
         """Received, and not handed over yet."""
         self._some_ready = asyncio.Event()
+        self._message_bytes = 1
+        """Of a message, for the prefetch: twice what they had on average where they were too many."""
 
     def problems(self) -> Sequence[str]:
         """Tell what is not read now."""
@@ -132,7 +134,12 @@ class Reader:
 
     async def _read(self, place: Place) -> None:
         subscription = Subscription(
-            self._config, self._offer, identity=self._identity, metrics=self._metrics, log=self._log
+            self._config,
+            self._offer,
+            identity=self._identity,
+            most_bytes=self._config.max_in_flight_bytes // self._sharers(),
+            metrics=self._metrics,
+            log=self._log,
         )
         try:
             async with self._open_link(self._config, place, self._prefetch(), subscription.take) as link:
@@ -142,16 +149,27 @@ class Reader:
                 self._changed.set()
                 self._log.info("rucio: reading", broker=str(place), what=self._config.what)
                 await subscription.run(link)
+        except Full as full:
+            self._message_bytes = max(self._message_bytes, 2 * full.mean)
+            raise
         finally:
             subscription.release()
+            waiting = [delivery for delivery in self._ready if delivery.outcome is None]
+            self._ready.clear()
+            self._ready.extend(waiting)
             self._up.pop(place, None)
             if not self._up:
                 self._metrics.up.set(0)
 
     def _prefetch(self) -> int:
         """Give a link's share of the slots."""
-        links = sum(len(self._addresses.get(broker, "?")) for broker in set(self._config.brokers))
-        return max(1, self._config.max_in_flight // links)
+        config = self._config
+        slots = min(config.max_in_flight, config.max_in_flight_bytes // self._message_bytes)
+        return max(1, slots // self._sharers())
+
+    def _sharers(self) -> int:
+        """Count the links there are to be; a broker not looked up yet is one."""
+        return sum(len(self._addresses.get(broker, "?")) for broker in set(self._config.brokers))
 
     def _tell(self, what: str, reason: str) -> None:
         if self._down.get(what) != reason:

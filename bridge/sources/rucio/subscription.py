@@ -20,6 +20,14 @@ CLOSE_SECONDS = 3.0
 """For the last answers, and for hanging up."""
 
 
+class Full(LinkLost):
+    """More bytes were received than may be held: a broker counts messages, whatever their size."""
+
+    def __init__(self, messages: int, size: int) -> None:
+        super().__init__(f"holds {size} bytes in {messages} messages: to be read again, fewer at once")
+        self.mean = size // messages
+
+
 class Subscription:
     """Takes a link's messages as Deliveries, and answers on that link alone.
 
@@ -32,22 +40,26 @@ class Subscription:
         offer: Callable[[Delivery], None],
         *,
         identity: str,
+        most_bytes: int,
         metrics: SourceMetrics,
         log: Any,
     ) -> None:
         self._offer = offer
+        self._most_bytes = most_bytes
         self._identity = identity
         self._wanted = frozenset(config.event_types)
         self._metrics = metrics
         self._log = log
         self._held: dict[Tag, Delivery] = {}
+        self._bytes = 0
+        """Of what is held."""
         self._ended = False
         self._done: list[Tag] = []
         self._back: list[Tag] = []
         self._some_owed = asyncio.Event()
 
     def take(self, message: Message) -> None:
-        """Take one message in."""
+        """Take one message in. Raises Full, which it is not; one message is always taken."""
         if self._ended:
             return
         found = read(message.body, self._identity, self._wanted, message.attributes)
@@ -59,6 +71,9 @@ class Subscription:
         event, fault = (found.event, found.reason) if isinstance(found, Unreadable) else (found, None)
         delivery = Delivery(event, partial(self._settled, message.tag), fault=fault)
         self._held[message.tag] = delivery
+        self._bytes += len(message.body)
+        if self._bytes > self._most_bytes and len(self._held) > 1:
+            raise Full(len(self._held), self._bytes)
         self._offer(delivery)
 
     async def run(self, link: Link) -> NoReturn:
@@ -70,17 +85,17 @@ class Subscription:
         answering = asyncio.create_task(self._answer(link))
         losing = asyncio.create_task(link.lost())
         try:
-            ended, _ = await asyncio.wait((answering, losing), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((answering, losing), return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (answering, losing):
                 task.cancel()
-            await asyncio.wait((answering, losing))
+            ends = await asyncio.gather(losing, answering, return_exceptions=True)
+            failures = [end for end in ends if not isinstance(end, asyncio.CancelledError)]
             self.release()
-            if not any(_failed(task) for task in (answering, losing)):
+            if not failures:
                 await self._hang_up(link)
-        for task in ended:
-            task.result()
-        raise AssertionError("unreachable: both end by raising")
+        # Without a failure somebody else has cancelled them: aiormq does when it closes a channel.
+        raise failures[0] if failures else LinkLost("the connection ended")
 
     def release(self) -> None:
         """Take no more, and give back all that is held."""
@@ -88,8 +103,9 @@ class Subscription:
         for delivery in list(self._held.values()):
             delivery.settle(Outcome.RELEASED)
 
-    def _settled(self, tag: Tag, _delivery: Delivery, outcome: Outcome) -> None:
+    def _settled(self, tag: Tag, delivery: Delivery, outcome: Outcome) -> None:
         del self._held[tag]
+        self._bytes -= len(delivery.event.data)
         self._owe(self._back if outcome is Outcome.RELEASED else self._done, tag)
 
     def _owe(self, answers: list[Tag], tag: Tag) -> None:
@@ -117,7 +133,3 @@ class Subscription:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await link.answer(self._done, ())
                 await link.close()  # which gives back the rest, and asks for no more at the same time
-
-
-def _failed(task: asyncio.Task[Any]) -> bool:
-    return not task.cancelled() and task.exception() is not None

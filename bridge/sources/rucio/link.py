@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 import time
@@ -139,6 +140,12 @@ class Wire:
             ssl=context,
             server_hostname=None if context is None else place.host,
         )
+        # Where a broker of STOMP gives no signs of life, this still notices a machine that is gone.
+        plug = transport.get_extra_info("socket")
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, math.ceil(config.heartbeat))
+        plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, math.ceil(config.heartbeat / 3))
+        plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def silent(self, seconds: float) -> NoReturn:
@@ -163,7 +170,7 @@ async def first_end(*ends: Coroutine[Any, Any, NoReturn]) -> NoReturn:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
     raise AssertionError("unreachable: each ends by raising")

@@ -155,12 +155,15 @@ class _StompLink:
     async def _beat(self) -> NoReturn:
         while True:
             await asyncio.sleep(self.sends_every / 2)
-            self._wire.writer.write(b"\n")
+            self._write(b"\n")
 
     def _send(self, frame: stompman.AnyClientFrame) -> None:
-        if self._wire.writer.is_closing():
+        self._write(stompman.dump_frame(frame))
+
+    def _write(self, data: bytes) -> None:
+        if self._wire.writer.is_closing():  # uvloop raises RuntimeError then
             raise LinkLost("the connection is closed")
-        self._wire.writer.write(stompman.dump_frame(frame))
+        self._wire.writer.write(data)
 
 
 @asynccontextmanager
@@ -210,10 +213,10 @@ def _losing() -> Iterator[None]:
 
 
 def _said(frame: stompman.ErrorFrame) -> str:
-    """Give an error's message, with the first line of its body (ActiveMQ's goes on with a stack trace)."""
+    """Give an error's message, with its body up to where ActiveMQ goes on with a stack trace."""
     message = frame.headers.get("message", "")
-    line = frame.body.decode("utf-8", "replace").strip().partition("\n")[0]
-    return line if message in line else f"{message}: {line}"
+    text = frame.body.decode("utf-8", "replace").partition("\n\tat ")[0]
+    return text if message in text else f"{message}: {text}"
 
 
 def _beats(header: str) -> tuple[int, int]:

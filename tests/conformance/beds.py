@@ -50,8 +50,8 @@ class Bed(ABC):
         """Give the source's configuration."""
 
     @abstractmethod
-    async def put(self, count: int, first: int = 0) -> None:
-        """Put `count` events, numbered from `first`."""
+    async def put(self, count: int, first: int = 0, **payload: Any) -> None:
+        """Put `count` events, numbered from `first`; Rucio's with more in their payload."""
 
     @abstractmethod
     async def left(self) -> int:
@@ -92,7 +92,7 @@ class KafkaBed(Bed):
             "session_timeout": 1,
         }
 
-    async def put(self, count: int, first: int = 0) -> None:
+    async def put(self, count: int, first: int = 0, **_payload: Any) -> None:
         self._count += count
         await self._kafka.produce(
             self.name, [json.dumps({"n": n}).encode() for n in range(first, first + count)]
@@ -118,7 +118,7 @@ class SqsBed(Bed):
             "wait_seconds": 1,
         }
 
-    async def put(self, count: int, first: int = 0) -> None:
+    async def put(self, count: int, first: int = 0, **_payload: Any) -> None:
         await self._queue.send(*({"n": n} for n in range(first, first + count)))
 
     async def left(self) -> int:
@@ -142,11 +142,11 @@ class AmqpBed(Bed):
             "heartbeat": 2,
         }
 
-    async def put(self, count: int, first: int = 0) -> None:
+    async def put(self, count: int, first: int = 0, **payload: Any) -> None:
         await hermes.publish(
             (self._broker.host, self._broker.stomp_port),
             f"/amq/queue/{self.name}",
-            hermes.numbered(count, first),
+            hermes.numbered(count, first, **payload),
             username=rabbitmq.USERNAME,
             password=rabbitmq.PASSWORD,
             virtual_host=rabbitmq.VIRTUAL_HOST,
@@ -183,11 +183,11 @@ class StompOnActiveBed(Bed):
             "heartbeat": 2,
         }
 
-    async def put(self, count: int, first: int = 0) -> None:
+    async def put(self, count: int, first: int = 0, **payload: Any) -> None:
         await hermes.publish(
             (self._broker.host, self._broker.stomp_port),
             f"/queue/{self.name}",
-            hermes.numbered(count, first),
+            hermes.numbered(count, first, **payload),
             username=activemq.USERNAME,
             password=activemq.PASSWORD,
         )
@@ -219,7 +219,7 @@ class DcacheBed(Bed):
             "request_rate": "1000/s",
         }
 
-    async def put(self, count: int, first: int = 0) -> None:
+    async def put(self, count: int, first: int = 0, **_payload: Any) -> None:
         for n in range(first, first + count):
             await self._site.upload(f"/data/in/{n}", b"leaf")
 

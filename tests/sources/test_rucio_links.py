@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import gc
+import random
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+import structlog
 
-from bridge.core.delivery import Outcome
+from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
 from bridge.sources.rucio import reader
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import LinkLost, resolve
+from bridge.sources.rucio.link import LinkLost, Message, resolve
+from bridge.sources.rucio.source import opener
 from bridge.telemetry.metrics import Metrics
 from tests.conformance.beds import Bed, make, number
-from tests.servers import activemq as active
 from tests.servers import hermes
 from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
@@ -25,8 +30,7 @@ from tests.servers.certificates import Certificates
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.sources.reading import opened, settle, until
-
-KINDS = ("amqp", "stomp-rabbitmq", "stomp-activemq")
+from tests.sources.rucio import KINDS, behind, on_active, on_rabbit, source, to_active, to_rabbit
 
 
 @pytest.fixture(params=KINDS)
@@ -35,53 +39,6 @@ async def bed(request: pytest.FixtureRequest, unique: str) -> AsyncIterator[Bed]
     async with Proxy(target) as proxy:
         bed.proxy = proxy
         yield bed
-
-
-def source(metrics: Metrics | None = None, **keys: Any) -> Any:
-    config = RucioConfig.model_validate({"type": "rucio", **keys})
-    return config.build("closed", (metrics or Metrics()).source("closed"))
-
-
-def on_rabbit(broker: RabbitMQ, **keys: Any) -> dict[str, Any]:
-    return {
-        "protocol": "amqp",
-        "brokers": f"127.0.0.1:{broker.port}",
-        "virtual_host": rabbit.VIRTUAL_HOST,
-        "username": rabbit.USERNAME,
-        "password": rabbit.PASSWORD,
-        **keys,
-    }
-
-
-def on_active(broker: ActiveMQ, **keys: Any) -> dict[str, Any]:
-    return {
-        "protocol": "stomp",
-        "brokers": f"127.0.0.1:{broker.stomp_port}",
-        "username": active.USERNAME,
-        "password": active.PASSWORD,
-        **keys,
-    }
-
-
-async def to_rabbit(broker: RabbitMQ, destination: str, *messages: Any) -> None:
-    await hermes.publish(
-        ("127.0.0.1", broker.stomp_port),
-        destination,
-        messages,
-        username=rabbit.USERNAME,
-        password=rabbit.PASSWORD,
-        virtual_host=rabbit.VIRTUAL_HOST,
-    )
-
-
-async def to_active(broker: ActiveMQ, destination: str, *messages: Any) -> None:
-    await hermes.publish(
-        ("127.0.0.1", broker.stomp_port),
-        destination,
-        messages,
-        username=active.USERNAME,
-        password=active.PASSWORD,
-    )
 
 
 async def test_a_broker_that_falls_silent_is_left_within_two_heartbeats(bed: Bed) -> None:
@@ -164,22 +121,6 @@ async def test_of_several_addresses_each_is_read_and_one_that_is_down_is_told(
             await until(lambda: metrics.registry.get_sample_value(*up) == 1, timeout=15)
             settle(await hands.take(4))  # the last answers were lost with the link they had to go by
     await bed.leaves(0)
-
-
-def behind(monkeypatch: pytest.MonkeyPatch, name: str, *addresses: str) -> None:
-    """Have the DNS give `addresses` for `name`."""
-    real = socket.getaddrinfo
-
-    def look_up(host: Any, port: Any, *more: Any, **hints: Any) -> Any:
-        if host != name:
-            return real(host, port, *more, **hints)
-        family = {True: socket.AF_INET6, False: socket.AF_INET}
-        return [
-            (family[":" in each], socket.SOCK_STREAM, 6, "", (each, port))
-            for each in (*addresses, *addresses)
-        ]
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
 
 async def test_a_name_stands_for_its_addresses_of_ipv4_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,3 +297,216 @@ async def test_what_waits_in_a_queue_of_amqp_is_the_source_s_lag(
         settle(await hands.take(2))
         settle(await hands.take(1))
         await until(lambda: metrics.registry.get_sample_value(*lag) == 0)
+
+
+async def test_an_answer_that_meets_a_closed_connection_is_a_lost_link_and_no_defect(bed: Bed) -> None:
+    """Whichever notices first: who waits for the link's end, or who has something to say on it."""
+    keys = {name: value for name, value in bed.settings().items() if name != "type"}
+    config = RucioConfig.model_validate({"type": "rucio", **keys})
+    open_link = opener(config)
+    (place,) = await resolve(config.brokers[0])
+    await bed.put(1)
+    got: list[Message] = []
+    async with open_link(config, place, 1, got.append) as link:
+        waiting = asyncio.create_task(link.lost())
+        await until(lambda: got)
+        bed.proxy.cut()
+        with pytest.raises(LinkLost):
+            await waiting
+        for late in (link.answer([got[0].tag], []), link.waiting()):
+            with suppress(LinkLost):
+                await late
+    await bed.leaves(1)
+
+
+async def test_cuts_at_any_moment_leave_no_defect_and_no_complaint(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reader, "LONGEST_PAUSE", 0.06)
+    dice = random.Random(5)
+    await bed.put(150)
+    seen: set[int] = set()
+    with structlog.testing.capture_logs() as lines:
+        async with opened(bed.source(max_in_flight=10), limit=10) as hands:
+            async with asyncio.timeout(40):
+                while len(seen) < 150:
+                    batch = await hands.next()
+                    settle(batch)
+                    seen |= {number(delivery.event) for delivery in batch}
+                    await asyncio.sleep(dice.choice((0, 0.01, 0.02)))  # as often before as after an answer
+                    if dice.random() < 0.3:
+                        bed.proxy.cut()
+        gc.collect()  # a task's exception that nobody has asked for is told now
+    assert {line["log_level"] for line in lines} <= {"info", "warning", "debug"}
+    assert [
+        record for record in caplog.records if record.name == "asyncio" and record.levelname == "ERROR"
+    ] == []
+    assert bed.proxy.accepted > 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("said", [1, 2, 3])
+async def test_a_broker_that_falls_silent_within_tls_is_left_in_time_and_when_stopping_too(
+    kind: str,
+    said: int,
+    rabbitmq: RabbitMQ,
+    activemq: ActiveMQ,
+    certificates: Certificates,
+    unique: str,
+) -> None:
+    """After so many of our packets: in the handshake, or when it is over."""
+    port = {
+        "amqp": rabbitmq.tls_port,
+        "stomp-rabbitmq": rabbitmq.stomp_tls_port,
+        "stomp-activemq": activemq.stomp_tls_port,
+    }[kind]
+    async with Proxy(port) as proxy:
+        packets: list[bytes] = []
+
+        def asked(data: bytes) -> bool:
+            packets.append(data)
+            if len(packets) >= said:
+                proxy.stall()
+            return True
+
+        proxy.asked = asked
+        keys = {
+            "protocol": kind.partition("-")[0],
+            "brokers": f"localhost:{proxy.port}",
+            **({"queue": unique} if kind == "amqp" else {"destination": f"/queue/{unique}"}),
+            "tls": {
+                "ca_file": certificates.authority,
+                "cert_file": certificates.client,
+                "key_file": certificates.client_key,
+            },
+        }
+        begun = time.monotonic()
+        with pytest.raises(SourceLost, match="no answer in time"):
+            async with opened(source(**keys, heartbeat=1)):
+                pass
+        assert time.monotonic() - begun < 4
+
+        proxy.stall(False)
+        proxy.cut()
+        packets.clear()
+
+        async def never() -> None:
+            async with opened(source(**keys, heartbeat=60)):
+                raise AssertionError("opened")
+
+        opening = asyncio.create_task(never())
+        await until(lambda: len(packets) >= said)
+        begun = time.monotonic()
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert time.monotonic() - begun < 1
+
+
+async def test_stopping_while_the_broker_is_silent_ends_in_time(bed: Bed) -> None:
+    await bed.put(5)
+    async with opened(bed.source(heartbeat=60)) as hands:
+        taken = await hands.take(5)
+        settle(taken[:2])
+        bed.proxy.stall()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 6
+    assert [delivery.outcome for delivery in taken[2:]] == [Outcome.RELEASED] * 3
+
+
+async def test_a_password_that_is_renewed_is_taken_up_at_the_next_connecting(
+    bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reader, "LONGEST_PAUSE", 0.2)
+    file = tmp_path / "password"
+    file.write_text(f"{rabbit.PASSWORD}\n")
+    with structlog.testing.capture_logs() as lines:
+        async with opened(bed.source(password=None, password_file=str(file))) as hands:
+            for wrong in ("swordfish-1", None, ""):
+                if wrong is None:
+                    file.unlink()
+                else:
+                    file.write_text(wrong)
+                bed.proxy.cut()
+                await until(lambda: hands.source.problems() and "clos" not in hands.source.problems()[0])
+                file.write_text(rabbit.PASSWORD)
+                await until(lambda: not hands.source.problems(), timeout=20)
+            await bed.put(1)
+            settle(await hands.take(1))
+    told = f"{lines} {caplog.text}"
+    for secret in ("swordfish-1", rabbit.PASSWORD, quote(rabbit.PASSWORD, safe="")):
+        assert secret not in told
+
+
+async def test_addresses_that_come_and_go_are_followed(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "RESOLVE_SECONDS", 0.1)
+    behind(monkeypatch, "mq.test", "127.0.0.1")
+    keys = {**bed.settings(), "brokers": f"mq.test:{bed.proxy.port}"}
+    keys.pop("type")
+    async with (
+        Proxy(bed.proxy.target_port, host="127.0.0.2", port=bed.proxy.port) as second,
+        opened(source(**keys)) as hands,
+    ):
+        await bed.put(2)
+        settle(await hands.take(2))
+        behind(monkeypatch, "mq.test", "127.0.0.2")
+        await until(lambda: second.accepted)
+        bed.proxy.refuse()
+        await until(lambda: [each for each in hands.source.problems() if "127.0.0.1" in each])
+        await until(lambda: not hands.source.problems())  # nobody looks for it any more
+        await bed.put(2, first=2)
+        settle(await hands.take(2))
+        behind(monkeypatch, "mq.test")  # the DNS knows nothing of it now: what is read is kept
+        await until(lambda: hands.source.problems())
+        await bed.put(2, first=4)
+        settle(await hands.take(2))
+        bed.proxy.refuse(False)
+        behind(monkeypatch, "mq.test", "127.0.0.1", "127.0.0.2")
+        accepted = bed.proxy.accepted
+        await until(lambda: bed.proxy.accepted > accepted and not hands.source.problems())
+
+
+async def test_bytes_in_hand_are_bounded_whatever_a_message_has(bed: Bed) -> None:
+    """Brokers count messages: the prefetch shrinks to what is seen of their sizes."""
+    size, most = 50_000, 400_000
+    await bed.put(40, blob="x" * size)
+    done: set[int] = set()
+    async with opened(bed.source(max_in_flight=40, max_in_flight_bytes=most), limit=1) as hands:
+        async with asyncio.timeout(30):
+            while len(done) < 40:
+                (delivery,) = await hands.next()
+                if len(done) % 10 == 0:
+                    await asyncio.sleep(0.2)  # whatever the broker will send is here
+                    open_ones = [each for each in deliveries() if each.outcome is None]
+                    assert sum(len(each.event.data) for each in open_ones) < most + 2 * size
+                if delivery.outcome is None:
+                    settle([delivery])
+                    done.add(number(delivery.event))
+    await bed.leaves(0)
+
+
+def deliveries() -> list[Delivery]:
+    """Give all there are in this process."""
+    return [each for each in gc.get_objects() if type(each) is Delivery]
+
+
+async def test_what_a_flapping_link_brings_again_and_again_is_not_kept(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another link's events have all the slots."""
+    monkeypatch.setattr(reader, "LONGEST_PAUSE", 0.06)
+    behind(monkeypatch, "mq.test", "127.0.0.1", "127.0.0.2")
+    keys = {**bed.settings(), "brokers": f"mq.test:{bed.proxy.port}", "max_in_flight": 20}
+    keys.pop("type")
+    async with Proxy(bed.proxy.target_port, host="127.0.0.2", port=bed.proxy.port) as second:
+        second.refuse()
+        async with opened(source(**keys), limit=1) as hands:
+            await bed.put(20)
+            await hands.take(1)
+            second.refuse(False)
+            for _ in range(8):
+                links = second.accepted
+                await until(lambda: second.accepted > links and not hands.source.problems())  # noqa: B023 - now
+                await hands.takes_nothing(0.1)
+                second.cut()
+            gc.collect()
+            assert len(deliveries()) <= 25

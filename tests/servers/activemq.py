@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import tempfile
-import time
+import os
 from pathlib import Path
-from types import TracebackType
 
 import stompman
 
 from bridge.sandbox.kafka import free_port
 from tests.servers.debian import need
-from tests.servers.tansu import listens
+from tests.servers.process import Server
 
 USERNAME = "bridge"
 PASSWORD = "a password/with: odd% characters"
 _HOME = Path("/usr/share/activemq")
-_START_SECONDS = 60.0
 
 _CONFIGURATION = """\
 <beans xmlns="http://www.springframework.org/schema/beans"
@@ -46,7 +42,7 @@ _CONFIGURATION = """\
 """
 
 
-class ActiveMQ:
+class ActiveMQ(Server):
     """One broker. What is persistent in it outlives a restart of the same object.
 
     `tls` are PKCS#12 files with its key and with the authority of clients, both with the password `changeit`.
@@ -60,12 +56,11 @@ class ActiveMQ:
         tls: tuple[Path, Path] | None = None,
     ) -> None:
         need("activemq")
+        super().__init__()
         self.host = host
         self.stomp_port = port or free_port()
         self.stomp_tls_port = free_port()
-        self._home = tempfile.TemporaryDirectory(prefix="activemq-")
-        self._process: subprocess.Popen[bytes] | None = None
-        self._tls = tls is not None
+        self._ports = [self.stomp_port] + ([] if tls is None else [self.stomp_tls_port])
         connectors = [f'<transportConnector name="stomp" uri="stomp://{host}:{self.stomp_port}"/>']
         context = ""
         if tls is not None:
@@ -79,10 +74,9 @@ class ActiveMQ:
                 f'keyStoreType="PKCS12" trustStore="file:{trusted}" trustStorePassword="changeit" '
                 'trustStoreType="PKCS12"/></sslContext>'
             )
-        home = Path(self._home.name)
-        (home / "activemq.xml").write_text(
+        (self.home / "activemq.xml").write_text(
             _CONFIGURATION.format(
-                home=home,
+                home=self.home,
                 username=USERNAME,
                 password=PASSWORD,
                 anonymous="" if tls is None else ' anonymousAccessAllowed="true"',
@@ -92,68 +86,36 @@ class ActiveMQ:
         )
 
     def start(self) -> None:
-        """Start the broker and return once it listens. Raises RuntimeError when it does not."""
-        home = Path(self._home.name)
         jars = sorted([*(_HOME / "lib").glob("*.jar"), *(_HOME / "lib" / "optional").glob("*.jar")])
         jars = [jar for jar in jars if "slf4j-log4j" not in jar.name]
         jars += [Path("/usr/share/java") / name for name in ("slf4j-simple.jar", "commons-logging.jar")]
-        with (home / "out").open("ab") as out:
-            self._process = subprocess.Popen(
-                [
-                    "java",
-                    "-Xms64m",
-                    "-Xmx192m",
-                    "-XX:+UseSerialGC",
-                    "-XX:TieredStopAtLevel=1",
-                    f"-Dactivemq.home={_HOME}",
-                    f"-Dactivemq.base={home}",
-                    f"-Dactivemq.data={home / 'data'}",
-                    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                    "-cp",
-                    ":".join(map(str, jars)),
-                    "org.apache.activemq.console.Main",
-                    "start",
-                    f"xbean:file:{home / 'activemq.xml'}",
-                ],
-                cwd=home,
-                stdout=out,
-                stderr=out,
-            )
-        ports = [self.stomp_port] + ([self.stomp_tls_port] if self._tls else [])
-        deadline = time.monotonic() + _START_SECONDS
-        while not all(listens(port, self.host) for port in ports):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"ActiveMQ did not listen: {(home / 'out').read_text()[-3000:]}")
-            time.sleep(0.05)
-
-    def stop(self, *, kill: bool = True) -> None:
-        """End the broker: by SIGKILL, or in order."""
-        if self._process is not None:
-            (self._process.kill if kill else self._process.terminate)()
-            self._process.wait(30)
-            self._process = None
-
-    def __enter__(self) -> ActiveMQ:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        self._home.cleanup()
+        self.run(
+            [
+                "java",
+                "-Xms64m",
+                "-Xmx192m",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
+                f"-Dactivemq.home={_HOME}",
+                f"-Dactivemq.base={self.home}",
+                f"-Dactivemq.data={self.home / 'data'}",
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                "-cp",
+                ":".join(map(str, jars)),
+                "org.apache.activemq.console.Main",
+                "start",
+                f"xbean:file:{self.home / 'activemq.xml'}",
+            ],
+            self._ports,
+            os.environ,
+        )
 
     async def browse(self, destination: str) -> list[bytes]:
         """Give the bodies of what is in a queue, also of what is in somebody's hands; nothing is taken."""
         reader, writer = await asyncio.open_connection(self.host, self.stomp_port)
         try:
             connect = stompman.ConnectFrame(
-                headers={  # type: ignore[typeddict-unknown-key] # ActiveMQ's own ones below
+                headers={
                     "accept-version": "1.2",
                     "host": "/",
                     "login": USERNAME,

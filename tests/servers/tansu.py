@@ -3,80 +3,39 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bridge.sandbox.kafka import command, free_port
-
-_START_SECONDS = 10.0
+from tests.servers.process import Server
 
 Message = bytes | tuple[bytes | None, bytes | None]
 """A value, or a key and a value; None as the value is a tombstone."""
 
 
-def listens(port: int, host: str = "127.0.0.1") -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-class Tansu:
+class Tansu(Server):
     """One broker process. Topics and commits live in its memory: a restart empties it.
 
     `advertised_port` makes clients come back by another door, such as a proxy's.
     """
 
     def __init__(self, *, port: int | None = None, advertised_port: int | None = None) -> None:
+        super().__init__()
         self.port = port or free_port()
         self._advertised = advertised_port or self.port
-        self._home = tempfile.TemporaryDirectory(prefix="tansu-")
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap_servers(self) -> str:
         return f"127.0.0.1:{self._advertised}"
 
     def start(self) -> None:
-        """Start the broker and return once it listens. Raises RuntimeError when it does not."""
-        deadline = time.monotonic() + _START_SECONDS
-        self._process = subprocess.Popen(
+        self.run(
             command(self.port, self._advertised),
-            env={"HOME": self._home.name, "PATH": os.environ.get("PATH", "")},
-            cwd=self._home.name,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [self.port],
+            {"HOME": str(self.home), "PATH": os.environ["PATH"]},
         )
-        while not listens(self.port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"tansu did not listen on port {self.port}")
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        """Kill the broker; it has nothing to put in order."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def __enter__(self) -> Tansu:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        self._home.cleanup()
 
     async def create_topic(self, name: str, partitions: int = 1) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=f"127.0.0.1:{self.port}")

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,15 +157,7 @@ def _summary(row: tuple[Any, ...]) -> Summary:
     return Summary(**dict(zip(_NAMES, row, strict=False)))
 
 
-def newest(connection: sqlite3.Connection, chosen: Filter, limit: int | None = None) -> list[Summary]:
-    """List the dead letters chosen, the newest first. Raises sqlite3.Error and BrokenRowError."""
-    where, parameters = chosen.where()
-    rows = _select(connection, chosen, f"{where} ORDER BY number DESC", parameters)
-    with closing(rows):
-        return list(islice((summary for summary, wanted in rows if wanted), limit))
-
-
-def one(connection: sqlite3.Connection, number: int) -> tuple[Summary, Event] | None:
+def _one(connection: sqlite3.Connection, number: int) -> tuple[Summary, Event] | None:
     """Give one dead letter and its event as it was received, or None.
 
     Raises sqlite3.Error and BrokenRowError.
@@ -186,7 +177,12 @@ def read_dead_letters(
     Raises StoreError when there is no store, or it can't be read.
     """
     chosen = Filter(service=service, cause=cause)
-    return _read(state_dir, lambda connection: newest(connection, chosen, limit))
+    where, parameters = chosen.where()
+    rest = f"{where} ORDER BY number DESC LIMIT ?"
+    parameters = (*parameters, -1 if limit is None else limit)
+    return _read(
+        state_dir, lambda connection: [letter for letter, _ in _select(connection, chosen, rest, parameters)]
+    )
 
 
 def read_dead_letter(state_dir: Path, number: int) -> tuple[Summary, Event] | None:
@@ -194,7 +190,7 @@ def read_dead_letter(state_dir: Path, number: int) -> tuple[Summary, Event] | No
 
     Raises StoreError when there is no store, or it can't be read.
     """
-    return _read(state_dir, lambda connection: one(connection, number))
+    return _read(state_dir, lambda connection: _one(connection, number))
 
 
 def _read(state_dir: Path, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:

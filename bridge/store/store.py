@@ -168,14 +168,6 @@ class Store:
 
     # Dead letters
 
-    async def dead_letters(self, chosen: Filter, limit: int | None = None) -> list[Summary]:
-        """List the dead letters chosen, the newest first. Raises StoreError."""
-        return await self.read(lambda connection: letters.newest(connection, chosen, limit))
-
-    async def dead_letter(self, number: int) -> tuple[Summary, Event] | None:
-        """Give one dead letter with its event, or None. Raises StoreError."""
-        return await self.read(lambda connection: letters.one(connection, number))
-
     async def replay(
         self,
         chosen: Filter,

@@ -63,12 +63,10 @@ async def test_a_filter_chooses_and_every_command_means_the_same(
         await bury(store)
         age(state_dir, 1, 300)
         age(state_dir, 2, 100)
-        assert [row.number for row in await store.dead_letters(chosen)] == numbers
-        assert [row.number for row in await store.dead_letters(chosen, limit=1)] == numbers[:1]
         assert (await store.discard(chosen, dry_run=True)).changed == len(numbers)
-        assert len(await store.dead_letters(Filter())) == 6
+        assert len(read_dead_letters(state_dir)) == 6
         assert (await store.discard(chosen)).changed == len(numbers)
-        left = {row.number for row in await store.dead_letters(Filter())}
+        left = {row.number for row in read_dead_letters(state_dir)}
         assert left == {1, 2, 3, 4, 5, 6} - set(numbers)
 
 
@@ -155,7 +153,7 @@ async def test_an_expression_that_fails_ends_the_command_and_not_the_store(
         with pytest.raises(ZeroDivisionError):
             await store.replay(Filter(matches=lambda *_: bool(1 / 0)))
         assert store.problems() == []
-        assert len(await store.dead_letters(Filter())) == 6
+        assert len(read_dead_letters(state_dir)) == 6
 
 
 async def test_two_replays_at_once_park_each_letter_once(state_dir: Path, metrics: Metrics) -> None:
@@ -186,7 +184,7 @@ async def test_a_command_that_can_not_be_written_says_so_and_can_be_given_again(
 ) -> None:
     async with Store.open(state_dir, metrics) as store:
         await bury(store)
-        await store.dead_letters(Filter())  # the reader has the file open
+        await store.discard(Filter(), dry_run=True)  # the reader has the file open
         moved = (state_dir / "events.sqlite3").rename(state_dir / "moved")
         with pytest.raises(StoreError, match="can't be written"):
             await store.replay(Filter(numbers=[1]))

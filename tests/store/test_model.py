@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import CollectorRegistry
 
 from bridge.core.ports import DeadLetter
-from bridge.store import Filter, Store
+from bridge.store import Filter, Store, read_dead_letters
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import event
 
@@ -172,7 +172,7 @@ class TheStore(RuleBasedStateMachine):
             assert [(row.event.id, row.attempts) for row in rows] == parked
             assert self.store.waiting(service) == len(parked)
             dead = {(key, kept.cause) for key, kept in mine.items() if kept.reason == "dead"}
-            letters = self.do(self.store.dead_letters(Filter(service=service)))
+            letters = read_dead_letters(Path(self.directory.name), service)
             assert {(row.event_id, row.cause) for row in letters} == dead
             assert len(letters) == len(dead)
             self._counted(service, "dead", len(dead))

@@ -95,6 +95,7 @@ class Lane:
         self._probe: Delivery | None = None
         self._probe_untried = False
         self._putting: dict[Delivery, asyncio.Future[None]] = {}
+        self._parkable = False  # something may wait here that is not in the store
         self._parking = Parking(
             key,
             keeper,
@@ -125,6 +126,7 @@ class Lane:
             full = self._waiting() >= self._config.queue or (crowded and self._config.park)
             if patience > 0 and not self._parking.backlog and not full:
                 self._queue[delivery] = None
+                self._parkable = True
                 _wake_one(self._idle_workers)
                 return
             if self._config.park and (patience <= 0 or not alone):
@@ -169,6 +171,12 @@ class Lane:
 
     def _park(self, *, everything: bool) -> None:
         """Write what waits in memory to the store: what has waited too long, or everything."""
+        if everything:
+            if (
+                not self._parkable
+            ):  # asked for every event that comes while a full lane works off what is back
+                return
+            self._parkable = False
         tried = sorted([*self._again, *self._later], key=self._first_attempt)
         for delivery in [*tried, *self._queue]:
             if (everything or self._patience(delivery) <= 0) and not self._parking.owns(delivery):
@@ -185,6 +193,7 @@ class Lane:
         if past is not None:
             self._past[delivery] = past
         self._queue[delivery] = None
+        self._parkable = self._parkable or not self._parking.owns(delivery)
         _wake_one(self._idle_workers)
 
     async def _work(self) -> None:
@@ -394,6 +403,7 @@ class Lane:
             return
         due = now + pause
         self._later[delivery] = due
+        self._parkable = self._parkable or not self._parking.owns(delivery)
         heapq.heappush(self._timetable, (due, next(self._tie), delivery))
 
     def _pause(self, failures: int, answer: Answer) -> float:

@@ -186,6 +186,30 @@ async def test_big_events_come_back_a_few_at_a_time_and_all_of_them() -> None:
     bench.assert_nothing_is_remembered()
 
 
+async def test_what_comes_behind_a_full_lane_costs_the_same_however_much_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keeper = MemoryKeeper()
+    for number in range(1500):
+        await keeper.park(event(number), "plants")
+    bench = Bench(ScriptedDestination(seconds=1000), park=True, queue=1000, keeper=keeper)
+    looks = 0
+
+    def owns(delivery: Delivery) -> bool:
+        nonlocal looks
+        looks += 1
+        return delivery in bench.lane._parking._back
+
+    async with bench.running():
+        await until(lambda: len(bench.lane._parking._back) == 1000)
+        monkeypatch.setattr(bench.lane._parking, "owns", owns)
+        given = deliveries(200, "young-")
+        for delivery in given:
+            await bench.lane.put(delivery, alone=False)
+        assert await settled(given) == [Outcome.PARKED] * 200
+    assert looks < 2000
+
+
 async def test_the_first_attempt_counts_through_parking_and_a_restart() -> None:
     keeper = MemoryKeeper()
     day = 24 * 3600

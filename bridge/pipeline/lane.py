@@ -172,9 +172,8 @@ class Lane:
     def _park(self, *, everything: bool) -> None:
         """Write what waits in memory to the store: what has waited too long, or everything."""
         if everything:
-            if (
-                not self._parkable
-            ):  # asked for every event that comes while a full lane works off what is back
+            # Asked for every event that comes while a full lane works off what is back.
+            if not self._parkable:
                 return
             self._parkable = False
         tried = sorted([*self._again, *self._later], key=self._first_attempt)

@@ -50,8 +50,8 @@ class Bed(ABC):
         """Give the source's configuration."""
 
     @abstractmethod
-    async def put(self, count: int, first: int = 0, **payload: Any) -> None:
-        """Put `count` events, numbered from `first`; Rucio's with more in their payload."""
+    async def put(self, count: int, first: int = 0) -> None:
+        """Put `count` events, numbered from `first`."""
 
     @abstractmethod
     async def left(self) -> int:
@@ -92,7 +92,7 @@ class KafkaBed(Bed):
             "session_timeout": 1,
         }
 
-    async def put(self, count: int, first: int = 0, **_payload: Any) -> None:
+    async def put(self, count: int, first: int = 0) -> None:
         self._count += count
         await self._kafka.produce(
             self.name, [json.dumps({"n": n}).encode() for n in range(first, first + count)]
@@ -118,17 +118,34 @@ class SqsBed(Bed):
             "wait_seconds": 1,
         }
 
-    async def put(self, count: int, first: int = 0, **_payload: Any) -> None:
+    async def put(self, count: int, first: int = 0) -> None:
         await self._queue.send(*({"n": n} for n in range(first, first + count)))
 
     async def left(self) -> int:
         return sum(await self._queue.counts())
 
 
-class AmqpBed(Bed):
-    def __init__(self, name: str, broker: RabbitMQ) -> None:
+class RucioBed(Bed):
+    """A queue of one broker, filled as hermes does."""
+
+    def __init__(self, name: str, broker: RabbitMQ | ActiveMQ) -> None:
         super().__init__(name)
         self._broker = broker
+
+    @abstractmethod
+    async def send(self, *messages: dict[str, Any] | bytes) -> None:
+        """Send `messages`; bytes as they are."""
+
+    async def put(self, count: int, first: int = 0) -> None:
+        await self.send(*hermes.numbered(count, first))
+
+    async def restart(self) -> None:
+        self._broker.stop()
+        await asyncio.to_thread(self._broker.start)
+
+
+class AmqpBed(RucioBed):
+    _broker: RabbitMQ
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -142,11 +159,11 @@ class AmqpBed(Bed):
             "heartbeat": 2,
         }
 
-    async def put(self, count: int, first: int = 0, **payload: Any) -> None:
+    async def send(self, *messages: dict[str, Any] | bytes) -> None:
         await hermes.publish(
             (self._broker.host, self._broker.stomp_port),
             f"/amq/queue/{self.name}",
-            hermes.numbered(count, first, **payload),
+            messages,
             username=rabbitmq.USERNAME,
             password=rabbitmq.PASSWORD,
             virtual_host=rabbitmq.VIRTUAL_HOST,
@@ -154,10 +171,6 @@ class AmqpBed(Bed):
 
     async def left(self) -> int:
         return await self._broker.ready(self.name)
-
-    async def restart(self) -> None:
-        self._broker.stop()
-        await asyncio.to_thread(self._broker.start)
 
 
 class StompOnRabbitBed(AmqpBed):
@@ -167,10 +180,8 @@ class StompOnRabbitBed(AmqpBed):
         return {**told, "protocol": "stomp", "destination": f"/amq/queue/{self.name}"}
 
 
-class StompOnActiveBed(Bed):
-    def __init__(self, name: str, broker: ActiveMQ) -> None:
-        super().__init__(name)
-        self._broker = broker
+class StompOnActiveBed(RucioBed):
+    _broker: ActiveMQ
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -183,21 +194,17 @@ class StompOnActiveBed(Bed):
             "heartbeat": 2,
         }
 
-    async def put(self, count: int, first: int = 0, **payload: Any) -> None:
+    async def send(self, *messages: dict[str, Any] | bytes) -> None:
         await hermes.publish(
             (self._broker.host, self._broker.stomp_port),
             f"/queue/{self.name}",
-            hermes.numbered(count, first, **payload),
+            messages,
             username=activemq.USERNAME,
             password=activemq.PASSWORD,
         )
 
     async def left(self) -> int:
         return len(await self._broker.browse(f"/queue/{self.name}"))
-
-    async def restart(self) -> None:
-        self._broker.stop()
-        await asyncio.to_thread(self._broker.start)
 
 
 class DcacheBed(Bed):
@@ -219,7 +226,7 @@ class DcacheBed(Bed):
             "request_rate": "1000/s",
         }
 
-    async def put(self, count: int, first: int = 0, **_payload: Any) -> None:
+    async def put(self, count: int, first: int = 0) -> None:
         for n in range(first, first + count):
             await self._site.upload(f"/data/in/{n}", b"leaf")
 

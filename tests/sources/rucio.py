@@ -20,7 +20,7 @@ KINDS = ("amqp", "stomp-rabbitmq", "stomp-activemq")
 
 
 def source(metrics: Metrics | None = None, **keys: Any) -> Any:
-    config = RucioConfig.model_validate({"type": "rucio", **keys})
+    config = RucioConfig.model_validate({**keys, "type": "rucio"})
     return config.build("closed", (metrics or Metrics()).source("closed"))
 
 

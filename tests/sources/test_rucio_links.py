@@ -22,7 +22,7 @@ from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.link import LinkLost, Message, resolve
 from bridge.sources.rucio.source import opener
 from bridge.telemetry.metrics import Metrics
-from tests.conformance.beds import Bed, make, number
+from tests.conformance.beds import RucioBed, make, number
 from tests.servers import hermes
 from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
@@ -30,18 +30,19 @@ from tests.servers.certificates import Certificates
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.sources.reading import opened, settle, until
-from tests.sources.rucio import KINDS, behind, on_active, on_rabbit, source, to_active, to_rabbit
+from tests.sources.rucio import KINDS, behind, source
 
 
 @pytest.fixture(params=KINDS)
-async def bed(request: pytest.FixtureRequest, unique: str) -> AsyncIterator[Bed]:
+async def bed(request: pytest.FixtureRequest, unique: str) -> AsyncIterator[RucioBed]:
     bed, target = await make(request.param, unique, request)
+    assert isinstance(bed, RucioBed)
     async with Proxy(target) as proxy:
         bed.proxy = proxy
         yield bed
 
 
-async def test_a_broker_that_falls_silent_is_left_within_two_heartbeats(bed: Bed) -> None:
+async def test_a_broker_that_falls_silent_is_left_within_two_heartbeats(bed: RucioBed) -> None:
     await bed.put(3)
     async with opened(bed.source(heartbeat=1)) as hands:
         taken = await hands.take(3)
@@ -61,7 +62,7 @@ async def test_a_broker_that_falls_silent_is_left_within_two_heartbeats(bed: Bed
     await bed.leaves(0)
 
 
-async def test_a_broker_that_accepts_and_says_nothing_is_lost_within_two_heartbeats(bed: Bed) -> None:
+async def test_a_broker_that_accepts_and_says_nothing_is_lost_within_two_heartbeats(bed: RucioBed) -> None:
     bed.proxy.stall()
     begun = time.monotonic()
     with pytest.raises(SourceLost, match="no answer in time"):
@@ -70,7 +71,7 @@ async def test_a_broker_that_accepts_and_says_nothing_is_lost_within_two_heartbe
     assert time.monotonic() - begun < 3
 
 
-async def test_an_answer_after_a_cut_is_none_and_the_message_comes_again(bed: Bed) -> None:
+async def test_an_answer_after_a_cut_is_none_and_the_message_comes_again(bed: RucioBed) -> None:
     await bed.put(2)
     async with opened(bed.source()) as hands:
         before = await hands.take(2)
@@ -83,7 +84,7 @@ async def test_an_answer_after_a_cut_is_none_and_the_message_comes_again(bed: Be
     await bed.leaves(0)
 
 
-async def test_a_wrong_password_is_told_without_it(bed: Bed) -> None:
+async def test_a_wrong_password_is_told_without_it(bed: RucioBed) -> None:
     with pytest.raises(SourceLost) as raised:
         async with opened(bed.source(password="not-it-at-all")):
             pass
@@ -92,13 +93,12 @@ async def test_a_wrong_password_is_told_without_it(bed: Bed) -> None:
 
 
 async def test_of_several_addresses_each_is_read_and_one_that_is_down_is_told(
-    bed: Bed, monkeypatch: pytest.MonkeyPatch
+    bed: RucioBed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two doors to one broker, at two addresses behind one name."""
     behind(monkeypatch, "mq.test", "127.0.0.1", "127.0.0.2")
     metrics = Metrics()
     keys = {**bed.settings(), "brokers": f"mq.test:{bed.proxy.port}", "max_in_flight": 8}
-    keys.pop("type")
     async with Proxy(bed.proxy.target_port, host="127.0.0.2", port=bed.proxy.port) as second:
         second.refuse()
         async with opened(source(metrics, **keys)) as hands:
@@ -136,142 +136,7 @@ async def test_a_name_stands_for_its_addresses_of_ipv4_once_each(monkeypatch: py
         await resolve("no-such.invalid:1")
 
 
-async def test_a_queue_that_is_deleted_is_told_and_read_once_it_is_there_again(
-    rabbitmq: RabbitMQ, unique: str
-) -> None:
-    await rabbitmq.declare(unique)
-    async with opened(source(**on_rabbit(rabbitmq, queue=unique))) as hands:
-        await rabbitmq.delete(unique)
-        await until(lambda: hands.source.problems())
-        assert "cancelled" in hands.source.problems()[0] or "no queue" in hands.source.problems()[0]
-        await rabbitmq.declare(unique)
-        await to_rabbit(rabbitmq, f"/amq/queue/{unique}", hermes.message())
-        settle(await hands.take(1, timeout=20))
-
-
-async def test_a_queue_that_is_not_there_is_told(rabbitmq: RabbitMQ, unique: str) -> None:
-    with pytest.raises(SourceLost, match=f"no queue '{unique}'"):
-        async with opened(source(**on_rabbit(rabbitmq, queue=unique))):
-            pass
-
-
-@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
-async def test_a_missing_queue_is_made_and_bound_to_what_stomp_sends_to_a_topic(
-    rabbitmq: RabbitMQ, unique: str, queue_type: str
-) -> None:
-    declare = {"queue_type": queue_type, "exchange": "amq.topic", "routing_key": unique}
-    for _ in range(2):  # and a queue that is there is taken as it is
-        async with opened(source(**on_rabbit(rabbitmq, queue=f"q-{unique}", declare=declare))) as hands:
-            await to_rabbit(rabbitmq, f"/topic/{unique}", hermes.message())
-            (delivery,) = await hands.take(1)
-            settle([delivery])
-    assert delivery.event.attributes["exchange"] == "amq.topic"
-    assert delivery.event.attributes["routing_key"] == unique
-    assert delivery.event.attributes["event_type"] == "close"
-
-
-async def test_a_durable_subscription_keeps_what_its_selector_takes(activemq: ActiveMQ, unique: str) -> None:
-    keys = on_active(
-        activemq,
-        destination=f"/topic/{unique}",
-        client_id=unique,
-        subscription="oscar",
-        selector="event_type = 'close'",
-    )
-    async with opened(source(**keys)):
-        pass
-    await to_active(activemq, f"/topic/{unique}", *map(hermes.message, ("open", "close", "erase")))
-    async with opened(source(**keys)) as hands:
-        (delivery,) = await hands.take(1)
-        assert delivery.event.type == "close"
-        settle([delivery])
-        await hands.takes_nothing(0.3)
-
-
-async def test_a_durable_subscription_on_rabbitmq_keeps_what_is_sent_meanwhile(
-    rabbitmq: RabbitMQ, unique: str
-) -> None:
-    keys = on_rabbit(
-        rabbitmq,
-        protocol="stomp",
-        brokers=f"127.0.0.1:{rabbitmq.stomp_port}",
-        destination=f"/topic/{unique}",
-        client_id=unique,
-        subscription="oscar",
-    )
-    async with opened(source(**keys)):
-        pass
-    await to_rabbit(rabbitmq, f"/topic/{unique}", *hermes.numbered(3))
-    async with opened(source(**keys)) as hands:
-        settle(await hands.take(3))
-
-
-async def test_a_virtual_topic_s_queue_keeps_what_is_sent_meanwhile(activemq: ActiveMQ, unique: str) -> None:
-    keys = on_active(activemq, destination=f"/queue/Consumer.oscar.VirtualTopic.{unique}")
-    async with opened(source(**keys)):
-        pass
-    await to_active(activemq, f"/topic/VirtualTopic.{unique}", *hermes.numbered(3))
-    async with opened(source(**keys)) as hands:
-        taken = await hands.take(3)
-        assert [number(delivery.event) for delivery in taken] == [0, 1, 2]
-        settle(taken)
-
-
-async def test_what_is_given_back_on_activemq_is_not_in_its_dead_letter_queue(
-    activemq: ActiveMQ, unique: str
-) -> None:
-    """However often: its limit of redeliveries is for those who roll back, not for those who go."""
-    keys = on_active(activemq, destination=f"/queue/{unique}")
-    await to_active(activemq, f"/queue/{unique}", hermes.message())
-    for _ in range(8):
-        async with opened(source(**keys)) as hands:
-            (delivery,) = await hands.take(1)
-    assert delivery.outcome is Outcome.RELEASED
-    assert len(await activemq.browse(f"/queue/{unique}")) == 1
-    assert unique.encode() not in b"".join(await activemq.browse("/queue/ActiveMQ.DLQ"))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_client_certificate_says_who_we_are(
-    kind: str, rabbitmq: RabbitMQ, activemq: ActiveMQ, certificates: Certificates, unique: str
-) -> None:
-    tls = {
-        "ca_file": certificates.authority,
-        "cert_file": certificates.client,
-        "key_file": certificates.client_key,
-    }
-    nobody = {"username": None, "password": None, "tls": tls}
-    await rabbitmq.declare(unique)
-    if kind == "amqp":
-        keys = on_rabbit(rabbitmq, brokers=f"localhost:{rabbitmq.tls_port}", queue=unique, **nobody)
-    elif kind == "stomp-rabbitmq":
-        keys = on_rabbit(
-            rabbitmq,
-            protocol="stomp",
-            brokers=f"localhost:{rabbitmq.stomp_tls_port}",
-            destination=f"/amq/queue/{unique}",
-            **nobody,
-        )
-    else:
-        keys = on_active(
-            activemq,
-            brokers=f"localhost:{activemq.stomp_tls_port}",
-            destination=f"/queue/{unique}",
-            **nobody,
-        )
-    if kind == "stomp-activemq":
-        await to_active(activemq, f"/queue/{unique}", hermes.message())
-    else:
-        await to_rabbit(rabbitmq, f"/amq/queue/{unique}", hermes.message())
-    async with opened(source(**keys)) as hands:
-        settle(await hands.take(1))
-    without = {**keys, "tls": {"cert_file": certificates.client, "key_file": certificates.client_key}}
-    with pytest.raises(SourceLost, match="certificate is not believed"):
-        async with opened(source(**without)):
-            pass
-
-
-async def test_a_defect_is_told_and_not_waited_for(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_is_told_and_not_waited_for(bed: RucioBed, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("a defect")
 
@@ -282,27 +147,9 @@ async def test_a_defect_is_told_and_not_waited_for(bed: Bed, monkeypatch: pytest
             await hands.take(1)
 
 
-async def test_what_waits_in_a_queue_of_amqp_is_the_source_s_lag(
-    rabbitmq: RabbitMQ, unique: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader, "WATCH_SECONDS", 0.1)
-    await rabbitmq.declare(unique)
-    await to_rabbit(rabbitmq, f"/amq/queue/{unique}", *hermes.numbered(5))
-    metrics = Metrics()
-    lag = ("bridge_source_lag", {"source": "closed"})
-    async with opened(source(metrics, **on_rabbit(rabbitmq, queue=unique, max_in_flight=2))) as hands:
-        taken = await hands.take(2)
-        await until(lambda: metrics.registry.get_sample_value(*lag) == 3)
-        settle(taken)
-        settle(await hands.take(2))
-        settle(await hands.take(1))
-        await until(lambda: metrics.registry.get_sample_value(*lag) == 0)
-
-
-async def test_an_answer_that_meets_a_closed_connection_is_a_lost_link_and_no_defect(bed: Bed) -> None:
+async def test_an_answer_that_meets_a_closed_connection_is_a_lost_link_and_no_defect(bed: RucioBed) -> None:
     """Whichever notices first: who waits for the link's end, or who has something to say on it."""
-    keys = {name: value for name, value in bed.settings().items() if name != "type"}
-    config = RucioConfig.model_validate({"type": "rucio", **keys})
+    config = RucioConfig.model_validate(bed.settings())
     open_link = opener(config)
     (place,) = await resolve(config.brokers[0])
     await bed.put(1)
@@ -320,7 +167,7 @@ async def test_an_answer_that_meets_a_closed_connection_is_a_lost_link_and_no_de
 
 
 async def test_cuts_at_any_moment_leave_no_defect_and_no_complaint(
-    bed: Bed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bed: RucioBed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reader, "LONGEST_PAUSE", 0.06)
     dice = random.Random(5)
@@ -370,7 +217,7 @@ async def test_a_broker_that_falls_silent_within_tls_is_left_in_time_and_when_st
             return True
 
         proxy.asked = asked
-        keys = {
+        keys: dict[str, Any] = {
             "protocol": kind.partition("-")[0],
             "brokers": f"localhost:{proxy.port}",
             **({"queue": unique} if kind == "amqp" else {"destination": f"/queue/{unique}"}),
@@ -402,7 +249,7 @@ async def test_a_broker_that_falls_silent_within_tls_is_left_in_time_and_when_st
         assert time.monotonic() - begun < 1
 
 
-async def test_stopping_while_the_broker_is_silent_ends_in_time(bed: Bed) -> None:
+async def test_stopping_while_the_broker_is_silent_ends_in_time(bed: RucioBed) -> None:
     await bed.put(5)
     async with opened(bed.source(heartbeat=60)) as hands:
         taken = await hands.take(5)
@@ -414,7 +261,7 @@ async def test_stopping_while_the_broker_is_silent_ends_in_time(bed: Bed) -> Non
 
 
 async def test_a_password_that_is_renewed_is_taken_up_at_the_next_connecting(
-    bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bed: RucioBed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reader, "LONGEST_PAUSE", 0.2)
     file = tmp_path / "password"
@@ -437,11 +284,12 @@ async def test_a_password_that_is_renewed_is_taken_up_at_the_next_connecting(
         assert secret not in told
 
 
-async def test_addresses_that_come_and_go_are_followed(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_addresses_that_come_and_go_are_followed(
+    bed: RucioBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reader, "RESOLVE_SECONDS", 0.1)
     behind(monkeypatch, "mq.test", "127.0.0.1")
     keys = {**bed.settings(), "brokers": f"mq.test:{bed.proxy.port}"}
-    keys.pop("type")
     async with (
         Proxy(bed.proxy.target_port, host="127.0.0.2", port=bed.proxy.port) as second,
         opened(source(**keys)) as hands,
@@ -465,10 +313,10 @@ async def test_addresses_that_come_and_go_are_followed(bed: Bed, monkeypatch: py
         await until(lambda: bed.proxy.accepted > accepted and not hands.source.problems())
 
 
-async def test_bytes_in_hand_are_bounded_whatever_a_message_has(bed: Bed) -> None:
+async def test_bytes_in_hand_are_bounded_whatever_a_message_has(bed: RucioBed) -> None:
     """Brokers count messages: the prefetch shrinks to what is seen of their sizes."""
     size, most = 50_000, 400_000
-    await bed.put(40, blob="x" * size)
+    await bed.send(*hermes.numbered(40, blob="x" * size))
     done: set[int] = set()
     async with opened(bed.source(max_in_flight=40, max_in_flight_bytes=most), limit=1) as hands:
         async with asyncio.timeout(30):
@@ -490,13 +338,12 @@ def deliveries() -> list[Delivery]:
 
 
 async def test_what_a_flapping_link_brings_again_and_again_is_not_kept(
-    bed: Bed, monkeypatch: pytest.MonkeyPatch
+    bed: RucioBed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another link's events have all the slots."""
     monkeypatch.setattr(reader, "LONGEST_PAUSE", 0.06)
     behind(monkeypatch, "mq.test", "127.0.0.1", "127.0.0.2")
     keys = {**bed.settings(), "brokers": f"mq.test:{bed.proxy.port}", "max_in_flight": 20}
-    keys.pop("type")
     async with Proxy(bed.proxy.target_port, host="127.0.0.2", port=bed.proxy.port) as second:
         second.refuse()
         async with opened(source(**keys), limit=1) as hands:

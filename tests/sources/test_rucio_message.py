@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.event import Event
+from bridge.pipeline.router import RouteConfig, decide
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.message import Unreadable, Unwanted, read
 from tests.servers.hermes import message
@@ -173,3 +176,36 @@ def test_a_configuration_can_say_what_becomes_of_a_message() -> None:
 def test_a_configuration_that_can_not_be_meant_is_refused(more: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         config(**more)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "payload", "services"),
+    [
+        ("rucio", "close", {"custom_metadata": {"oscar-service": "plants"}}, ["plants"]),
+        ("rucio", "close", {"custom_metadata": {"oscar-service": "other"}}, ["not_allowed"]),
+        ("rucio", "close", {"custom_metadata": {}}, ["missing_key"]),
+        ("rucio", "close", {}, ["missing_key"]),
+        ("rucio", "open", {"custom_metadata": {"oscar-service": "plants"}}, "event_type"),
+        ("rucio-stomp", "transfer-done", {"dst-rse": "IFCA-DISK", "scope": "intertwin"}, ["ingest"]),
+        ("rucio-stomp", "transfer-done", {"dst-rse": "CERN-DISK", "scope": "intertwin"}, []),
+        ("rucio-stomp", "transfer-done", {"dst-rse": "IFCA-DISK", "scope": "user.jdoe"}, []),
+        ("rucio-stomp", "transfer-failed", {"dst-rse": "IFCA-DISK", "scope": "intertwin"}, "event_type"),
+        ("rucio-stomp", "datasetlock_ok", {"rse": "IFCA-TAPE", "scope": "intertwin"}, ["analyse"]),
+        ("rucio-stomp", "datasetlock_ok", {"rse": "CERN-TAPE", "scope": "intertwin"}, []),
+        ("rucio-stomp", "rule_ok", {"scope": "intertwin", "name": "final.v1"}, ["publish"]),
+        ("rucio-stomp", "rule_ok", {"scope": "intertwin", "name": "draft.v1"}, []),
+    ],
+)
+def test_the_recipes_choose_what_they_say(
+    recipe: str, kind: str, payload: dict[str, Any], services: list[str] | str
+) -> None:
+    told = yaml.safe_load((Path(__file__).parents[2] / "config" / f"{recipe}.yaml").read_text())
+    (kinds,) = (each["event_types"] for each in told["sources"].values())
+    found = of(message(kind, **payload), frozenset(kinds))
+    if isinstance(services, str):
+        assert found == Unwanted(services)
+        return
+    assert isinstance(found, Event)
+    decisions = decide([RouteConfig.model_validate(route) for route in told["routes"]], found)
+    chosen = [each.service or each.reason for each in decisions]
+    assert [each for each in chosen if each != "no_match"] == services

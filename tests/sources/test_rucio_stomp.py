@@ -175,11 +175,12 @@ async def test_an_error_in_the_middle_gives_back_and_is_told_without_its_stack_t
     async with broker(says(told(b"{}"))) as server, opened(source(**at(server))) as hands:
         (delivery,) = await hands.take(1)
         server.connections[0].write(
-            b"ERROR\nmessage:oops\n\norg.example.Oops: first\nsecond\n\tat org.example.A(A.java:7)\n\x00"
+            b"ERROR\nmessage:oops\n\norg.example.Oops: first\nsecond\n\tat org.example.A(A.java:7)\n"
+            b"Caused by: third\n\t... 2 more\n\x00"
         )
         await until(lambda: hands.source.problems())
         (problem,) = hands.source.problems()
-        assert problem.endswith(": refused: oops: org.example.Oops: first second")
+        assert problem.endswith(": refused: oops: org.example.Oops: first second Caused by: third")
         assert delivery.outcome is Outcome.RELEASED
         settle(await hands.take(1))
 

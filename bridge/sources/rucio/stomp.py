@@ -213,9 +213,10 @@ def _losing() -> Iterator[None]:
 
 
 def _said(frame: stompman.ErrorFrame) -> str:
-    """Give an error's message, with its body up to where ActiveMQ goes on with a stack trace."""
+    """Give an error's message, with its body but for the steps of ActiveMQ's stack traces."""
     message = frame.headers.get("message", "")
-    text = frame.body.decode("utf-8", "replace").partition("\n\tat ")[0]
+    lines = frame.body.decode("utf-8", "replace").splitlines()
+    text = " ".join(line for line in lines if not line.startswith("\t"))
     return text if message in text else f"{message}: {text}"
 
 

@@ -159,6 +159,20 @@ def test_frames_are_read_however_they_are_split(
     assert asyncio.run(take()) == expected
 
 
+async def test_what_is_asked_for_is_the_prefetch_and_nothing_is_ever_refused() -> None:
+    """On ActiveMQ a NACK is the end of a message."""
+    async with broker(says(told(b"{}", "1"), told(b"{}", "2"))) as server:
+        async with opened(source(**at(server, max_in_flight=7))) as hands:
+            one, two = await hands.take(2)
+            settle([one])
+            settle([two], Outcome.RELEASED)
+        (subscribed,) = [frame for frame in server.heard if frame.startswith(b"SUBSCRIBE")]
+        for header in (b"activemq.prefetchSize:7", b"prefetch-count:7", b"ack:client-individual"):
+            assert header in subscribed.split(b"\n")
+        commands = [frame.partition(b"\n")[0] for frame in server.heard]
+        assert commands == [b"CONNECT", b"SUBSCRIBE", b"ACK", b"DISCONNECT"]
+
+
 async def test_many_frames_in_one_read_are_taken_in_their_order() -> None:
     bodies = [str(message(number=n)).encode() for n in range(500)]
     async with (

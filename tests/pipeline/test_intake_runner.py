@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 
 import pytest
@@ -186,6 +186,7 @@ class _Source:
         self.closes = 0
         self.can_open: Callable[[], bool] = lambda: True
         self.lost_on_leaving = False
+        self.refused_on_leaving = False
         self.trouble: list[str] = []
         self.unsettled: set[Delivery] = set()
         self._news: asyncio.Queue[Sequence[Delivery] | None] = asyncio.Queue()
@@ -214,8 +215,16 @@ class _Source:
             yield self._batches(slots)
         finally:
             self.closes += 1
+            if self.refused_on_leaving:
+                with suppress(ExceptionGroup):
+                    async with asyncio.TaskGroup() as tasks:
+                        tasks.create_task(self._refused())
             if self.lost_on_leaving:
                 raise SourceLost("can't commit")
+
+    async def _refused(self) -> None:
+        await asyncio.sleep(0.1)
+        raise SourceLost("may not delete")
 
     async def _batches(self, slots: Slots) -> AsyncIterator[Sequence[Delivery]]:
         while True:
@@ -306,6 +315,23 @@ async def test_a_lost_source_is_opened_again_and_says_so() -> None:
         house.source.put(again)
         assert await settled([again], within=300) == [Outcome.ACCEPTED]
     assert len(house.source.opens) == house.source.closes == 2
+
+
+async def test_a_source_whose_last_calls_are_refused_is_opened_again() -> None:
+    """They leave a cancellation of its task behind (python/cpython#116720), which is no reason to stop."""
+    house = _House()
+    house.source.refused_on_leaving = True
+    async with house.running():
+        for opens in range(1, 5):
+            given = deliveries(1)
+            house.source.put(*given)
+            await settled(given)
+            assert len(house.source.opens) == opens
+            house.source.lose()
+            await asyncio.sleep(1)
+        assert house.runner.problems() == []
+        assert house.up == 1
+    assert len(house.source.opens) == house.source.closes == 5
 
 
 async def test_a_source_that_cannot_be_opened_is_tried_ever_more_slowly() -> None:

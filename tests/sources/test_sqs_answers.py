@@ -123,6 +123,45 @@ async def test_server_errors_are_retried_and_then_a_lost_source(
         assert kept.outcome is Outcome.RELEASED
 
 
+PAGES = {
+    "page": lambda _: web.Response(text="<html>Please log in", content_type="text/html"),
+    "list": lambda _: web.json_response([]),
+    "nothing": lambda _: web.Response(text="null", content_type="application/x-amz-json-1.0"),
+    "deep": lambda _: web.Response(text="[" * 100_000, content_type="application/x-amz-json-1.0"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+@pytest.mark.parametrize("action", ["GetQueueUrl", "GetQueueAttributes", "ReceiveMessage"])
+async def test_what_is_no_answer_of_sqs_is_a_lost_source(
+    server: Server, monkeypatch: pytest.MonkeyPatch, action: str, page: Answer
+) -> None:
+    monkeypatch.setattr(reader, "LOST_SECONDS", 0.2)
+    server.answers[action] = page
+    with pytest.raises(SourceLost, match=r"no answer of SQS's|in place of SQS's answer"):
+        async with opened(server.source()) as hands:
+            await hands.take(1)
+    assert server.calls[action] < 30
+
+
+async def test_a_web_page_deletes_nothing(server: Server) -> None:
+    server.messages = ["a"]
+    server.answers["DeleteMessageBatch"] = PAGES["page"]
+    async with opened(server.source()) as hands:
+        [message] = await hands.take(1)
+        message.settle(Outcome.ACCEPTED)
+        await until(lambda: server.calls["DeleteMessageBatch"] > 1)
+        del server.answers["DeleteMessageBatch"]
+        await until(lambda: server.deleted == ["a"])
+
+
+async def test_a_server_that_holds_back_no_empty_answer_is_asked_with_pauses(server: Server) -> None:
+    server.answers["ReceiveMessage"] = lambda _: web.json_response({})
+    async with opened(server.source(pollers=1)) as hands:
+        await hands.takes_nothing(1)
+    assert server.calls["ReceiveMessage"] < 15
+
+
 async def test_no_reason_tells_a_credential(server: Server) -> None:
     # As SQS answers: the canonical request with its signed headers stands in the message.
     server.answers["GetQueueUrl"] = lambda asked: refusal(

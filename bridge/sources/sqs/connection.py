@@ -92,7 +92,9 @@ class Queue:
         """Ask for the queue's URL, where the configuration has its name."""
         if "/" not in self.url:
             answer = await self._call(self._client.get_queue_url, QueueName=self.url)
-            self.url = answer["QueueUrl"]
+            if not isinstance(url := answer.get("QueueUrl"), str):
+                raise Unanswered(f"{self.place}: no answer of SQS's")
+            self.url = url
 
     async def attributes(self) -> Mapping[str, str]:
         """Give the queue's attributes (GetQueueAttributes)."""
@@ -150,13 +152,21 @@ class Queue:
     ) -> Mapping[str, Any]:
         try:
             async with asyncio.timeout(seconds):
-                return await call(**parameters)
+                answer = await call(**parameters)
         except TimeoutError:
             raise Unanswered(f"no answer in {seconds:g} s from {self.place}") from None
         except ClientError as error:
             raise self._refused(error) from None
         except (BotoCoreError, OSError) as error:
             raise _failed(error, self.place) from None
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            # botocore trusts that what it parses is what SQS says.
+            raise Unanswered(f"{self.place}: no answer of SQS's ({type(error).__name__})") from error
+        # A proxy's login or maintenance page: botocore takes it for an answer in which nothing is said.
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        if str(headers.get("content-type", "")).startswith("text/html"):
+            raise Unanswered(f"{self.place}: a web page in place of SQS's answer")
+        return answer
 
     def _refused(self, error: ClientError) -> Exception:
         told = error.response.get("Error", {})

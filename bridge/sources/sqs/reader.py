@@ -142,6 +142,8 @@ class Reader:
                     count, wait=int(self._config.wait_seconds), visibility=visibility
                 )
                 self._succeeded("receive")
+                if not messages:  # not every server holds back its empty answers
+                    pause = GATHER_SECONDS
             except (Unanswered, Throttled) as failure:
                 pause = self._failed("receive", failure)
             finally:

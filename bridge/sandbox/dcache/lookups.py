@@ -27,9 +27,9 @@ class Lookups:
     def routes(self, base: str) -> list[web.RouteDef]:
         """All routes, below `base`."""
         return [
-            web.get(base + "/namespace{path:(/.*)?}", self._get),
-            web.post(base + "/namespace{path:(/.*)?}", self._modify),
-            web.delete(base + "/namespace{path:(/.*)?}", self._delete),
+            web.get(base + "/namespace{path:(?s:/.*)?}", self._get),
+            web.post(base + "/namespace{path:(?s:/.*)?}", self._modify),
+            web.delete(base + "/namespace{path:(?s:/.*)?}", self._delete),
         ]
 
     async def _get(self, request: web.Request) -> web.Response:

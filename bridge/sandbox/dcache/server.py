@@ -167,7 +167,9 @@ class SandboxDcache:
         application.add_routes(self._events.routes(_API))
         application.add_routes(Lookups(self.namespace, self.faults).routes(_API))
         application.add_routes(Control(self.namespace, self.faults, self.trouble).routes())
-        application.add_routes([web.route("*", "/{path:(?!api/|sandbox/).*}", Door(self.namespace).handle)])
+        application.add_routes(
+            [web.route("*", "/{path:(?!api/|sandbox/)(?s:.*)}", Door(self.namespace).handle)]
+        )
         return application
 
     @web.middleware

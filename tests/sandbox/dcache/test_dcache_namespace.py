@@ -106,7 +106,7 @@ async def test_an_unreadable_directory_tells_of_itself_and_nothing_within(
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", "100%", "a+b", "%41", "Blätter", "🌱", "a?b#c", "a;b=c", "a&b", "a:b"]
+    "name", ["a b", "100%", "a+b", "%41", "Blätter", "🌱", "a?b#c", "a;b=c", "a&b", "a:b", "new\nline"]
 )
 async def test_any_name_is_found_by_its_encoded_path(
     http: httpx.AsyncClient, door: httpx.AsyncClient, site: SandboxDcache, name: str

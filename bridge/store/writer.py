@@ -39,6 +39,8 @@ _EXPIRE_SECONDS = 600.0
 """Dead letters deleted at once for their age, and between looks for such."""
 _WAL_BYTES = 64 * 2**20
 """A write-ahead log above this is brought into the file even if readers must be waited for."""
+_DISK_BYTES = 2**20
+"""Left free on the disk, for what takes away: it is written to the log too."""
 _CHECKPOINT_MILLISECONDS = 100
 """How long readers are waited for then."""
 
@@ -177,7 +179,8 @@ class Writer:
         # A hundredth, so that readiness does not flap with every event that goes. A tenth, because a batch
         # may be too large for whatever becomes free, and who asks again may ask for less.
         if self.full is not None:
-            wanted = max(min(self._wanted, self._config.max_bytes // 10), self._config.max_bytes // 100)
+            most = min(self._config.max_bytes, self._used + self._left())
+            wanted = max(min(self._wanted, most // 10), most // 100)
             if self._room(wanted) >= wanted:
                 self.full = None
 
@@ -235,10 +238,10 @@ class Writer:
 
     def _is_full(self, wanted: int) -> None:
         self._wanted = wanted
-        self.full = (
-            f"the store {self._path} is at its limit of {_size(self._config.max_bytes)} "
-            "(store.max_bytes): nothing more is kept until some of it goes"
-        )
+        why = f"is at its limit of {_size(self._config.max_bytes)} (store.max_bytes)"
+        if self._config.max_bytes - self._used >= wanted:
+            why = "has a disk that is nearly full"
+        self.full = f"the store {self._path} {why}: nothing more is kept until some of it goes"
 
     def _do(self, work: Work) -> None:
         done: list[tuple[object, Change]] = []
@@ -326,11 +329,23 @@ class Writer:
                 connection.close()
 
     def _room(self, wanted: int) -> int:
-        """Give the bytes that the budget leaves for new rows, having made them where that is possible."""
-        if self._config.max_bytes - self._used < wanted:
+        """Give the bytes that there is room for in new rows, having made it where that is possible."""
+        if self._left() < wanted:
             self._checkpoint()
             self._measure()
-        return max(0, self._config.max_bytes - self._used)
+        return max(0, self._left())
+
+    def _left(self) -> int:
+        """Give what the budget leaves, and the disk.
+
+        What is in the log will take its place in the file too. On a disk that is full to the last byte it
+        never could, and nothing could be taken away any more: it would stay full until a person makes room.
+        """
+        disk = os.statvfs(self._path.parent)
+        free = disk.f_bavail * disk.f_frsize - self._wal_bytes - _DISK_BYTES
+        return min(
+            self._config.max_bytes - self._used, free // 4
+        )  # half for the log, which takes whole pages
 
     def _measure(self) -> None:
         """Count the pages in use, and the log: deleted pages are written again before the file grows."""

@@ -239,7 +239,7 @@ class Writer:
     def _is_full(self, wanted: int) -> None:
         self._wanted = wanted
         why = f"is at its limit of {_size(self._config.max_bytes)} (store.max_bytes)"
-        if self._config.max_bytes - self._used >= wanted:
+        if self._disk_left() < self._config.max_bytes - self._used:
             why = "has a disk that is nearly full"
         self.full = f"the store {self._path} {why}: nothing more is kept until some of it goes"
 
@@ -336,16 +336,17 @@ class Writer:
         return max(0, self._left())
 
     def _left(self) -> int:
-        """Give what the budget leaves, and the disk.
+        return min(self._config.max_bytes - self._used, self._disk_left())
+
+    def _disk_left(self) -> int:
+        """Give the bytes of new rows that the disk has room for.
 
         What is in the log will take its place in the file too. On a disk that is full to the last byte it
         never could, and nothing could be taken away any more: it would stay full until a person makes room.
         """
         disk = os.statvfs(self._path.parent)
         free = disk.f_bavail * disk.f_frsize - self._wal_bytes - _DISK_BYTES
-        return min(
-            self._config.max_bytes - self._used, free // 4
-        )  # half for the log, which takes whole pages
+        return free // 4  # half for the log, which takes whole pages
 
     def _measure(self) -> None:
         """Count the pages in use, and the log: deleted pages are written again before the file grows."""

@@ -40,7 +40,7 @@ class SourceConfig(Model, ABC):
     max_in_flight: int = Field(default=2000, ge=1, le=100_000)
     """Deliveries in the bridge's hands at once."""
     max_in_flight_bytes: Bytes = 64 * 2**20
-    """Bytes of event data in the bridge's hands at once; one event is always let in."""
+    """Bytes of events in the bridge's hands at once, data and attributes; one event is always let in."""
     trusted: bool = False
     """Leave in an event what can choose credentials at OSCAR (`principalId`, `storage_provider`)."""
 

@@ -179,16 +179,21 @@ class Bearer:
             if not (grant.token.isascii() and grant.token.isprintable()) or " " in grant.token:
                 raise refused("the token has characters that no bearer token has")
         except NoCredentialError as error:
-            log.warning("credential_failed", cause=error.answer.cause, detail=error.answer.detail)
-            return error.answer
+            return _failed(error.answer)
         except TimeoutError:
-            return Answer(Verdict.UNAVAILABLE, "timeout", f"no credential within {_FETCH_SECONDS:g} s")
+            detail = f"no credential within {_FETCH_SECONDS:g} s"
+            return _failed(Answer(Verdict.UNAVAILABLE, "timeout", detail))
         margin = min(LONGEST_MARGIN, grant.lifetime / 4)
         self._authorization = f"Bearer {grant.token}"
         self._expires = asked + grant.lifetime
         self._due = self._expires - margin
         self._doubtful_from = self._due - margin
         return None
+
+
+def _failed(answer: Answer) -> Answer:
+    log.warning("credential_failed", cause=answer.cause, detail=answer.detail)
+    return answer
 
 
 async def read_secret_of(config: Model, key: str) -> str | None:

@@ -436,16 +436,17 @@ async def test_a_cancelled_fetch_leaves_its_turn_to_the_next() -> None:
     assert calls == 2
 
 
-async def test_a_fetch_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fetch_that_hangs_is_given_up_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth_module, "_FETCH_SECONDS", 0.05)
 
     async def fetch() -> Grant:
         await asyncio.Event().wait()
         return Grant("never")
 
-    with pytest.raises(NoCredentialError) as raised:
+    with capture_logs() as lines, pytest.raises(NoCredentialError) as raised:
         await Bearer(fetch).get()
     assert raised.value.answer == Answer(Verdict.UNAVAILABLE, "timeout", "no credential within 0.05 s")
+    assert [(line["event"], line["cause"]) for line in lines] == [("credential_failed", "timeout")]
 
 
 async def test_a_renewal_that_gives_the_same_token_gives_none() -> None:

@@ -73,6 +73,8 @@ class Assassin:
                     await self._watch_the_store()
                 await self._struck.wait()
         except TimeoutError:
+            if self._struck.is_set():  # in that very moment
+                return True
             self._moment = None
             if self._later is not None:
                 self._later.cancel()

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,9 @@ HELD = 10_000
 behind them is read."""
 BATCH = 500
 """Handed over at once."""
+PORTION, PORTION_BYTES = 200, 128 * 2**10
+"""Occurrences, and their data, that are appended at once: of more a store that is nearly full may keep some,
+and refuses them together."""
 LONGEST_PAUSE = 300.0
 """Seconds between two look-ups of one occurrence, at most (unless it asks for more)."""
 STORE_PAUSES = (0.5, 30.0)
@@ -57,6 +60,19 @@ class Later:
 
     seconds: float
     """Before the second look-up. The pause doubles with each that fails."""
+
+
+def portions_of(occurrences: Sequence[Spooled]) -> Iterator[Sequence[Spooled]]:
+    """Part `occurrences` into what is appended at once; at least one part, perhaps empty."""
+    portion: list[Spooled] = []
+    size = 0
+    for each in occurrences:
+        if portion and (len(portion) == PORTION or size + len(each.data) > PORTION_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(each)
+        size += len(each.data)
+    yield portion
 
 
 Resolve = Callable[[Spooled], Awaitable[Found | Dropped | Later]]

@@ -17,6 +17,7 @@ from bridge.sources.dcache.scope import Scope, joined
 CLOSED = "IN_CLOSE_WRITE"
 MOVED_IN = "IN_MOVED_TO"
 MOVED_OUT = "IN_MOVED_FROM"
+MOVED_SELF = "IN_MOVE_SELF"
 ARRIVALS = frozenset((CLOSED, MOVED_IN))
 """Flags after which there is a file to look up; what is made of them is known by the file's version."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,6 +42,8 @@ def read(data: str) -> Told | None:
         event, subscription = told["event"], told["subscription"]
         mask = [flag for flag in event["mask"] if isinstance(flag, str)]
         name, cookie = event.get("name"), event.get("cookie")
+        # Half of a surrogate pair can be neither kept nor sent.
+        f"{name}{cookie}{subscription}{''.join(mask)}".encode()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     actions = [flag for flag in mask if flag != "IN_ISDIR"]

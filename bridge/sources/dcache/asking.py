@@ -8,6 +8,7 @@ import math
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Self
 
@@ -63,6 +64,16 @@ class Missing(Exception):  # noqa: N818
     """It is not there."""
 
 
+@dataclass(slots=True)
+class Refusal:
+    """The last refusal of a credential. It outlives a connection: who opens again does not ask sooner."""
+
+    credential: str | None = None
+    """None: the last one was taken."""
+    until: float = 0.0
+    """Not to be tried before (monotonic)."""
+
+
 class Told(NamedTuple):
     """An answer."""
 
@@ -74,16 +85,16 @@ class Told(NamedTuple):
 class Asker:
     """One user at one frontend. Every request is bounded in time; all together keep to the rate."""
 
-    def __init__(self, config: DcacheConfig) -> None:
+    def __init__(self, config: DcacheConfig, refusal: Refusal | None = None) -> None:
         self._config = config
         self.tls = config.tls.context()
         self._pace = _Pace(config.request_rate)
         self._bearer = _bearer(config, self._post)
         self._basic: str | None = None
         self._certificate_changed = 0.0
-        self._refused: str | None = None
-        """A credential that was refused."""
-        self._refused_until = 0.0
+        self._refusal = refusal or Refusal()
+        self._fresh: str | None = None
+        """The credential got because another was refused, while it is not known whether it is taken."""
         self._session: aiohttp.ClientSession | None = None
         self.ahead = 0.0
         """By how many seconds the server's clock is ahead of ours, to about one."""
@@ -123,7 +134,7 @@ class Asker:
         url = URL(f"{self._config.endpoint}{path}", encoded=True)
         if query:
             url = url.with_query(query)
-        for attempt in (1, 2):
+        for _ in range(2):
             await self._pace.turn()
             headers = {"Accept": "application/json", **await self.authorization()}
             self._spare_refusals(headers)
@@ -140,29 +151,30 @@ class Asker:
                 raise Unanswered(f"{method} {path}: {reason_of(error)}") from None
             blocked = told.status == 429 and pause is not None  # without, it may be for another reason
             if not blocked and (200 <= told.status < 300 or told.status in known):
-                self._refused = None
+                self._accepted()
                 return told
             what = excerpt(f"{method} {path} answered {told.status}: {message(told.text)}")
-            if await self.judge(told.status, what, headers, pause) and attempt == 1:
-                continue
-            break
+            await self.judge(told.status, what, headers, pause)
         raise Refused(what)
 
     async def judge(
         self, status: int, what: str, headers: Mapping[str, str], retry_after: str | None
-    ) -> bool:
-        """Raise what an answer means; True when the request is worth making again with a new credential."""
+    ) -> None:
+        """Raise what an answer means, unless the request is worth making again with a new credential."""
         if status == 404:
             raise Missing(what)
         if status == 403:
             raise Denied(what)
         if status == 401:
             used = headers.get(hdrs.AUTHORIZATION, "")
-            if await self._renewed(used):
-                return True
-            self._refused, self._refused_until = used, time.monotonic() + REFUSED_SECONDS
+            self._refusal.credential = self._named(used)
+            self._refusal.until = time.monotonic() + REFUSED_SECONDS
+            before, self._fresh = self._fresh, None
+            if used != before and (fresh := await self._renewed(used)) is not None:
+                self._fresh = fresh
+                return
             raise Refused(what)
-        if status == 429:
+        if status == 429 or (status == 503 and retry_after is not None):
             self.hold(retry_after)
         raise Unanswered(what)
 
@@ -174,12 +186,20 @@ class Asker:
 
     def _spare_refusals(self, headers: Mapping[str, str]) -> None:
         """Let one request alone find out whether a refused credential is taken by now. Raises Refused."""
-        if self._refused is None or headers.get(hdrs.AUTHORIZATION, "") != self._refused:
+        refusal, used = self._refusal, headers.get(hdrs.AUTHORIZATION, "")
+        if used == self._fresh or self._named(used) != refusal.credential:
             return
         now = time.monotonic()
-        if now < self._refused_until:
+        if now < refusal.until:
             raise Refused("dCache refuses the credential (401)")
-        self._refused_until = now + REFUSED_SECONDS
+        refusal.until = now + REFUSED_SECONDS
+
+    def _named(self, authorization: str) -> str:
+        """Name what a person would have to renew: access tokens renew themselves, and are refused alike."""
+        return "oidc" if isinstance(self._config.auth, OidcAuth) else authorization
+
+    def _accepted(self) -> None:
+        self._refusal.credential = self._fresh = None
 
     async def authorization(self) -> dict[str, str]:
         """Give the header of a request. Raises Refused, Unanswered when there is no credential."""
@@ -196,17 +216,17 @@ class Asker:
             _raise(error)
         return {}
 
-    async def _renewed(self, used: str) -> bool:
-        """Tell whether there is another credential than `used`, which was refused."""
+    async def _renewed(self, used: str) -> str | None:
+        """Give another credential than `used`, which was refused, if there is one."""
         try:
             if self._bearer is not None:
-                return await self._bearer.renew(used) is not None
+                return await self._bearer.renew(used)
             if isinstance(self._config.auth, BasicAuth):
                 self._basic = await basic(self._config.auth)
-                return self._basic != used
+                return None if self._basic == used else self._basic
         except CredentialError as error:
             _raise(error)
-        return False
+        return None
 
     def _load_certificate(self) -> None:
         """Take up a client certificate that was renewed. New connections use it."""

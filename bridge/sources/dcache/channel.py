@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from typing import Any
 
 from bridge.core.errors import SourceLost
@@ -9,7 +10,8 @@ from bridge.core.ports import Spool
 from bridge.sources import Rescan
 from bridge.sources.dcache.asking import Denied, Missing
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import ChannelGone, Connection
+from bridge.sources.dcache.connection import METRONOME, ChannelGone, Connection
+from bridge.sources.dcache.scope import is_at_or_below
 from bridge.sources.dcache.state import OwnFile, Position
 
 LOST_STORE_MARGIN = 3600.0
@@ -30,6 +32,8 @@ class Channel:
         self._log = log
         self._longest = 0
         self.has_metronome = False
+        self.left_over: Set[str] = frozenset()
+        """Keys of the watches it had when it was found: some may be of what is watched no more."""
 
     @property
     def client_id(self) -> str:
@@ -49,12 +53,16 @@ class Channel:
             position = Position.of(kept)
             if rescan is not None:
                 position.since = self._connection.now() if rescan == "now" else None
+                position.unlisted.clear()
+            elif self._config.first_start == "now":
+                position.unlisted |= self._new_paths(position.roots)
         else:
             position = Position("", since=self._since(was_there, rescan))
+        position.roots = list(self._config.paths)
         if not position.channel or not await self._connection.has_channel(position.channel):
             await self.make(position)
         else:
-            await self.prepare(position)
+            await self._prepare(position.channel)
         await self._spool.append((), position.text())
         self._own.heard = self._own.heard or self._connection.now()
         self._own.save()
@@ -75,6 +83,22 @@ class Channel:
             "to let them all enter"
         )
 
+    def _new_paths(self, known: Sequence[str] | None) -> dict[str, float | None]:
+        """Give what of `paths` was not watched before, and what below it was (`Position.unlisted`)."""
+        if known is None:
+            return {}
+        whole = self._config.recursive
+        new = [
+            path
+            for path in self._config.paths
+            if path not in known and not (whole and any(is_at_or_below(path, above) for above in known))
+        ]
+        if not new:
+            return {}
+        self._log.info("dcache: paths are new; what is there by now is skipped", paths=new)
+        old = [path for path in known if any(is_at_or_below(path, above) for above in new)]
+        return dict.fromkeys(new, self._connection.now()) | dict.fromkeys(old)
+
     async def make(self, position: Position) -> None:
         """Take another channel for `position`: one that is left of ours, or a new one."""
         mine = await self._connection.channels(self.client_id)
@@ -82,19 +106,21 @@ class Channel:
             mine = [position.channel]
         for other in mine[1:]:
             await self._connection.delete_channel(other)
-        position.channel = mine[0] if mine else await self._connection.make_channel(self.client_id)
-        position.event = None
-        self._log.info(
-            "dcache: channel", channel=position.channel, client_id=self.client_id, found=bool(mine)
-        )
-        await self.prepare(position)
+        channel = mine[0] if mine else await self._connection.make_channel(self.client_id)
+        self._log.info("dcache: channel", channel=channel, client_id=self.client_id, found=bool(mine))
+        # Not taken before: should this fail, the next attempt finds it as one of ours, and prepares it.
+        await self._prepare(channel)
+        position.channel, position.event = channel, None
 
-    async def prepare(self, position: Position) -> None:
+    async def _prepare(self, channel: str) -> None:
         """Let the channel live long without a client, and tick."""
         try:
             if self._longest:
-                await self._connection.set_timeout(position.channel, self._longest)
-            self.has_metronome = await self._connection.start_metronome(position.channel)
+                await self._connection.set_timeout(channel, self._longest)
+            subscriptions = await self._connection.subscriptions(channel)
+            self.left_over = {key for key in subscriptions if not key.startswith(METRONOME)}
+            ticks = len(self.left_over) < len(subscriptions)
+            self.has_metronome = ticks or await self._connection.start_metronome(channel)
         except Missing as error:
             raise ChannelGone(str(error)) from None
         except Denied as error:

@@ -17,6 +17,7 @@ from bridge.sources.dcache.asking import (
     Asker,
     Denied,
     Missing,
+    Refusal,
     Unanswered,
     mapping,
     message,
@@ -28,6 +29,8 @@ from bridge.sources.dcache.watches import key_of
 STREAM_ANSWER_SECONDS = 30.0
 TICK_SECONDS = 20.0
 """Between two ticks of the metronome. dCache itself sends nothing on a quiet channel."""
+METRONOME = "metronome/"
+"""How the key of a metronome's subscription begins."""
 QUIET_SECONDS = 600.0
 """See `silence_seconds`, where there is no metronome."""
 
@@ -60,8 +63,8 @@ class Entry(NamedTuple):
 class Connection(Asker):
     """What this source asks of dCache. Every call may raise Refused or Unanswered, beside its own."""
 
-    def __init__(self, config: DcacheConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: DcacheConfig, refusal: Refusal | None = None) -> None:
+        super().__init__(config, refusal)
         self._endpoint = config.endpoint
         self._streaming: httpx.AsyncClient | None = None
 
@@ -155,12 +158,10 @@ class Connection(Asker):
         return [key_of(str(url)) for url in told] if isinstance(told, list) else []
 
     async def start_metronome(self, channel: str) -> bool:
-        """Have the channel tick, unless it does; False where this dCache has no metronome.
+        """Have the channel tick; False where this dCache has no metronome.
 
         A tick has an id as any event, so it shows that the stream is alive, and from where to resume.
         """
-        if any(key.startswith("metronome/") for key in await self.subscriptions(channel)):
-            return True
         answer = await self.ask(
             "POST",
             f"{self._channel(channel)}/subscriptions/metronome",
@@ -220,6 +221,7 @@ class Connection(Asker):
                 raise ChannelGone(f"channel {channel} is gone, or another user's ({response.status_code})")
             if response.status_code != 200:
                 await self.judge(response.status_code, f"the stream: {response.status_code}", headers, None)
+                raise Unanswered("the stream: the credential was refused, and is renewed")
             yield EventSource(response)
         finally:
             await response.aclose()
@@ -243,6 +245,10 @@ def _entry(name: str | None, told: Mapping[str, Any]) -> Entry | None:
     found = name if name is not None else told.get("fileName")
     kind, pnfsid, size, mtime = (told.get(key) for key in ("fileType", "pnfsId", "size", "mtime"))
     if not isinstance(found, str) or not isinstance(kind, str) or not isinstance(pnfsid, str):
+        return None
+    try:
+        f"{found}{kind}{pnfsid}".encode()  # half of a surrogate pair can be neither kept nor sent
+    except UnicodeEncodeError:
         return None
     return Entry(
         found,

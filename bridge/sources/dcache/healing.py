@@ -6,7 +6,8 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from bridge.core.errors import StoreFullError
@@ -16,6 +17,7 @@ from bridge.sources.dcache.arrivals import (
     CLOSED,
     MOVED_IN,
     MOVED_OUT,
+    MOVED_SELF,
     Occurrence,
     digest_of,
     version_of,
@@ -23,9 +25,10 @@ from bridge.sources.dcache.arrivals import (
 from bridge.sources.dcache.asking import Denied, Missing, Unanswered
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import ChannelGone, Connection, Entry
-from bridge.sources.dcache.scope import Scope, joined
+from bridge.sources.dcache.scope import Scope, is_at_or_below, joined
 from bridge.sources.dcache.state import Position
 from bridge.sources.dcache.watches import Watches
+from bridge.sources.spool import portions_of
 from bridge.telemetry.metrics import SourceMetrics
 
 WALKERS = 4
@@ -49,6 +52,8 @@ AGAIN_SECONDS = 60.0
 _MOST_AGAIN = 20
 """Directories, each time."""
 _MOST_TOLD = 5
+_MOST_UNLISTED = 100
+"""Directories of which it is remembered that no listing has shown them: they are kept with the position."""
 
 
 @dataclass(slots=True)
@@ -70,6 +75,10 @@ class Listing:
     """The store had no room."""
     outdated: bool = False
     """There was a gap since it began: not all is known."""
+    paths: Sequence[str] = ()
+    """Those it began with."""
+    unseen: list[str] = field(default_factory=list)
+    """Those that are there and could not be read."""
 
 
 class Healer:
@@ -85,6 +94,7 @@ class Healer:
         scope: Scope,
         watches: Watches,
         append: Callable[[Sequence[Spooled], str | None], Awaitable[None]],
+        on_walked: Callable[[], None],
         metrics: SourceMetrics,
         log: Any,
     ) -> None:
@@ -99,6 +109,7 @@ class Healer:
         self._scope = scope
         self._watches = watches
         self._append = append
+        self._on_walked = on_walked
         self._metrics = metrics
         self._log = log
         self._clock = 0
@@ -189,7 +200,7 @@ class Healer:
         return self._clock
 
     def _listing(self, paths: Sequence[str], *, complete: bool) -> Listing:
-        listing = Listing(self.number, complete, self._tick(), self._channel, open=len(paths))
+        listing = Listing(self.number, complete, self._tick(), self._channel, open=len(paths), paths=paths)
         self._began |= dict.fromkeys(paths, listing.began)
         return listing
 
@@ -240,16 +251,19 @@ class Healer:
                 if attempt < ATTEMPTS - 1:
                     continue
                 listing.failed = True
+                listing.unseen.append(path)
                 self._is_unreadable(path, str(error))
             except Missing as error:
                 self._is_missing(path, listing, str(error))
             except Denied as error:
+                listing.unseen.append(path)
                 self._is_unreadable(path, str(error))
             except StoreFullError:
                 listing.failed = listing.full = True
             break
         else:
             listing.failed = True
+            listing.unseen.append(path)
             self.look_at(path)
         listing.open -= 1
         if listing.open == 0 and listing.channel == self._channel:
@@ -288,7 +302,9 @@ class Healer:
         """
         known = None if pnfsid is None else self._watches.of_directory(path, pnfsid)
         if known is None:
-            subscription = await self._connection.watch(self._position.channel, path, self._flags)
+            # What is above a root tells nothing of its move.
+            flags = [*self._flags, MOVED_SELF] if path in self._scope.roots else self._flags
+            subscription = await self._connection.watch(self._position.channel, path, flags)
             self._watches.add(subscription, path)
         else:
             subscription = known
@@ -339,13 +355,14 @@ class Healer:
             occurrence = Occurrence(directory=path, name=entry.name, mask=[CLOSED], subscription=subscription)
             unfinished.append(occurrence.spooled(f"unfinished/{entry.pnfsid}:{at}"))
         if unfinished:
-            await self._append(unfinished, None)
+            for portion in portions_of(unfinished):
+                await self._append(portion, None)
         if not files:
             return
         entered = await self._spool.entered(files.keys())
         if entered:
             await self._spool.shown(entered, listing.number)
-        since = self._position.since
+        since = self._position.since_in(path)
         old = [
             digest
             for digest, entry in files.items()
@@ -362,7 +379,8 @@ class Healer:
                 for digest, entry in sorted(files.items(), key=lambda each: each[1].mtime)
                 if digest in new
             ]
-            await self._append(rows, None)
+            for portion in portions_of(rows):
+                await self._append(portion, None)
             self._log.debug("dcache: found by listing", path=path, files=len(rows))
 
     async def _finish(self, listing: Listing) -> None:
@@ -370,9 +388,13 @@ class Healer:
             if listing.full:
                 self.full = True
                 self.look_at_all()
+            elif self._note_unseen(listing):
+                await self._append((), self._position.text())
             return
         self.full = listing.full
         self.walked = True
+        if not listing.failed:
+            self._on_walked()
         forgotten = 0
         if not listing.full and not listing.outdated:
             if not listing.failed:
@@ -380,6 +402,7 @@ class Healer:
                     # Not what this listing alone has not shown: a file may have been moved past it.
                     forgotten = await self._spool.forget_unshown(self._position.listed)
                 self._position.listed = listing.number
+            self._note_unseen(listing)
             self._position.since = None
             await self._append((), self._position.text())
             self.healed = not listing.outdated
@@ -398,6 +421,21 @@ class Healer:
         if listing.channel == self._channel:
             self._complete = None
         self._some.set()
+
+    def _note_unseen(self, listing: Listing) -> bool:
+        """Note what has been listed for the first time, and what has not; True when that is news."""
+        position = self._position
+        unseen = {path: position.since_in(path) for path in listing.unseen}
+        unlisted = {
+            at: since
+            for at, since in position.unlisted.items()
+            if not any(is_at_or_below(at, path) for path in listing.paths)
+        } | {path: since for path, since in unseen.items() if since is not None}
+        if len(unlisted) > _MOST_UNLISTED:
+            self._log.warning("dcache: files of the past may enter from directories that could not be read")
+            unlisted = dict(islice(unlisted.items(), _MOST_UNLISTED))
+        before, position.unlisted = position.unlisted, unlisted
+        return before != unlisted
 
 
 def _ways_up(path: str) -> Iterator[str]:

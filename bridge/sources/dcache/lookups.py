@@ -37,7 +37,8 @@ _MOST_UNFINISHED = 1000
 """Files waited for so long at once: they take room in the hands of `SpoolReader`."""
 UNKNOWN_SECONDS = 10.0
 """For which an event waits for the path of its watch, once all directories were walked."""
-_MOST_WAITING = 10_000
+_MOST_WAITING = 30_000
+"""More than `SpoolReader` holds: those that would be left out would begin to wait anew."""
 
 
 class Lookups:
@@ -77,6 +78,14 @@ class Lookups:
 
     async def resolve(self, spooled: Spooled) -> Found | Dropped | Later:
         """Look up what `spooled` is about."""
+        found = await self._resolve(spooled)
+        if not isinstance(found, Later):
+            for what in ("", " unknown", " half", " gone"):
+                self._waiting.pop(f"{spooled.key}{what}", None)
+            self._uploads.pop(spooled.key, None)
+        return found
+
+    async def _resolve(self, spooled: Spooled) -> Found | Dropped | Later:
         occurrence = Occurrence.of(spooled)
         path = self._path(occurrence)
         if path is None:
@@ -102,7 +111,6 @@ class Lookups:
             self.trouble = None
             if occurrence.action == MOVED_IN and self._waits(f"{key} gone", PAIR_SECONDS):
                 return Later(_AGAIN)  # its directory may have been moved, which is told in a moment
-            self._waits_no_more(key)
             return Dropped("gone")
         except (Denied, Unanswered) as error:
             if self.trouble is None:
@@ -112,13 +120,11 @@ class Lookups:
         self.trouble = None
         self._waiting.pop(f"{key} gone", None)
         if entry.kind != "REGULAR":
-            self._waits_no_more(key)
             return Dropped("directory" if entry.kind == "DIR" else "no_file")
         if entry.size is None:
             told_closed = occurrence.action != MOVED_IN and occurrence.event
             waits = self._waits(key, UNFINISHED_SECONDS) if told_closed else self._waits_for_end(key)
             return Later(_AGAIN) if waits else Dropped("unfinished")
-        self._waits_no_more(key)
         return await self._arrived(occurrence, path, entry)
 
     def _path(self, occurrence: Occurrence) -> str | None:
@@ -177,10 +183,6 @@ class Lookups:
         self._uploads.pop(key, None)
         return False
 
-    def _waits_no_more(self, key: str) -> None:
-        self._waiting.pop(key, None)
-        self._uploads.pop(key, None)
-
     # Renames
 
     def _was_within(self, occurrence: Occurrence) -> bool:
@@ -189,7 +191,6 @@ class Lookups:
     def _may_be_half(self, key: str, occurrence: Occurrence) -> bool:
         """Tell whether it matters where a file came from, and is not known yet."""
         if occurrence.cookie is None or self._was_within(occurrence):
-            self._waiting.pop(key, None)
             return False
         matters = MOVED_IN not in self._flags or (occurrence.is_new and not self._with_path)
         return matters and self._waits(f"{key} half", PAIR_SECONDS)

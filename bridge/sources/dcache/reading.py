@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +21,7 @@ from bridge.sources.dcache.lookups import Lookups
 from bridge.sources.dcache.scope import Scope, joined
 from bridge.sources.dcache.state import OwnFile, Position
 from bridge.sources.dcache.stream import Competing, Overrun, Stream, StreamEnded
-from bridge.sources.dcache.watches import Half, Moves, Watches
+from bridge.sources.dcache.watches import Half, Moves, Watches, key_of
 from bridge.sources.spool import SpoolReader
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -37,6 +38,14 @@ _FULL_SECONDS = (0.5, 30.0)
 """How often to look whether the store has room again, and after which time to try."""
 _GOOD_SECONDS = 30.0
 """A connection that lasted this long was a good one."""
+_NOTE_SECONDS = 10.0
+"""Between two notes of until when events are kept."""
+_MOST_PARTED = 1000
+"""Watches ended by this bridge that are remembered."""
+_HELD_BACK = (
+    "connected, but nothing has come through the last time, not even a tick: does a proxy between hold the "
+    "stream back?"
+)
 
 
 class Reading:
@@ -69,6 +78,10 @@ class Reading:
         self._some_moved = asyncio.Event()
         self._leaving: list[str] = []
         """Keys of watches to be ended: of directories that have left."""
+        self._parted: deque[str] = deque(maxlen=_MOST_PARTED)
+        """Keys of watches ended so: should one be known again when that is told, its directory is back."""
+        self._was_held_back = False
+        """Of the last connection nothing was heard."""
         self._trouble: str | None = "not connected yet"
         self._connected_at: float | None = None
         self._anew = True
@@ -97,6 +110,7 @@ class Reading:
             scope=self._scope,
             watches=self._watches,
             append=self.reader.append,
+            on_walked=self._end_left_over,
             metrics=self._metrics,
             log=self._log,
         )
@@ -120,6 +134,7 @@ class Reading:
                 tasks.create_task(self.healer.run(), name="dcache heals")
                 tasks.create_task(self._follow(), name="dcache follows its stream")
                 tasks.create_task(self._part(), name="dcache parts with directories")
+                tasks.create_task(self._note(), name="dcache notes until when it heard")
         except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
             error = _innermost(group)
             if not isinstance(error, SourceLost):
@@ -145,6 +160,7 @@ class Reading:
             except StreamEnded as ended:
                 failures = 0 if ended.expected or self._was_good() else failures + 1
                 pause = _pause(max(failures, 1), *_PAUSES)
+                self._was_held_back = ended.held_back
                 self._disconnected(str(ended), expected=ended.expected)
             except ChannelGone as gone:
                 self._disconnected(str(gone))
@@ -180,7 +196,7 @@ class Reading:
         """Make a channel in place of one that is gone; give failures and a pause."""
         try:
             await self._channel.make(self._position)
-        except (Unanswered, Denied, Missing) as error:
+        except (Unanswered, Denied, Missing, ChannelGone) as error:
             self._trouble = f"the channel is gone, and no other can be made: {error}"
             wait = _REFUSED_SECONDS if isinstance(error, Refused) else _pause(failures + 1, *_PAUSES)
             return failures + 1, wait
@@ -202,6 +218,7 @@ class Reading:
     def _disconnected(self, reason: str, *, expected: bool = False) -> None:
         tell = self._log.info if expected else self._log.warning
         tell("dcache: the stream ended", reason=reason)
+        self._metrics.up.set(0)  # also when there was no connection to be lost
         if not expected:
             self._trouble = f"not connected: {reason}"
 
@@ -213,7 +230,7 @@ class Reading:
 
     def connected(self, *, resumed: bool) -> None:
         self._metrics.up.set(1)
-        self._trouble = None
+        self._trouble = _HELD_BACK if self._was_held_back else None
         self._connected_at = time.monotonic()
         self._log.info("dcache: connected", channel=self._position.channel, after=self._position.event)
         # Not sooner: what is closed after its directory was listed and before this is told by nobody.
@@ -227,7 +244,9 @@ class Reading:
         self._metrics.up.set(0)
 
     def heard(self) -> None:
-        self._own.hear(self._connection.now())
+        self._own.heard = self._connection.now()
+        if self._was_held_back:
+            self._was_held_back, self._trouble = False, None
 
     def gap(self, reason: str) -> None:
         self._metrics.gap(reason)
@@ -244,9 +263,18 @@ class Reading:
 
     def watch_ended(self, subscription: str) -> None:
         path = self._watches.end(subscription)
-        if path is not None and path in self._scope.roots:
+        if path is None:
+            return
+        if path in self._scope.roots:
             self._log.warning("dcache: a watch has ended", path=path)
             self.healer.look_at(path)
+        elif key_of(subscription) in self._parted:
+            self.healer.look_at(path)
+
+    def directory_moved(self, directory: str | None) -> None:
+        if directory is not None and directory in self._scope.roots:
+            self._log.warning("dcache: a watched path was moved, away or back", path=directory)
+            self.healer.look_at(directory)
 
     def directory_event(self, told: Told, directory: str | None) -> None:
         # Of a directory that is not known yet: the listing after its watch was made shows what is in it.
@@ -289,10 +317,29 @@ class Reading:
             while self._leaving:
                 key = self._leaving.pop()
                 self._watches.end(key)
+                self._parted.append(key)
                 try:
                     await self._connection.unwatch(self._position.channel, key)
                 except (Unanswered, Denied) as error:  # its events are told, and dropped: no harm
                     self._log.info("dcache: a watch could not be ended", reason=str(error))
+
+    def _end_left_over(self) -> None:
+        """End the watches that the channel had when it was found, but for what is watched by now."""
+        left_over, self._channel.left_over = self._channel.left_over, frozenset()
+        no_more = left_over - self._watches.keys()
+        if no_more:
+            self._log.info("dcache: watches of an earlier configuration are ended", watches=len(no_more))
+            self._leaving += no_more
+            self._some_moved.set()
+
+    async def _note(self) -> None:
+        """Keep until when all is kept. Not on the loop: the disk may be slow."""
+        noted = self._own.heard
+        while True:
+            await asyncio.sleep(_NOTE_SECONDS)
+            if self._own.heard != noted:
+                noted = self._own.heard
+                await asyncio.to_thread(self._own.save)
 
     def _has_left(self, key: str, old: str | None) -> bool:
         """Tell whether the watch is of what was moved away, and of nothing that has come back."""

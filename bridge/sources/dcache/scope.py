@@ -20,7 +20,7 @@ class Scope:
 
     def root_of(self, path: str) -> str | None:
         """Give the watched path that `path` is, or is below; the nearest, None when there is none."""
-        found = [root for root in self.roots if path == root or root == "/" or path.startswith(root + "/")]
+        found = [root for root in self.roots if is_at_or_below(path, root)]
         return max(found, key=len, default=None)
 
     def relative(self, path: str) -> str:
@@ -63,6 +63,11 @@ class _Pattern:
 
     def fits(self, relative: str) -> bool:
         return self._fits(relative if self._whole else relative.rpartition("/")[2]) is not None
+
+
+def is_at_or_below(path: str, directory: str) -> bool:
+    """Tell whether `path` is `directory` or in it, at any depth."""
+    return path == directory or directory == "/" or path.startswith(directory + "/")
 
 
 def joined(directory: str, name: str) -> str:

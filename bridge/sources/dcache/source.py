@@ -12,7 +12,7 @@ from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost, StoreError
 from bridge.core.ports import Slots
 from bridge.sources import Keeping
-from bridge.sources.dcache.asking import Denied, Missing, Unanswered
+from bridge.sources.dcache.asking import Denied, Missing, Refusal, Unanswered
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import ChannelGone, Connection
@@ -37,6 +37,7 @@ class DcacheSource:
         self._rescan = keeping.rescan
         self._log = structlog.get_logger(__name__).bind(source=key)
         self._own = OwnFile(keeping.state_dir, self._identity)
+        self._refusal = Refusal()
         self._reading: Reading | None = None
 
     @asynccontextmanager
@@ -47,7 +48,7 @@ class DcacheSource:
                 "dcache: whoever answers is believed, and gets the credentials (tls.verify: false)"
             )
         spool = self._keeping.spool()
-        async with Connection(self._config) as connection:
+        async with Connection(self._config, self._refusal) as connection:
             channel = Channel(connection, self._config, self._own, spool, self._log)
             try:
                 position = await channel.open(self._rescan)

@@ -6,15 +6,14 @@ import json
 import os
 import re
 import secrets
-import time
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from bridge.core.errors import SourceLost, StoreError
-
-_SAVE_SECONDS = 10.0
+from bridge.sources.dcache.scope import is_at_or_below
 
 
 @dataclass(slots=True)
@@ -30,11 +29,25 @@ class Position:
     entered does."""
     listed: int | None = None
     """Number of the last complete listing."""
+    unlisted: dict[str, float | None] = field(default_factory=dict)
+    """Directories that no listing has shown yet though a complete one is done, for each what `since` is for
+    all below it: it could not be read, or is a path that is new in the configuration."""
+    roots: list[str] | None = None
+    """The paths that were watched; None in what an older bridge kept."""
+
+    def since_in(self, directory: str | None) -> float | None:
+        """Give what `since` is for the files in `directory` (None: in one that is not known)."""
+        if self.since is not None or not self.unlisted:
+            return self.since
+        if directory is None:
+            return next((since for since in self.unlisted.values() if since is not None), None)
+        above = [at for at in self.unlisted if is_at_or_below(directory, at)]
+        return self.unlisted[max(above, key=len)] if above else None
 
     def text(self) -> str:
         """Write it for the store."""
-        kept = {"channel": self.channel, "event": self.event, "since": self.since, "listed": self.listed}
-        return json.dumps({key: value for key, value in kept.items() if value is not None})
+        kept = {each.name: getattr(self, each.name) for each in fields(self)}
+        return json.dumps({key: value for key, value in kept.items() if value not in (None, {})})
 
     @classmethod
     def of(cls, text: str) -> Position:
@@ -59,7 +72,7 @@ class OwnFile:
         self.suffix = ""
         self.heard: float | None = None
         """Until when events were kept, by dCache's clock; seconds since 1970."""
-        self._saved = 0.0
+        self._saving = threading.Lock()
 
     def load(self) -> bool:
         """Read it; True when it was there, though perhaps not whole."""
@@ -76,15 +89,12 @@ class OwnFile:
             self.suffix = secrets.token_hex(6)
         return there
 
-    def hear(self, now: float) -> None:
-        """Note that all until `now` is kept; written every ten seconds."""
-        self.heard = now
-        if time.monotonic() - self._saved >= _SAVE_SECONDS:
-            self.save()
-
     def save(self) -> None:
-        """Write it, durably. Raises SourceLost."""
-        self._saved = time.monotonic()
+        """Write it, durably, in whatever thread. Raises SourceLost."""
+        with self._saving:
+            self._save()
+
+    def _save(self) -> None:
         draft = self.path.with_suffix(".draft")
         try:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

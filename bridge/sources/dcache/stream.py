@@ -12,11 +12,12 @@ from httpx_sse import EventSource, ServerSentEvent, SSEError
 
 from bridge.core.errors import StoreFullError
 from bridge.core.ports import Spooled
-from bridge.sources.dcache.arrivals import Occurrence, Told, read
+from bridge.sources.dcache.arrivals import MOVED_SELF, Occurrence, Told, read
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.connection import Connection, silence_seconds
 from bridge.sources.dcache.state import Position
 from bridge.sources.dcache.watches import Watches
+from bridge.sources.spool import portions_of
 
 MOST_PENDING_BYTES = 16 * 2**20
 """Read and not kept yet; at more the connection is left, and resumed from what is kept."""
@@ -25,10 +26,12 @@ MOST_PENDING_BYTES = 16 * 2**20
 class StreamEnded(Exception):  # noqa: N818 - the usual end of a stream
     """The connection is over; the channel may live on. The text tells why."""
 
-    def __init__(self, reason: str, *, expected: bool = False) -> None:
+    def __init__(self, reason: str, *, expected: bool = False, held_back: bool = False) -> None:
         super().__init__(reason)
         self.expected = expected
         """The server said that it would, or nothing had to be told: no reason to wait long."""
+        self.held_back = held_back
+        """Not even a tick came, though there are some."""
 
 
 class Competing(Exception):  # noqa: N818
@@ -56,6 +59,9 @@ class Listener(Protocol):
 
     def watch_ended(self, subscription: str) -> None:
         """Hear that a subscription is over."""
+
+    def directory_moved(self, directory: str | None) -> None:
+        """Hear that a watched directory is no longer where it was, or is back."""
 
     def overflow(self, directory: str | None) -> None:
         """Hear that dCache lost events of a directory (None: of one that is not known)."""
@@ -88,7 +94,8 @@ class Stream:
         self._append = append
         self._wanted = wanted
         self._channel = channel
-        self._pending: list[Spooled] = []
+        self._pending: list[tuple[Spooled, str]] = []
+        """Each with its SSE id."""
         self._pending_bytes = 0
         self._newest: str | None = None
         """Id of the newest event read and not kept."""
@@ -131,7 +138,8 @@ class Stream:
         except (StreamEnded, Competing, Overrun) as end:
             self._end = end
         except httpx.ReadTimeout:
-            self._end = StreamEnded(f"silent for {silence:g} s", expected=True)
+            ticks = self._channel.has_metronome
+            self._end = StreamEnded(f"silent for {silence:g} s", expected=True, held_back=ticks)
         except (httpx.HTTPError, OSError) as error:
             self._end = StreamEnded(f"broken: {str(error) or type(error).__name__}")
         except SSEError as error:
@@ -159,7 +167,9 @@ class Stream:
         elif told.action == "IN_IGNORED":
             self._listener.watch_ended(told.subscription)
         elif told.name is None:
-            return  # about the watched directory itself: its parent's event tells the same with a name
+            # About the watched directory itself: its parent's event tells the same, where that is watched.
+            if told.action == MOVED_SELF:
+                self._listener.directory_moved(directory)
         else:
             if told.cookie is not None:
                 self._listener.moved(told, directory)
@@ -196,10 +206,10 @@ class Stream:
             subscription=told.subscription,
             channel=self._position.channel,
             event=event_id,
-            is_new=self._position.since is not None,
+            is_new=self._position.since_in(directory) is not None,
         )
         spooled = occurrence.spooled(f"{self._position.channel}/{event_id}")
-        self._pending.append(spooled)
+        self._pending.append((spooled, event_id))
         self._pending_bytes += len(spooled.data)
         if self._pending_bytes > MOST_PENDING_BYTES:
             raise Overrun("events come faster than the store can write them")
@@ -216,18 +226,24 @@ class Stream:
                 return
 
     async def _write(self, newest: str) -> None:
-        batch = self._pending
-        self._pending, self._pending_bytes, self._newest = [], 0, None
+        batch, self._pending = self._pending, []
+        self._pending_bytes, self._newest = 0, None
+        kept = 0
+        for portion in portions_of([spooled for spooled, _ in batch]):
+            kept += len(portion)
+            await self._write_portion(portion, newest if kept == len(batch) else batch[kept - 1][1])
+        self._listener.heard()
+
+    async def _write_portion(self, portion: Sequence[Spooled], newest: str) -> None:
         before, self._position.event = self._position.event, newest
         try:
-            await self._append(batch, self._position.text())
+            await self._append(portion, self._position.text())
         except StoreFullError as error:
             self._position.event = before
             raise Overrun(str(error)) from None
         except BaseException:
             self._position.event = before
             raise
-        self._listener.heard()
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -28,7 +28,7 @@ HELD = 10_000
 behind them is read."""
 BATCH = 500
 """Handed over at once."""
-PORTION, PORTION_BYTES = 200, 128 * 2**10
+PORTION, PORTION_BYTES = 100, 64 * 2**10
 """Occurrences, and their data, that are appended at once: of more a store that is nearly full may keep some,
 and refuses them together."""
 LONGEST_PAUSE = 300.0

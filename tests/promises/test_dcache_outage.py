@@ -228,8 +228,9 @@ async def test_a_store_that_is_too_small_for_the_day_leaves_the_rest_to_dcache(
     uploaded = await upload(dcache_world, files - 1_000)
     await until(lambda: not site.connected, what="the source disconnects")
     uploaded += await upload(dcache_world, 1_000, len(uploaded))
-    # What is done goes, and its mark comes, whether there is room or not.
-    assert await daemon.metric("bridge_store_bytes") <= 1.05 * MIB
+    # What is done goes, and its mark comes, whether there is room or not; and what is let in last is measured
+    # by its rows, but takes whole pages, and those in SQLite's log.
+    assert await daemon.metric("bridge_store_bytes") <= 1.125 * MIB
     assert 0 < sum((await kept(daemon)).values()) < files
     assert daemon.said("dcache: disconnected, the store takes no more", source="arrivals")
     async with asyncio.timeout(30):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from bridge.core.errors import SourceLost
 from bridge.sandbox.dcache import SandboxDcache
@@ -330,6 +331,22 @@ async def test_who_asks_to_come_later_is_left_alone_for_so_long(tmp_path: Path) 
                 with pytest.raises(Unanswered, match="503"):
                     await connection.limits()
     assert asked[1] - asked[0] > 0.9
+
+
+async def test_an_overflow_of_all_watches_is_one_line_of_the_log(site: SandboxDcache, tmp_path: Path) -> None:
+    for number in range(20):
+        await site.mkdir(f"/data/in/{number}")
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        with capture_logs() as lines:
+            site.trouble.begin_overflow()
+            await site.upload("/data/in/7/a", b"x")
+            site.trouble.end_overflow()
+            await running.accept(1)
+        assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
+            "dcache: events of a directory were lost; it is listed"
+        ]
 
 
 # --- credentials ---

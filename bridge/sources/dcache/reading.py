@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
@@ -40,6 +41,8 @@ _GOOD_SECONDS = 30.0
 """A connection that lasted this long was a good one."""
 _NOTE_SECONDS = 10.0
 """Between two notes of until when events are kept."""
+_TELL_SECONDS = 60.0
+"""Between two lines of the log about events that were missed for one reason; the metric counts them all."""
 _MOST_PARTED = 1000
 """Watches ended by this bridge that are remembered."""
 _HELD_BACK = (
@@ -80,6 +83,8 @@ class Reading:
         """Keys of watches to be ended: of directories that have left."""
         self._parted: deque[str] = deque(maxlen=_MOST_PARTED)
         """Keys of watches ended so: should one be known again when that is told, its directory is back."""
+        self._missed_at: dict[str, float] = {}
+        """When events were last told to be missed, by why."""
         self._was_held_back = False
         """Of the last connection nothing was heard."""
         self._trouble: str | None = "not connected yet"
@@ -202,8 +207,7 @@ class Reading:
             return failures + 1, wait
         await self.reader.append((), self._position.text())
         self._watches.clear()
-        self._metrics.gap("channel_lost")
-        self._log.warning("dcache: events were missed; all is listed", reason="channel_lost")
+        self._missed("channel_lost", "dcache: events were missed; all is listed")
         self._anew = True
         self.healer.new_channel()
         return 0, 0.0
@@ -249,17 +253,23 @@ class Reading:
             self._was_held_back, self._trouble = False, None
 
     def gap(self, reason: str) -> None:
-        self._metrics.gap(reason)
-        self._log.warning("dcache: events were missed; all is listed", reason=reason)
+        self._missed(reason, "dcache: events were missed; all is listed")
         self.healer.look_at_all()
 
     def overflow(self, directory: str | None) -> None:
         if directory is None:
             self.gap("overflow")
             return
-        self._metrics.gap("overflow")
-        self._log.warning("dcache: events of a directory were lost; it is listed", path=directory)
+        self._missed("overflow", "dcache: events of a directory were lost; it is listed", path=directory)
         self.healer.look_at(directory)
+
+    def _missed(self, reason: str, line: str, **told: str) -> None:
+        """Count it, and tell it once a minute: one overflow in dCache is told by each watch there is."""
+        self._metrics.gap(reason)
+        now = time.monotonic()
+        if now - self._missed_at.get(reason, -math.inf) >= _TELL_SECONDS:
+            self._missed_at[reason] = now
+            self._log.warning(line, reason=reason, **told)
 
     def watch_ended(self, subscription: str) -> None:
         path = self._watches.end(subscription)

@@ -228,19 +228,22 @@ class Stream:
     async def _write(self, newest: str) -> None:
         batch, self._pending = self._pending, []
         self._pending_bytes, self._newest = 0, None
-        kept = 0
-        for portion in portions_of([spooled for spooled, _ in batch]):
-            kept += len(portion)
-            await self._write_portion(portion, newest if kept == len(batch) else batch[kept - 1][1])
+        try:
+            await self._append_up_to(newest, [spooled for spooled, _ in batch])
+        except StoreFullError:  # a part of it may fit
+            kept = 0
+            for portion in portions_of([spooled for spooled, _ in batch]):
+                kept += len(portion)
+                try:
+                    await self._append_up_to(newest if kept == len(batch) else batch[kept - 1][1], portion)
+                except StoreFullError as error:
+                    raise Overrun(str(error)) from None
         self._listener.heard()
 
-    async def _write_portion(self, portion: Sequence[Spooled], newest: str) -> None:
-        before, self._position.event = self._position.event, newest
+    async def _append_up_to(self, event: str, occurrences: Sequence[Spooled]) -> None:
+        before, self._position.event = self._position.event, event
         try:
-            await self._append(portion, self._position.text())
-        except StoreFullError as error:
-            self._position.event = before
-            raise Overrun(str(error)) from None
+            await self._append(occurrences, self._position.text())
         except BaseException:
             self._position.event = before
             raise

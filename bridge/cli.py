@@ -36,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal without UTF-8 shows `→` as an escape
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        options = _parser().parse_args(arguments)
-        return options.command(options)  # type: ignore[no-any-return] # argparse knows it as Any
+        try:
+            options = _parser().parse_args(arguments)
+            return options.command(options)  # type: ignore[no-any-return] # argparse knows it as Any
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is expected
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return BAD_CONFIGURATION

@@ -21,7 +21,7 @@ run: $(VENV)/.ready
 ## Everything CI runs.
 test: check
 	$(BIN)/python -m tests.servers.debian
-	$(BIN)/pytest -q -n 2 --dist worksteal -m "not prove" $(ARGS)
+	$(BIN)/pytest -q -n 3 --dist worksteal -m "not prove" $(ARGS)
 
 ## Static checks: lint, format, types, the rules of who imports whom.
 check: $(VENV)/.ready

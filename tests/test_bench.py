@@ -52,6 +52,7 @@ ROWS = {key: row for key, row in vars(Table(QUICK)).items() if isinstance(row, R
 RUCIO = {key: row for key, row in ROWS.items() if key.startswith(("rabbitmq", "activemq"))}
 
 
+@pytest.mark.prove  # it takes all there is of two cores for 40 s, of which others' deadlines know nothing
 @pytest.mark.timeout(180)
 def test_the_quick_bench_gives_every_row_a_figure_but_those_of_rucio() -> None:
     has_figures(bench(), {key: row for key, row in ROWS.items() if key not in RUCIO})

@@ -92,8 +92,9 @@ async def test_what_is_left_at_the_end_is_given_back_at_once(queue: MotoQueue) -
 
 async def test_what_was_received_and_not_taken_is_given_back_too(queue: MotoQueue) -> None:
     await queue.send("a", "b", "c")
-    async with opened(source(queue), limit=3):
-        await until(lambda: _counts(queue, (0, 3)))
+    made = source(queue)
+    async with opened(made, limit=3):
+        await until(lambda: made._reader is not None and len(made._reader._held) == 3)
     assert await queue.counts() == (3, 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
 from bridge.sources.rucio import reader
 from bridge.telemetry.metrics import Metrics
-from tests.conformance.beds import RucioBed, make, number
+from tests.conformance.beds import RucioBed, number
 from tests.servers import hermes
 from tests.servers.activemq import ActiveMQ
 from tests.servers.certificates import Certificates
@@ -22,15 +21,6 @@ from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.sources.reading import opened, settle, until
 from tests.sources.rucio import KINDS, behind, on_active, on_rabbit, source, to_active, to_rabbit
-
-
-@pytest.fixture(params=KINDS)
-async def bed(request: pytest.FixtureRequest, unique: str) -> AsyncIterator[RucioBed]:
-    bed, target = await make(request.param, unique, request)
-    assert isinstance(bed, RucioBed)
-    async with Proxy(target) as proxy:
-        bed.proxy = proxy
-        yield bed
 
 
 async def test_a_queue_that_is_not_there_is_told(rabbitmq: RabbitMQ, unique: str) -> None:

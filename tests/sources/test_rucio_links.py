@@ -6,7 +6,6 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.link import LinkLost, Message, resolve
 from bridge.sources.rucio.source import opener
 from bridge.telemetry.metrics import Metrics
-from tests.conformance.beds import RucioBed, make, number
+from tests.conformance.beds import RucioBed, number
 from tests.servers import hermes
 from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
@@ -31,15 +30,6 @@ from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.sources.reading import opened, settle, until
 from tests.sources.rucio import KINDS, behind, source
-
-
-@pytest.fixture(params=KINDS)
-async def bed(request: pytest.FixtureRequest, unique: str) -> AsyncIterator[RucioBed]:
-    bed, target = await make(request.param, unique, request)
-    assert isinstance(bed, RucioBed)
-    async with Proxy(target) as proxy:
-        bed.proxy = proxy
-        yield bed
 
 
 async def test_a_broker_that_falls_silent_is_left_within_two_heartbeats(bed: RucioBed) -> None:

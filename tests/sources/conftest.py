@@ -1,0 +1,20 @@
+"""A broker of Rucio's behind a proxy, for the tests of its links."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.conformance.beds import RucioBed, make
+from tests.servers.proxy import Proxy
+from tests.sources.rucio import KINDS
+
+
+@pytest.fixture(params=KINDS)
+async def bed(request: pytest.FixtureRequest, unique: str) -> AsyncIterator[RucioBed]:
+    bed, target = await make(request.param, unique, request)
+    assert isinstance(bed, RucioBed)
+    async with Proxy(target) as proxy:
+        bed.proxy = proxy
+        yield bed

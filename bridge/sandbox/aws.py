@@ -22,6 +22,12 @@ ACCESS_KEY_ID = "sandbox"
 SECRET_ACCESS_KEY = "sandbox"  # noqa: S105 - the sandbox's own, told to whoever asks
 BUCKET = "uploads"
 QUEUE = "uploads-events"
+MOTO = "import sys; sys.setswitchinterval(10); from moto.server import main; main(sys.argv[1:])"
+"""What starts the server. moto's queues have no locks (moto/sqs/models.py: `SQSBackend.receive_message`,
+`Queue.delete_message`): two receives at once both get a message, whose group then waits for ever once it is
+deleted, and a send beside a delete is lost. SQS does neither. A thread that keeps Python's lock until it
+waits for something runs through them alone.
+"""
 _START_SECONDS = 30.0
 
 
@@ -65,7 +71,7 @@ async def aws() -> AsyncIterator[Aws]:
     with tempfile.TemporaryDirectory(prefix="sandbox-aws-") as home:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)),
+            *("-c", MOTO, "-H", "127.0.0.1", "-p", str(port)),
             env={**os.environ, "HOME": home, "AWS_EC2_METADATA_DISABLED": "true"},
             stdout=DEVNULL,
             stderr=DEVNULL,

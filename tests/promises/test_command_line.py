@@ -187,7 +187,9 @@ def test_nobody_reading_the_help_is_no_traceback() -> None:
             timeout=30,
             check=False,
         )
-    assert (done.returncode, done.stderr) == (1, "")
+    # argparse keeps a failed write of the help to itself from Python 3.11.7 on, and it is seen only
+    # where the output is buffered.
+    assert (done.returncode in (0, 1), done.stderr) == (True, "")
 
 
 async def test_dead_letters_are_listed_and_shown_beside_a_running_daemon(world: World) -> None:

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import boto3  # type: ignore[import-untyped] # it has no stubs
 from botocore.config import Config
 
+from bridge.sandbox.aws import MOTO
 from bridge.sandbox.kafka import free_port
 
 REGION = "eu-west-1"
@@ -47,7 +48,7 @@ class Moto:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+            [sys.executable, "-c", MOTO, "-H", "127.0.0.1", "-p", str(self.port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment,

@@ -234,6 +234,7 @@ async def test_a_message_that_comes_again_while_held_is_not_handed_out_twice(que
     async with opened(source(queue)) as hands:
         [delivery] = await hands.take(1)
         [mine] = hands.source._reader._held.values()  # type: ignore[attr-defined] # its receipt is nowhere else
+        before = mine.receipt
         await queue.moto.call(
             "sqs",
             "change_message_visibility",
@@ -241,7 +242,6 @@ async def test_a_message_that_comes_again_while_held_is_not_handed_out_twice(que
             ReceiptHandle=mine.receipt,
             VisibilityTimeout=0,
         )
-        before = mine.receipt
         await until(lambda: mine.receipt != before)
         await hands.takes_nothing(0.2)
         delivery.settle(Outcome.ACCEPTED)

@@ -129,9 +129,9 @@ class Daemon:
         )
 
     def lines(self) -> list[dict[str, Any]]:
-        """The log so far."""
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        """The log so far; a line that is still being written is not part of it."""
+        written = self.log.read_bytes() if self.log.exists() else b""
+        return [json.loads(line) for line in written.split(b"\n")[:-1] if line.startswith(b"{")]
 
     def said(self, event: str, **fields: object) -> list[dict[str, Any]]:
         """Log lines with this event and these fields."""

@@ -182,7 +182,7 @@ def alive(pid: int) -> bool:
     """Whether a process runs; a zombie that nobody waits for does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter: it was reaped between opening and reading
         return False
 
 

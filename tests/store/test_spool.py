@@ -280,18 +280,27 @@ async def test_a_batch_that_never_fits_does_not_leave_the_store_full(
 
 
 async def test_what_can_not_be_written_is_told_and_what_is_done_is_written_later(
-    state_dir: Path, metrics: Metrics
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Store.open(state_dir, metrics) as store:
         arrivals = store.spool("arrivals")
         await arrivals.append(some("a", "b"), "1")
         number = (await numbered(arrivals))["a"]
-        assert store._writer._connection is not None
-        store._writer._connection.execute("PRAGMA query_only = ON")  # the next connection is well again
-        arrivals.done(number, digest(1))
+        connection, connect = store._writer._connection, store._writer._connect
+        assert connection is not None
+
+        def read_only() -> sqlite3.Connection:
+            (made := connect()).execute("PRAGMA query_only = ON")
+            return made
+
+        with monkeypatch.context() as patched:
+            # What is done is written by itself if the append comes a tenth of a second later.
+            patched.setattr(store._writer, "_connect", read_only)
+            connection.execute("PRAGMA query_only = ON")
+            arrivals.done(number, digest(1))
+            with pytest.raises(StoreError, match="readonly"):
+                await arrivals.append(some("a"), "2")
         # It must not be taken for the occurrence that goes: its time comes after that is gone.
-        with pytest.raises(StoreError, match="readonly"):
-            await arrivals.append(some("a"), "2")
         await arrivals.append(some("a"), "2")
         assert await keys(arrivals) == ["b", "a"]
         assert await arrivals.entered([digest(1)]) == {digest(1)}

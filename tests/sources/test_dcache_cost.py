@@ -109,7 +109,7 @@ async def test_a_file_without_a_size_costs_what_the_page_says(
     site: SandboxDcache, meter: Meter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("UNFINISHED_SECONDS", "_AGAIN"):  # both, so that the pauses keep their number
-        monkeypatch.setattr(lookups, name, getattr(lookups, name) / 20)
+        monkeypatch.setattr(lookups, name, getattr(lookups, name) / 5)
     async with Bridge(site, tmp_path).running() as running:
         await running.healed()
         meter.read()
@@ -184,6 +184,7 @@ async def test_an_overflow_of_all_watches_lists_each_directory_about_once(
         await site.upload("/data/in/lost", b"x")
         site.trouble.end_overflow()
         await running.accept(1)
+        await until(lambda: meter.shown >= count)
         await running.nothing_more(0.5)
         assert count <= meter.read() <= 2 * count
 

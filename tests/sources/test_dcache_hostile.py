@@ -121,7 +121,8 @@ async def test_a_watched_path_that_was_renamed_away_is_told_and_one_made_anew_is
         await site.upload("/data/in/d/a", b"x")
         (event,) = await running.accept(1)
         assert event.subject == "/data/in/d/a"
-        await until(lambda: not running.source.problems())
+        healer = reading_of(running).healer
+        await until(lambda: not (running.source.problems() or healer._urgent or healer._began))
         await site.upload("/data/in/b", b"x")
         (event,) = await running.accept(1)
         assert event.attributes["found"] == "event"
@@ -174,7 +175,7 @@ async def test_what_the_first_listing_could_not_read_is_skipped_later_but_for_wh
         await until(lambda: not running.source.problems())
         await running.nothing_more()
         # Listed by now: what is moved in enters however old it is.
-        assert reading_of(running)._position.unlisted == {}
+        await until(lambda: reading_of(running)._position.unlisted == {})
         await site.upload("/data/out/moved", b"x")
         site.namespace.lookup("/data/out/moved").mtime = 1
         await site.rename("/data/out", "/data/in/denied/out")

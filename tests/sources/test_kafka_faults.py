@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bridge.sources.kafka import reader
 from bridge.telemetry.metrics import Metrics
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.proxy import Proxy
-from tests.servers.tansu import Tansu, free_port
+from tests.servers.tansu import Tansu
 from tests.sources.reading import opened, settle, source, until
 
 
@@ -127,7 +128,7 @@ async def test_a_record_that_can_not_be_decoded_is_a_lost_source_and_nothing_is_
 
 async def test_a_silent_broker_is_a_lost_source(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(reader, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(reader, "CALL_SECONDS", 2.0)  # the broker needs some of it, before it is silent
     monkeypatch.setattr(reader, "CLOSE_SECONDS", 0.2)
     async with Proxy(0) as proxy:
         with Tansu(advertised_port=proxy.port) as broker:
@@ -141,12 +142,15 @@ async def test_a_silent_broker_is_a_lost_source(unique: str, monkeypatch: pytest
 
 
 async def test_no_broker_is_a_lost_source_with_the_reason(unique: str) -> None:
-    class Nobody:
-        bootstrap_servers = f"127.0.0.1:{free_port()}"
+    with socket.socket() as bound:  # nobody else gets the port, and nobody listens on it
+        bound.bind(("127.0.0.1", 0))
 
-    with pytest.raises(SourceLost, match="Connect call failed"):
-        async with opened(source(Nobody(), unique)):
-            pass
+        class Nobody:
+            bootstrap_servers = f"127.0.0.1:{bound.getsockname()[1]}"
+
+        with pytest.raises(SourceLost, match="Connect call failed"):
+            async with opened(source(Nobody(), unique)):
+                pass
 
 
 async def test_a_silent_broker_at_the_start_is_a_lost_source(

@@ -62,14 +62,14 @@ async def test_members_that_join_and_leave_lose_nothing_and_double_only_what_was
             await produce(0)
             await until(lambda: len(one.seen) >= 50)
             two = await join(second)
-            await until(lambda: shares(one) and shares(two))
+            await until(lambda: shares(one) and shares(two), timeout=30)
             await produce(200)
             await until(lambda: len(two.seen) >= 20)
             await produce(400)
             one.room.limit = 0  # as the bridge stops: no more slots, then what is in hand is settled
             await until(lambda: not one.room.taken)
         await produce(600)
-        await until(lambda: len(accepted()) == 800, timeout=15)
+        await until(lambda: len(accepted()) == 800, timeout=30)
 
     copies: dict[str, list[Delivery]] = defaultdict(list)
     for hands in everything:
@@ -106,6 +106,6 @@ async def test_an_expelled_member_lets_go_at_once_and_comes_back(tansu: Tansu, u
         coordinator = hands.source._consumer._coordinator  # type: ignore[union-attr]
         await coordinator._send_req(LeaveGroupRequest(unique, coordinator.member_id))
         settle(taken[:1])  # its commit is refused
-        await until(lambda: taken[1].outcome is Outcome.RELEASED, timeout=3)
+        await until(lambda: taken[1].outcome is Outcome.RELEASED, timeout=8)  # `DRAIN_SECONDS` is 10
         await hands.take(2)
         assert hands.data == [b"0", b"1", b"0", b"1"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ async def test_a_broker_that_falls_silent_is_left_within_two_heartbeats(bed: Ruc
         bed.proxy.stall()
         stalled = time.monotonic()
         await until(lambda: hands.source.problems(), timeout=5)
-        assert time.monotonic() - stalled < 2.5
+        assert time.monotonic() - stalled < 3
         assert "nothing heard" in hands.source.problems()[0]
         assert [delivery.outcome for delivery in taken] == [Outcome.RELEASED] * 3
         bed.proxy.stall(False)
@@ -161,6 +163,8 @@ async def test_cuts_at_any_moment_leave_no_defect_and_no_complaint(
 ) -> None:
     monkeypatch.setattr(reader, "LONGEST_PAUSE", 0.06)
     dice = random.Random(5)
+    gc.collect()  # what the tests before have left is not told of this one
+    caplog.clear()
     await bed.put(150)
     seen: set[int] = set()
     with structlog.testing.capture_logs() as lines:
@@ -258,13 +262,18 @@ async def test_a_password_that_is_renewed_is_taken_up_at_the_next_connecting(
     file.write_text(f"{rabbit.PASSWORD}\n")
     with structlog.testing.capture_logs() as lines:
         async with opened(bed.source(password=None, password_file=str(file))) as hands:
-            for wrong in ("swordfish-1", None, ""):
+            for wrong, reason in (
+                ("swordfish-1", "(?i)refused|password is invalid"),
+                (None, "can't be read"),
+                ("", "is empty"),
+            ):
                 if wrong is None:
                     file.unlink()
                 else:
                     file.write_text(wrong)
                 bed.proxy.cut()
-                await until(lambda: hands.source.problems() and "clos" not in hands.source.problems()[0])
+                # Not the cut alone, which is told before.
+                await until(lambda: re.search(reason, f"{hands.source.problems()}"))  # noqa: B023 - now
                 file.write_text(rabbit.PASSWORD)
                 await until(lambda: not hands.source.problems(), timeout=20)
             await bed.put(1)
@@ -300,11 +309,13 @@ async def test_addresses_that_come_and_go_are_followed(
         bed.proxy.refuse(False)
         behind(monkeypatch, "mq.test", "127.0.0.1", "127.0.0.2")
         accepted = bed.proxy.accepted
-        await until(lambda: bed.proxy.accepted > accepted and not hands.source.problems())
+        # The pause before the next look-up, and the one before the next attempt, are 10 s at most.
+        await until(lambda: bed.proxy.accepted > accepted and not hands.source.problems(), timeout=30)
 
 
 async def test_bytes_in_hand_are_bounded_whatever_a_message_has(bed: RucioBed) -> None:
     """Brokers count messages: the prefetch shrinks to what is seen of their sizes."""
+    before = deliveries()
     size, most = 50_000, 400_000
     await bed.send(*hermes.numbered(40, blob="x" * size))
     done: set[int] = set()
@@ -314,7 +325,7 @@ async def test_bytes_in_hand_are_bounded_whatever_a_message_has(bed: RucioBed) -
                 (delivery,) = await hands.next()
                 if len(done) % 10 == 0:
                     await asyncio.sleep(0.2)  # whatever the broker will send is here
-                    open_ones = [each for each in deliveries() if each.outcome is None]
+                    open_ones = [each for each in deliveries(before) if each.outcome is None]
                     assert sum(len(each.event.data) for each in open_ones) < most + 2 * size
                 if delivery.outcome is None:
                     settle([delivery])
@@ -322,15 +333,17 @@ async def test_bytes_in_hand_are_bounded_whatever_a_message_has(bed: RucioBed) -
     await bed.leaves(0)
 
 
-def deliveries() -> list[Delivery]:
-    """Give all there are in this process."""
-    return [each for each in gc.get_objects() if type(each) is Delivery]
+def deliveries(before: Sequence[Delivery] = ()) -> list[Delivery]:
+    """Give all there are in this process, but those of the tests before this one."""
+    known = set(map(id, before))
+    return [each for each in gc.get_objects() if type(each) is Delivery and id(each) not in known]
 
 
 async def test_what_a_flapping_link_brings_again_and_again_is_not_kept(
     bed: RucioBed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another link's events have all the slots."""
+    before = deliveries()
     monkeypatch.setattr(reader, "LONGEST_PAUSE", 0.06)
     behind(monkeypatch, "mq.test", "127.0.0.1", "127.0.0.2")
     keys = {**bed.settings(), "brokers": f"mq.test:{bed.proxy.port}", "max_in_flight": 20}
@@ -346,4 +359,4 @@ async def test_what_a_flapping_link_brings_again_and_again_is_not_kept(
                 await hands.takes_nothing(0.1)
                 second.cut()
             gc.collect()
-            assert len(deliveries()) <= 25
+            assert len(deliveries(before)) <= 25

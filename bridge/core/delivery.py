@@ -34,12 +34,31 @@ class Delivery:
     record, and the source's own task commits, deletes and heartbeats. Watchers must not raise.
     """
 
-    __slots__ = ("_children", "_open_children", "_watchers", "_worst", "event", "fault", "outcome", "since")
+    __slots__ = (
+        "_children",
+        "_open_children",
+        "_watchers",
+        "_worst",
+        "event",
+        "fault",
+        "nearly_dead",
+        "outcome",
+        "since",
+    )
 
-    def __init__(self, event: Event, on_settled: Watcher | None = None, *, fault: str | None = None) -> None:
+    def __init__(
+        self,
+        event: Event,
+        on_settled: Watcher | None = None,
+        *,
+        fault: str | None = None,
+        nearly_dead: bool = False,
+    ) -> None:
         self.event = event
         self.fault = fault
         """Why its source can't read it, for a person: no route can want it, so it becomes a dead letter."""
+        self.nearly_dead = nearly_dead
+        """Half of the deliveries that its upstream allows are used up: it is parked as it comes, not held."""
         self.since = monotonic()
         """When it came into the bridge's hands."""
         self.outcome: Outcome | None = None
@@ -89,7 +108,7 @@ class Delivery:
         if not events:
             self.settle(Outcome.FILTERED)
             return []
-        children = [Delivery(event, self._child_settled) for event in events]
+        children = [Delivery(event, self._child_settled, nearly_dead=self.nearly_dead) for event in events]
         if self.outcome is not None:
             for child in children:
                 child.settle(self.outcome)

@@ -11,8 +11,8 @@ HELD_SECONDS = 30.0
 class Steady:
     """Whether one thing is well, told without flickering.
 
-    Without it a source that is lost and opened again every few seconds looks well in half of all looks, and no
-    alert that waits a minute ever fires.
+    Without it a source that is lost and opened again every few seconds looks well in half of all looks, and
+    no alert that waits a minute ever fires.
     """
 
     __slots__ = ("_over_since", "_reason")

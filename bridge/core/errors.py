@@ -60,3 +60,17 @@ class StoreLockedError(StoreError):
 
 class CredentialError(BridgeError):
     """A credential could not be read, fetched or refreshed."""
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the first error inside `error` that is no group, which is `error` itself when it is none."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def reason(error: BaseException) -> str:
+    """Return what `error`, or the first in its group, says: with its type, unless the bridge raised it."""
+    error = root_cause(error)
+    text = str(error)
+    return text if text and isinstance(error, BridgeError) else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -29,9 +29,14 @@ class Source(Protocol):
     def open(self, slots: Slots) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Delivery]]]:
         """Connect, and give batches of Deliveries, never more than `slots` has free.
 
+        Entering the context returns only with proof that the upstream serves this source, such as an
+        answered poll, receive or subscription; a connection alone is none. Readiness and
+        `bridge_source_up` rest on it.
+
         The iterator's `__anext__` may be cancelled without losing a batch. It raises SourceLost when
         the upstream is gone; every Delivery not settled by then is settled RELEASED by the source,
-        which forgets it. Leaving the context commits what is settled and closes.
+        which forgets it. Leaving the context commits what is settled and closes. Any other exception is a
+        defect: the runner takes it for a lost source too, and logs its traceback.
         """
 
     def problems(self) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 import structlog
 from pydantic import Field
 
+from bridge.core import errors
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import DeadLetter, Keeper
@@ -19,6 +21,7 @@ from bridge.pipeline import expression
 from bridge.pipeline.dead import bury
 from bridge.pipeline.expression import VARIABLES
 from bridge.pipeline.lane import Lane
+from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Model
 
@@ -185,8 +188,21 @@ class Router:
         """Put `delivery` into its lanes, waiting while one is full; settle it when it has none.
 
         An event goes into a lane once, however many routes lead there. A route that can't be evaluated
-        makes a dead letter of its own and does not stop the others.
+        makes a dead letter of its own and does not stop the others. An event that fails in a way nobody
+        foresaw becomes a dead letter too: it would come again and again, and end its source each time.
         """
+        try:
+            await self._route(delivery)
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        # A panic of the CEL evaluator, which is Rust's, is no Exception.
+        except BaseException as error:  # noqa: BLE001
+            _log.exception("an event can't be routed", source=self._metrics.key)
+            detail = f"defect in routing: {excerpt(errors.reason(error))}"
+            letter = DeadLetter(event=delivery.event, service="", cause="route", detail=detail)
+            await bury(self._keeper, delivery, letter)
+
+    async def _route(self, delivery: Delivery) -> None:
         if delivery.outcome is not None:  # released while earlier ones of its batch waited for room
             return
         if delivery.fault is not None:

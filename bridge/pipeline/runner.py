@@ -7,12 +7,18 @@ from collections.abc import Sequence
 
 import structlog
 
+from bridge.core import errors
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Source
+from bridge.core.steady import Steady
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.retry import Backoff
 from bridge.pipeline.router import Router
+from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import SourceMetrics
+
+_MOST_TRACED = 100
+"""Reasons whose traceback was logged; at so many they are forgotten, so that memory stays bounded."""
 
 _log = structlog.get_logger(__name__)
 
@@ -29,44 +35,80 @@ class Runner:
         self._router = router
         self._metrics = metrics
         self._backoff = Backoff(first=0.5, longest=30.0)
-        self._down: str | None = "not connected yet"
-        self._opened = False
+        self._state = Steady("not connected yet")
+        self._was_open = False
+        """It has been open at least once since the start."""
+        self._is_open = False
         self._failures = 0
+        self._traced: set[str] = set()
 
     def problems(self) -> Sequence[str]:
-        """Why this source is not as it should be, for readiness."""
-        down = [] if self._down is None else [self._down]
-        return [*down, *self._source.problems()]
+        """Return why this source is not as it should be, for readiness."""
+        try:
+            told = self._source.problems()
+        except Exception as error:  # noqa: BLE001 - a source that fails to tell is a problem of its own
+            told = [f"can't tell its problems: {excerpt(errors.reason(error))}"]
+        state = self._state.problem
+        return told if state is None else [state, *told]
 
     async def run(self) -> None:
-        """Read until cancelled; a cancelled runner leaves its source in order (commit, then close)."""
+        """Read until cancelled; a cancelled runner leaves its source in order (commit, then close).
+
+        Whatever the source raises is a lost source: told, and opened again after a pause.
+        """
         this = asyncio.current_task()
         while True:
-            self._opened = False
+            self._is_open = False
             # In a task of its own: a TaskGroup that a source uses in leaving can leave a cancellation behind
             # that nobody asked for (python/cpython#116720, before 3.13): it would end this one, unheard.
             reading = asyncio.create_task(self._read(), name=f"source {self.key} reading")
+            defect: BaseException | None = None
             try:
                 reason = await reading
-            except SourceLost as lost:
-                reason = str(lost)
             except asyncio.CancelledError:
                 reason = "reading broke off"
+            except (GeneratorExit, KeyboardInterrupt, SystemExit):
+                raise
+            # Not only Exception: a panic in an extension of Rust's, and a group that holds a cancellation,
+            # are none.
+            except BaseException as error:  # noqa: BLE001
+                reason = excerpt(errors.reason(error))
+                if not isinstance(errors.root_cause(error), SourceLost):
+                    defect = error
             finally:
                 self._metrics.up.set(0)
+                # The source has settled what it gave, but for one that failed.
+                self.intake.release()
             if this is not None and this.cancelling():  # perhaps lost while it was being left
+                if defect is not None:
+                    self._tell(reason, defect)
                 raise asyncio.CancelledError
             self._failures += 1
             pause = self._backoff.seconds(self._failures)
-            self._down = f"lost: {reason}" if self._opened else f"can't be opened: {reason}"
-            _log.warning("source lost", source=self.key, reason=reason, reopen_in_seconds=round(pause, 3))
+            if self._is_open:
+                self._metrics.losses.inc()
+            self._state.failed(f"lost: {reason}" if self._is_open else f"can't be opened: {reason}")
+            self._tell(reason, defect, reopen_in_seconds=round(pause, 3))
             await asyncio.sleep(pause)
 
+    def _tell(self, reason: str, defect: BaseException | None, **more: float) -> None:
+        if defect is None or reason in self._traced:
+            _log.warning("source lost", source=self.key, reason=reason, **more)
+            return
+        if len(self._traced) >= _MOST_TRACED:
+            self._traced.clear()
+        self._traced.add(reason)
+        _log.error("source lost", source=self.key, reason=reason, exc_info=defect, **more)
+
     async def _read(self) -> str:
-        """Open the source once, and read it to its end. Raises SourceLost."""
+        """Open the source once, and read it to its end. Raise SourceLost, and whatever a defect raises."""
         async with self._source.open(self.intake) as batches:
-            self._opened = True
-            self._down = None
+            self._is_open = True
+            if self._was_open:
+                self._state.recovered()
+            else:
+                self._state.clear()
+                self._was_open = True
             self._metrics.up.set(1)
             _log.info("source open", source=self.key)
             async for batch in batches:

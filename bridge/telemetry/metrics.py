@@ -45,6 +45,9 @@ class Metrics:
             ["source"],
         )
         self.source_up = gauge("bridge_source_up", "1 while the source is connected.", ["source"])
+        self.source_losses = counter(
+            "bridge_source_losses_total", "Times that a source which was open was lost.", ["source"]
+        )
         self.source_in_flight = gauge(
             "bridge_source_in_flight", "Events in the bridge's hands, not settled.", ["source"]
         )
@@ -111,6 +114,7 @@ class SourceMetrics:
         self.lost = metrics.lost.labels(key)
         self.stale_receipts = metrics.stale_receipts.labels(key)
         self.up = metrics.source_up.labels(key)
+        self.losses = metrics.source_losses.labels(key)
         self.in_flight = metrics.source_in_flight.labels(key)
         self._lag = metrics.source_lag
         self._oldest = metrics.oldest_unsettled.labels(key)

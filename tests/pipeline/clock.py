@@ -56,6 +56,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the pipeline read the loop's clock."""
     for module in (
         "core.delivery",
+        "core.steady",
         "pipeline.intake",
         "pipeline.lane",
         "pipeline.limits",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
@@ -185,11 +187,14 @@ class _Source:
         self.opens: list[float] = []
         self.closes = 0
         self.can_open: Callable[[], bool] = lambda: True
+        self.fail_to_open: Callable[[], None] | None = None
+        self.fail_to_close: Callable[[], None] | None = None
+        self.fail_to_tell: Callable[[], None] | None = None
         self.lost_on_leaving = False
         self.refused_on_leaving = False
         self.trouble: list[str] = []
         self.unsettled: set[Delivery] = set()
-        self._news: asyncio.Queue[Sequence[Delivery] | None] = asyncio.Queue()
+        self._news: asyncio.Queue[Sequence[Delivery] | Callable[[], None] | None] = asyncio.Queue()
 
     def put(self, *batch: Delivery) -> None:
         self.unsettled.update(batch)
@@ -202,19 +207,29 @@ class _Source:
             delivery.settle(Outcome.RELEASED)
         self._news.put_nowait(None)
 
+    def put_failure(self, fail: Callable[[], None]) -> None:
+        """Fail at the next batch, and settle nothing."""
+        self._news.put_nowait(fail)
+
     def problems(self) -> Sequence[str]:
+        if self.fail_to_tell is not None:
+            self.fail_to_tell()
         return self.trouble
 
     @asynccontextmanager
     async def open(self, slots: Slots) -> AsyncIterator[AsyncIterator[Sequence[Delivery]]]:
         self.opens.append(clock.now())
         await asyncio.sleep(0.1)
+        if self.fail_to_open is not None:
+            self.fail_to_open()
         if not self.can_open():
             raise SourceLost("connection refused")
         try:
             yield self._batches(slots)
         finally:
             self.closes += 1
+            if self.fail_to_close is not None:
+                self.fail_to_close()
             if self.refused_on_leaving:
                 with suppress(ExceptionGroup):
                     async with asyncio.TaskGroup() as tasks:
@@ -232,6 +247,9 @@ class _Source:
             batch = await self._news.get()
             if batch is None:
                 raise SourceLost("connection reset")
+            if callable(batch):
+                batch()
+                continue
             if not batch:
                 return
             yield batch
@@ -253,6 +271,12 @@ class _House:
     @property
     def up(self) -> float | None:
         return self.bench.metrics.registry.get_sample_value("bridge_source_up", {"source": "uploads"})
+
+    @property
+    def losses(self) -> float | None:
+        return self.bench.metrics.registry.get_sample_value(
+            "bridge_source_losses_total", {"source": "uploads"}
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -310,7 +334,9 @@ async def test_a_lost_source_is_opened_again_and_says_so() -> None:
         assert house.bench.value("bridge_lane_queued") == 0, "no stale copy beside its redelivery"
         assert house.intake.in_flight == 0
         await asyncio.sleep(1)
-        assert house.runner.problems() == []
+        (told,) = house.runner.problems()
+        assert told.startswith("lost: connection reset (over for ")
+        assert house.up == 1
         again = Delivery(first.event)
         house.source.put(again)
         assert await settled([again], within=300) == [Outcome.ACCEPTED]
@@ -329,7 +355,6 @@ async def test_a_source_whose_last_calls_are_refused_is_opened_again() -> None:
             assert len(house.source.opens) == opens
             house.source.lose()
             await asyncio.sleep(1)
-        assert house.runner.problems() == []
         assert house.up == 1
     assert len(house.source.opens) == house.source.closes == 5
 
@@ -432,16 +457,119 @@ async def test_a_cancelled_runner_leaves_its_source_in_order(state: str, lost_on
         await asyncio.sleep(3600)
         assert len(house.source.opens) == opens
     if state == "routing":
-        assert given[2].outcome is None
+        assert given[2].outcome is Outcome.RELEASED
 
 
-async def test_an_error_that_is_not_a_lost_source_ends_the_runner() -> None:
+class _Panic(BaseException):
+    """As an extension of Rust's raises it (pyo3's PanicException)."""
+
+
+def _deep() -> None:
+    json.loads("[" * 100_000)
+
+
+def _in_groups() -> None:
+    inner = BaseExceptionGroup("tasks", [ValueError("a bug"), asyncio.CancelledError()])
+    raise BaseExceptionGroup("more tasks", [inner])
+
+
+def _panic() -> None:
+    raise _Panic("index out of bounds")
+
+
+def _bug() -> None:
+    raise ValueError("a bug with password=hunter2")
+
+
+DEFECTS = pytest.mark.parametrize(
+    ("fail", "told"),
+    [
+        (_bug, "ValueError: a bug with password=[redacted]"),
+        (_deep, "RecursionError: "),
+        (_in_groups, "ValueError: a bug"),
+        (_panic, "_Panic: index out of bounds"),
+    ],
+    ids=["an exception", "recursion", "groups", "a panic"],
+)
+
+
+@DEFECTS
+async def test_whatever_opening_raises_is_a_source_that_cannot_be_opened(
+    fail: Callable[[], None], told: str
+) -> None:
     house = _House()
+    house.source.fail_to_open = fail
+    with capture_logs() as lines:
+        async with house.running():
+            await asyncio.sleep(600)
+            (problem,) = house.runner.problems()
+            assert problem.startswith(f"can't be opened: {told}")
+            assert len(house.source.opens) > 10
+            house.source.fail_to_open = None
+            given = deliveries(1)
+            house.source.put(*given)
+            assert await settled(given, within=60) == [Outcome.ACCEPTED]
+            assert house.runner.problems() == [], "the first connecting of all is ready at once"
+    lost = [line for line in lines if line["event"] == "source lost"]
+    assert ["exc_info" in line for line in lost] == [True] + [False] * (len(lost) - 1)
+    assert lost[0]["log_level"] == "error"
+    assert house.losses == 0
 
-    def broken() -> bool:
-        raise ValueError("a bug")
 
-    house.source.can_open = broken
-    async with house.running() as runner:
-        with pytest.raises(ValueError, match="a bug"):
-            await runner
+@DEFECTS
+async def test_whatever_reading_raises_is_a_lost_source_and_what_it_forgot_is_given_back(
+    fail: Callable[[], None], told: str
+) -> None:
+    house = _House(seconds=3600)
+    forgotten = deliveries(3)
+    with capture_logs() as lines:
+        async with house.running():
+            house.source.put(*forgotten)
+            await asyncio.sleep(1)
+            house.source.put_failure(fail)
+            await asyncio.sleep(0.01)
+            (problem,) = house.runner.problems()
+            assert problem.startswith(f"lost: {told}")
+            assert house.intake.in_flight == 0
+            assert [delivery.outcome for delivery in forgotten] == [Outcome.RELEASED] * 3
+            await asyncio.sleep(1)
+            assert house.up == 1
+    assert ["exc_info" in line for line in lines if line["event"] == "source lost"] == [True]
+    assert house.losses == 1
+
+
+async def test_a_source_that_fails_while_it_is_left_at_the_stop_is_told_and_stops() -> None:
+    house = _House()
+    house.source.fail_to_close = _bug
+    with capture_logs() as lines:
+        async with house.running() as runner:
+            await asyncio.sleep(1)
+            await stop(runner)
+            assert runner.cancelled()
+    (lost,) = [line for line in lines if line["event"] == "source lost"]
+    assert isinstance(lost["exc_info"], ValueError)
+
+
+async def test_a_source_that_fails_to_tell_its_problems_has_one() -> None:
+    house = _House()
+    async with house.running():
+        await asyncio.sleep(1)
+        house.source.fail_to_tell = _bug
+        assert house.runner.problems() == [
+            "can't tell its problems: ValueError: a bug with password=[redacted]"
+        ]
+
+
+async def test_a_lost_source_is_a_problem_until_it_has_been_open_for_half_a_minute() -> None:
+    house = _House()
+    async with house.running():
+        await asyncio.sleep(1)
+        assert house.runner.problems() == []
+        for _ in range(20):  # it comes and goes
+            house.source.lose()
+            await asyncio.sleep(20)
+            assert house.runner.problems()
+        house.source.put(*deliveries(1))
+        await asyncio.sleep(35)
+        assert house.runner.problems() == []
+    assert house.losses == 20

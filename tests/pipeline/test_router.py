@@ -261,8 +261,9 @@ async def test_data_is_converted_only_when_an_expression_names_it(monkeypatch: p
 
     monkeypatch.setattr(module, "_data", never)
     assert (await _one("subject == 'data' || type == 'test'"))[0] == "accepted"
-    with pytest.raises(AssertionError, match="converted"):
-        await _one("data.a == 1")
+    house = _House(_route(when="data.a == 1"), plants=ACCEPTED)
+    assert await house.send(event("a")) is Outcome.DEAD_LETTERED
+    assert "converted" in house.dead.letters[0].detail
 
 
 async def test_data_is_converted_once_for_all_routes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,3 +456,25 @@ async def test_what_its_source_can_t_read_is_a_dead_letter_whatever_the_routes_s
     (letter,) = house.dead.letters
     assert (letter.cause, letter.detail, letter.service) == ("unreadable", "not JSON", "")
     assert not house.destinations["plants"].began
+
+
+async def test_an_event_that_fails_in_a_way_nobody_foresaw_is_a_dead_letter_and_stops_none_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Panic(BaseException):
+        """As the CEL evaluator, which is Rust's, raises it."""
+
+    context = module._context
+
+    def fails(event: Event, *more: Any) -> dict[str, Any]:
+        if event.id == "odd":
+            raise Panic("index out of bounds")
+        return context(event, *more)
+
+    monkeypatch.setattr(module, "_context", fails)
+    house = _House(_route(when="data.size > 0"), plants=ACCEPTED)
+    assert await house.send(event("odd", b'{"size": 1}')) is Outcome.DEAD_LETTERED
+    assert await house.send(event("good", b'{"size": 1}')) is Outcome.ACCEPTED
+    (letter,) = house.dead.letters
+    assert (letter.event.id, letter.cause) == ("odd", "route")
+    assert letter.detail == "defect in routing: Panic: index out of bounds"

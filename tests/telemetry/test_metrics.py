@@ -25,6 +25,7 @@ _NAMES = {
     "bridge_source_gaps_total": ("counter", ["source", "reason"]),
     "bridge_versions_remembered": ("gauge", ["source"]),
     "bridge_source_up": ("gauge", ["source"]),
+    "bridge_source_losses_total": ("counter", ["source"]),
     "bridge_source_in_flight": ("gauge", ["source"]),
     "bridge_source_lag": ("gauge", ["source"]),
     "bridge_lane_queued": ("gauge", ["service"]),

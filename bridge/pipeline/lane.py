@@ -118,18 +118,21 @@ class Lane:
 
         `alone` says that its source feeds no other lane: then it waits, and holds its source. Otherwise
         it is parked as soon as the lane is full, or `crowded`: with its share of the source's slots, so that
-        the other lanes go on. What is older goes to the store before it, for it may not be overtaken.
+        the other lanes go on. One that is nearly dead is parked as it comes: its upstream would drop it after
+        a few more ends of this process. What is older goes to the store before it, for it may not be
+        overtaken.
         """
         delivery.watch(self._settled)
         while delivery.outcome is None:
             patience = self._patience(delivery)
             full = self._waiting() >= self._config.queue or (crowded and self._config.park)
-            if patience > 0 and not self._parking.backlog and not full:
+            at_once = delivery.nearly_dead and self._config.park
+            if patience > 0 and not self._parking.backlog and not full and not at_once:
                 self._queue[delivery] = None
                 self._parkable = True
                 _wake_one(self._idle_workers)
                 return
-            if self._config.park and (patience <= 0 or not alone):
+            if self._config.park and (at_once or patience <= 0 or not alone):
                 self._park(everything=True)
                 self._parking.take(delivery, None)
                 return

@@ -388,3 +388,53 @@ async def test_whatever_happens_every_event_is_accepted_dead_released_or_kept_on
         if delivery.outcome is not Outcome.RELEASED:
             assert accepted[name] == 1 or name in keeper.causes, (name, delivery.outcome)
         assert accepted[name] <= 2
+
+
+async def test_what_its_upstream_would_soon_drop_is_parked_as_it_comes_and_keeps_its_place() -> None:
+    service = Service(UNREACHABLE)
+    bench = Bench(ScriptedDestination(service), park=True)
+    older, newer = deliveries(3), Delivery(event("4"))
+    parent = Delivery(event("3"), nearly_dead=True)
+    (nearly_dead,) = parent.split([parent.event])
+    async with bench.running():
+        await bench.put(older)
+        began = now()
+        await bench.put([nearly_dead])
+        assert await settled([parent, *older]) == [Outcome.PARKED] * 4
+        assert now() - began < 1
+        service.trouble = None
+        putting = asyncio.create_task(bench.put([newer]))
+        await until(lambda: len(service.accepted) == 5)
+        await putting
+        await until(lambda: not bench.keeper.rows)
+    assert_in_order(service.accepted, slack=3)  # the older three were tried at once
+    bench.assert_nothing_is_remembered()
+
+
+async def test_what_its_upstream_would_soon_drop_is_held_where_nothing_is_parked() -> None:
+    service = Service(UNREACHABLE)
+    bench = Bench(ScriptedDestination(service), park=False)
+    nearly_dead = Delivery(event("0"), nearly_dead=True)
+    async with bench.running():
+        await bench.put([nearly_dead])
+        await asyncio.sleep(3600)
+        assert nearly_dead.outcome is None
+        service.trouble = None
+        assert await settled([nearly_dead]) == [Outcome.ACCEPTED]
+
+
+async def test_what_its_upstream_would_soon_drop_is_held_while_the_store_is_full() -> None:
+    service = Service(UNREACHABLE)
+    bench = Bench(ScriptedDestination(service), park=True)
+    bench.keeper.full = True
+    nearly_dead = Delivery(event("0"), nearly_dead=True)
+    async with bench.running():
+        await bench.put([nearly_dead])
+        await asyncio.sleep(3600)
+        assert nearly_dead.outcome is None
+        assert bench.keeper.refusals
+        bench.keeper.full = False
+        assert await settled([nearly_dead]) == [Outcome.PARKED]
+        service.trouble = None
+        await until(lambda: service.accepted == ["0"])
+        await until(lambda: not bench.keeper.rows)

@@ -203,14 +203,13 @@ def _run(options: argparse.Namespace) -> int:
     # The log library would load a terminal library for its tracebacks: 4 MiB and 0.1 s for nothing.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # that is how an import is prevented
     # Imported here: `dead-letters` answers without loading every client library.
-    import uvloop
-
     from bridge import app
+    from bridge.net.loop import Loop
     from bridge.telemetry import logging
 
     settings = _load(options)
     logging.configure(settings.log.level, settings.log.format)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(app.run(settings, accept_loss=options.accept_loss, rescan=options.rescan))
     return 0
 
@@ -314,7 +313,7 @@ def _wrong(option: str, message: str) -> ConfigurationError:
 
 def _asking(question: Coroutine[Any, Any, _Answer]) -> _Answer:
     """Wait for what asks other systems, and log nothing: the answer tells all there is."""
-    from bridge.reach import Loop
+    from bridge.net.loop import Loop
     from bridge.telemetry import logging as own_logging
 
     own_logging.configure("error")

@@ -26,7 +26,7 @@ from bridge.destinations.oscar.config import (
     ServiceTokenAuth,
 )
 from bridge.destinations.oscar.payload import MAX_EVENT_BYTES, MAX_INTERLINK_BYTES
-from bridge.reach import reach
+from bridge.net.reach import reach
 from bridge.telemetry.logging import excerpt
 
 _ASK_SECONDS = 5.0

@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Finding, Findings, Patience
-from bridge.reach import reach
+from bridge.net.reach import reach
 from bridge.sources.dcache.asking import Denied, Missing, Refused, Unanswered
 from bridge.sources.dcache.config import DcacheConfig, X509Auth
 from bridge.sources.dcache.connection import ChannelGone, Connection, Limits

@@ -22,7 +22,7 @@ from aiokafka.errors import (
 
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
-from bridge.reach import reach
+from bridge.net.reach import reach
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.kafka.connection import client_options, complaints
 from bridge.sources.kafka.reader import close_consumer

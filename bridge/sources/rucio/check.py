@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
-from bridge.reach import reach
+from bridge.net.reach import reach
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.link import LinkLost, Place, resolve
 

@@ -14,7 +14,7 @@ from botocore.httpsession import get_cert_path
 
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Finding, Findings, Patience
-from bridge.reach import reach
+from bridge.net.reach import reach
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import Queue, Throttled, Unanswered, connect
 from bridge.sources.sqs.held import LONGEST_HOLD

@@ -1,4 +1,4 @@
-"""Is anybody there? The name, the connection and TLS, told apart, for `check`; and a loop to ask in."""
+"""Is anybody there? The name, the connection and TLS, told apart, for `check`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import asyncio
 import socket
 import ssl
 import time
-from contextlib import suppress
-from threading import Thread
-from typing import Any
 
 from bridge.core.ports import Findings
 
@@ -21,38 +18,6 @@ _EXPIRED = 10
 _NOT_YET_VALID = 9
 _UNKNOWN_AUTHORITY = frozenset((2, 18, 19, 20, 21))
 _WRONG_NAME = frozenset((62, 64))
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """An event loop that can be left while a name is being looked up.
-
-    `getaddrinfo` can't be cancelled, and other loops wait for it at their end: 20 s with a DNS server that
-    does not answer, on top of our own patience.
-    """
-
-    async def getaddrinfo(self, host: Any, port: Any, **hints: int) -> Any:
-        """Look a name up, as `socket.getaddrinfo`, in a thread that nobody waits for."""
-        future: asyncio.Future[Any] = self.create_future()
-
-        def settle(answer: Any, error: Exception | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(answer)
-            else:
-                future.set_exception(error)
-
-        def look_up() -> None:
-            answer, error = None, None
-            try:
-                answer = socket.getaddrinfo(host, port, **hints)
-            except (OSError, UnicodeError) as failure:
-                error = failure
-            with suppress(RuntimeError):  # the loop has been left
-                self.call_soon_threadsafe(settle, answer, error)
-
-        Thread(target=look_up, name=f"look up {host}", daemon=True).start()
-        return await future
 
 
 async def reach(

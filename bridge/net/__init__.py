@@ -1,0 +1,1 @@
+"""How the bridge reaches others: names, connections, proxies, certificates (docs/decisions/0009)."""

@@ -1,7 +1,7 @@
 """The event loop that all commands run in: how every client looks up names and connects.
 
-All clients (aiohttp, aiobotocore, httpx, aiokafka, aiormq, our STOMP) come here, so what is said here holds for
-each of them.
+All clients (aiohttp, aiobotocore, httpx, aiokafka, aiormq, our STOMP) come here, so what is said here holds
+for each of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,14 @@ class Loop(uvloop.Loop):
         self._threads = 0
 
     async def getaddrinfo(
-        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - the loop's interface names it so
+        proto: int = 0,
+        flags: int = 0,
     ) -> Any:
         """Look a name up, as `socket.getaddrinfo`, in a thread that nobody waits for at the end.
 

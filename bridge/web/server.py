@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +15,11 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import Field
 
 from bridge.values import Model
+
+_REQUEST_SECONDS = 10.0
+"""From a connection to the end of its one answer. What takes longer is no probe and no Prometheus."""
+_MOST_CONNECTIONS = 64
+"""Open at once; a new one takes the place of the oldest. Each takes a descriptor that the bridge may need."""
 
 
 class HttpConfig(Model):
@@ -61,7 +67,7 @@ async def serve(
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
-    app = web.Application(middlewares=[_errors_as_json])
+    app = web.Application(middlewares=[_one_request_a_connection, _errors_as_json])
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
@@ -70,17 +76,51 @@ async def serve(
     try:
         await runner.setup()
         try:
-            await web.TCPSite(runner, config.host, config.port).start()
+            # Not by a TCPSite, which takes any number of connections for any time.
+            listening = await asyncio.get_running_loop().create_server(
+                _admitting(runner.server), config.host, config.port
+            )
         except OSError as error:
             # asyncio's own text says it all again, with the address as a tuple.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise OSError(f"http: can't listen on {config.host} port {config.port}: {reason}") from error
-        host, port = runner.addresses[0][:2]
-        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        host, port = listening.sockets[0].getsockname()[:2]
+        try:
+            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()
         for collector in own:
             registry.unregister(collector)
+
+
+def _admitting(server: web.Server | None) -> Callable[[], asyncio.BaseProtocol]:
+    """Return what makes the connections of `server`, so that nobody can have many, or one for long."""
+    assert server is not None  # noqa: S101 - the runner is set up
+    loop = asyncio.get_running_loop()
+
+    def admit() -> web.RequestHandler:
+        connections = server.connections
+        for oldest in connections[: max(0, len(connections) + 1 - _MOST_CONNECTIONS)]:
+            _hang_up(oldest)
+        connection = server()
+        loop.call_later(_REQUEST_SECONDS, _hang_up, connection)
+        return connection
+
+    return admit
+
+
+def _hang_up(connection: web.RequestHandler) -> None:
+    if isinstance(connection.transport, asyncio.Transport):
+        connection.transport.abort()  # to close it would wait for who does not read
+
+
+@web.middleware
+async def _one_request_a_connection(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = await handler(request)
+    response.force_close()
+    return response
 
 
 @web.middleware

@@ -32,10 +32,16 @@ class Names:
         self.over = threading.Event()
 
     def getaddrinfo(
-        self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+        self,
+        host: Any,
+        port: Any,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - as it is named there
+        proto: int = 0,
+        flags: int = 0,
     ) -> Any:
         host = host.decode() if isinstance(host, bytes) else host  # anyio's
-        if flags & socket.AI_NUMERICHOST or host not in self.addresses and not host.startswith("dead-"):
+        if flags & socket.AI_NUMERICHOST or (host not in self.addresses and not host.startswith("dead-")):
             return _real(host, port, family, type, proto, flags)
         self.asked[host] += 1
         if host.startswith("dead-"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import aiohttp
 import pytest
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from bridge.telemetry.metrics import Metrics
 from bridge.web import HttpConfig, Problem, serve
+from tests.promises.world import until
 
 ANY_PORT = HttpConfig(port=0)
 
@@ -124,6 +125,53 @@ async def test_an_idle_keep_alive_connection_does_not_hold_the_stop(http: aiohtt
     async with asyncio.timeout(5):
         async with serve(ANY_PORT, CollectorRegistry(), ready) as url, http.get(f"{url}/livez") as answer:
             await answer.read()
+
+
+def half_a_request(stack: ExitStack, url: str) -> socket.socket:
+    caller = stack.enter_context(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))))
+    caller.sendall(b"GET /livez HTTP/1.1\r\nHost: ")
+    caller.setblocking(False)
+    return caller
+
+
+def is_open(caller: socket.socket) -> bool:
+    try:
+        return caller.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+async def test_who_opens_connections_and_asks_nothing_takes_no_descriptors_from_the_bridge(
+    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.web.server._MOST_CONNECTIONS", 8)
+    async with serve(ANY_PORT, CollectorRegistry(), ready) as url:
+        with ExitStack() as stack:
+            callers = []
+            for _ in range(100):
+                callers.append(half_a_request(stack, url))
+                await asyncio.sleep(0)
+            async with http.get(f"{url}/livez") as answer:
+                assert answer.status == 200
+            await until(lambda: sum(map(is_open, callers)) <= 8)
+            assert is_open(callers[-1]), "the oldest goes first"
+
+
+async def test_half_a_request_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.web.server._REQUEST_SECONDS", 0.1)
+    async with serve(ANY_PORT, CollectorRegistry(), ready) as url:
+        with ExitStack() as stack:
+            caller = half_a_request(stack, url)
+            await until(lambda: not is_open(caller))
+
+
+async def test_a_connection_has_one_answer(http: aiohttp.ClientSession) -> None:
+    async with serve(ANY_PORT, CollectorRegistry(), ready) as url:
+        for path, status in (("/livez", 200), ("/nothing", 404)):
+            async with http.get(url + path) as answer:
+                assert (answer.status, answer.headers["Connection"]) == (status, "close")
 
 
 async def test_nothing_is_logged_for_a_request_or_for_what_is_none(

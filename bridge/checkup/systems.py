@@ -7,10 +7,12 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from bridge.checkup.local import check_local
+from bridge.core.errors import reason
 from bridge.core.ports import Finding, Findings, Patience
 from bridge.destinations.oscar.check import check as check_cluster
 from bridge.pipeline.lane import OPEN_PATIENCE
 from bridge.settings import Settings
+from bridge.telemetry.logging import excerpt
 
 _MOST_SECONDS = 19.0
 
@@ -39,6 +41,12 @@ async def _bounded(about: str, part: Coroutine[Any, Any, Sequence[Finding]]) -> 
     except TimeoutError:
         findings = Findings(about)
         findings.problem(f"not done within {_MOST_SECONDS:g} s", "something on the way to it hangs")
+        return findings.found
+    except Exception as error:  # noqa: BLE001 - what is wrong with one must not hide the others' findings
+        findings = Findings(about)
+        findings.problem(
+            f"can't be checked: {excerpt(reason(error))}", "is the configuration right for it? else a defect"
+        )
         return findings.found
 
 

@@ -152,3 +152,29 @@ async def test_a_stopping_bridge_gives_back_what_it_holds(world: QueueWorld) -> 
     assert await daemon.stop() == 0
     assert await world.queue.counts() == (3, 0)
     assert len(await world.queue.receive()) == 3
+
+
+async def test_a_source_that_can_not_be_made_is_told_and_ends_nothing_beside_it(
+    world: QueueWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "1s")  # not read where credentials are configured
+    keys = {"type": "sqs", "queue": "other", "region": REGION, "endpoint_url": world.queue.moto.url}
+    daemon = world.daemon(
+        world.configuration(
+            sources={"uploads": world.source(), "other": keys},
+            routes=[{"from": "uploads", "to": "plants"}, {"from": "other", "to": "plants"}],
+        )
+    )
+    daemon.start()
+    await until(lambda: daemon.said("source lost", source="other"), what="it is told")
+    await world.queue.send({"n": 0})
+    await jobs(world, 1)
+    told = await daemon.ready()
+    assert told is not None
+    ((part, reason),) = [(problem["part"], problem["reason"]) for problem in told["problems"]]
+    assert part == "source other"
+    assert reason.startswith("can't be opened: ")
+    assert "AWS_METADATA_SERVICE_TIMEOUT" in reason
+    assert await daemon.metric("bridge_source_up", source="uploads") == 1
+    assert await daemon.metric("bridge_source_up", source="other") == 0
+    assert await daemon.stop() == 0

@@ -60,13 +60,19 @@ async def _reached(findings: Findings, key: str, config: SqsConfig, endpoint: Sp
     host, secure = endpoint.hostname or "", endpoint.scheme == "https"
     if endpoint.scheme in getproxies() and not proxy_bypass(host):
         return True  # then the proxy has to reach it
+    tls = None
+    if secure:
+        bundle = os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True)
+        try:
+            tls = ssl.create_default_context(cafile=bundle)
+        except OSError as error:
+            findings.problem(f"AWS_CA_BUNDLE: {bundle}: {error.strerror}", "correct AWS_CA_BUNDLE")
+            return False
     return await reach(
         findings,
         host,
         endpoint.port or (443 if secure else 80),
-        ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True))
-        if secure
-        else None,
+        tls,
         address_key=f"sources.{key}.{'queue' if config.endpoint_url is None else 'endpoint_url'}",
         ca_key="AWS_CA_BUNDLE",
     )

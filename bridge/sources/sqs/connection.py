@@ -24,6 +24,7 @@ from botocore.exceptions import (
 from bridge import __version__
 from bridge.core.errors import CredentialError, SourceLost
 from bridge.sources.sqs.config import SqsConfig
+from bridge.sources.sqs.environment import suspects
 from bridge.telemetry.logging import redact_text
 from bridge.values import secret
 
@@ -49,6 +50,8 @@ _THROTTLED = frozenset(
         "KmsThrottled",
     }
 )
+_TRUSTED_TOO_MUCH = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What botocore raises where an answer is not SQS's, or the environment's variables are not AWS's."""
 _NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
 
 
@@ -159,9 +162,10 @@ class Queue:
             raise self._refused(error) from None
         except (BotoCoreError, OSError) as error:
             raise _failed(error, self.place) from None
-        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            # botocore trusts that what it parses is what SQS says.
-            raise Unanswered(f"{self.place}: no answer of SQS's ({type(error).__name__})") from error
+        except _TRUSTED_TOO_MUCH as error:
+            raise Unanswered(
+                f"{self.place}: no answer of SQS's ({_short(type(error).__name__, str(error))})"
+            ) from error
         # A proxy's login or maintenance page: botocore takes it for an answer in which nothing is said.
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         if str(headers.get("content-type", "")).startswith("text/html"):
@@ -197,6 +201,11 @@ async def connect(config: SqsConfig) -> AsyncIterator[Queue]:
             raise SourceLost(str(_failed(error, f"queue {config.queue}"))) from None
         except (CredentialError, Throttled, Unanswered) as error:
             raise SourceLost(str(error)) from None
+        except _TRUSTED_TOO_MUCH as error:
+            if not (whom := suspects(error)):
+                raise
+            reason = _short(type(error).__name__, str(error))
+            raise SourceLost(f"queue {config.queue}: {reason}{whom}") from error
         yield queue
 
 
@@ -241,10 +250,12 @@ def _failed(error: Exception, place: str) -> Exception:
             "web identity, the container or the instance"
         )
     reason = f"{place}: {_short('', str(error) or type(error).__name__)}"
+    if "No such file" in reason:  # a CA bundle, a token: botocore does not always say which
+        return SourceLost(reason + suspects(error))
     passes = isinstance(error, (HTTPClientError, ConnectionError, OSError)) and not isinstance(
         error, SSLError
     )
-    return Unanswered(reason) if passes else SourceLost(reason)
+    return Unanswered(reason) if passes else SourceLost(reason + suspects(error))
 
 
 def _short(code: str, text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.activemq import ActiveMQ
 from tests.servers.certificates import Certificates
@@ -16,8 +17,27 @@ from tests.servers.moto import Moto
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.tansu import Tansu
 
-# Some parameters are drawn, anew in each run; all workers of a run must draw the same.
-random.seed(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
+SEED = os.environ.get("TEST_SEED", "1")
+"""Of all that is drawn: the same one draws the same again, for any test and by however many workers.
+`make prove` takes another one in each run."""
+
+random.seed(SEED)  # some parameters are drawn as the tests are collected
+settings.register_profile(
+    "bridge",
+    deadline=None,  # a busy machine is no failure
+    derandomize="TEST_SEED" not in os.environ,
+    print_blob=True,
+)
+settings.load_profile("bridge")
+
+
+@pytest.fixture(autouse=True)
+def _seeded(request: pytest.FixtureRequest) -> None:
+    random.seed(f"{SEED} {request.node.nodeid}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"what was drawn is drawn again with TEST_SEED={SEED}")
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from bridge.core.errors import CredentialError
 from bridge.values import Bytes, Directory, Model, Rate, ReadableFile, Seconds, read_secret, secret
-
-UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
 
 seconds: Callable[[object], float] = TypeAdapter(Seconds).validate_python
 size: Callable[[object], int] = TypeAdapter(Bytes).validate_python
@@ -107,7 +105,6 @@ def checked(read: Callable[[object], float], written: object) -> float | str:
         return str(error)
 
 
-@UNHURRIED
 @given(WRITTEN)
 def test_whatever_is_written_is_a_value_above_0_or_a_mistake_in_words(written: object) -> None:
     for read in (seconds, size, rate):

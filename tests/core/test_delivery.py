@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
-
-UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
 
 OUTCOMES = st.sampled_from(Outcome)
 
@@ -34,7 +32,6 @@ def test_outcomes_are_in_the_worst_of_order() -> None:
     assert names == ["FILTERED", "ACCEPTED", "PARKED", "DEAD_LETTERED", "RELEASED"]
 
 
-@UNHURRIED
 @given(OUTCOMES)
 def test_a_settle_is_told_to_the_source(outcome: Outcome) -> None:
     heard = Heard()
@@ -44,7 +41,6 @@ def test_a_settle_is_told_to_the_source(outcome: Outcome) -> None:
     assert heard == [(delivery, outcome)]
 
 
-@UNHURRIED
 @given(st.lists(OUTCOMES, min_size=1))
 def test_a_second_settle_is_ignored(outcomes: list[Outcome]) -> None:
     heard = Heard()
@@ -108,7 +104,6 @@ def test_a_delivery_is_split_only_once() -> None:
         delivery.split(events(1))
 
 
-@UNHURRIED
 @given(st.data())
 def test_a_parent_settles_once_with_the_last_child_and_the_worst_outcome(data: st.DataObject) -> None:
     """In any order of completion, with second settles between."""
@@ -127,7 +122,6 @@ def test_a_parent_settles_once_with_the_last_child_and_the_worst_outcome(data: s
     assert [child.outcome for child in children] == outcomes
 
 
-@UNHURRIED
 @given(st.data())
 def test_a_tree_settles_with_the_worst_of_its_leaves(data: st.DataObject) -> None:
     parent = Delivery(event())
@@ -141,7 +135,6 @@ def test_a_tree_settles_with_the_worst_of_its_leaves(data: st.DataObject) -> Non
     assert parent.outcome is max(outcomes)
 
 
-@UNHURRIED
 @given(st.data())
 def test_a_parent_settled_from_above_settles_its_open_children(data: st.DataObject) -> None:
     amount = data.draw(st.integers(1, 8))

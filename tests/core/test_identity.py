@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.identity import invocation_name
-
-UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
 
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, 2.1, as Kubernetes checks it
 TEXT = st.text()  # lone surrogates too, which an upstream's broken bytes leave
@@ -40,7 +38,6 @@ def test_the_name_never_changes(source: str, event_id: str, service: str, name: 
     assert invocation_name(source, event_id, service) == name
 
 
-@UNHURRIED
 @given(TRIPLES)
 def test_a_name_is_a_dns_label_of_at_most_63_characters(triple: tuple[str, str, str]) -> None:
     name = invocation_name(*triple)
@@ -48,13 +45,11 @@ def test_a_name_is_a_dns_label_of_at_most_63_characters(triple: tuple[str, str, 
     assert len(name) <= 63
 
 
-@UNHURRIED
 @given(TRIPLES)
 def test_the_same_three_give_the_same_name(triple: tuple[str, str, str]) -> None:
     assert invocation_name(*triple) == invocation_name(*triple)
 
 
-@UNHURRIED
 @given(TRIPLES, TRIPLES)
 def test_different_threes_give_different_names(
     one: tuple[str, str, str], other: tuple[str, str, str]
@@ -65,7 +60,6 @@ def test_different_threes_give_different_names(
 SEPARATORS = st.text("0123456789:/ \0-", max_size=6)
 
 
-@UNHURRIED
 @given(TEXT | SEPARATORS, st.integers(0), st.integers(0), st.integers(0), st.integers(0))
 def test_text_that_moves_over_a_boundary_gives_another_name(
     text: str, first: int, second: int, third: int, fourth: int

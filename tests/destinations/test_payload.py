@@ -26,9 +26,7 @@ from bridge.destinations.oscar.payload import (
 )
 from tests.destinations.in_pod import SECRET, SHELLS, arrives, body, event, in_pod, supervisor
 
-real_shells = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+real_shells = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 awkward_text = st.text(st.sampled_from("a \\\"'$()*?[]{}~`!#&;|<>-n\n\t\r\0\x1b\x7fé€😀/")) | st.text()
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(

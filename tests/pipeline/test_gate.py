@@ -47,7 +47,8 @@ async def test_an_outage_shuts_the_gate_and_loses_nothing(answer: Answer) -> Non
         assert 12 * 60 <= len(destination.began) <= 12 * 60 * 4  # 0 to 60 s apart, 30 s on average
         gaps = [later - earlier for (earlier, _), (later, _) in pairwise(destination.began)]
         assert max(gaps) <= 60.02
-        assert max(gaps[:4]) <= 8.02, "the first pauses are short"
+        # 1, 2, 4, 8 s at most, or the next four when a probe was made before the count began.
+        assert max(gaps[:4]) <= 16.02, "the first pauses are short"
         assert not bench.dead.letters
         assert all(delivery.outcome is None for delivery in given)
 

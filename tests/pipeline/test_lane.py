@@ -229,7 +229,7 @@ async def test_a_delivery_released_during_its_attempt_is_forgotten_after_it(answ
     assert not bench.dead.letters
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(min_value=0), queue=st.integers(1, 3), concurrency=st.integers(1, 4))
 async def test_whatever_happens_every_delivery_settles_once_and_nothing_is_left(
     seed: int, queue: int, concurrency: int

@@ -80,7 +80,7 @@ async def test_retries_count_against_the_rate() -> None:
     bench.assert_nothing_is_remembered()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     per_second=st.floats(0.01, 2000),
     pauses=st.lists(st.floats(0, 3).map(lambda seconds: seconds**4), min_size=2, max_size=60),

@@ -321,7 +321,7 @@ _JSON_VALUES = st.recursive(
 _WHENS = ["data.a == data.b", "has(data.a.b)", "data['c'][0] > 1", "data.a.exists(x, x == data.c)"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(value=_JSON_VALUES, when=st.sampled_from(_WHENS))
 def test_showing_some_keys_only_never_changes_what_an_expression_gives(value: Any, when: str) -> None:
     raw = json.dumps(value).encode()
@@ -338,7 +338,7 @@ def test_showing_some_keys_only_never_changes_what_an_expression_gives(value: An
     assert given({"data": module._data(raw, keys)}) == given({"data": module._data(raw, None)})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     raw=st.binary(max_size=40) | st.text('{}[]":,0123456789eE+-.ntfru\\ \ufeff', max_size=40).map(str.encode)
 )

@@ -133,7 +133,6 @@ _shaped = st.recursive(
 _CONFIGURATION_ERROR_ONLY = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     max_examples=100,
-    deadline=None,
 )
 
 

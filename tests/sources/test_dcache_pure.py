@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -20,8 +20,6 @@ NAMES = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"])
 PATHS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(
     lambda parts: "/" + "/".join(parts)
 )
-
-UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
 
 
 def config(**more: Any) -> DcacheConfig:
@@ -38,7 +36,6 @@ def config(**more: Any) -> DcacheConfig:
 # Watches
 
 
-@UNHURRIED
 @given(st.lists(st.tuples(st.sampled_from("pqrs"), PATHS), max_size=20))
 def test_a_subscription_has_one_path_and_a_path_one_subscription(added: list[tuple[str, str]]) -> None:
     watches = Watches()
@@ -58,7 +55,6 @@ def test_a_subscription_has_one_path_and_a_path_one_subscription(added: list[tup
             assert watches.path_of(f"/subscriptions/inotify/{key}") == path
 
 
-@UNHURRIED
 @given(st.sets(PATHS, max_size=12), PATHS, PATHS)
 def test_a_moved_directory_takes_along_what_was_below_it(paths: set[str], old: str, new: str) -> None:
     new = f"/elsewhere{new}"
@@ -88,7 +84,6 @@ def test_a_subscription_is_known_by_the_end_of_its_url() -> None:
 # Renames
 
 
-@UNHURRIED
 @given(st.permutations([("left", "x"), ("came", "x"), ("left", "y"), ("came", "y"), ("left", "z")]))
 def test_halves_are_paired_in_whatever_order_they_come(order: list[tuple[str, str]]) -> None:
     moves, pairs = Moves(), []
@@ -151,7 +146,6 @@ def test_depth_counts_from_the_watched_path() -> None:
     assert not Scope(config(recursive=False)).has_directory("/data/in/a")
 
 
-@UNHURRIED
 @given(PATHS, NAMES)
 def test_the_path_below_and_the_watched_one_make_the_path(directory: str, name: str) -> None:
     for root in ("/", "/a"):
@@ -164,7 +158,6 @@ def test_the_path_below_and_the_watched_one_make_the_path(directory: str, name: 
 # What is kept
 
 
-@UNHURRIED
 @given(
     st.builds(
         Occurrence,
@@ -182,7 +175,6 @@ def test_what_is_kept_of_an_event_is_read_again(occurrence: Occurrence) -> None:
     assert Occurrence.of(occurrence.spooled("key")) == occurrence
 
 
-@UNHURRIED
 @given(NAMES, st.integers(0, 2**62), st.integers(0, 2**41))
 def test_what_is_kept_of_a_listed_file_is_read_again(name: str, size: int, mtime: int) -> None:
     occurrence = Occurrence(
@@ -195,13 +187,11 @@ def test_what_is_kept_of_a_listed_file_is_read_again(name: str, size: int, mtime
     assert Occurrence.of(occurrence.spooled("key")) == occurrence
 
 
-@UNHURRIED
 @given(st.text())
 def test_any_text_is_an_event_or_none(data: str) -> None:
     assert read(data) is None
 
 
-@UNHURRIED
 @given(
     st.recursive(
         st.none() | st.booleans() | st.text(),

@@ -4,7 +4,7 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.delivery import Delivery, Outcome
@@ -14,8 +14,6 @@ from bridge.sources.handover import Handover
 from bridge.sources.kafka.ledger import Ledger
 
 SETTLED = st.sampled_from([outcome for outcome in Outcome if outcome is not Outcome.RELEASED])
-
-UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
 
 
 def delivery(offset: int = 0) -> Delivery:
@@ -34,7 +32,6 @@ def partitions(draw: st.DrawFn) -> tuple[int, list[int]]:
     return start, offsets
 
 
-@UNHURRIED
 @given(partition=partitions(), data=st.data())
 def test_the_prefix_ends_at_the_first_unsettled_event_in_every_order(
     partition: tuple[int, list[int]], data: st.DataObject
@@ -55,7 +52,6 @@ def test_the_prefix_ends_at_the_first_unsettled_event_in_every_order(
     assert len(ledger) == 0
 
 
-@UNHURRIED
 @given(partition=partitions(), data=st.data())
 def test_the_prefix_never_passes_a_released_event(
     partition: tuple[int, list[int]], data: st.DataObject

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.event import Event
@@ -19,8 +19,6 @@ from bridge.sources.rucio.message import Unreadable, Unwanted, read
 from tests.servers.hermes import message
 
 ALL: frozenset[str] = frozenset()
-
-UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
 
 
 def of(told: Any, wanted: frozenset[str] = ALL) -> Event | Unwanted | Unreadable:
@@ -49,7 +47,6 @@ def test_what_hermes_repeats_is_one_event_whichever_broker_it_comes_from() -> No
     assert one.id == two.id
 
 
-@UNHURRIED
 @given(st.binary(), st.binary())
 def test_other_bodies_are_other_events(one: bytes, two: bytes) -> None:
     found = [of(body) for body in (one, two)]
@@ -113,7 +110,6 @@ def test_what_is_no_did_has_no_subject(payload: dict[str, Any]) -> None:
     assert event.subject is None
 
 
-@UNHURRIED
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.integers() | st.text(),

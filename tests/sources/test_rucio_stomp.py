@@ -118,7 +118,7 @@ texts = st.text(st.characters(exclude_characters="\r\x00", exclude_categories=["
 """A carriage return has an escape too, which neither broker's clients send."""
 
 
-@settings(max_examples=40, deadline=None)  # each opens a connection
+@settings(max_examples=40)  # each opens a connection
 @given(
     st.lists(st.tuples(st.binary(), st.dictionaries(texts, texts, max_size=3)), min_size=1, max_size=5),
     st.lists(st.integers(1, 40), min_size=1),

@@ -8,7 +8,7 @@ from urllib.parse import quote_plus, unquote_plus
 
 import pytest
 from faassupervisor.events import parse_event
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.event import Event
@@ -16,8 +16,6 @@ from bridge.destinations.oscar.payload import encode
 from bridge.sources.sqs.s3 import open_notification
 
 KEYS = ["in/leaf.jpg", "in/a b+c%20d.jpg", "in/ñandú 🌿.jpg", "in//x&y=1?.jpg", "in/$HOME/*[a].jpg"]
-
-UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
 
 
 def message(body: Any, id: str = "m-1") -> Event:  # noqa: A002 - as CloudEvents names it
@@ -322,7 +320,6 @@ _JSON: Any = st.recursive(
 )
 
 
-@UNHURRIED
 @given(_JSON, st.sampled_from(("aws:s3", "minio:s3", "x")))
 def test_no_record_breaks_it(value: Any, origin: str) -> None:
     one = value | {"eventSource": origin} if isinstance(value, dict) else value
@@ -343,7 +340,6 @@ def test_no_record_breaks_it(value: Any, origin: str) -> None:
                 json.loads(event.data)
 
 
-@UNHURRIED
 @given(_TEXT, _TEXT)
 def test_any_key_comes_back_whatever_the_envelope(bucket: str, key: str) -> None:
     direct = record(key)
@@ -360,7 +356,6 @@ def test_any_key_comes_back_whatever_the_envelope(bucket: str, key: str) -> None
 _PART = st.sampled_from(("a", "b", "a/b", "a?event=x", "a&sequencer=1", "%61", "", "null"))
 
 
-@UNHURRIED
 @given(st.tuples(*[_PART] * 5), st.tuples(*[_PART] * 5))
 def test_no_two_occurrences_share_an_id(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     def made(parts: tuple[str, ...]) -> dict[str, Any]:
@@ -380,7 +375,6 @@ def test_no_two_occurrences_share_an_id(one: tuple[str, ...], other: tuple[str, 
     assert (ids(made(one)) == ids(made(other))) == (meant(one) == meant(other))
 
 
-@UNHURRIED
 @given(st.text(max_size=20), st.integers(0, 3))
 def test_half_a_surrogate_pair_breaks_nothing(text: str, where: int) -> None:
     bad = text + "\ud800"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.delivery import Outcome
@@ -8,15 +8,12 @@ from bridge.core.event import Event
 from bridge.sources.sqs import held
 from bridge.sources.sqs.held import Groups, Held
 
-UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
-
 
 def message(number: int, group: str | None) -> Held:
     event = Event(id=str(number), source="s", type="t", data=b"")
     return Held(event, f"receipt-{number}", group, lambda _held, _outcome: None)
 
 
-@UNHURRIED
 @given(
     st.lists(st.sampled_from("abc"), max_size=20),
     st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=60),
@@ -73,7 +70,6 @@ def test_a_follower_given_back_takes_only_those_behind_it() -> None:
     assert groups.leave(messages[0], Outcome.ACCEPTED) == (messages[1], [])
 
 
-@UNHURRIED
 @given(st.integers(1, 43_200))
 def test_no_message_is_held_longer_than_sqs_allows(visibility: int) -> None:
     each = message(0, None)

@@ -195,5 +195,5 @@ class TheStore(RuleBasedStateMachine):
 
 TestTheStore = TheStore.TestCase
 TestTheStore.settings = settings(
-    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=20, suppress_health_check=list(HealthCheck)
 )

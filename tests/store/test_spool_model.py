@@ -188,5 +188,5 @@ class TheSpools(RuleBasedStateMachine):
 
 TestTheSpools = TheSpools.TestCase
 TestTheSpools.settings = settings(
-    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=20, suppress_health_check=list(HealthCheck)
 )

@@ -223,14 +223,21 @@ async def test_a_metronome_ticks_with_ids_until_its_count_is_reached(
         selector = {"frequency": 50, "message": "${username} ${count}", "count": 2}
         made = await http.post(f"{channel}/subscriptions/metronome", json=selector)
         assert made.status_code == 201
-        assert (await http.get(f"{channel}/subscriptions")).json()[-1] == made.headers["Location"]
-        assert (await http.get(made.headers["Location"])).json() == selector
         told = [await listener.next() for _ in range(4)]
         assert [one.event for one in told] == ["SYSTEM", "metronome", "metronome", "SYSTEM"]
         assert [one.id for one in told[1:3]] == ["0", "1"]
         assert [json.loads(one.data)["event"] for one in told[1:3]] == ["bridge 1", "bridge 2"]
         assert json.loads(told[1].data)["subscription"] == made.headers["Location"]
     assert (await http.get(made.headers["Location"])).status_code == 404
+
+
+async def test_a_metronome_that_goes_on_is_listed_and_tells_what_it_was_made_with(
+    http: httpx.AsyncClient, channel: str
+) -> None:
+    selector = {"delay": 300, "message": "${count}"}
+    made = await http.post(f"{channel}/subscriptions/metronome", json=selector)
+    assert (await http.get(f"{channel}/subscriptions")).json()[-1] == made.headers["Location"]
+    assert (await http.get(made.headers["Location"])).json() == selector
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from urllib.parse import quote_plus
 import structlog
 from pydantic import Field, model_validator
 
-from bridge.core.errors import CredentialError
-from bridge.core.ports import Answer, Verdict
+from bridge.core.errors import CredentialError, no_descriptors
+from bridge.core.ports import NO_DESCRIPTORS, Answer, Verdict
 from bridge.telemetry.logging import excerpt
 from bridge.values import HttpUrl, Model, ReadableFile, Secret, exactly_one, secret
 
@@ -201,6 +201,9 @@ async def read_secret_of(config: Model, key: str) -> str | None:
     try:
         return await asyncio.to_thread(secret, getattr(config, key), getattr(config, f"{key}_file"))
     except CredentialError as error:
+        if no_descriptors(error):
+            answer = Answer(Verdict.UNAVAILABLE, NO_DESCRIPTORS, str(error), ours=True)
+            raise NoCredentialError(answer) from error
         raise refused(str(error)) from error
 
 

@@ -11,6 +11,7 @@ BridgeError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,3 +75,12 @@ def reason(error: BaseException) -> str:
     error = root_cause(error)
     text = str(error)
     return text if text and isinstance(error, BridgeError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def no_descriptors(error: BaseException | None) -> bool:
+    """Return whether `error`, or what it came of, is that no file or socket can be opened here any more."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__
+    return False

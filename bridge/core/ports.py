@@ -61,6 +61,10 @@ class Verdict(Enum):
     """Sent, the answer lost, and nothing prevents a second run: dead letter."""
 
 
+NO_DESCRIPTORS = "no_descriptors"
+"""The cause where the bridge can open no file or socket any more (`errors.no_descriptors`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One attempt's verdict with what a log line or a dead letter tells about it."""
@@ -73,6 +77,8 @@ class Answer:
     status: int | None = None
     retry_after: float | None = None
     """Seconds the destination asked for."""
+    ours: bool = False
+    """Whether the attempt failed for a lack of the bridge's own, which tells nothing of the service."""
 
 
 class Invocation(Protocol):

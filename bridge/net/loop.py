@@ -95,7 +95,7 @@ class Loop(uvloop.Loop):
         try:
             addresses = socket.getaddrinfo(*question)
         except Exception as failure:  # noqa: BLE001 - whatever it is, it is raised where the answer is awaited
-            error = failure
+            error = _no_descriptors() or failure
         with suppress(RuntimeError):  # the loop has been left
             self.call_soon_threadsafe(self._looked_up, question, addresses, error)
 
@@ -136,3 +136,12 @@ class Loop(uvloop.Loop):
         except BaseException:
             plug.close()
             raise
+
+
+def _no_descriptors() -> OSError | None:
+    """Return why nothing can be opened here: the C library then says that the name is unknown."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return error
+    return None

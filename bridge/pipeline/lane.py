@@ -420,6 +420,10 @@ class Lane:
         probe = self._probe is delivery
         if self._shut is not None and not probe:
             return
+        if answer.ours:
+            if probe:
+                self._probe_at = monotonic() + self._pause(1, answer)
+            return
         if answer.verdict is Verdict.REFUSED:
             why = "refused"
         elif answer.verdict is not Verdict.REJECTED and (probe or not others_accepted):

@@ -30,6 +30,7 @@ from tests.destinations.fake_oscar import (
     service,
     token,
 )
+from tests.servers.descriptors import no_descriptor_left
 
 TOKEN_AUTH = {"type": "service-token", "token": token(1)}
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -483,3 +484,26 @@ async def test_a_cluster_out_of_reach_is_no_reason_to_fail() -> None:
             with capture_logs() as lines:
                 await cluster.announce([])
     assert [(line["event"], line["cause"]) for line in lines] == [("cluster_not_asked", "connect")]
+
+
+# --- What the bridge lacks itself -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["job", "run"])
+async def test_no_descriptor_to_connect_with_is_no_failure_of_the_service(mode: str) -> None:
+    async with FakeOscar().serve() as oscar, service(oscar.url, TOKEN_AUTH, mode=mode) as plants:
+        with no_descriptor_left():
+            answer = await plants.prepare(event()).attempt()
+        assert (answer.verdict, answer.cause, answer.ours) == (Verdict.UNAVAILABLE, "no_descriptors", True)
+        assert "Too many open files" in answer.detail
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+
+
+async def test_no_descriptor_to_read_a_password_with_is_no_refusal(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text(token(1))
+    auth = {"type": "service-token", "token_file": str(secret)}
+    async with FakeOscar().serve() as oscar, service(oscar.url, auth) as plants:
+        with no_descriptor_left():
+            answer = await plants.prepare(event()).attempt()
+        assert (answer.verdict, answer.cause, answer.ours) == (Verdict.UNAVAILABLE, "no_descriptors", True)

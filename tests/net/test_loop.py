@@ -17,6 +17,7 @@ import pytest
 from bridge.net import loop as net_loop
 from bridge.net.loop import Loop
 from tests.servers.black_hole import black_hole
+from tests.servers.descriptors import no_descriptor_left
 
 LONG = 60.0
 """Seconds that a dead thing may take away from nobody."""
@@ -196,5 +197,14 @@ def test_addresses_need_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
         for address in ("127.0.0.1", "::1"):
             found = await asyncio.get_running_loop().getaddrinfo(address, 80)
             assert found[0][4][:2] == (address, 80)
+
+    run(main())
+
+
+def test_no_descriptor_for_a_look_up_is_not_an_unknown_name() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+            await loop.getaddrinfo("nobody.invalid", 80)
 
     run(main())

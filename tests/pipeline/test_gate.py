@@ -371,3 +371,35 @@ async def test_a_probe_released_and_failed_shuts_the_gate_for_longer() -> None:
         destination.script = ACCEPTED
         assert await settled([second], within=70) == [Outcome.ACCEPTED]
     bench.assert_nothing_is_remembered()
+
+
+NO_DESCRIPTORS = Answer(Verdict.UNAVAILABLE, "no_descriptors", "Too many open files", ours=True)
+
+
+async def test_what_the_bridge_lacks_itself_shuts_no_gate() -> None:
+    destination = ScriptedDestination(NO_DESCRIPTORS, seconds=0.01)
+    bench = Bench(destination, concurrency=4, max_backoff=1)
+    given = deliveries(40)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(60)
+        assert bench.value("bridge_lane_open") == 1
+        assert bench.value("bridge_retries_total", cause="no_descriptors") > 100
+        destination.script = ACCEPTED
+        assert await settled(given, within=5) == [Outcome.ACCEPTED] * 40
+
+
+async def test_a_probe_that_the_bridge_could_not_make_is_made_again_soon() -> None:
+    destination = ScriptedDestination(REFUSED)
+    bench = Bench(destination, concurrency=4, max_backoff=1)
+    given = deliveries(40)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(10)
+        destination.script = NO_DESCRIPTORS
+        destination.began.clear()
+        await asyncio.sleep(60)
+        assert bench.lane.problems() == [f"refused: {REFUSED.cause}: {REFUSED.detail}"]
+        assert 50 < len(destination.began) < 1000, "no busy loop"
+        destination.script = ACCEPTED
+        assert await settled(given, within=5) == [Outcome.ACCEPTED] * 40

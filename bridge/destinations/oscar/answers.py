@@ -20,7 +20,8 @@ from typing import Literal
 
 import aiohttp
 
-from bridge.core.ports import Answer, Verdict
+from bridge.core.errors import no_descriptors
+from bridge.core.ports import NO_DESCRIPTORS, Answer, Verdict
 from bridge.telemetry.logging import excerpt
 
 _LONGEST_PAUSE = 3600.0
@@ -60,6 +61,8 @@ def no_answer(error: Exception) -> tuple[str, bool]:
 
     With a timeout aiohttp does not tell; the caller's own knowledge of the body decides then.
     """
+    if no_descriptors(error):
+        return NO_DESCRIPTORS, False
     if isinstance(error, aiohttp.ClientSSLError):
         return "tls", False
     if isinstance(error, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
@@ -90,4 +93,4 @@ def retry_after(value: str | None) -> float | None:
 def unanswered(verdict: Verdict, cause: str, request: str, error: Exception, *secrets: str) -> Answer:
     """Make the Answer for a request that got none."""
     what = str(error) or type(error).__name__
-    return Answer(verdict, cause, excerpt(f"{request}: {what}", *secrets))
+    return Answer(verdict, cause, excerpt(f"{request}: {what}", *secrets), ours=cause == NO_DESCRIPTORS)

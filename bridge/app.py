@@ -112,6 +112,7 @@ async def run(
             for key, cluster in clusters.items():
                 here = [services[name] for name, config in settings.services.items() if config.cluster == key]
                 working.append(lane_tasks.create_task(cluster.announce(here), name=f"cluster {key}"))
+            working.append(lane_tasks.create_task(store.broken(), name="store"))
             async with asyncio.TaskGroup() as source_tasks:
                 reading = [
                     source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners

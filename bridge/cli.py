@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge import __version__
-from bridge.core.errors import BridgeError, ConfigurationError, Mistake, StoreLockedError
+from bridge.core.errors import BridgeError, ConfigurationError, Mistake, StoreError, StoreLockedError
 
 if TYPE_CHECKING:
     from bridge.settings import Settings
@@ -52,6 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except (BridgeError, OSError, ValueError) as error:
         print(f"oscar-bridge: {_told(error)}", file=sys.stderr)
+        return FAILED
+    except ExceptionGroup as group:
+        broken, defects = group.split(StoreError)
+        if broken is None or defects is not None:
+            raise
+        first: BaseException = broken  # a StoreError, as deep as the tasks were nested
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        print(f"oscar-bridge: {first}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return 130

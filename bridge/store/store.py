@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
+
+import structlog
 
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
@@ -26,6 +28,7 @@ from bridge.store.writer import Answer, Work, Writer
 from bridge.telemetry.metrics import Metrics
 
 _T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
 
 NEVER_IN_A_LANE = "never reached a lane: no route could be evaluated for it"
 NO_SUCH_LANE = "its service is not in the configuration any more"
@@ -43,11 +46,13 @@ class Store:
         self._path = state_dir / FILE
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(state_dir, config, self._heard, accept_loss=accept_loss)
+        self._writer = Writer(state_dir, config, self._heard, self._broke, accept_loss=accept_loss)
         self._reading = ThreadPoolExecutor(1, "store reading")
         self._reader: sqlite3.Connection | None = None
         self._read_trouble: str | None = None
-        self._closed = False
+        self._over: str | None = None
+        """Why nothing more is taken: closed, or broken by a defect."""
+        self._broken = asyncio.Event()
         self._kept: Counter[tuple[str, str]] = Counter()
         self._wakes: dict[str, Callable[[], None]] = {}
         self._given: dict[int, str] = {}
@@ -84,7 +89,7 @@ class Store:
             await writer.opened
             yield store
         finally:
-            store._closed = writer.closing = True
+            store._over, writer.closing = store._over or "the store is closed", True
             writer.queue.put(None)
             store._reading.submit(store._stop_reading)
             store._reading.shutdown(wait=False)
@@ -113,8 +118,8 @@ class Store:
 
     def _keep(self, row: Row) -> asyncio.Future[None]:
         done: asyncio.Future[None] = self._loop.create_future()
-        if self._closed:
-            done.set_exception(StoreError("the store is closed"))
+        if self._over is not None:
+            done.set_exception(StoreError(self._over))
         else:
             self._writer.queue.put(Keep.of(row, done))
         return done
@@ -139,7 +144,7 @@ class Store:
 
         A crash before that brings it back, and its identity makes the second attempt harmless.
         """
-        if number in self._leaving or self._closed:
+        if number in self._leaving or self._over is not None:
             return
         service = self._leaving[number] = self._given.pop(number, "")
         self._leaving_of[service] += 1
@@ -162,9 +167,9 @@ class Store:
 
     def finish(self, done: Done) -> bool:
         """Have an occurrence taken away, for a spool; False once the store is closed."""
-        if not self._closed:
+        if self._over is None:
             self._writer.queue.put(done)
-        return not self._closed
+        return self._over is None
 
     # Dead letters
 
@@ -225,8 +230,8 @@ class Store:
 
         Raises StoreFullError when the budget has no room for the `size` bytes it takes, StoreError.
         """
-        if self._closed:
-            raise StoreError("the store is closed")
+        if self._over is not None:
+            raise StoreError(self._over)
         done: asyncio.Future[_T] = self._loop.create_future()
         self._writer.queue.put(Work(call, done, size))
         return await done
@@ -234,14 +239,48 @@ class Store:
     # State
 
     def problems(self) -> list[str]:
-        """Tell why the last write or read failed, and that the budget is reached."""
+        """Tell why the last write or read failed, that the budget is reached, and a defect."""
         writer = self._writer
-        return [
-            problem for problem in (writer.trouble, writer.full, self._read_trouble) if problem is not None
-        ]
+        told = (
+            writer.trouble,
+            writer.full,
+            self._read_trouble,
+            self._over if self._broken.is_set() else None,
+        )
+        return [problem for problem in told if problem is not None]
+
+    async def broken(self) -> NoReturn:
+        """Wait for a defect after which nothing can be kept any more. Raises StoreError, which tells it.
+
+        Until the process ends by it whoever waits for the store, or asks it anything, gets a StoreError.
+        """
+        await self._broken.wait()
+        raise StoreError(self._over)
+
+    def _broke(self, defect: Exception, left: Iterable[asyncio.Future[Any]] = ()) -> None:
+        """Take nothing more, and fail those in `left`, whom nobody else will answer."""
+        _log.critical("the store is broken by a defect: the bridge must end", exc_info=defect)
+        self._over = f"the store {self._path} is broken by a defect: {type(defect).__name__}: {defect}"
+        self._broken.set()
+        for future in left:
+            if not future.done():
+                future.set_exception(StoreError(self._over))
 
     def _heard(self, change: Change, answers: Sequence[Answer]) -> None:
         """Take in what the writer did, before those who waited for it go on."""
+        try:
+            self._take_in(change)
+        except Exception as defect:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            self._broke(defect)
+        for future, result in answers:
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def _take_in(self, change: Change) -> None:
         for (service, reason, cause), difference in change.tally.items():
             self._kept[service, reason] += difference
             self._metrics.kept_events.labels(service, reason).set(self._kept[service, reason])
@@ -256,13 +295,6 @@ class Store:
         for done in change.finished:
             self._spools[done.spool].finished(done)
         self._metrics.store_bytes.set(self._writer.bytes)
-        for future, result in answers:
-            if future.done():
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
         for service in change.returned & self._wakes.keys():
             self._wakes[service]()
 
@@ -270,8 +302,8 @@ class Store:
 
     async def read(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         """Have the reading thread ask the file. Raises StoreError."""
-        if self._closed:
-            raise StoreError("the store is closed")
+        if self._over is not None:
+            raise StoreError(self._over)
         return await self._loop.run_in_executor(self._reading, self._answer, question)
 
     def _answer(self, question: Callable[[sqlite3.Connection], _T]) -> _T:

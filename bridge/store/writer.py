@@ -62,7 +62,8 @@ class Writer:
     """Owns the state directory and the file from `start` to the end of the thread.
 
     It takes from `queue`: events to keep, numbers to forget, occurrences that are done, a command's or a
-    spool's work; None ends it, once all before it is written. What happened goes to `heard` on the loop.
+    spool's work; None ends it, once all before it is written. What happened goes to `heard` on the loop. A
+    defect that ends the thread goes to `broke` there, with all who still wait: nothing more is taken then.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Writer:
         state_dir: Path,
         config: StoreConfig,
         heard: Callable[[Change, Sequence[Answer]], object],
+        broke: Callable[[Exception, Sequence[asyncio.Future[Any]]], object],
         *,
         accept_loss: bool,
     ) -> None:
@@ -77,6 +79,7 @@ class Writer:
         self._path = state_dir / schema.FILE
         self._config = config
         self._heard = heard
+        self._broke = broke
         self._accept_loss = accept_loss
         self._loop = asyncio.get_running_loop()
         self.queue: SimpleQueue[Keep | int | Done | Work | None] = SimpleQueue()
@@ -91,6 +94,10 @@ class Writer:
         self.bytes = 0
         """On the disk."""
         self._used = self._wal_bytes = 0
+        self._disk_is_short = False
+        """Whether the disk, not the budget, leaves the least room."""
+        self._taken: list[Keep | int | Done | Work] = []
+        """What this turn took from the queue."""
         self._ended = False
         self._wanted = 0
         self._forgets: list[int | Done] = []
@@ -113,11 +120,23 @@ class Writer:
                     self._turn()
                 if self._forgets:
                     _log.error("accepted events stay kept and will be attempted again", reason=self.trouble)
-        except Exception as error:  # noqa: BLE001 - whatever the start ran into is raised by `open`
-            self._tell(Change(), [(self.opened, error)])
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            with suppress(RuntimeError):  # the loop was closed before the store: nobody waits
+                self._loop.call_soon_threadsafe(self._end_by, error)
         finally:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self.closed.set)
+
+    def _end_by(self, error: Exception) -> None:
+        """On the loop: what the start ran into is raised by `Store.open`, anything later is a defect."""
+        if not self.opened.done():
+            self.opened.set_exception(error)
+        elif not self.opened.cancelled():
+            left = self._taken
+            with suppress(Empty):
+                while (item := self.queue.get_nowait()) is not None:
+                    left.append(item)
+            self._broke(error, [item.done for item in left if isinstance(item, Keep | Work)])
 
     def _tell(self, change: Change, answers: Sequence[Answer]) -> None:
         with suppress(RuntimeError):  # the loop was closed before the store: nobody waits
@@ -187,6 +206,7 @@ class Writer:
     def _gather(self) -> tuple[list[Keep | int | Done], Work | None]:
         """Wait for something to do, and take all that waits with it; nothing if it is time to look around."""
         group: list[Keep | int | Done] = list(self._forgets)
+        self._taken = []
         pause = _PROBE_SECONDS if self.trouble or self.full or self._forgets else _EXPIRE_SECONDS
         until = min(self._expire_at, monotonic() + pause)
         size, urgent, quiet = 0, False, True
@@ -198,6 +218,7 @@ class Writer:
             if item is None:
                 self._ended = True
                 break
+            self._taken.append(item)
             if isinstance(item, Work):
                 return group, item
             if isinstance(item, Keep):
@@ -239,7 +260,7 @@ class Writer:
     def _is_full(self, wanted: int) -> None:
         self._wanted = wanted
         why = f"is at its limit of {_size(self._config.max_bytes)} (store.max_bytes)"
-        if self._disk_left() < self._config.max_bytes - self._used:
+        if self._disk_is_short:
             why = "has a disk that is nearly full"
         self.full = f"the store {self._path} {why}: nothing more is kept until some of it goes"
 
@@ -336,7 +357,9 @@ class Writer:
         return max(0, self._left())
 
     def _left(self) -> int:
-        return min(self._config.max_bytes - self._used, self._disk_left())
+        budget, disk = self._config.max_bytes - self._used, self._disk_left()
+        self._disk_is_short = disk < budget
+        return min(budget, disk)
 
     def _disk_left(self) -> int:
         """Give the bytes of new rows that the disk has room for.

@@ -71,6 +71,27 @@ async def test_a_taken_port_exits_with_1_in_one_line(world: World) -> None:
     assert "Traceback" not in done.stderr
 
 
+async def test_a_bridge_whose_store_breaks_tells_it_in_a_line_and_exits_with_1(world: World) -> None:
+    prelude = """
+from bridge.store.writer import Writer
+first = Writer._keep
+def keep(self, group):
+    raise OSError(5, "a defect")
+Writer._keep = keep
+"""
+    daemon = world.daemon(prelude=prelude)
+    world.oscar.settings.max_body_bytes = 60  # so that there is a dead letter to keep
+    await world.produce_numbers(3, filling="x" * 100)
+    daemon.start()
+    assert daemon.process is not None
+    process = daemon.process
+    await until(lambda: process.poll() is not None, what="its end")
+    assert process.returncode == 1
+    said = daemon.log.read_text().splitlines()
+    assert any("the store is broken by a defect: the bridge must end" in line for line in said)
+    assert said[-1].endswith("is broken by a defect: OSError: [Errno 5] a defect")
+
+
 async def test_check_says_what_it_read(world: World) -> None:
     done = world.daemon().command("check", "--offline")
     assert done.returncode == 0

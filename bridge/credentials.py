@@ -135,7 +135,7 @@ class Bearer:
         return math.nan if self._authorization is None else self._expires - time.monotonic()
 
     async def get(self) -> str:
-        """Give the `Authorization` value, refreshed where due. Raises NoCredentialError.
+        """Return the `Authorization` value, refreshed where due. Raises NoCredentialError.
 
         A refresh that fails before the expiry is no harm yet: the token goes on being used.
         """
@@ -151,7 +151,7 @@ class Bearer:
             return kept
 
     async def renew(self, used: str) -> str | None:
-        """Give another `Authorization` value than `used`, which was not liked; None when there is no other.
+        """Return a value other than `used`, which the server refused; None if there is none.
 
         Raises NoCredentialError.
         """
@@ -208,7 +208,7 @@ async def read_secret_of(config: Model, key: str) -> str | None:
 
 
 async def basic(auth: BasicAuth) -> str:
-    """Give the `Authorization` value of HTTP basic (RFC 7617). Raises NoCredentialError."""
+    """Return the `Authorization` value of HTTP basic (RFC 7617). Raises NoCredentialError."""
     return basic_header(auth.username, await read_secret_of(auth, "password") or "")
 
 

@@ -110,7 +110,7 @@ class Lane:
         metrics.open.set(1)
 
     def problems(self) -> Sequence[str]:
-        """Why the gate is shut, for readiness; empty while it is open."""
+        """Return why the gate is shut, without the answer's text, for readiness; empty while it is open."""
         return [] if self._shut is None else [self._shut]
 
     async def put(self, delivery: Delivery, *, alone: bool, crowded: bool = False) -> None:
@@ -443,7 +443,10 @@ class Lane:
             self._metrics.open.set(0)
             self._shut_since = monotonic()
             _wake_all(self._waiting_for_room)  # they have less time now
-        self._shut = f"{why}: {answer.cause}: {answer.detail}"
+        # Who asks for readiness needs no credential, and the answer's text may repeat what the event holds.
+        self._shut = f"{why}: {answer.cause}"
+        if answer.status is not None and answer.cause != f"http_{answer.status}":
+            self._shut += f" (status {answer.status})"
 
     def _open(self) -> None:
         _log.info("gate open", service=self.key)

@@ -15,6 +15,7 @@ import trustme
 from yarl import URL
 
 from bridge.core.ports import Finding
+from bridge.destinations.oscar import check as check_module
 from bridge.destinations.oscar.check import check as check_cluster
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.sandbox.kafka import free_port
@@ -130,6 +131,8 @@ async def test_what_once_means_is_told_of_each_service(oscar: SandboxOscar) -> N
     said(found, "warning", "federated with 1 other", about="service shared", remedy="federation's members")
     said(found, "warning", "offloaded to hpc-1", "98298", about="service far", remedy="interlink: true")
     said(found, "note", "no interLink node", about="service near")
+    found = await check(oscar.url, {"far": {"mode": "run"}})
+    said(found, "problem", "offloaded to hpc-1", "/run", about="service far", remedy="mode: job")
     oscar.settings.version = "4.0.2"
     found = await check(oscar.url)
     said(found, "warning", "OSCAR 4.0.2 is older than 4.1.0", remedy="upgrade OSCAR")
@@ -184,6 +187,13 @@ async def test_certificates_are_told_apart(oscar: SandboxOscar, tmp_path: Path) 
         said(found, severity, words, remedy=remedy)
         if severity == "warning":
             said(found, "ok", "OSCAR 4.1.0")
+
+
+async def test_an_answer_without_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_module, "_LONGEST_PAGE", 100_000)
+    pages = {"/health": "Ok", "/system/info": {"version": "4.1.0"}, "/system/services": "x" * 200_000}
+    async with oscar_that_answers(pages) as url:
+        said(await check(url), "problem", "GET /system/services: more than 100000 bytes")
 
 
 @pytest.mark.parametrize(("seconds", "word"), [(3600, "behind"), (-90, "ahead of")])

@@ -54,6 +54,8 @@ class FakeOscar:
     definitions_read: int = 0
     requests: list[web.Request] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    ports: list[int] = field(default_factory=list)
+    """Of the callers."""
     url: str = ""
 
     def _manages(self, request: web.Request) -> bool:
@@ -65,6 +67,8 @@ class FakeOscar:
         body = await request.read()
         self.requests.append(request)
         self.bodies.append(body)
+        if request.transport is not None:
+            self.ports.append(request.transport.get_extra_info("peername")[1])
         if request.headers.get("Authorization", "").removeprefix("Bearer ") not in {
             self.token,
             *self.bearers,

@@ -7,60 +7,253 @@ from email.utils import format_datetime
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from aiohttp import (
+    ClientPayloadError,
+    ConnectionTimeoutError,
+    ServerDisconnectedError,
+    ServerTimeoutError,
+)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.core.ports import Verdict
-from bridge.destinations.oscar.answers import judge_status, retry_after
+from bridge.core.ports import Answer, Verdict
+from bridge.destinations.oscar.answers import Exchange, about_the_token, judge, retry_after
 from bridge.telemetry.logging import EXCERPT_CHARACTERS, excerpt
 
+OURS = "plants-0123456789"
+SERVICE_TOKEN, ACCESS_TOKEN = "0" * 64, "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"
+NO_ISSUER = "token is malformedError getting oidc manager for issuer ''"
+
+NOT_NOW = [
+    f'jobs.batch "{OURS}" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1, used: …',
+    f'jobs.batch "{OURS}" is forbidden: status unknown for quota: jobs, resources: count/jobs.batch',
+    f'jobs.batch "{OURS}" is forbidden: unable to create new content in namespace as it is being terminated',
+    'Internal error occurred: failed calling webhook "mjob.kb.io": failed to call webhook: Post "https://kueue"',
+    'failed calling webhook "policy.example.org": no endpoints available for service "policy"',
+    "Internal error occurred: resource quota evaluation timed out",
+    "Operation cannot be fulfilled on resourcequotas: the object has been modified",
+    "Too many requests, please try again later.",
+    "the server has received too many requests and has asked us to try again later (post jobs.batch)",
+    "client rate limiter Wait returned an error: context deadline exceeded",
+    "etcdserver: request timed out",
+    "etcdserver: leader changed",
+    "etcdserver: mvcc: database space exceeded",
+    "the server is currently unable to handle the request (post jobs.batch)",
+    "the server was unable to return a response in the time allotted, but may still be processing it",
+    "Timeout: request did not complete within requested timeout",
+    'an error on the server ("") has prevented the request from succeeding (post jobs.batch)',
+    'Post "https://10.96.0.1:443/apis/batch/v1/namespaces/x/jobs": dial tcp no route to host',
+    'Get "https://10.96.0.1:443/api/v1/secrets": net/http: TLS handshake timeout',
+    "dial tcp 10.96.0.1:443: connect: connection refused",
+    "http2: client connection lost",
+    "unexpected EOF",
+    'secrets "ana-minio-other" already exists',
+]
+"""Kubernetes' texts that are about itself, or the namespace, and not about the job."""
+JOB: list[tuple[int, str, str]] = [
+    (200, "", "refused"),
+    (200, "Service under maintenance", "refused"),
+    (200, '{"error": "quota"}', "refused"),
+    (201, "", "accepted"),
+    (201, "<html>", "accepted"),
+    (202, "", "refused"),
+    (204, "", "refused"),
+    (299, "", "refused"),
+    (301, "", "refused"),
+    (307, "", "refused"),
+    (400, "Error getting oidc manager for issuer 'https://example.org'", "refused"),
+    (400, "More than one service authorize, use the owner query to select the service", "refused"),
+    (400, "invalid workload: try to reduce the service resource (cpu, memory, etc.)", "unavailable"),
+    (401, "", "refused"),
+    (401, "this user isn't enrrolled on the vo: ours", "refused"),
+    (403, "MinIO user not provisioned for ana; submit a direct request first", "refused"),
+    (404, "", "refused"),
+    (404, "404 page not found", "refused"),
+    (405, "", "refused"),
+    (407, "", "refused"),
+    (408, "", "unavailable"),
+    (409, "", "refused"),
+    (409, f'jobs.batch "{OURS}" already exists', "duplicate"),
+    (413, "<html>413 Request Entity Too Large", "rejected"),
+    (422, "", "rejected"),
+    (425, "", "unavailable"),
+    (429, "", "unavailable"),
+    (500, f'jobs.batch "{OURS}" already exists', "duplicate"),
+    (500, f'object is being deleted: jobs.batch "{OURS}" already exists', "duplicate"),
+    (500, f'jobs.batch "{OURS}x" already exists', "failed"),
+    (500, f'jobs.batch "x{OURS}" already exists', "failed"),
+    (
+        500,
+        f'admission webhook "policy" denied the request: workload for {OURS} already exists in queue',
+        "failed",
+    ),
+    (500, f'pods "{OURS}" already exists', "failed"),
+    (500, "", "unavailable"),
+    (500, 'error ensuring credentials for user eve: secrets "eve" not found', "failed"),
+    (500, f'Job.batch "{OURS}" is invalid: metadata.labels: Invalid value', "failed"),
+    (500, "etcdserver: request is too large", "failed"),
+    (500, "something else", "failed"),
+    (501, "", "unavailable"),
+    (502, "", "unavailable"),
+    (502, NO_ISSUER, "refused"),
+    (503, "", "unavailable"),
+    (504, "", "unavailable"),
+    (599, "odd", "failed"),
+]
+RUN: list[tuple[int, str, str, str, bool, str]] = [
+    # status, text, token, may it be repeated, was it sent
+    (200, "", SERVICE_TOKEN, "once", True, "accepted"),
+    (200, "<html>the application's page", SERVICE_TOKEN, "once", True, "accepted"),
+    (201, "", SERVICE_TOKEN, "once", True, "accepted"),
+    (204, "", ACCESS_TOKEN, "once", True, "accepted"),
+    (301, "", SERVICE_TOKEN, "once", True, "refused"),
+    (400, "no such column", SERVICE_TOKEN, "once", True, "rejected"),
+    (400, "More than one service authorize, use the owner query", ACCESS_TOKEN, "once", True, "refused"),
+    (400, "Error getting oidc manager for issuer 'x'", ACCESS_TOKEN, "once", True, "refused"),
+    (400, "invalid workload: try to reduce the service", ACCESS_TOKEN, "once", True, "unavailable"),
+    (401, "", SERVICE_TOKEN, "once", True, "refused"),
+    (401, "this user isn't enrrolled on the vo: ours", ACCESS_TOKEN, "once", True, "refused"),
+    (401, "the database refuses the password", SERVICE_TOKEN, "once", True, "rejected"),
+    (403, "", SERVICE_TOKEN, "once", True, "rejected"),
+    (403, "not yours", ACCESS_TOKEN, "once", True, "rejected"),
+    (404, "", ACCESS_TOKEN, "once", True, "refused"),
+    (404, "", SERVICE_TOKEN, "once", True, "rejected"),
+    (404, "no such column", ACCESS_TOKEN, "once", True, "rejected"),
+    (405, "", SERVICE_TOKEN, "once", True, "rejected"),
+    (407, "", SERVICE_TOKEN, "once", True, "refused"),
+    (408, "", SERVICE_TOKEN, "once", True, "unavailable"),
+    (409, "", SERVICE_TOKEN, "once", True, "rejected"),
+    (413, "", SERVICE_TOKEN, "once", True, "rejected"),
+    (422, "", SERVICE_TOKEN, "once", True, "rejected"),
+    (425, "", SERVICE_TOKEN, "once", True, "unavailable"),
+    (429, "", SERVICE_TOKEN, "once", True, "unavailable"),
+    (500, "", SERVICE_TOKEN, "once", True, "failed"),
+    (
+        500,
+        "exceeded quota",
+        SERVICE_TOKEN,
+        "once",
+        True,
+        "failed",
+    ),  # the application's words, not Kubernetes'
+    (500, f'jobs.batch "{OURS}" already exists', SERVICE_TOKEN, "once", True, "failed"),
+    (502, "", SERVICE_TOKEN, "once", True, "unknown"),
+    (502, "", SERVICE_TOKEN, "once", False, "unavailable"),
+    (502, "", SERVICE_TOKEN, "idempotent", True, "unavailable"),
+    (502, NO_ISSUER, ACCESS_TOKEN, "once", True, "refused"),
+    (503, "", SERVICE_TOKEN, "once", True, "unavailable"),
+    (504, "<html>504 Gateway Time-out", SERVICE_TOKEN, "once", True, "unknown"),
+    (504, "", SERVICE_TOKEN, "idempotent", True, "unavailable"),
+    (520, "", SERVICE_TOKEN, "once", True, "unknown"),
+    (524, "", SERVICE_TOKEN, "once", True, "unknown"),
+    (524, "", SERVICE_TOKEN, "idempotent", True, "unavailable"),
+    (599, "", SERVICE_TOKEN, "once", True, "failed"),
+]
+
+
+def judged(
+    mode: Literal["job", "run"], came: Exchange, *, idempotent: bool = False, token: str = SERVICE_TOKEN
+) -> Answer:
+    return judge(mode, OURS, came, idempotent=idempotent, token=token, path=f"/{mode}/plants")
+
+
+@pytest.mark.parametrize(("status", "text", "verdict"), JOB)
+def test_an_answer_of_job_is_judged_by_the_table(status: int, text: str, verdict: str) -> None:
+    for token in (SERVICE_TOKEN, ACCESS_TOKEN):
+        answer = judged("job", Exchange(status, "Reason", text, 7.0), token=token)
+        assert (answer.verdict, answer.status) == (Verdict(verdict), status)
+    if verdict in ("accepted", "duplicate"):
+        assert not answer.detail
+    else:
+        assert (answer.cause, answer.retry_after) == (f"http_{status}", 7.0)
+        assert answer.detail.startswith(f"{status} Reason")
+
+
+@pytest.mark.parametrize("text", NOT_NOW)
+def test_what_kubernetes_says_of_itself_is_never_the_events_own_failure(text: str) -> None:
+    answer = judged("job", Exchange(500, "Internal Server Error", text))
+    assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "http_500")
+
+
+@pytest.mark.parametrize(("status", "text", "token", "repeat", "sent", "verdict"), RUN)
+def test_an_answer_of_run_is_judged_by_the_table(
+    status: int, text: str, token: str, repeat: str, sent: bool, verdict: str
+) -> None:
+    came = Exchange(status, "Reason", text, sent=sent)
+    answer = judged("run", came, idempotent=repeat == "idempotent", token=token)
+    assert (answer.verdict, answer.status) == (Verdict(verdict), status)
+
 
 @pytest.mark.parametrize(
-    ("status", "job", "run"),
+    ("error", "sent", "cause", "run"),
     [
-        (200, "accepted", "accepted"),
-        (201, "accepted", "accepted"),
-        (301, "refused", "refused"),
-        (400, "refused", "rejected"),
-        (401, "refused", "refused"),
-        (403, "refused", "refused"),
-        (404, "refused", "rejected"),  # on /run once the service is known to exist
-        (405, "refused", "rejected"),
-        (407, "refused", "refused"),
-        (408, "unavailable", "unavailable"),
-        (409, "refused", "rejected"),
-        (413, "rejected", "rejected"),
-        (422, "rejected", "rejected"),
-        (425, "unavailable", "unavailable"),
-        (429, "unavailable", "unavailable"),
-        (500, "failed", "failed"),
-        (501, "failed", "failed"),
-        (502, "unavailable", "unavailable"),
-        (503, "unavailable", "unavailable"),
-        (504, "unavailable", "unavailable"),
-        (599, "failed", "failed"),
+        (ServerDisconnectedError(), True, "answer_lost", "unknown"),
+        (ServerDisconnectedError(), False, "answer_lost", "unavailable"),
+        (ClientPayloadError(), True, "answer_lost", "unknown"),
+        (ConnectionResetError(), True, "answer_lost", "unknown"),
+        (TimeoutError(), True, "timeout", "unknown"),
+        (TimeoutError(), False, "timeout", "unavailable"),
+        (ConnectionTimeoutError(), True, "connect", "unavailable"),
+        (ServerTimeoutError(), True, "timeout", "unknown"),
     ],
 )
-def test_a_status_is_judged_by_the_table(status: int, job: str, run: str) -> None:
-    assert judge_status("job", status, "") is Verdict(job)
-    assert judge_status("run", status, "") is Verdict(run)
+def test_no_answer_is_harmless_to_jobs_and_unknown_to_what_may_have_run(
+    error: Exception, sent: bool, cause: str, run: str
+) -> None:
+    came = Exchange(error=error, sent=sent)
+    assert judged("run", came).verdict is Verdict(run)
+    for answer in (judged("job", came), judged("run", came, idempotent=True)):
+        assert (answer.verdict, answer.cause, answer.status) == (Verdict.UNAVAILABLE, cause, None)
+    assert judged("job", came).detail.startswith("POST /job/plants: ")
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("mode", "status", "text", "token", "fresh", "near_its_expiry"),
     [
-        "More than one service authorize, use the owner query to select the service",
-        "Error getting oidc manager for issuer 'https://example.org'",
-        "invalid workload: try to reduce the service resource (cpu, memory, etc.)",
+        ("job", 201, "", ACCESS_TOKEN, False, False),
+        ("job", 401, "", SERVICE_TOKEN, True, True),
+        ("job", 502, NO_ISSUER, ACCESS_TOKEN, True, True),
+        ("job", 500, "", ACCESS_TOKEN, False, True),
+        ("job", 500, f'jobs.batch "{OURS}" already exists', ACCESS_TOKEN, False, False),
+        ("job", 503, "", ACCESS_TOKEN, False, True),
+        ("job", 403, "", ACCESS_TOKEN, False, False),
+        ("job", 404, "", ACCESS_TOKEN, False, False),
+        ("run", 401, "", SERVICE_TOKEN, True, True),
+        ("run", 401, "the application's", SERVICE_TOKEN, False, False),
+        ("run", 404, "", ACCESS_TOKEN, True, True),
+        ("run", 404, "", SERVICE_TOKEN, False, False),
+        ("run", 404, "the application's", ACCESS_TOKEN, False, False),
+        ("run", 500, "", ACCESS_TOKEN, False, False),
+        ("run", 504, "", ACCESS_TOKEN, False, False),
     ],
 )
-def test_oscars_own_400_on_run_is_not_about_the_event(text: str) -> None:
-    assert judge_status("run", 400, text) is Verdict.REFUSED
+def test_only_what_may_be_about_the_token_is_asked_again(
+    mode: Literal["job", "run"], status: int, text: str, token: str, fresh: bool, near_its_expiry: bool
+) -> None:
+    answer = judged(mode, Exchange(status, text=text), token=token)
+    assert about_the_token(mode, answer, doubtful=False) is fresh
+    assert about_the_token(mode, answer, doubtful=True) is near_its_expiry
 
 
-@given(st.sampled_from(["job", "run"]), st.integers(100, 999), st.text())
-def test_every_status_has_a_verdict(mode: Literal["job", "run"], status: int, text: str) -> None:
-    assert isinstance(judge_status(mode, status, text), Verdict)
+def test_another_success_than_201_says_what_oscar_would_answer() -> None:
+    detail = judged("job", Exchange(200, "OK", "Service under maintenance")).detail
+    assert detail == (
+        "200 OK, but OSCAR accepts a job with 201 alone: is the endpoint OSCAR's?: Service under maintenance"
+    )
+
+
+@given(
+    st.sampled_from(["job", "run"]), st.integers(100, 999), st.text(), st.booleans(), st.booleans(), st.text()
+)
+@settings(deadline=None)
+def test_every_answer_has_a_verdict(
+    mode: Literal["job", "run"], status: int, text: str, idempotent: bool, sent: bool, token: str
+) -> None:
+    answer = judged(mode, Exchange(status, text=text, sent=sent), idempotent=idempotent, token=token)
+    assert isinstance(answer.verdict, Verdict)
+    assert (answer.verdict is Verdict.ACCEPTED) == (status == 201 or (mode == "run" and 200 <= status < 300))
+    if mode == "job" or idempotent:
+        assert answer.verdict is not Verdict.UNKNOWN
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import time
@@ -260,7 +261,7 @@ async def test_a_5xx_that_meets_a_token_near_its_expiry_is_not_the_events(
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         issuer.oscar.bearers = set()  # expired by the cluster's clock, which is ahead
         far = await plants.prepare(event()).attempt()
-        assert (far.verdict, len(issuer.forms)) == (Verdict.FAILED, 1)
+        assert (far.verdict, len(issuer.forms)) == (Verdict.UNAVAILABLE, 1)
         clock(3600 - 100)
         assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
         assert len(issuer.forms) == 2
@@ -284,6 +285,41 @@ async def test_a_run_that_failed_is_not_made_again_for_its_token(clock: Callable
         clock(3600 - 100)
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.FAILED
         assert (len(issuer.forms), len(issuer.oscar.requests)) == (1, 2)
+
+
+async def test_an_empty_404_of_run_is_asked_once_more_since_the_issuer_may_have_had_a_hiccup() -> None:
+    async with oidc(FakeOscar(answer=always(404)), mode="run") as (issuer, plants):
+        oscar = issuer.oscar
+
+        async def hiccup(_request: web.Request, _body: bytes) -> web.StreamResponse:
+            oscar.answer = always(200, "done")
+            return web.Response(status=404)
+
+        oscar.answer = hiccup
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+        assert (len(oscar.requests), len(issuer.forms)) == (2, 1)
+        oscar.answer = always(404)  # the application's, since OSCAR takes the token and has the service
+        answer = await plants.prepare(event()).attempt()
+        assert (answer.verdict, answer.cause, len(oscar.requests)) == (Verdict.REJECTED, "http_404", 4)
+        oscar.management_status = 503  # the issuer is still away: it may be OSCAR's
+        answer = await plants.prepare(event()).attempt()
+        assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "http_503")
+        oscar.management_status, oscar.services = 200, set()
+        answer = await plants.prepare(event()).attempt()
+        assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "http_404")
+
+
+@pytest.mark.parametrize(("status", "text"), [(404, "no such column"), (401, "no such user"), (403, "")])
+async def test_what_the_application_says_is_not_run_again_for_a_token_near_its_expiry(
+    clock: Callable[[float], None], status: int, text: str
+) -> None:
+    async with oidc(FakeOscar(), mode="run") as (issuer, plants):
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+        issuer.oscar.answer = always(status, text)
+        clock(3600 - 100)
+        answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause) == (Verdict.REJECTED, f"http_{status}")
+    assert len(issuer.oscar.requests) == 2
 
 
 async def test_a_401_renews_the_access_token() -> None:
@@ -341,6 +377,62 @@ async def test_a_token_endpoint_out_of_reach_is_no_refusal() -> None:
     async with FakeOscar().serve() as oscar, service(oscar.url, auth) as plants:
         answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "connect")
+
+
+@pytest.fixture
+def netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A home with a password for any server, as curl and git would use it."""
+    file = tmp_path / ".netrc"
+    file.write_text("default login someone password of-another-service\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(file))
+
+
+@pytest.mark.usefixtures("netrc")
+async def test_no_password_of_a_netrc_is_sent_to_a_token_endpoint_or_to_oscar() -> None:
+    async with oidc(FakeOscar()) as (issuer, plants):
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+    assert issuer.headers == [""]
+    assert [request.headers["Authorization"] for request in issuer.oscar.requests] == ["Bearer access-1"]
+
+
+@pytest.mark.parametrize("padding", [1 << 20, 64 << 20])
+async def test_a_token_endpoint_that_answers_too_much_is_told(padding: int) -> None:
+    sent = 0
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await response.write(b'{"access_token": "access-1", "padding": "')
+        with contextlib.suppress(ConnectionError):
+            while sent < padding:
+                await response.write(b"x" * 65536)
+                sent += 65536
+            await response.write(b'"}')
+        return response
+
+    app = web.Application()
+    app.router.add_post("/token", endless)
+    async with FakeOscar(bearers={"access-1"}).serve() as oscar, serve(app) as url:
+        auth = {"type": "oidc", "token_endpoint": url + "/token", "client_id": "c", "refresh_token": "r"}
+        async with service(oscar.url, auth) as plants:
+            answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
+    assert "/token answered more than 1048576 bytes" in answer.detail
+    assert sent < 16 << 20  # the kernel's buffers, and aiohttp's
+    assert not oscar.requests
+
+
+async def test_a_definition_that_is_too_large_is_told() -> None:
+    async with (
+        FakeOscar(definition={"script": "x" * (4 << 20)}).serve() as oscar,
+        service(oscar.url) as plants,
+    ):
+        answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
+    assert "/system/services/plants answered more than 4194304 bytes" in answer.detail
 
 
 # --- oidc-agent -------------------------------------------------------------------------------------------

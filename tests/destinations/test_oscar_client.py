@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -124,14 +125,38 @@ async def test_only_events_of_trusted_sources_choose_credentials() -> None:
     assert [b"principalId" in body for body in oscar.bodies] == [True, False]
 
 
-async def test_one_connection_serves_many_attempts_and_bodies_are_read_away() -> None:
+@pytest.mark.parametrize(
+    ("more", "connections"), [({"idempotent": True}, 1), ({}, 3)], ids=["idempotent", "not idempotent"]
+)
+async def test_only_calls_that_may_be_repeated_share_a_connection_and_bodies_are_read_away(
+    more: dict[str, Any], connections: int
+) -> None:
     async with (
         FakeOscar(answer=always(200, "x" * 300_000)).serve() as oscar,
-        service(oscar.url, TOKEN_AUTH, mode="run") as plants,
+        service(oscar.url, TOKEN_AUTH, mode="run", **more) as plants,
     ):
         for number in range(3):
             assert (await plants.prepare(event(number)).attempt()).verdict is Verdict.ACCEPTED
-    assert len({request.transport for request in oscar.requests}) == 1
+    assert len(set(oscar.ports)) == connections
+
+
+async def test_a_server_that_hangs_up_between_two_calls_loses_no_run() -> None:
+    """It resets a connection as its second request comes, which looks like an answer that was lost."""
+    read = 0
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal read
+        await read_request(reader)
+        read += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        await reader.read(1)
+        writer.transport.abort()
+
+    async with raw_server(once) as url, service(url, TOKEN_AUTH, mode="run") as plants:
+        answers = [await plants.prepare(event(number)).attempt() for number in range(5)]
+    assert [answer.verdict for answer in answers] == [Verdict.ACCEPTED] * 5
+    assert read == 5
 
 
 # --- Answers ----------------------------------------------------------------------------------------------
@@ -148,25 +173,109 @@ async def test_our_own_name_that_exists_already_is_success(status: int) -> None:
     assert other.cause == f"http_{status}"
 
 
-async def test_a_web_page_in_place_of_oscar_accepts_no_job() -> None:
+@pytest.mark.parametrize(
+    ("status", "text", "content_type"),
+    [
+        (200, "<html>Please log in", "text/html"),
+        (200, "Service under maintenance", "text/plain"),
+        (200, '{"error": "quota exceeded"}', "application/json"),
+        (202, "queued", "text/plain"),
+        (204, "", "text/plain"),
+    ],
+)
+async def test_another_success_than_201_accepts_no_job(status: int, text: str, content_type: str) -> None:
     async def page(_request: web.Request, _body: bytes) -> web.StreamResponse:
-        return web.Response(text="<html>Please log in", content_type="text/html")
+        return web.Response(status=status, text=text, content_type=content_type)
 
     async with FakeOscar(answer=page).serve() as oscar:
         async with service(oscar.url, TOKEN_AUTH) as job:
             answer = await job.prepare(event()).attempt()
         async with service(oscar.url, TOKEN_AUTH, mode="run") as run:  # it is the application's
             assert (await run.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
-    assert (answer.verdict, answer.cause, answer.status) == (Verdict.REFUSED, "http_200", 200)
-    assert "is the endpoint OSCAR's? <html>Please log in" in answer.detail
+    assert (answer.verdict, answer.cause, answer.status) == (Verdict.REFUSED, f"http_{status}", status)
+    assert "is the endpoint OSCAR's?" in answer.detail
+    assert answer.detail.endswith(text)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"X-Trace: " + b"t" * 9_000 + b"\r\nContent-Length: 0\r\n\r\n",
+        b"X-Trace: " + b"t" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n",
+        b"".join(b"X-Trace-%d: t\r\n" % number for number in range(200)) + b"\r\n",
+        b"not a header\r\n\r\n",
+        b"Content-Length: many\r\n\r\n",
+        b"Content-Length: 100\r\n\r\nhalf",
+        b"Transfer-Encoding: chunked\r\n\r\nnot a chunk\r\n",
+        b"Content-Le",
+        b"",
+    ],
+    ids=[
+        "9 KB",
+        "100 KB",
+        "200 headers",
+        "no header",
+        "no length",
+        "half a body",
+        "no chunk",
+        "cut",
+        "nothing",
+    ],
+)
+@pytest.mark.parametrize("mode", ["job", "run"])
+async def test_whatever_follows_the_status_line_of_a_success_it_is_one(mode: str, rest: bytes) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 201 Created\r\n" + rest)
+        await writer.drain()
+
+    async with raw_server(handler) as url, service(url, TOKEN_AUTH, mode=mode) as plants:
+        answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.status) == (Verdict.ACCEPTED, 201)
+
+
+async def test_a_success_whose_headers_never_end_is_one() -> None:
+    done = asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 201 Created\r\nX-Trace: t")
+        await writer.drain()
+        await done.wait()
+
+    async with raw_server(handler) as url, service(url, TOKEN_AUTH, timeout_seconds=0.3) as plants:
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+        done.set()
+
+
+async def test_a_success_on_a_kept_connection_says_nothing_about_the_next_call() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        await read_request(reader)
+
+    async with raw_server(handler) as url, service(url, TOKEN_AUTH) as plants:
+        assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.ACCEPTED
+        lost = await plants.prepare(event(2)).attempt()
+    assert (lost.verdict, lost.cause) == (Verdict.UNAVAILABLE, "answer_lost")
+
+
+@pytest.mark.parametrize("status", [502, 504])
+async def test_a_gateway_that_had_no_answer_leaves_the_run_unknown(status: int) -> None:
+    async with FakeOscar(answer=always(status)).serve() as oscar:
+        async with service(oscar.url, TOKEN_AUTH, mode="run") as once:
+            answer = await once.prepare(event()).attempt()
+        async with service(oscar.url, TOKEN_AUTH, mode="run", idempotent=True) as again:
+            assert (await again.prepare(event()).attempt()).verdict is Verdict.UNAVAILABLE
+    assert (answer.verdict, answer.cause) == (Verdict.UNKNOWN, f"http_{status}")
+    assert len(oscar.requests) == 2
 
 
 @pytest.mark.parametrize("mode", ["job", "run"])
-@pytest.mark.parametrize(
-    ("status", "verdict"), [(200, Verdict.ACCEPTED), (201, Verdict.ACCEPTED), (500, Verdict.FAILED)]
-)
+@pytest.mark.parametrize(("status", "verdict"), [(200, None), (201, Verdict.ACCEPTED), (500, Verdict.FAILED)])
 async def test_a_body_that_does_not_end_in_time_leaves_the_status_standing(
-    mode: str, status: int, verdict: Verdict
+    mode: str, status: int, verdict: Verdict | None
 ) -> None:
     done = asyncio.Event()
 
@@ -182,6 +291,7 @@ async def test_a_body_that_does_not_end_in_time_leaves_the_status_standing(
     ):
         answer = await plants.prepare(event()).attempt()
         done.set()
+    verdict = verdict or (Verdict.REFUSED if mode == "job" else Verdict.ACCEPTED)
     assert (answer.verdict, answer.status) == (verdict, status)
 
 
@@ -290,13 +400,10 @@ async def test_a_404_of_run_is_the_applications_only_when_the_service_is_there(a
         gone = await plants.prepare(event()).attempt()
         oscar.management_status = 503
         untold = await plants.prepare(event()).attempt()
-    assert gone.cause == there.cause == "http_404"
-    if auth == "service-token":
-        assert {there.verdict, gone.verdict, untold.verdict} == {Verdict.REFUSED}
-    else:
-        assert there.verdict is Verdict.REJECTED
-        assert gone.verdict is Verdict.REFUSED
-        assert untold.verdict is Verdict.UNAVAILABLE
+    assert gone.cause == there.cause == untold.cause == "http_404"
+    assert there.verdict is untold.verdict is Verdict.REJECTED  # not run again, whoever can't be asked
+    assert gone.verdict is (Verdict.REJECTED if auth == "service-token" else Verdict.REFUSED)
+    assert len(oscar.requests) == 4
 
 
 # --- No answer --------------------------------------------------------------------------------------------
@@ -308,7 +415,7 @@ async def hang_up(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -
 
 async def cut_in_the_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await read_request(reader)
-    writer.write(b"HTTP/1.1 201 Cre")
+    writer.write(b"HTTP/1.1 20")
     await writer.drain()
 
 

@@ -116,6 +116,11 @@ def test_idempotent_is_for_runs() -> None:
     assert ServiceConfig(cluster="main", mode="run", idempotent=True).idempotent
 
 
+def test_an_offloaded_service_has_no_run() -> None:
+    with pytest.raises(ValidationError, match="OSCAR makes no Knative service"):
+        ServiceConfig(cluster="main", mode="run", interlink=True)
+
+
 def test_a_service_has_a_name_that_oscar_can_have() -> None:
     for name in ("Plants", "plants/..", "-plants", "p" * 64, ""):
         with pytest.raises(ValidationError):

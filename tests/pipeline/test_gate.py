@@ -6,6 +6,7 @@ import asyncio
 from itertools import pairwise
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
@@ -37,7 +38,7 @@ async def test_an_outage_shuts_the_gate_and_loses_nothing(answer: Answer) -> Non
         await bench.put(given)
         await asyncio.sleep(0.021)
         assert bench.value("bridge_lane_open") == 0
-        assert bench.lane.problems() == [f"unavailable: {answer.cause}: {answer.detail}"]
+        assert bench.lane.problems() == [f"unavailable: {answer.cause}"]
         assert len(destination.began) <= 8 + 4 + 1, "who failed before the fifth took one more"
 
         destination.peak = 0
@@ -63,6 +64,18 @@ async def test_an_outage_shuts_the_gate_and_loses_nothing(answer: Answer) -> Non
     assert bench.lane.problems() == []
     assert bench.value("bridge_lane_queued") == 0
     bench.assert_nothing_is_remembered()
+
+
+async def test_readiness_repeats_nothing_of_an_answer_but_its_status() -> None:
+    """Nobody needs a credential to read it, and an OSCAR may send the event back in its 500."""
+    echo = Answer(Verdict.REFUSED, "credentials", "401 Unauthorized: you sent the patient's name", status=401)
+    bench = Bench(ScriptedDestination(echo), concurrency=1, max_backoff=60)
+    with capture_logs() as lines:
+        async with bench.running():
+            await bench.put(deliveries(1))
+            await asyncio.sleep(0.01)
+            assert bench.lane.problems() == ["refused: credentials (status 401)"]
+    assert [line["detail"] for line in lines if line["event"] == "gate shut"] == [echo.detail]
 
 
 async def test_after_an_outage_the_oldest_go_first() -> None:
@@ -114,7 +127,7 @@ async def test_a_refusal_shuts_the_gate_at_once_and_its_event_goes_first() -> No
     async with bench.running():
         await bench.put(given)
         await asyncio.sleep(0.02)
-        assert bench.lane.problems() == ["refused: http_404: no such service"]
+        assert bench.lane.problems() == ["refused: http_404"]
         assert bench.value("bridge_lane_open") == 0
         await asyncio.sleep(6 * 3600)
         assert set(destination.ids) == {"0"}, "a refusal is not about the event: the same one probes"

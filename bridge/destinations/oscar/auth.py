@@ -17,22 +17,22 @@ from bridge.credentials import (
     read_secret_of,
     refused,
 )
+from bridge.destinations.oscar.answers import SERVICE_TOKEN_LENGTH
 from bridge.destinations.oscar.config import OidcAgentAuth, ServiceTokenAuth
 from bridge.telemetry.logging import excerpt
 
-_SERVICE_TOKEN_LENGTH = 64
 _LONGEST_AGENT_ANSWER = 1 << 20
 
 
 async def given_token(auth: ServiceTokenAuth) -> Grant:
-    """Give the configured service token. Raises NoCredentialError.
+    """Return the configured service token. Raises NoCredentialError.
 
-    OSCAR tells a service token by its length and takes any other for an access token (run.go,
-    tokenLength), which it then can't read and answers like a gateway that is down.
+    A text of another length OSCAR takes for an access token, which it then can't read and answers like a
+    gateway that is down.
     """
     token = await read_secret_of(auth, "token") or ""
-    if len(token) != _SERVICE_TOKEN_LENGTH:
-        raise refused(f"the service token has {len(token)} characters; OSCAR's have {_SERVICE_TOKEN_LENGTH}")
+    if len(token) != SERVICE_TOKEN_LENGTH:
+        raise refused(f"the service token has {len(token)} characters; OSCAR's have {SERVICE_TOKEN_LENGTH}")
     return Grant(token)
 
 

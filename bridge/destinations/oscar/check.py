@@ -26,6 +26,7 @@ from bridge.destinations.oscar.config import (
     ServiceTokenAuth,
 )
 from bridge.destinations.oscar.payload import MAX_EVENT_BYTES, MAX_INTERLINK_BYTES
+from bridge.destinations.oscar.wire import read_start
 from bridge.net.reach import reach
 from bridge.telemetry.logging import excerpt
 
@@ -34,6 +35,8 @@ _ALL_SECONDS = 10.0
 _SKEW_SECONDS = 30.0
 _SHORT_TOKEN_SECONDS = 120.0
 _MOST_NAMES = 8
+_LONGEST_PAGE = 64 << 20
+"""Bytes of an answer that are read: the listing of services carries all their scripts."""
 
 
 async def check(key: str, config: ClusterConfig, services: Mapping[str, ServiceConfig]) -> Sequence[Finding]:
@@ -119,14 +122,17 @@ class _Look:
             self._unmanaged()
             return
         try:
-            info, listing = await asyncio.gather(
-                self._get(cluster, "info", authorization), self._get(cluster, "services", authorization)
-            )
+            # One after the other: of calls that race to be a user's first, OSCAR lets all but one fail
+            # (pkg/utils/auth/oidc.go makes the user's secret for each).
+            info = await self._get(cluster, "info", authorization)
+            version = self._version(info)
+            if version is None:
+                return
+            listing = await self._get(cluster, "services", authorization)
         except _Failed as failed:
             self._findings.problem(str(failed), "look after the cluster: it is up, but did not answer this")
             return
-        version = self._version(info)
-        if version is not None and (there := self._listed(listing)) is not None:
+        if (there := self._listed(listing)) is not None:
             for name, config in self._configs.items():
                 self._service(self.services[name], name, config, there, version)
 
@@ -345,7 +351,14 @@ class _Look:
         self, findings: Findings, key: str, config: ServiceConfig, definition: dict[str, Any]
     ) -> None:
         offloaded = bool(definition.get("interlink_node_name"))
-        if offloaded and config.event_bytes > MAX_INTERLINK_BYTES:
+        if offloaded and config.mode == "run":
+            # pkg/backends/knative.go makes no Knative service of it.
+            findings.problem(
+                f"`mode: run`, but it is offloaded to {definition['interlink_node_name']} by interLink, and "
+                "/run does not reach it there",
+                f"`services.{key}.mode: job`",
+            )
+        elif offloaded and config.event_bytes > MAX_INTERLINK_BYTES:
             findings.warning(
                 f"it is offloaded to {definition['interlink_node_name']} by interLink, which takes events of "
                 f"at most {MAX_INTERLINK_BYTES} bytes, and the bridge would send {config.event_bytes}",
@@ -405,8 +418,11 @@ class _Look:
                 proxy=cluster.proxy,
                 timeout=aiohttp.ClientTimeout(total=_ASK_SECONDS),
             ) as response:
-                text = (await response.read()).decode("utf-8", "replace")
-                return _Page(response.status, text, response.headers.get(hdrs.DATE))
+                raw = bytearray()
+                await read_start(response, raw, _LONGEST_PAGE + 1)
+                if len(raw) > _LONGEST_PAGE:
+                    raise _Failed(f"GET {url.path}: more than {_LONGEST_PAGE} bytes")
+                return _Page(response.status, raw.decode("utf-8", "replace"), response.headers.get(hdrs.DATE))
         except TimeoutError:
             raise _Failed(f"GET {url.path}: no answer within {_ASK_SECONDS:g} s") from None
         except (aiohttp.ClientError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The OSCAR cluster as a destination: one HTTP session a cluster, one attempt an `invoke`."""
+"""The OSCAR cluster as a destination: one HTTP session per cluster; an `attempt` makes one POST."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 import re
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import structlog
 from aiohttp import hdrs
-from aiohttp.abc import AbstractStreamWriter
 from multidict import istr
 from yarl import URL
 
@@ -33,8 +32,9 @@ from bridge.credentials import (
     refused,
 )
 from bridge.destinations.oscar.answers import (
+    about_the_token,
+    judge,
     judge_management,
-    judge_status,
     no_answer,
     retry_after,
     unanswered,
@@ -47,6 +47,8 @@ from bridge.destinations.oscar.config import (
 )
 from bridge.destinations.oscar.deadline import Deadline
 from bridge.destinations.oscar.payload import PayloadError, encode
+from bridge.destinations.oscar.wire import CONNECT_SECONDS, EXCERPT_BYTES, NETWORK_ERRORS, post, read_start
+from bridge.destinations.oscar.wire import session as new_session
 from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import Metrics
 
@@ -57,17 +59,12 @@ DELEGATION_HEADER = istr("X-Delegated-Job-ID")
 _FIRST_TO_NAME_JOBS = (4, 1, 0)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 
-_CONNECT_SECONDS = 10.0
-_MANAGEMENT_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=_CONNECT_SECONDS)
-_ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
-"""The rest of an attempt's time is the `Deadline`'s."""
+_MANAGEMENT_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=CONNECT_SECONDS)
 _MANAGEMENT_CONNECTIONS = 4
-_ACCEPTED = Answer(Verdict.ACCEPTED, status=201)
-_EXCERPT_BYTES = 4096
-_LONGEST_REPLY = 4 << 20
-"""Bytes of a management answer: a service's definition carries its script."""
-
-_NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
+LONGEST_REPLY = 4 << 20
+"""Bytes of a management answer that are read: a service's definition carries its script."""
+_LONGEST_GRANT = 1 << 20
+"""Bytes of a token endpoint's answer that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +86,6 @@ class OscarCluster:
     """One cluster's connections and credentials; an async context manager.
 
     `connections` is the sum of its lanes' concurrency, so that no attempt ever waits for a connection.
-    Keep-alive connections are let go after 15 idle seconds, before common servers hang up on them
-    (60 s and more), since a request on a connection that is just being closed has an unknown outcome.
     """
 
     def __init__(
@@ -98,11 +93,13 @@ class OscarCluster:
     ) -> None:
         self.key = key
         self.endpoint = URL(config.endpoint)
-        # aiohttp's own `trust_env` asks the environment, and ~/.netrc, in a thread for every request.
+        # Not by aiohttp's `trust_env`: it sends passwords of ~/.netrc, which nobody configured.
         self.proxy = _proxy(self.endpoint)
         self._config = config
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
+        self._fresh_session: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | bool = True
         self._issuer_context: ssl.SSLContext | None = None
         self._service_tokens: dict[tuple[str, str | None], Bearer] = {}
         self._bearer: Bearer | None = None
@@ -128,25 +125,27 @@ class OscarCluster:
             # The issuer gets a refresh token: always verified, by the system's authorities or the cluster's.
             self._issuer_context = ssl.create_default_context()
             tls.trust(self._issuer_context)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._connections + _MANAGEMENT_CONNECTIONS,
-                ssl=tls.context() if secure else True,
-                keepalive_timeout=15,
-            ),
+        self._tls = tls.context() if secure else True
+        self._session = self._new_session(fresh=False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        sessions = self._session, self._fresh_session
+        self._session = self._fresh_session = None
+        for session in sessions:
+            if session is not None:
+                await session.close()
+
+    def _new_session(self, *, fresh: bool) -> aiohttp.ClientSession:
+        return new_session(
+            limit=self._connections + _MANAGEMENT_CONNECTIONS,
+            tls=self._tls,
+            fresh=fresh,
             headers={
                 hdrs.USER_AGENT: f"oscar-event-bridge/{__version__}",
                 hdrs.ACCEPT_ENCODING: "identity",
             },
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
         )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -156,12 +155,21 @@ class OscarCluster:
         return self._session
 
     @property
+    def fresh_session(self) -> aiohttp.ClientSession:
+        """One whose connections carry a single request each. Raises RuntimeError outside the context."""
+        if self._session is None:
+            raise RuntimeError(f"cluster {self.key} is not open")
+        if self._fresh_session is None:
+            self._fresh_session = self._new_session(fresh=True)
+        return self._fresh_session
+
+    @property
     def manages(self) -> bool:
         """Whether the credentials open the management API; a bare service token does not."""
         return not isinstance(self._config.auth, ServiceTokenAuth)
 
     def bearer(self, service: str, owner: str | None) -> Bearer:
-        """Give the bearer that opens `service`; one for all who ask for the same."""
+        """Return the bearer that opens `service`; one for all who ask for the same."""
         if self._bearer is not None:
             return self._bearer
         key = (service, owner)
@@ -244,31 +252,40 @@ class OscarCluster:
 
     async def _get(self, url: URL, authorization: str) -> Reply:
         headers = {hdrs.AUTHORIZATION: authorization}
-        return await self._reply(hdrs.METH_GET, url, headers=headers, proxy=self.proxy)
+        return await self._reply(hdrs.METH_GET, url, LONGEST_REPLY, headers=headers, proxy=self.proxy)
 
     async def _post_form(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
         where = URL(url)
         return await self._reply(
             hdrs.METH_POST,
             where,
+            _LONGEST_GRANT,
             data=aiohttp.FormData(form),
             headers=headers,
             proxy=_proxy(where),
             ssl=self._issuer_context or True,
         )
 
-    async def _reply(self, method: str, url: URL, **options: Any) -> Reply:
+    async def _reply(self, method: str, url: URL, longest: int, **options: Any) -> Reply:
+        """Make a request whose answer has at most `longest` bytes. Raises NoCredentialError."""
+        request = f"{method} {url.host}{url.path}"
         try:
             async with self.session.request(
                 method, url, allow_redirects=False, timeout=_MANAGEMENT_TIMEOUT, **options
             ) as response:
                 # Of what is no success only an excerpt is told.
-                limit = _LONGEST_REPLY if response.status == 200 else _EXCERPT_BYTES
-                text = await _start_of_body(response, limit)
-                return Reply(response.status, text, retry_after(response.headers.get(hdrs.RETRY_AFTER)))
-        except _NETWORK_ERRORS as error:
+                limit = longest + 1 if response.status == 200 else EXCERPT_BYTES
+                raw = bytearray()
+                await read_start(response, raw, limit)
+                if len(raw) > longest:
+                    raise refused(
+                        f"{request} answered more than {longest} bytes: is the endpoint the right one?"
+                    )
+                pause = retry_after(response.headers.get(hdrs.RETRY_AFTER))
+                return Reply(response.status, raw.decode("utf-8", "replace"), pause)
+        except NETWORK_ERRORS as error:
             cause, _ = no_answer(error)
-            answer = unanswered(Verdict.UNAVAILABLE, cause, f"{method} {url.host}{url.path}", error)
+            answer = unanswered(Verdict.UNAVAILABLE, cause, request, error)
             raise NoCredentialError(answer) from error
 
 
@@ -295,6 +312,9 @@ class OscarService:
         self._url = url if config.owner is None else url.with_query(owner=config.owner)
         self._bearer = cluster.bearer(self.name, config.owner)
         self._deadline = Deadline(config.timeout_seconds)
+        self._fresh = config.mode == "run" and not config.idempotent
+        """Whether each call has a connection of its own, as one that may not be repeated must: on one that
+        was kept the server may be hanging up, and a call that it never read looks like a lost answer."""
 
     def prepare(self, event: Event) -> OscarInvocation:
         """Name the event's job, and encode what it gets."""
@@ -308,18 +328,28 @@ class OscarService:
         return OscarInvocation(self, name, body)
 
     async def attempt(self, name: str, body: bytes) -> Answer:
-        """Make one attempt; a token that was refused is renewed once, and the attempt made again with it."""
+        """Make one attempt, and once more where the answer is about the token, or may be."""
         bearer = self._bearer
         try:
             authorization = bearer.current or await bearer.get()
-            answer = await self._attempt(name, body, authorization)
-            if self._about_the_token(answer) and (renewed := await bearer.renew(authorization)):
-                answer = await self._attempt(name, body, renewed)
+            answer = await self._post(name, body, authorization)
+            if answer.verdict is Verdict.ACCEPTED:
+                return answer
+            if about_the_token(self._mode, answer, doubtful=bearer.doubtful):
+                another = await self._another_token(answer, authorization)
+                if another is not None:
+                    answer = await self._post(name, body, another)
             if answer.status == 404 and self._mode == "run":
                 return await self._look_for_the_service(answer)
         except NoCredentialError as error:
             return error.answer
         return answer
+
+    async def _another_token(self, answer: Answer, used: str) -> str | None:
+        """Return what to ask once more with, None for nothing. Raises NoCredentialError."""
+        if answer.status == 404 and not self._bearer.doubtful:
+            return used  # the issuer had a hiccup, more likely than a token that is refused in its best time
+        return await self._bearer.renew(used)
 
     async def federated(self) -> bool:
         """Ask whether other clusters may run its jobs, so that one event may have two.
@@ -330,83 +360,47 @@ class OscarService:
         federation = definition.get("federation")
         return isinstance(federation, dict) and bool(federation.get("members"))
 
-    def _about_the_token(self, answer: Answer) -> bool:
-        """Tell whether another token could change this answer.
-
-        A 401 always. An access token that expired, or is refused, shows as a 5xx on `/job` (job.go reads
-        the user before it tests the error) and as a 404 on `/run` (run.go), so those count near its expiry.
-        """
-        status = answer.status
-        if status is None or status < 400 or answer.verdict is Verdict.DUPLICATE:
-            return False
-        suspect = status >= 500 if self._mode == "job" else status == 404
-        return status == 401 or (suspect and self._bearer.doubtful)
-
     async def _look_for_the_service(self, answer: Answer) -> Answer:
         """Tell the application's 404, which is about the event, from OSCAR's, which is not.
 
-        A bare service token can't look: then it counts as OSCAR's, since a closed gate loses nothing,
-        while all events of a service that is being made anew would become dead letters.
+        A bare service token can't look, and needs not: since 4.0.0 it gets 401 for an unknown service.
+        Raises NoCredentialError where the answer may be OSCAR's, and OSCAR can't tell now.
         """
         if not self._cluster.manages:
-            return Answer(Verdict.REFUSED, answer.cause, answer.detail, answer.status)
-        await self._cluster.definition(self.name, self._config.owner)
-        return answer
+            return answer
+        try:
+            await self._cluster.definition(self.name, self._config.owner)
+        except NoCredentialError as error:
+            if error.answer.status == 404 or answer.verdict is Verdict.REFUSED:
+                raise
+            return answer
+        # The service is there, and the token was taken: so it was the application that answered.
+        return replace(answer, verdict=Verdict.REJECTED)
 
-    async def _attempt(self, name: str, body: bytes, authorization: str) -> Answer:
-        payload = _Body(body)
-        headers = {
+    async def _post(self, name: str, body: bytes, authorization: str) -> Answer:
+        cluster, mode = self._cluster, self._mode
+        headers: dict[str, str] = {
             hdrs.AUTHORIZATION: authorization,
             hdrs.CONTENT_TYPE: "application/json" if body.startswith(b"{") else "application/octet-stream",
         }
-        if self._mode == "job":
+        if mode == "job":
             headers[DELEGATION_HEADER] = name
-        status, reason, text, pause, web_page = 0, "", "", None, False
-        try:
-            async with (
-                self._deadline,
-                self._cluster.session.post(
-                    self._url,
-                    data=payload,
-                    headers=headers,
-                    allow_redirects=False,
-                    timeout=_ATTEMPT_TIMEOUT,
-                    proxy=self._cluster.proxy,
-                ) as response,
-            ):
-                status = response.status
-                if status == 201 or (200 <= status < 300 and not (web_page := self._is_web_page(response))):
-                    await _drain(response)
-                else:
-                    reason, pause = response.reason or "", retry_after(response.headers.get(hdrs.RETRY_AFTER))
-                    text = await _start_of_body(response, _EXCERPT_BYTES)
-        except _NETWORK_ERRORS as error:
-            if not status:
-                cause, may_be_sent = no_answer(error)
-                harmless = (
-                    self._mode == "job" or self._config.idempotent or not (may_be_sent and payload.started)
-                )
-                verdict = Verdict.UNAVAILABLE if harmless else Verdict.UNKNOWN
-                return unanswered(verdict, cause, f"POST {self._url.path}", error, _token(authorization))
-            # A body that does not end in time: the status has come, and counts.
-        if status == 201:
-            return _ACCEPTED
-        if web_page:
-            detail = excerpt(f"{status} {reason}, a web page: is the endpoint OSCAR's? {text}")
-            return Answer(Verdict.REFUSED, f"http_{status}", detail, status)
-        if 200 <= status < 300:
-            return Answer(Verdict.ACCEPTED, status=status)
-        if self._mode == "job" and status >= 400 and name in text and "already exists" in text:
-            return Answer(Verdict.DUPLICATE, status=status)
-        detail = excerpt(f"{status} {reason}: {text}", _token(authorization))
-        return Answer(judge_status(self._mode, status, text), f"http_{status}", detail, status, pause)
-
-    def _is_web_page(self, response: aiohttp.ClientResponse) -> bool:
-        """Tell whether a proxy's login or maintenance page, or a dashboard, answers in OSCAR's place.
-
-        `/job` answers 201 without a body; what `/run` answers is the application's own.
-        """
-        return self._mode == "job" and response.content_type == "text/html"
+        came = await post(
+            cluster.fresh_session if self._fresh else cluster.session,
+            self._url,
+            body,
+            headers=headers,
+            proxy=cluster.proxy,
+            deadline=self._deadline,
+        )
+        return judge(
+            mode,
+            name,
+            came,
+            idempotent=self._config.idempotent,
+            token=_token(authorization),
+            path=self._url.path,
+        )
 
 
 class OscarInvocation:
@@ -423,41 +417,6 @@ class OscarInvocation:
     async def attempt(self) -> Answer:
         """Make one attempt, if what is to be sent can be sent at all."""
         return self._rejected or await self._service.attempt(self._name, self._body)
-
-
-class _Body(aiohttp.BytesPayload):
-    """A body that knows whether it went on its way: aiohttp sends the headers with its first bytes."""
-
-    started = False
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self.started = True
-        await super().write_with_length(writer, content_length)
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read the rest away, so that the connection can be kept; the status has told all that counts."""
-    if response.content.at_eof():
-        return
-    try:
-        async for _ in response.content.iter_any():
-            pass
-    except _NETWORK_ERRORS:
-        response.close()
-
-
-async def _start_of_body(response: aiohttp.ClientResponse, limit: int) -> str:
-    """Read up to `limit` bytes as text; a body that breaks off has what came of it."""
-    raw = bytearray()
-    try:
-        async for chunk in response.content.iter_any():
-            raw += chunk
-            if len(raw) >= limit:
-                response.close()
-                break
-    except _NETWORK_ERRORS:
-        response.close()
-    return raw[:limit].decode("utf-8", "replace")
 
 
 def _token(authorization: str) -> str:

@@ -97,13 +97,22 @@ class ServiceConfig(Model):
             raise ValueError("`idempotent` is for `mode: run`; a job has its identity, so remove it")
         return self
 
+    @model_validator(mode="after")
+    def _reaches_pods(self) -> Self:
+        if self.interlink and self.mode == "run":
+            raise ValueError(
+                "an offloaded service (`interlink: true`) has no /run, since OSCAR makes no Knative service "
+                "of it: use `mode: job`"
+            )
+        return self
+
     @property
     def event_bytes(self) -> int:
         """The limit on the encoded event, in bytes."""
         return self.max_event_bytes or (MAX_INTERLINK_BYTES if self.interlink else MAX_EVENT_BYTES)
 
     def identity(self, key: str) -> str:
-        """Give the service's part of an invocation identity; `key` is its own in `services`.
+        """Return the service's part of an invocation identity; `key` is its own in `services`.
 
         OSCAR's name, with the owner where one is given: two services of one name have jobs of their own.
         """

@@ -57,6 +57,14 @@ class Bed(ABC):
     async def left(self) -> int:
         """Count what is not answered for good; asked while no source has any of it."""
 
+    def settings_at(self, host: str) -> dict[str, Any]:
+        """Give the configuration of a source of its kind on another host."""
+        here = f"127.0.0.1:{self.proxy.port}"
+        return {
+            key: value.replace(here, f"{host}:{self.proxy.port}") if isinstance(value, str) else value
+            for key, value in self.settings().items()
+        }
+
     async def restart(self) -> None:
         """End the server in the midst of its work, and start it again with what it keeps on its disk."""
         raise NotImplementedError

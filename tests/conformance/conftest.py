@@ -10,10 +10,12 @@ import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.kafka import free_port
+from bridge.sandbox.oscar import SandboxOscar, Settings
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
 from tests.conformance.beds import Bed, DcacheBed, KafkaBed, make
+from tests.conformance.world import BedWorld
 from tests.servers.proxy import Proxy
 from tests.servers.tansu import Tansu
 
@@ -48,3 +50,14 @@ async def bed(request: pytest.FixtureRequest, unique: str, tmp_path: Path) -> As
     async with Proxy(target) as proxy:
         bed.proxy = proxy
         yield bed
+
+
+@pytest.fixture
+async def world(tmp_path: Path, bed: Bed) -> AsyncIterator[BedWorld]:
+    async with SandboxOscar(Settings(simulate=True)) as oscar:
+        oscar.add_service("plants")
+        world = BedWorld(tmp_path, oscar, bed)
+        try:
+            yield world
+        finally:
+            world.close()

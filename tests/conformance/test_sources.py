@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridge.core.delivery import Outcome
-from bridge.sandbox.oscar import SandboxOscar, Settings
 from tests.conformance.beds import Bed, number
-from tests.promises.world import World, until
+from tests.conformance.world import BedWorld
+from tests.promises.world import until
 from tests.sources.reading import opened, settle
 
 COUNT = 30
@@ -89,40 +87,6 @@ async def test_an_idle_source_does_nothing(bed: Bed) -> None:
         begun = time.process_time()
         await hands.takes_nothing(1.5)
         assert time.process_time() - begun < 0.15
-
-
-class BedWorld(World):
-    """A bridge that reads a bed, and a simulating OSCAR with the service `plants`."""
-
-    def __init__(self, directory: Path, oscar: SandboxOscar, bed: Bed) -> None:
-        super().__init__(directory, None, oscar, bed.name)  # type: ignore[arg-type] # no Kafka of the world's own
-        self.bed = bed
-
-    def source(self, **more: Any) -> dict[str, Any]:
-        return {**self.bed.settings(), **more}
-
-    async def one_job_each(self, count: int, *, seconds: float = 60.0) -> None:
-        """Return once each of `count` events has a job, and none has two."""
-        bodies = self.oscar.ledger.bodies
-        try:
-            await until(lambda: len(bodies("plants")) >= count, seconds=seconds)
-        except AssertionError:
-            tail = "\n".join(daemon.log.read_text()[-3000:] for daemon in self.daemons)
-            raise AssertionError(f"{len(bodies('plants'))} of {count} jobs\n{tail}") from None
-        made = Counter(map(number, bodies("plants")))
-        assert made == dict.fromkeys(range(count), 1)
-        assert set(self.oscar.ledger.created.values()) == {1}
-
-
-@pytest.fixture
-async def world(tmp_path: Path, bed: Bed) -> Any:
-    async with SandboxOscar(Settings(simulate=True)) as oscar:
-        oscar.add_service("plants")
-        world = BedWorld(tmp_path, oscar, bed)
-        try:
-            yield world
-        finally:
-            world.close()
 
 
 def slowly(world: BedWorld) -> dict[str, Any]:

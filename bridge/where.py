@@ -18,11 +18,14 @@ from bridge.core.errors import CredentialError
 from bridge.core.identity import invocation_name
 from bridge.credentials import BasicAuth, basic
 from bridge.destinations.oscar.client import OscarCluster
+from bridge.net.bodies import body_of
 from bridge.settings import Settings
 from bridge.store.find import Kept, find
 from bridge.telemetry.logging import excerpt
 
 _ASK_SECONDS = 10.0
+_LONGEST_ANSWER = 16 << 20
+"""Bytes; a page of the list of jobs is the longest."""
 _SEARCH_SECONDS = 20.0
 """For one job: a page of the list costs OSCAR a listing of pods for each job on it (logs.go, getPod)."""
 
@@ -203,7 +206,8 @@ class _Jobs:
                 if log and response.status == 200:
                     response.close()
                     return 200, ""
-                return response.status, (await response.read()).decode("utf-8", "replace")
+                raw = await body_of(response, _LONGEST_ANSWER)
+                return response.status, raw.decode("utf-8", "replace")
         except TimeoutError:
             raise _Unanswered(f"GET {url.path}: no answer within {_ASK_SECONDS:g} s") from None
         except (aiohttp.ClientError, OSError, CredentialError) as error:

@@ -7,7 +7,10 @@ import socket
 import ssl
 import time
 
+from yarl import URL
+
 from bridge.core.ports import Findings
+from bridge.net.proxies import place_of, proxy_for
 
 _NAME_SECONDS = 4.0
 _CONNECT_SECONDS = 4.0
@@ -83,6 +86,33 @@ async def reach(
             _tell_expiry(findings, place, certificate["notAfter"])
         return True
     return False
+
+
+async def reach_url(
+    findings: Findings, url: URL | str, tls: ssl.SSLContext | None, *, address_key: str, ca_key: str
+) -> bool:
+    """Connect to where `url` leads, or to the proxy before it, which is then told; else as `reach`."""
+    url = URL(url)
+    proxy = proxy_for(url)
+    if proxy is None:
+        return await reach(
+            findings,
+            url.host or "",
+            url.port or 0,
+            tls if url.scheme == "https" else None,
+            address_key=address_key,
+            ca_key=ca_key,
+        )
+    findings.note(f"{url.host} is reached through the proxy {place_of(proxy)}")
+    # What is behind it is told by the questions that follow.
+    return await reach(
+        findings,
+        proxy.host or "",
+        proxy.port or 0,
+        None,
+        address_key=f"{url.scheme}_proxy",
+        ca_key=ca_key,
+    )
 
 
 def _not_believed(

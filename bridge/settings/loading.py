@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bridge.core.errors import ConfigurationError, Mistake
+from bridge.net.proxies import mistakes_in
 from bridge.settings.document import Value, read
 from bridge.settings.environment import overlay, substitute
 from bridge.settings.messages import Translator
@@ -24,6 +25,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     root = read(path, mistakes)
     substitute(root, environ, mistakes)
     overlay(root, environ, mistakes)
+    mistakes += mistakes_in(environ)
     settings, wrong = _validate(root, path.absolute().parent)
     unresolved, warnings = check(root)
     for found in (unresolved, wrong):  # of two for one key, the one that knows more

@@ -200,3 +200,10 @@ def test_a_relative_path_begins_at_the_configuration_file(
     assert auth.password_file == tmp_path / "etc" / "password"
     elsewhere = load(Path("etc/bridge.yaml"), {"BRIDGE__STATE_DIR": "elsewhere"})
     assert elsewhere.state_dir == tmp_path / "etc" / "elsewhere"
+
+
+def test_a_proxy_that_cannot_be_used_stops_the_start(load_text: Loader) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        load_text(environ={"ALL_PROXY": "socks5://me:word@proxy:1080"})
+    assert str(told.value).startswith("environment variable ALL_PROXY: expected http://HOST:PORT")
+    assert "word" not in str(told.value)

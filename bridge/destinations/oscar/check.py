@@ -27,7 +27,7 @@ from bridge.destinations.oscar.config import (
 )
 from bridge.destinations.oscar.payload import MAX_EVENT_BYTES, MAX_INTERLINK_BYTES
 from bridge.destinations.oscar.wire import read_start
-from bridge.net.reach import reach
+from bridge.net.reach import reach_url
 from bridge.telemetry.logging import excerpt
 
 _ASK_SECONDS = 5.0
@@ -46,12 +46,9 @@ async def check(key: str, config: ClusterConfig, services: Mapping[str, ServiceC
     try:
         async with OscarCluster(key, config, connections=1) as cluster:
             _warn_of_openness(findings, key, cluster, config)
-            if cluster.proxy is not None:
-                findings.note(f"asked through the proxy {cluster.proxy.host}:{cluster.proxy.port}")
-            elif not await reach(
+            if not await reach_url(
                 findings,
-                cluster.endpoint.host or "",
-                cluster.endpoint.port or 443,
+                cluster.endpoint,
                 config.tls.context() if cluster.endpoint.scheme == "https" else None,
                 address_key=f"clusters.{key}.endpoint",
                 ca_key=f"clusters.{key}.tls.ca_file",

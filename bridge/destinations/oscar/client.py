@@ -8,7 +8,6 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import structlog
@@ -49,6 +48,7 @@ from bridge.destinations.oscar.deadline import Deadline
 from bridge.destinations.oscar.payload import PayloadError, encode
 from bridge.destinations.oscar.wire import CONNECT_SECONDS, EXCERPT_BYTES, NETWORK_ERRORS, post, read_start
 from bridge.destinations.oscar.wire import session as new_session
+from bridge.net.proxies import proxy_for
 from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import Metrics
 
@@ -94,7 +94,7 @@ class OscarCluster:
         self.key = key
         self.endpoint = URL(config.endpoint)
         # Not by aiohttp's `trust_env`: it sends passwords of ~/.netrc, which nobody configured.
-        self.proxy = _proxy(self.endpoint)
+        self.proxy = proxy_for(self.endpoint)
         self._config = config
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
@@ -262,7 +262,7 @@ class OscarCluster:
             _LONGEST_GRANT,
             data=aiohttp.FormData(form),
             headers=headers,
-            proxy=_proxy(where),
+            proxy=proxy_for(where),
             ssl=self._issuer_context or True,
         )
 
@@ -421,11 +421,3 @@ class OscarInvocation:
 
 def _token(authorization: str) -> str:
     return authorization.partition(" ")[2]
-
-
-def _proxy(url: URL) -> URL | None:
-    """Find the proxy for `url` in the usual environment variables, as it is at the start."""
-    if url.host is None or proxy_bypass(f"{url.host}:{url.port}"):
-        return None
-    proxy = getproxies().get(url.scheme)
-    return None if proxy is None else URL(proxy)

@@ -30,6 +30,7 @@ from bridge.credentials import (
     basic,
     read_secret_of,
 )
+from bridge.net.proxies import proxy_for
 from bridge.sources.dcache.config import BearerAuth, DcacheConfig, X509Auth
 from bridge.telemetry.logging import excerpt
 
@@ -88,6 +89,7 @@ class Asker:
     def __init__(self, config: DcacheConfig, refusal: Refusal | None = None) -> None:
         self._config = config
         self.tls = config.tls.context()
+        self.proxy = proxy_for(config.endpoint)
         self._pace = _Pace(config.request_rate)
         self._bearer = _bearer(config, self._post)
         self._basic: str | None = None
@@ -104,7 +106,6 @@ class Asker:
             connector=aiohttp.TCPConnector(limit=64, ssl=self.tls),
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
             headers={hdrs.USER_AGENT: USER_AGENT},
-            trust_env=True,
         )
         return self
 
@@ -141,7 +142,7 @@ class Asker:
             sent = time.time()
             try:
                 async with self._session.request(
-                    method, url, json=send, headers=headers, allow_redirects=False
+                    method, url, json=send, headers=headers, allow_redirects=False, proxy=self.proxy
                 ) as response:
                     text = await response.text(errors="replace")
                     told = Told(response.status, text, response.headers.get(hdrs.LOCATION, ""))
@@ -248,7 +249,7 @@ class Asker:
             trust = ssl.create_default_context()
             self._config.tls.trust(trust)
             async with self._session.post(
-                url, data=form, headers=headers, allow_redirects=False, ssl=trust
+                url, data=form, headers=headers, allow_redirects=False, ssl=trust, proxy=proxy_for(url)
             ) as answer:
                 return Reply(answer.status, await answer.text(errors="replace"), None)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -6,12 +6,10 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Finding, Findings, Patience
-from bridge.net.reach import reach
+from bridge.net.reach import reach_url
 from bridge.sources.dcache.asking import Denied, Missing, Refused, Unanswered
 from bridge.sources.dcache.config import DcacheConfig, X509Auth
 from bridge.sources.dcache.connection import ChannelGone, Connection, Limits
@@ -57,15 +55,10 @@ def _warn_of_openness(findings: Findings, key: str, config: DcacheConfig) -> Non
 
 
 async def _reached(findings: Findings, key: str, config: DcacheConfig) -> bool:
-    endpoint = urlsplit(config.endpoint)
-    host, secure = endpoint.hostname or "", endpoint.scheme == "https"
-    if endpoint.scheme in getproxies() and not proxy_bypass(host):
-        return True  # then the proxy has to reach it
-    return await reach(
+    return await reach_url(
         findings,
-        host,
-        endpoint.port or (443 if secure else 80),
-        _context(config) if secure else None,
+        config.endpoint,
+        _context(config),
         address_key=f"sources.{key}.endpoint",
         ca_key=f"sources.{key}.tls.ca_file",
     )

@@ -207,7 +207,12 @@ class Connection(Asker):
         if last_id is not None:
             headers["Last-Event-ID"] = last_id
         if self._streaming is None:
-            self._streaming = httpx.AsyncClient(verify=self.tls, headers={"User-Agent": USER_AGENT})
+            self._streaming = httpx.AsyncClient(
+                verify=self.tls,
+                headers={"User-Agent": USER_AGENT},
+                proxy=None if self.proxy is None else str(self.proxy),
+                trust_env=False,
+            )
         timeout = httpx.Timeout(CONNECT_SECONDS, read=silence)
         url = f"{self._endpoint}{self._channel(channel)}"
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError
 
 from bridge.core.errors import CredentialError
+from bridge.net.bodies import body_of
+from bridge.net.proxies import proxy_for
 from bridge.sources.kafka.config import OAuthConfig, TlsConfig
 from bridge.values import read_secret, secret
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12KeyAndCertificates
 
 _TOKEN_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_LONGEST_GRANT = 1 << 20
+"""Bytes of a token endpoint's answer."""
 _TOKEN_MARGIN = 30.0
 """Seconds before its end from which on a token is not used for a new connection."""
 
@@ -147,14 +152,19 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
         login = aiohttp.encode_basic_auth(quote_plus(self._client_id), quote_plus(client_secret))
         asked = time.monotonic()
         async with (
-            aiohttp.ClientSession(timeout=_TOKEN_TIMEOUT, trust_env=True) as session,
+            aiohttp.ClientSession(timeout=_TOKEN_TIMEOUT) as session,
             session.post(
-                self._endpoint, data=form, headers={"Authorization": login}, allow_redirects=False
+                self._endpoint,
+                data=form,
+                headers={"Authorization": login},
+                allow_redirects=False,
+                proxy=proxy_for(self._endpoint),
             ) as response,
         ):
+            text = (await body_of(response, _LONGEST_GRANT)).decode("utf-8", "replace")
             if response.status != 200:
-                raise CredentialError(f"status {response.status}: {(await response.text())[:200]}")
-            answer = await response.json(content_type=None)
+                raise CredentialError(f"status {response.status}: {text[:200]}")
+            answer = json.loads(text)
         token = answer.get("access_token") if isinstance(answer, dict) else None
         if not isinstance(token, str) or not token:
             raise CredentialError("the answer holds no access_token")

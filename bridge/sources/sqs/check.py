@@ -7,14 +7,13 @@ import json
 import os
 import ssl
 from collections.abc import Mapping, Sequence
-from urllib.parse import SplitResult, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from botocore.httpsession import get_cert_path
 
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Finding, Findings, Patience
-from bridge.net.reach import reach
+from bridge.net.proxies import proxy_for
+from bridge.net.reach import reach_url
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import Queue, Throttled, Unanswered, connect
 from bridge.sources.sqs.held import LONGEST_HOLD
@@ -29,13 +28,14 @@ _IN_FLIGHT = {False: 120_000, True: 20_000}
 _ACTIONS = "sqs:GetQueueUrl, GetQueueAttributes, ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
 _NO_RECEIPT = "oscar-bridge-check"
 """The receipt handle of no message."""
+_SOMEWHERE_AT_AWS = "https://sqs.amazonaws.com"
+"""What tells whether a proxy stands before AWS."""
 
 
 async def check(config: SqsConfig, key: str, patience: Patience) -> Sequence[Finding]:
     """Look at the queue of `sources.{key}`."""
     findings = Findings(f"source {key}")
-    endpoint = None if config.endpoint is None else urlsplit(config.endpoint)
-    if endpoint is not None and not await _reached(findings, key, config, endpoint):
+    if not await _reached(findings, key, config):
         return findings.found
     try:
         async with asyncio.timeout(_ALL_SECONDS), connect(config) as queue:
@@ -56,22 +56,21 @@ async def check(config: SqsConfig, key: str, patience: Patience) -> Sequence[Fin
     return findings.found
 
 
-async def _reached(findings: Findings, key: str, config: SqsConfig, endpoint: SplitResult) -> bool:
-    host, secure = endpoint.hostname or "", endpoint.scheme == "https"
-    if endpoint.scheme in getproxies() and not proxy_bypass(host):
-        return True  # then the proxy has to reach it
+async def _reached(findings: Findings, key: str, config: SqsConfig) -> bool:
+    endpoint = config.endpoint or _SOMEWHERE_AT_AWS
+    if config.endpoint is None and proxy_for(endpoint) is None:
+        return True  # botocore knows where it is, and reaches it
     tls = None
-    if secure:
+    if endpoint.startswith("https:"):
         bundle = os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True)
         try:
             tls = ssl.create_default_context(cafile=bundle)
         except OSError as error:
             findings.problem(f"AWS_CA_BUNDLE: {bundle}: {error.strerror}", "correct AWS_CA_BUNDLE")
             return False
-    return await reach(
+    return await reach_url(
         findings,
-        host,
-        endpoint.port or (443 if secure else 80),
+        endpoint,
         tls,
         address_key=f"sources.{key}.{'queue' if config.endpoint_url is None else 'endpoint_url'}",
         ca_key="AWS_CA_BUNDLE",

@@ -25,6 +25,7 @@ from bridge import __version__
 from bridge.core.errors import CredentialError, SourceLost
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.environment import suspects
+from bridge.sources.sqs.http import HttpSession
 from bridge.telemetry.logging import redact_text
 from bridge.values import secret
 
@@ -211,6 +212,8 @@ async def connect(config: SqsConfig) -> AsyncIterator[Queue]:
 
 def _client(config: SqsConfig) -> Any:
     session = AioSession(profile=config.profile)
+    # For all clients of this session: a role's credentials are asked for by others than this queue's.
+    session.set_default_client_config(AioConfig(http_session_cls=HttpSession))
     return session.create_client(
         "sqs",
         region_name=config.known_region,

@@ -1,0 +1,45 @@
+"""aiobotocore's HTTP client with the bridge's rule for proxies, and with answers that have an end."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import aiohttp
+from aiobotocore.httpsession import AIOHTTPSession
+from botocore.exceptions import HTTPClientError
+from botocore.httpsession import ProxyConfiguration
+
+from bridge.net.bodies import body_of
+from bridge.net.proxies import proxy_for
+
+_LONGEST_ANSWER = 64 << 20
+"""Bytes: ten messages of 1 MiB, each letter of which may be six in JSON."""
+
+
+class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is not typed
+    def __init__(self) -> None:
+        super().__init__()
+        self._proxy_for = lru_cache(maxsize=16)(proxy_for)  # asked for each call, of few URLs
+
+    def proxy_url_for(self, url: str) -> str | None:
+        proxy = self._proxy_for(url)
+        return None if proxy is None else str(proxy)
+
+
+class HttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is not typed
+    """The HTTP client of one of AWS's services."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._proxy_config = _Proxies()
+
+    async def send(self, request: Any) -> Any:
+        """Send `request` and read its answer. Raises BotoCoreError."""
+        request.stream_output = True  # so that it is left to us to read it
+        response = await super().send(request)
+        try:
+            response._content = await body_of(response.raw, _LONGEST_ANSWER)  # noqa: SLF001 - where it is looked for
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise HTTPClientError(error=error) from error
+        return response

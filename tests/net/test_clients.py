@@ -1,0 +1,179 @@
+"""Every client that speaks HTTP: the same proxy, no password that nobody configured, and answers that end."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+import bridge
+from bridge.core.errors import SourceLost
+from bridge.core.ports import Verdict
+from bridge.sources.dcache.asking import Unanswered
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.connection import Connection
+from bridge.sources.kafka.config import OAuthConfig
+from bridge.sources.kafka.security import token_provider
+from bridge.sources.sqs.config import SqsConfig
+from bridge.sources.sqs.connection import connect
+from tests.destinations.fake_oscar import event, service, token
+
+NOWHERE = "http://somewhere.test"
+"""Only a proxy can know where that is."""
+
+
+class Proxy:
+    """Takes requests for other hosts, and answers all of them itself."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        """Request lines."""
+        self.told: list[str] = []
+        """Headers."""
+        self.sent = 0
+        self.endless = False
+        self.port = 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            first, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+            self.asked.append(first)
+            self.told += headers
+            if self.endless:
+                writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                while True:
+                    writer.write(b"[" * 65536)
+                    self.sent += 65536
+                    await writer.drain()
+            writer.write(b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Proxy]:
+    """The proxy of `ALL_PROXY`, given without a scheme, beside a ~/.netrc with a password for every host."""
+    (tmp_path / ".netrc").write_text("default login somebody password of-netrc\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC", raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    proxy = Proxy()
+    server = await asyncio.start_server(proxy.answer, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    monkeypatch.setenv("ALL_PROXY", f"me:word@127.0.0.1:{proxy.port}")
+    try:
+        yield proxy
+    finally:
+        server.close()
+
+
+async def oscar() -> None:
+    async with service(NOWHERE, {"type": "service-token", "token": token(1)}) as plants:
+        await plants.prepare(event()).attempt()
+
+
+async def issuer() -> None:
+    auth = {"type": "oidc", "token_endpoint": f"{NOWHERE}/token", "client_id": "me", "refresh_token": "r"}
+    async with service("http://127.0.0.1:9", auth) as plants:
+        assert (await plants.prepare(event()).attempt()).verdict is not Verdict.ACCEPTED
+
+
+def dcache_config() -> DcacheConfig:
+    auth = {"type": "bearer", "token": "t"}
+    values = {"type": "dcache", "endpoint": f"{NOWHERE}/api/v1", "auth": auth, "paths": ["/data"]}
+    return DcacheConfig.model_validate(values)
+
+
+async def dcache() -> None:
+    async with Connection(dcache_config()) as connection:
+        with pytest.raises(Unanswered):
+            await connection.limits()
+
+
+async def dcache_stream() -> None:
+    async with Connection(dcache_config()) as connection:
+        with pytest.raises(Unanswered):
+            async with connection.stream("c", None, silence=10):
+                pass
+
+
+async def queue() -> None:
+    values = {"type": "sqs", "queue": "q", "region": "eu-west-1", "endpoint_url": NOWHERE}
+    keys = {"access_key_id": "a", "secret_access_key": "s"}
+    with pytest.raises(SourceLost):
+        async with connect(SqsConfig.model_validate({**values, **keys})):
+            pass
+
+
+async def kafka_issuer() -> None:
+    config = OAuthConfig.model_validate(
+        {"token_endpoint": f"{NOWHERE}/token", "client_id": "me", "client_secret": "s"}
+    )
+    with pytest.raises(Exception, match="no access token"):
+        await token_provider(config).token()
+
+
+CLIENTS = [oscar, issuer, dcache, dcache_stream, queue, kafka_issuer]
+clients = pytest.mark.parametrize("ask", CLIENTS)
+
+
+@clients
+async def test_a_proxy_is_asked_and_no_password_is_taken_from_netrc(
+    proxy: Proxy, ask: Callable[[], Awaitable[None]]
+) -> None:
+    await ask()
+    assert proxy.asked
+    assert all(f" {NOWHERE}/" in line for line in proxy.asked)
+    assert "Proxy-Authorization: Basic bWU6d29yZA==" in proxy.told
+    for login in ("c29tZWJvZHk6b2YtbmV0cmM=", "of-netrc"):
+        assert not any(login in header for header in proxy.told)
+
+
+@clients
+async def test_no_proxy_with_a_port_is_obeyed(
+    proxy: Proxy, ask: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "somewhere.test:80")
+    with contextlib.suppress(AssertionError):  # those who expect an answer of the proxy
+        await ask()
+    assert not proxy.asked
+
+
+@pytest.mark.parametrize("ask", [queue, kafka_issuer, issuer])
+async def test_an_answer_without_end_is_not_read_to_the_end(
+    proxy: Proxy, ask: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.sources.sqs.http._LONGEST_ANSWER", 1 << 20)
+    proxy.endless = True
+    await ask()
+    assert proxy.sent < 32 << 20, "what the sockets' buffers hold beside it"
+
+
+def calls() -> list[tuple[str, str, dict[str | None, str]]]:
+    """Every call in the bridge's own code: file and line, what is called, keywords."""
+    root = Path(bridge.__file__).parent
+    return [
+        (
+            f"{file.relative_to(root)}:{node.lineno}",
+            ast.unparse(node.func),
+            {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords},
+        )
+        for file in root.rglob("*.py")
+        if "sandbox" not in file.parts
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+    ]
+
+
+def test_no_client_takes_its_proxy_or_a_password_from_the_environment_by_itself() -> None:
+    found = calls()
+    assert not [where for where, _, keywords in found if keywords.get("trust_env", "False") != "False"]
+    httpx = [one for one in found if one[1].startswith("httpx.") and one[1].endswith("Client")]
+    assert not [where for where, _, keywords in httpx if "trust_env" not in keywords]
+    assert not [where for where, called, _ in found if called in ("getproxies", "proxy_bypass")]

@@ -53,7 +53,8 @@ class Metrics:
         )
         self.source_lag = gauge(
             "bridge_source_lag",
-            "Events that wait for the bridge: upstream, where the broker tells; else in its own store.",
+            "Events that wait for the bridge: upstream, where the broker tells; else in its own store. "
+            "Absent while it is not known.",
             ["source"],
         )
         self.gaps = counter(
@@ -125,9 +126,12 @@ class SourceMetrics:
         """Count one event that no route wanted, by a bounded reason."""
         self._filtered.labels(self.key, reason).inc()
 
-    def lag(self, events: int) -> None:
-        """Tell how many events wait upstream."""
-        self._lag.labels(self.key).set(events)
+    def lag(self, events: int | None) -> None:
+        """Tell how many events wait upstream; None takes the metric away while nobody knows."""
+        if events is not None:
+            self._lag.labels(self.key).set(events)
+        else:
+            self._lag.remove(self.key)
 
     def waiting(self, count: Callable[[], int]) -> None:
         """Take how many events wait in the store from `count` at each scrape, in place of `lag`."""

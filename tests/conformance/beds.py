@@ -23,6 +23,7 @@ from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Moto, M
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.tansu import Tansu
+from tests.sources.kafka_batches import batch
 
 _CONFIG: TypeAdapter[Any] = TypeAdapter(AnySource)
 
@@ -52,6 +53,10 @@ class Bed(ABC):
     @abstractmethod
     async def put(self, count: int, first: int = 0) -> None:
         """Put `count` events, numbered from `first`."""
+
+    async def poison(self) -> None:
+        """Put one item that can't be converted as usual."""
+        raise NotImplementedError
 
     @abstractmethod
     async def left(self) -> int:
@@ -105,6 +110,11 @@ class KafkaBed(Bed):
         await self._kafka.produce(
             self.name, [json.dumps({"n": n}).encode() for n in range(first, first + count)]
         )
+
+    async def poison(self) -> None:
+        # Its number of headers, 0, says 32.
+        await self._kafka.produce_batch(self.name, batch(b"poison", replacing=(b"poison\x00", b"poison\x40")))
+        self._count += 1
 
     async def left(self) -> int:
         return self._count - sum((await self._kafka.committed(self.name, self.name)).values())

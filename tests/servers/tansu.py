@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.produce import ProduceRequest
 
 from bridge.sandbox.kafka import command, free_port
 from tests.servers.process import Server
@@ -85,6 +87,19 @@ class Tansu(Server):
                 await one
         finally:
             await producer.stop()
+
+    async def produce_batch(self, topic: str, batch: bytes, *, partition: int = 0) -> None:
+        """Put a batch as it is, such as one that no producer would make."""
+        client = AIOKafkaClient(bootstrap_servers=f"127.0.0.1:{self.port}")
+        await client.bootstrap()
+        try:
+            request = ProduceRequest(
+                transactional_id=None, required_acks=1, timeout=5000, topics=[(topic, [(partition, batch)])]
+            )
+            answer = await client.send(client.get_random_node(), request)
+            assert answer.topics[0][1][0][1] == 0, answer
+        finally:
+            await client.close()
 
     async def prepare_group(self, group: str, topic: str) -> None:
         """Bring `group` past its generation 0, in which aiokafka's members do not leave it when they stop.

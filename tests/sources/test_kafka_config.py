@@ -54,6 +54,7 @@ def test_the_short_form_reads_all_that_is_committed_from_the_earliest() -> None:
         ({"topic_pattern": "up.*"}, "exactly one of topics and topic_pattern"),
         ({"topics": None}, "exactly one of topics and topic_pattern"),
         ({"topics": None, "topic_pattern": "("}, "expected a regular expression"),
+        ({"topics": None, "topic_pattern": "(?i)uploads"}, r"within a group, such as \(\?i:uploads\)"),
         ({"topics": ["a b"]}, "expected a topic name"),
         ({"bootstrap_servers": "kafka"}, "expected HOST:PORT"),
         ({"bootstrap_servers": "kafka:99999"}, "expected HOST:PORT"),

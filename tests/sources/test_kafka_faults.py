@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
-from bridge.sources.kafka import reader
+from bridge.sources.kafka import aiokafka_private, reader, watch
 from bridge.telemetry.metrics import Metrics
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.proxy import Proxy
@@ -111,25 +111,11 @@ async def test_cut_and_stalled_connections_lose_nothing(unique: str) -> None:
             assert await broker.committed(unique, unique) == {0: 50}
 
 
-async def test_a_record_that_can_not_be_decoded_is_a_lost_source_and_nothing_is_skipped(unique: str) -> None:
-    async with Proxy(0) as proxy:
-        with Tansu(advertised_port=proxy.port) as broker:
-            proxy.target_port = broker.port
-            await broker.create_topic(unique)
-            await broker.produce(unique, [b"good"])
-            await broker.produce(unique, [b"needle"])
-            proxy.garbled = (b"needle", b"noodle")
-            async with opened(source(broker, unique)) as hands:
-                with pytest.raises(SourceLost, match="CRC"):
-                    settle(await hands.take(2))
-            assert b"noodle" not in hands.data
-            assert await broker.committed(unique, unique) in ({0: 0}, {0: 1})
-
-
 async def test_a_silent_broker_is_a_lost_source(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(reader, "CALL_SECONDS", 2.0)  # the broker needs some of it, before it is silent
+    monkeypatch.setattr(watch, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "CALL_SECONDS", 2.0)  # the broker needs some of it, before it is silent
     monkeypatch.setattr(reader, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(aiokafka_private, "CLOSE_SECONDS", 0.2)
     async with Proxy(0) as proxy:
         with Tansu(advertised_port=proxy.port) as broker:
             proxy.target_port = broker.port
@@ -191,7 +177,7 @@ async def test_a_broker_behind_tls_is_checked_and_read(unique: str, tmp_path: Pa
 
 
 async def test_a_broker_that_is_gone_is_a_lost_source(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "SILENCE_SECONDS", 0.5)
     with Tansu() as broker:
         await broker.create_topic(unique)
         await broker.produce(unique, [b"0", b"1"])

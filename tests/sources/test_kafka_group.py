@@ -86,9 +86,9 @@ async def test_a_rebalance_waits_for_what_is_in_hand_and_releases_the_rest(tansu
         await tansu.produce(unique, [b"soon", b"never"], partition=partition)
     async with opened(source(tansu, unique, max_poll_interval=2)) as one:
         taken = await one.take(4)
+        soon = [delivery for delivery in taken if delivery.event.data == b"soon"]
+        asyncio.get_running_loop().call_later(0.3, settle, soon)
         async with opened(source(tansu, unique, max_poll_interval=2)) as two:
-            soon = [delivery for delivery in taken if delivery.event.data == b"soon"]
-            asyncio.get_running_loop().call_later(0.3, settle, soon)
             takers = [asyncio.create_task(hands.take(1)) for hands in (one, two)]
             again = [delivery for got in await asyncio.gather(*takers) for delivery in got]
             assert [delivery.event.data for delivery in again] == [b"never", b"never"]

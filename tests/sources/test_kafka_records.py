@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiokafka.structs import ConsumerRecord
 
-from bridge.sources.kafka.records import to_event
+from bridge.sources.kafka.records import to_delivery, to_event
 
 
 def record(**changes: Any) -> ConsumerRecord[Any, Any]:
@@ -83,6 +83,25 @@ def test_headers_are_text_with_replacement(raw: bytes | None, text: str) -> None
 def test_the_last_of_several_headers_counts() -> None:
     event = to_event(record(headers=(("h", b"1"), ("h", b"2"))), "s")
     assert event.attributes["header.h"] == "2"
+
+
+def test_a_record_of_the_oldest_format_has_no_time() -> None:
+    delivery = to_delivery(record(timestamp=None, timestamp_type=None), "s", lambda *_: None)
+    assert delivery.fault is None
+    assert delivery.event.time is None
+    assert delivery.event.id == "uploads/3/42@-1"
+
+
+def test_a_record_that_can_not_be_an_event_is_given_with_what_was_received_and_why() -> None:
+    delivery = to_delivery(record(key="not bytes", value=b"received"), "s", lambda *_: None)
+    assert "AttributeError" in (delivery.fault or "")
+    assert delivery.event.data == b"received"
+    assert delivery.event.attributes == {"topic": "uploads", "partition": "3", "offset": "42"}
+
+
+@pytest.mark.parametrize("timestamp", [-2, -(2**63)])
+def test_a_negative_timestamp_is_none(timestamp: int) -> None:
+    assert to_event(record(timestamp=timestamp), "s").time is None
 
 
 def test_a_record_without_timestamp_has_no_time() -> None:

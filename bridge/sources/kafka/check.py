@@ -23,9 +23,9 @@ from aiokafka.errors import (
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
 from bridge.net.reach import reach
+from bridge.sources.kafka.aiokafka_private import close_consumer
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.kafka.connection import client_options, complaints
-from bridge.sources.kafka.reader import close_consumer
 
 _ALL_SECONDS = 9.0
 _CONNECT_SECONDS = 4.0

@@ -35,11 +35,22 @@ def _topic(value: str) -> str:
     return value
 
 
+def whole(pattern: str) -> str:
+    """Make a pattern that matches whole names of one that aiokafka would match their beginnings with."""
+    return rf"(?:{pattern})\Z"
+
+
 def _pattern(value: str) -> str:
     try:
         re.compile(value)
     except re.error as error:
         raise ValueError(f"expected a regular expression: {error}") from None
+    try:
+        re.compile(whole(value))  # as it is used
+    except re.error as error:
+        raise ValueError(
+            f"expected a regular expression that can stand within a group, such as (?i:uploads): {error}"
+        ) from None
     return value
 
 

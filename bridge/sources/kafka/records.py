@@ -6,11 +6,24 @@ from base64 import b64encode
 from datetime import UTC, datetime
 from typing import Any
 
+from bridge.core.delivery import Delivery, Watcher
 from bridge.core.event import Event
 
 RECORD = "org.apache.kafka.record"
 TOMBSTONE = "org.apache.kafka.tombstone"
 """The type of a record without a value; its `data` is empty."""
+
+
+def to_delivery(record: Any, source: str, settled: Watcher) -> Delivery:
+    """Make the Delivery of one record, aiokafka's or one taken apart; one that is no Event tells why."""
+    fault = getattr(record, "fault", None)
+    try:
+        if fault is None:
+            return Delivery(to_event(record, source), settled)
+    except Exception as error:  # noqa: BLE001 - one odd record must not stop its neighbours, whatever it is
+        fault = f"the record can't be made an event: {type(error).__name__}: {error}"
+    event = to_bare_event(record.topic, record.partition, record.offset, record.value, source)
+    return Delivery(event, settled, fault=fault)
 
 
 def to_event(record: Any, source: str) -> Event:
@@ -36,23 +49,35 @@ def to_event(record: Any, source: str) -> Event:
         attributes["key"] = key
     for name, value in record.headers:
         attributes[f"header.{name}"] = "" if value is None else value.decode("utf-8", "replace")
+    # Message format v0, from before Kafka 0.10, has no timestamp: the same as Kafka's NO_TIMESTAMP, -1.
+    timestamp = -1 if record.timestamp is None else record.timestamp
     return Event(
-        id=f"{record.topic}/{record.partition}/{record.offset}@{record.timestamp}",
+        id=f"{record.topic}/{record.partition}/{record.offset}@{timestamp}",
         source=source,
         type=attributes.get("header.ce_type") or (TOMBSTONE if record.value is None else RECORD),
         subject=attributes.get("header.ce_subject") or key,
-        time=_time(record.timestamp),
+        time=_time(timestamp),
         data=record.value or b"",
         attributes=attributes,
     )
 
 
-def _time(milliseconds: int) -> datetime | None:
-    """Give when the record was made, as far as its producer tells.
+def to_bare_event(topic: str, partition: int, offset: int, data: bytes | None, source: str) -> Event:
+    """Make the Event of a record of which only its place is understood; `data` is what was received."""
+    return Event(
+        id=f"{topic}/{partition}/{offset}@-1",
+        source=source,
+        type=RECORD,
+        data=data or b"",
+        attributes={"topic": topic, "partition": str(partition), "offset": str(offset)},
+    )
 
-    -1 is Kafka's NO_TIMESTAMP: a batch of the oldest message format. A producer that counts micro- or
-    nanoseconds is beyond the year 9999; brokers before Kafka 4.0 take that from it
-    (`message.timestamp.after.max.ms`).
+
+def _time(milliseconds: int) -> datetime | None:
+    """Return when the record was made, as far as its producer tells.
+
+    -1 is Kafka's NO_TIMESTAMP. A producer that counts micro- or nanoseconds is beyond the year 9999; brokers
+    before Kafka 4.0 take that from it (`message.timestamp.after.max.ms`).
     """
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds >= 0 else None

@@ -14,14 +14,19 @@ from aiokafka.errors import KafkaError
 from bridge.core.delivery import Delivery
 from bridge.core.errors import CredentialError, SourceLost
 from bridge.core.ports import Slots
-from bridge.sources.kafka.config import KafkaConfig
+from bridge.sources.kafka.aiokafka_private import close_consumer, make_consumer
+from bridge.sources.kafka.beginnings import Beginnings
+from bridge.sources.kafka.config import KafkaConfig, whole
 from bridge.sources.kafka.connection import client_options, complaints
-from bridge.sources.kafka.reader import Reader, close_consumer
+from bridge.sources.kafka.health import Health
+from bridge.sources.kafka.reader import Reader
 from bridge.telemetry.metrics import SourceMetrics
 
 _CONNECT_SECONDS = 30.0
 _REQUEST_SECONDS = 40.0
 """One request; above the time a broker may hold back the answer to a join."""
+_RETRY_SECONDS = 0.5
+"""Between two tries of what a broker refused or did not answer."""
 _REBALANCE_SECONDS = 30.0
 """How long the group waits for a member that drains."""
 _PARTITION_BYTES = 512 * 1024
@@ -39,12 +44,18 @@ class KafkaSource:
         self._metrics = metrics
         self._log = structlog.get_logger(__name__).bind(source=key)
         self._losses: dict[TopicPartition, int] = {}
+        self._health = Health(self._log)
+        self._beginnings = Beginnings(config)
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: Reader | None = None
 
     @asynccontextmanager
     async def open(self, slots: Slots) -> AsyncIterator[AsyncIterator[Sequence[Delivery]]]:
-        """Connect, join the group and read. Raises SourceLost when no broker can be reached."""
+        """Connect, join the group and read.
+
+        Raises SourceLost when no broker can be reached, or the group's coordinator gives no assignment (of no
+        partition, perhaps).
+        """
         consumer = await self._connect()
         reader = Reader(
             consumer,
@@ -53,18 +64,20 @@ class KafkaSource:
             slots=slots,
             metrics=self._metrics,
             lost=self._count_lost,
+            beginnings=self._beginnings,
+            health=self._health,
             log=self._log,
         )
         # Subscribed only now: before, `start()` would wait without end for topics and for the group.
         if self._config.topic_pattern is not None:
-            # aiokafka matches the beginning of a name only.
-            consumer.subscribe(pattern=rf"(?:{self._config.topic_pattern})\Z", listener=reader)
+            consumer.subscribe(pattern=whole(self._config.topic_pattern), listener=reader)
         else:
-            consumer.subscribe(self._config.topics, listener=reader)
+            consumer.subscribe(list(self._config.topics), listener=reader)
         self._consumer, self._reader = consumer, reader
         # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
         running = asyncio.create_task(reader.run(), name="kafka reader")
         try:
+            await reader.joined()
             yield reader.batches
         finally:
             self._consumer = self._reader = None
@@ -73,19 +86,15 @@ class KafkaSource:
             await reader.close()
 
     def problems(self) -> Sequence[str]:
-        """Losses since the start, and topics of the configuration that the broker does not have."""
-        found = [
-            f"the broker no longer had {missing} or more records of {place.topic}/{place.partition}; "
-            "reading went on from the earliest (see the log; a restart clears this)"
-            for place, missing in self._losses.items()
+        """Losses since the start, and what is not there, does not answer or can't be read."""
+        return [
+            *(
+                f"the broker no longer had {missing} or more records of {place.topic}/{place.partition}; "
+                "reading went on from the earliest (see the log; a restart clears this)"
+                for place, missing in self._losses.items()
+            ),
+            *self._health.problems(),
         ]
-        if self._consumer is not None and self._reader is not None and self._reader.is_assigned:
-            found += [
-                f"topic {topic} does not exist, or may not be described"
-                for topic in self._config.topics
-                if not self._consumer.partitions_for_topic(topic)
-            ]
-        return found
 
     def _count_lost(self, place: TopicPartition, missing: int, offset: int, begin: int) -> None:
         self._metrics.lost.inc(missing)
@@ -101,7 +110,7 @@ class KafkaSource:
 
     async def _connect(self) -> AIOKafkaConsumer:
         try:
-            consumer = AIOKafkaConsumer(**self._options())
+            consumer = make_consumer(**self._options())
         except CredentialError as error:
             raise SourceLost(str(error)) from error
         with complaints() as told:
@@ -132,6 +141,7 @@ class KafkaSource:
             "max_poll_interval_ms": int(config.max_poll_interval * 1000),
             "rebalance_timeout_ms": int(_REBALANCE_SECONDS * 1000),
             "request_timeout_ms": int(_REQUEST_SECONDS * 1000),
+            "retry_backoff_ms": int(_RETRY_SECONDS * 1000),
             "max_partition_fetch_bytes": _PARTITION_BYTES,
             "fetch_max_bytes": _FETCH_BYTES,
             "consumer_timeout_ms": 1000,  # of the fetcher's own loop, which is woken by all that matters

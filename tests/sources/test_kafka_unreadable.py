@@ -1,0 +1,151 @@
+"""What can't be read stops nothing beside it, is never skipped, and is told until it is over."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.core import steady
+from bridge.core.delivery import Outcome
+from bridge.sources.kafka import unreadable
+from bridge.sources.kafka.batches import UnreadableError, first_batch
+from tests.servers.proxy import Proxy
+from tests.servers.tansu import Tansu
+from tests.sources.kafka_batches import TIMESTAMP, batch, with_a_header_name_that_is_no_text
+from tests.sources.reading import opened, settle, source, until
+
+
+async def test_a_damaged_record_holds_its_partition_alone_and_is_told_until_it_is_mended(
+    unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unreadable, "RETRY_SECONDS", 0.1)
+    async with Proxy(0) as proxy:
+        with Tansu(advertised_port=proxy.port) as broker:
+            proxy.target_port = broker.port
+            await broker.create_topic(unique, partitions=2)
+            await broker.produce(unique, [b"good"])
+            await broker.produce(unique, [b"needle"])
+            await broker.produce(unique, [b"behind"])
+            await broker.produce(unique, [b"other"], partition=1)
+            proxy.garbled = (b"needle", b"noodle")
+            async with opened(source(broker, unique)) as hands:
+                settle(await hands.take(2))
+                assert sorted(hands.data) == [b"good", b"other"]
+                await until(hands.source.problems)
+                for number in range(5):
+                    await broker.produce(unique, [b"%d" % number], partition=1)
+                    settle(await hands.take(1))
+                    [told] = hands.source.problems()
+                    assert f"{unique}/0 is held at offset 1: its checksum (CRC) is wrong" in told
+                assert hands.data[2:] == [b"%d" % number for number in range(5)]
+                proxy.garbled = None
+                settle(await hands.take(2))
+                assert hands.data[-2:] == [b"needle", b"behind"]
+                assert "over for" in hands.source.problems()[0]
+                monkeypatch.setattr(steady, "HELD_SECONDS", 0.0)
+                assert not hands.source.problems()
+            assert await broker.committed(unique, unique) == {0: 3, 1: 6}
+
+
+async def test_a_held_partition_stays_told_when_the_source_is_opened_again(unique: str) -> None:
+    async with Proxy(0) as proxy:
+        with Tansu(advertised_port=proxy.port) as broker:
+            proxy.target_port = broker.port
+            await broker.create_topic(unique)
+            await broker.prepare_group(unique, unique)
+            await broker.produce(unique, [b"needle"])
+            proxy.garbled = (b"needle", b"noodle")
+            held = source(broker, unique)
+            async with opened(held):
+                await until(held.problems)
+            assert "is held at offset 0" in held.problems()[0]
+            async with opened(held):
+                assert "is held at offset 0" in held.problems()[0]
+
+
+async def test_a_header_whose_name_is_no_text_is_read_with_its_neighbours(tansu: Tansu, unique: str) -> None:
+    await tansu.create_topic(unique)
+    await tansu.produce(unique, [b"before"])
+    await tansu.produce_batch(unique, with_a_header_name_that_is_no_text(b"1", b"2", b"3"))
+    await tansu.produce(unique, [b"after"])
+    async with opened(source(tansu, unique), limit=2) as hands:
+        while len(hands.seen) < 5:
+            settle(await hands.take(1))
+        assert hands.data == [b"before", b"1", b"2", b"3", b"after"]
+        event = hands.seen[2].event
+        assert event.id == f"{unique}/0/2@{TIMESTAMP + 1}"
+        assert event.attributes["header.n�m�"] == "v"
+        assert not hands.source.problems()
+    assert await tansu.committed(unique, unique) == {0: 5}
+
+
+async def test_a_record_that_makes_no_sense_is_a_dead_letter_as_received(tansu: Tansu, unique: str) -> None:
+    await tansu.create_topic(unique)
+    # The number of headers, 1 (zigzag 2), of one of three records says 32.
+    odd = batch(b"1", b"here", b"3", headers=[("h", b"")], replacing=(b"here\x02", b"here\x40"))
+    await tansu.produce_batch(unique, odd)
+    async with opened(source(tansu, unique)) as hands:
+        taken = await hands.take(3)
+        assert [delivery.fault is None for delivery in taken] == [True, False, True]
+        bad = taken[1]
+        assert "can't be read" in (bad.fault or "")
+        assert b"here\x40" in bad.event.data
+        assert bad.event.attributes == {"topic": unique, "partition": "0", "offset": "1"}
+        settle(taken, Outcome.DEAD_LETTERED)
+    assert await tansu.committed(unique, unique) == {0: 3}
+
+
+def test_a_batch_is_taken_apart_as_aiokafka_reads_it() -> None:
+    for compression in range(5):
+        made = batch(b"1", None, b"3", headers=[("a", b"\xff"), ("b", None)], compression=compression)
+        taken = first_batch(made + b"more", "t", 7, 1)
+        assert taken.next_offset == 3
+        assert [(one.offset, one.timestamp, one.key, one.value) for one in taken.records] == [
+            (1, TIMESTAMP + 1, b"k1", None),
+            (2, TIMESTAMP + 2, b"k2", b"3"),
+        ]
+        assert taken.records[0].headers == (("a", b"\xff"), ("b", None))
+
+
+def rechecked(made: bytes) -> bytes:
+    return made[:17] + struct.pack(">I", calc_crc32c(made[21:])) + made[21:]
+
+
+GOOD = batch(b"value" * 9)
+NEVER = {
+    "its checksum": GOOD[:-1] + b"!",
+    "is cut": GOOD[:-1],
+    "compression 6 is unknown": rechecked(GOOD[:22] + b"\x06" + GOOD[23:]),
+    "compression can't be undone": rechecked(GOOD[:22] + b"\x04" + GOOD[23:]),
+    "has no end": rechecked(GOOD[:61] + b"\xff" + GOOD[62:]),
+    "ends with offset 0": batch(b"early"),
+    "damaged, or compressed .* \\(v1\\)": bytes(
+        (lambda builder: (builder.append(0, TIMESTAMP, None, b"v" * 40), builder.build())[1])(
+            LegacyRecordBatchBuilder(1, 0, 9999)
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", NEVER)
+def test_a_batch_that_can_not_be_relied_on_says_why(reason: str) -> None:
+    with pytest.raises(UnreadableError, match=reason):
+        first_batch(NEVER[reason], "t", 0, 1 if "early" in str(NEVER[reason]) else 0)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=120), st.integers(0, 100))
+def test_no_damage_behind_a_right_checksum_escapes(noise: bytes, at: int) -> None:
+    made = batch(b"1", b"2")
+    damaged = rechecked(made[: 61 + at % 20] + noise + made[61 + at :])
+    damaged = damaged[:8] + struct.pack(">i", len(damaged) - 12) + damaged[12:]
+    try:
+        taken = first_batch(damaged, "t", 0, 0)
+    except UnreadableError:
+        return
+    assert taken.next_offset == 2

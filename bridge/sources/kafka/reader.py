@@ -17,7 +17,7 @@ from aiokafka.errors import (
 )
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.core.errors import SourceLost
+from bridge.core.errors import SourceLost, reason, root_cause
 from bridge.core.ports import Slots
 from bridge.sources.handover import Handover
 from bridge.sources.kafka import aiokafka_private
@@ -126,14 +126,12 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 tasks.create_task(self._positions.begin_late())
                 tasks.create_task(self._heed_failure())
         except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
+            error = root_cause(group)
             if not isinstance(error, (SourceLost, KafkaError)):
                 self._log.error("kafka reader failed", exc_info=error)
             self._release_all()
             self._metrics.lag(None)
-            lost = error if isinstance(error, SourceLost) else SourceLost(_reason(error))
+            lost = error if isinstance(error, SourceLost) else SourceLost(reason(error))
             self.batches.fail(lost)
             if not self._joined.done():
                 self._joined.set_exception(lost)
@@ -145,7 +143,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         try:
             await self._commit(CLOSE_SECONDS)
         except (KafkaError, SourceLost) as error:
-            self._log.warning("kafka: last commit failed; its events will come again", reason=_reason(error))
+            self._log.warning("kafka: last commit failed; its events will come again", reason=reason(error))
         finally:
             self._release_all()
             self._metrics.lag(None)
@@ -347,7 +345,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 await aiokafka_private.commit(self._consumer, offsets)
             except CommitFailedError as error:
                 # The group goes on without us: the rebalance that follows takes the partitions away.
-                self._log.warning("kafka: commit refused", reason=_reason(error.__cause__ or error))
+                self._log.warning("kafka: commit refused", reason=reason(error.__cause__ or error))
                 return
             for place, ledger in ledgers.items():
                 ledger.committed = offsets[place].offset
@@ -368,7 +366,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 await self._drained()
             await self._commit(CALL_SECONDS)
         except (KafkaError, SourceLost) as error:
-            self._log.warning("kafka: commit before a rebalance failed", reason=_reason(error))
+            self._log.warning("kafka: commit before a rebalance failed", reason=reason(error))
         finally:
             self._release_all()
             self._ledgers.clear()
@@ -389,9 +387,8 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 await self._beginnings.learn(self._consumer, self._consumer.subscription(), places)
                 await self._positions.begin(places, seconds / 2)
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - aiokafka would only log it
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            self._fail(error if isinstance(error, SourceLost) else SourceLost(_reason(error)))
+            cause = root_cause(error)
+            self._fail(cause if isinstance(cause, SourceLost) else SourceLost(reason(cause)))
             return
         self._log.info("kafka: partitions assigned", partitions=[_name(place) for place in places])
         self._watch.joined()
@@ -413,7 +410,3 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
 
 def _name(place: TopicPartition) -> str:
     return f"{place.topic}/{place.partition}"
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -57,4 +57,8 @@ def _patience(settings: Settings, source: str) -> Patience:
         OPEN_PATIENCE * service.park_after if service.park else service.retry.give_up_after
         for service in services
     ]
-    return Patience(attempt=attempt, unsettled=attempt + max(waits, default=0.0))
+    return Patience(
+        attempt=attempt,
+        unsettled=attempt + max(waits, default=0.0),
+        parks=all(service.park for service in services),
+    )

@@ -283,3 +283,5 @@ class Patience:
     """Seconds of the longest attempt (`timeout_seconds`)."""
     unsettled: float
     """Seconds until the last of them is settled upstream, whatever the services do."""
+    parks: bool = True
+    """Whether every one of the services parks what it can't attempt."""

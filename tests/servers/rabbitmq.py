@@ -7,14 +7,16 @@ import base64
 import hashlib
 import json
 import os
+import struct
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
 import aiormq
-from aiormq.abc import AbstractChannel
+from aiormq.abc import AbstractChannel, ChannelFrame
 
 from bridge.sandbox.kafka import free_port
 from tests.servers.debian import need
@@ -30,6 +32,29 @@ def _hashed(password: str) -> str:
     """As RabbitMQ keeps it (its documentation, "Credentials and Passwords")."""
     salt = b"salt"
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A message as bytes: its properties with their flags, and the names it is sent by."""
+
+    body: bytes = b"{}"
+    properties: bytes = b"\x00\x00"
+    exchange: bytes = b""
+    routing_key: bytes | None = None
+    """The queue's name, unless it is given."""
+
+    def frames(self, queue: str, channel: int) -> bytes:
+        key = queue.encode() if self.routing_key is None else self.routing_key
+        names = b"".join(bytes([len(name)]) + name for name in (self.exchange, key))
+        parts = [
+            (1, struct.pack(">HHH", 60, 40, 0) + names + b"\x00"),
+            (2, struct.pack(">HHQ", 60, 0, len(self.body)) + self.properties),
+        ]
+        parts += [(3, self.body[at : at + 100_000]) for at in range(0, len(self.body), 100_000)]
+        return b"".join(
+            struct.pack(">BHI", kind, channel, len(part)) + part + b"\xce" for kind, part in parts
+        )
 
 
 class _Epmd(Server):
@@ -195,6 +220,20 @@ class RabbitMQ(Server):
                 durable=True,
                 arguments={name.replace("_", "-"): value for name, value in arguments.items()},
             )
+        finally:
+            await channel.connection.close()
+
+    async def publish(self, queue: str, *messages: Foreign) -> None:
+        """Send what a client of AMQP may send and a decent one does not; return once the broker has it."""
+        channel = await self.channel()
+        try:
+            for message in messages:
+                channel.delivery_tag += 1
+                confirmed = asyncio.get_running_loop().create_future()
+                channel.confirmations[channel.delivery_tag] = confirmed
+                frames = message.frames(queue, channel.number)
+                await channel.write_queue.put(ChannelFrame(frames, should_close=False))
+                await confirmed
         finally:
             await channel.connection.close()
 

@@ -6,9 +6,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from bridge.core import steady
 from tests.conformance.beds import RucioBed, make
 from tests.servers.proxy import Proxy
 from tests.sources.rucio import KINDS
+
+
+@pytest.fixture
+def told_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A problem that is over is told no longer, for tests that wait for its end (not for 30 s)."""
+    monkeypatch.setattr(steady, "HELD_SECONDS", 0.0)
 
 
 @pytest.fixture(params=KINDS)

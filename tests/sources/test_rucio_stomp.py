@@ -28,6 +28,8 @@ Send = Callable[[bytes], None]
 CONNECTED = b"CONNECTED\nversion:1.2\nheart-beat:%s\n\n\x00"
 RECEIPT = b"RECEIPT\nreceipt-id:subscribed\n\n\x00"
 
+pytestmark = pytest.mark.usefixtures("told_no_longer")
+
 
 class Broker:
     """Speaks as it is told to: `script` gets each frame of a client, and what sends to it."""
@@ -205,7 +207,7 @@ async def test_an_error_in_the_middle_gives_back_and_is_told_without_its_stack_t
         (b"CONNECTED\nversion:1.1\n\n\x00", "speaks STOMP 1.1"),
         (b"CONNECTED\n\n\x00", "speaks STOMP 1.0"),
         (b"CONNECTED\nversion:1.2\nheart-beat:x\n\n\x00", "heart-beat 'x'"),
-        (RECEIPT, "answered ReceiptFrame"),
+        (RECEIPT, "answered RECEIPT"),
         (b"ERROR\nmessage:no swordfish for you\n\n\x00", r"refused: no \[redacted\] for you"),
         (b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\n\r\n<html></html>", "no answer in time"),
         (b"", "no answer in time"),
@@ -222,13 +224,17 @@ async def test_what_is_no_welcome_is_told_in_bounded_time(instead: bytes, reason
         assert "swordfish" not in str(raised.value)
 
 
-async def test_a_message_that_can_not_be_acknowledged_is_told() -> None:
+async def test_messages_that_can_not_be_acknowledged_are_faulty_and_those_beside_them_are_taken() -> None:
+    without = b"MESSAGE\nmessage-id:1\n\n{}\x00"
     async with (
-        broker(says(b"MESSAGE\nmessage-id:1\n\n{}\x00")) as server,
+        broker(says(told(b"1", "1"), without, without, told(b"2", "2"))) as server,
         opened(source(**at(server))) as hands,
     ):
-        await until(lambda: hands.source.problems())
-        assert "can't be acknowledged" in hands.source.problems()[0]
+        taken = await hands.take(4)
+        assert ["acknowledged" in (delivery.fault or "") for delivery in taken] == [False, True, True, False]
+        settle(taken)
+        await until(lambda: sum(frame.startswith(b"ACK") for frame in server.heard) == 2)
+        assert len(server.connections) == 1
 
 
 async def test_signs_of_life_are_given_as_often_as_they_are_wanted_and_missed_when_promised() -> None:

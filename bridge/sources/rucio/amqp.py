@@ -10,31 +10,37 @@ from typing import Any, NoReturn
 
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
-from aiormq.connection import TransportFactory
-from aiormq.exceptions import AMQPError, ChannelNotFoundEntity, InvalidFrameError
+from aiormq.exceptions import AMQPError, InvalidFrameError
 from yarl import URL
 
 from bridge import __version__
 from bridge.core.errors import CredentialError
-from bridge.sources.rucio.config import DeclareConfig, RucioConfig
-from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain, first_end, patience
+from bridge.sources.rucio import amqp_queue
+from bridge.sources.rucio.amqp_queue import QueueFound
+from bridge.sources.rucio.config import RucioConfig
+from bridge.sources.rucio.door import Door, foreign
+from bridge.sources.rucio.link import (
+    NO_STREAM,
+    LinkLost,
+    Message,
+    Place,
+    Tag,
+    Take,
+    Wire,
+    explain,
+    first_end,
+    patience,
+)
 from bridge.telemetry.logging import excerpt
 
 _ANSWER_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
+_FIRST_PREFETCH = 32
+"""Of a link that has settled nothing yet. What is in hand when the bridge dies has used up one of the
+deliveries that a quorum queue allows, so a bridge that dies again and again shall have little."""
 
 # What it says at ERROR of every connection that is refused or cut, the bridge says once in its own words.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
-
-
-class _Door(TransportFactory):
-    """Gives aiormq the connection that is already there."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return self._wire.reader, self._wire.writer
 
 
 class _AmqpLink:
@@ -49,21 +55,45 @@ class _AmqpLink:
         self._silence = silence
         self._take = take
         self._queue = ""
+        self._consumer = ""
+        self._prefetch = 0
+        self._most = 0
+        """What the prefetch grows to."""
+        self._answered = 0
+        """Messages acknowledged since the prefetch has last grown."""
+        self._growing: asyncio.Task[None] | None = None
         self._end: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         """Fails when the link has ended, though its connection has not."""
         self._open: dict[Tag, None] = {}
         """Delivery tags without an answer, in their order."""
 
     async def consume(self, config: RucioConfig, prefetch: int) -> None:
-        """Consume the queue. Raises AMQPError."""
+        """Consume the queue. Raises LinkLost when it is a stream, and AMQPError."""
         queue = self._queue = str(config.queue)
-        channel = self._channel
         gone = LinkLost("the broker cancelled the consumer: its queue is gone, or has moved")
-        channel.on_consumer_cancel_callbacks.add(lambda _frame: self._fail(gone))
+        self._channel.on_consumer_cancel_callbacks.add(lambda _frame: self._fail(gone))
         if config.declare is not None:
-            await _declare(channel, queue, config.declare)
-        await channel.basic_qos(prefetch_count=min(prefetch, 65535))
-        await channel.basic_consume(queue, self._delivered)
+            await amqp_queue.make_if_missing(self._connection, queue, config.declare)
+        if await amqp_queue.is_stream(self._connection, queue):
+            raise LinkLost(f"{queue} is a stream, {NO_STREAM}")
+        self._most = min(prefetch, 65535)
+        await self._consume(min(self._most, _FIRST_PREFETCH))
+
+    async def _consume(self, prefetch: int) -> None:
+        """Consume with `prefetch`, which holds for consumers that begin after it is set."""
+        await self._channel.basic_qos(prefetch_count=prefetch)
+        consuming = await self._channel.basic_consume(self._queue, self._delivered)
+        self._prefetch, self._consumer = prefetch, str(consuming.consumer_tag)
+
+    async def _grow(self) -> None:
+        before = self._consumer
+        try:
+            with _losing():
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await self._consume(min(2 * self._prefetch, self._most))
+                    await self._channel.basic_cancel(before)  # what it was sent stays in hand
+        except LinkLost as lost:
+            self._fail(lost)
 
     async def lost(self) -> NoReturn:
         await first_end(self._wire.silent(self._silence), self._ended())
@@ -79,7 +109,7 @@ class _AmqpLink:
             self._end.result()
         raise LinkLost(max(map(_why, done), key=len))
 
-    async def answer(self, done: Sequence[Tag], back: Sequence[Tag]) -> None:
+    async def answer(self, done: Sequence[Tag]) -> None:
         # One by one: `multiple` would acknowledge what the broker sent and this link has not seen, too.
         with _losing():
             async with asyncio.timeout(_ANSWER_SECONDS):
@@ -87,10 +117,11 @@ class _AmqpLink:
                     if tag in self._open:
                         await self._channel.basic_ack(int(tag), wait=False)
                         del self._open[tag]
-                for tag in back:
-                    if tag in self._open:
-                        await self._channel.basic_nack(int(tag), requeue=True, wait=False)
-                        del self._open[tag]
+                        self._answered += 1
+        if self._answered >= self._prefetch < self._most and (self._growing is None or self._growing.done()):
+            # In a task: who is cancelled while he asks something of the broker has his channel closed.
+            self._answered = 0
+            self._growing = asyncio.create_task(self._grow(), name="rucio prefetch")
 
     async def waiting(self) -> int | None:
         with _losing():
@@ -101,20 +132,29 @@ class _AmqpLink:
 
     async def close(self) -> None:
         with _losing():
-            await self._channel.close()  # the answers before it are seen before it; the rest is requeued
+            if self._growing is not None:
+                await asyncio.wait([self._growing])
+            # Given back by a nack, since RabbitMQ counts that for no delivery (from 4.3; a close it counts).
+            # All of them, also those on their way: none is sent after the cancel.
+            await self._channel.basic_cancel(self._consumer, nowait=True)
+            await self._channel.basic_nack(0, multiple=True, requeue=True, wait=False)
+            await self._channel.close()  # the answers before it are seen before it
             await self._connection.close()
+
+    async def end(self) -> None:
+        """Let nothing run on. The connection is cut before, so that nothing takes long."""
+        if self._growing is not None:
+            self._growing.cancel()
+            await asyncio.wait([self._growing])
 
     async def _delivered(self, message: DeliveredMessage) -> None:
         tag = message.delivery_tag or 0
         self._open[tag] = None
-        attributes = {
-            name: str(value)
-            for name, value in (message.header.properties.headers or {}).items()
-            if isinstance(value, (str, int, float))
-        }
-        attributes |= {"exchange": message.exchange or "", "routing_key": message.routing_key or ""}
+        found = foreign(message)
+        attributes = {name: str(value) for name, value in found.headers.items()}
+        attributes |= {"exchange": found.exchange, "routing_key": found.routing_key}
         try:
-            self._take(Message(tag, message.body, attributes))
+            self._take(Message(tag, message.body, attributes, fault=found.fault))
         except Exception as error:  # noqa: BLE001 - aiormq would only log it, and the message be stuck
             self._fail(error)
 
@@ -132,23 +172,21 @@ async def open_link(config: RucioConfig, place: Place, prefetch: int, take: Take
         with _losing():
             async with asyncio.timeout(patience(config)):
                 await link.consume(config, prefetch)
-        yield link
+        try:
+            yield link
+        finally:
+            wire.abort()
+            await link.end()
 
 
-async def look(config: RucioConfig, place: Place) -> tuple[int, int] | None:
-    """Give how many messages wait in the queue and how many consumers it has; None where there is none.
-
-    Nothing is made, and nothing is taken. Raises LinkLost.
-    """
-    async with _connected(config, place) as (connection, channel, _):
+async def look(config: RucioConfig, place: Place) -> QueueFound | None:
+    """Look at the queue: None where there is none. Nothing is made, and nothing is taken. Raises LinkLost."""
+    async with _connected(config, place) as (connection, _channel, _wire):
         with _losing():
-            try:
-                async with asyncio.timeout(patience(config)):
-                    told = await channel.queue_declare(str(config.queue), passive=True)
-            except ChannelNotFoundEntity:
-                return None
-            await connection.close()
-        return told.message_count or 0, told.consumer_count or 0
+            async with asyncio.timeout(patience(config)):
+                found = await amqp_queue.look(connection, str(config.queue))
+                await connection.close()
+        return found
 
 
 @asynccontextmanager
@@ -165,7 +203,7 @@ async def _connected(
                 wire = await Wire.connect(config, place)
                 connection = aiormq.Connection(
                     _url(config, password, place),
-                    transport_factory=_Door(wire),
+                    transport_factory=Door(wire),
                     client_properties={"product": "oscar-event-bridge", "version": __version__},
                 )
                 connection.vhost = config.virtual_host  # a URL's path can't say all of them
@@ -213,12 +251,6 @@ def _url(config: RucioConfig, password: str | None, place: Place) -> URL:
             "auth": "plain" if config.username is not None else "external",
         },
     )
-
-
-async def _declare(channel: AbstractChannel, queue: str, config: DeclareConfig) -> None:
-    await channel.queue_declare(queue, durable=True, arguments={"x-queue-type": config.queue_type})
-    if config.exchange is not None:
-        await channel.queue_bind(queue, config.exchange, config.routing_key)
 
 
 @contextmanager

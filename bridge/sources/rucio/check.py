@@ -10,7 +10,8 @@ from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
 from bridge.net.reach import reach
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import LinkLost, Place, resolve
+from bridge.sources.rucio.link import NO_STREAM, LinkLost, Place, resolve
+from bridge.sources.rucio.subscription import NEARLY_DEAD
 
 _PLACE_SECONDS = 8.0
 _CONSUMER_TIMEOUT = 1800
@@ -28,14 +29,14 @@ async def check(config: RucioConfig, key: str, patience: Patience) -> Sequence[F
     except (CredentialError, OSError, ValueError) as error:
         findings.problem(f"a credential can't be used: {error}", f"mend the file that `sources.{key}` names")
         return findings.found
-    each = await asyncio.gather(*(_look(config, key, broker, context) for broker in config.brokers))
+    each = await asyncio.gather(*(_look(config, key, broker, context, patience) for broker in config.brokers))
     for found in each:
         findings.found += found
     return findings.found
 
 
 async def _look(
-    config: RucioConfig, key: str, broker: str, context: ssl.SSLContext | None
+    config: RucioConfig, key: str, broker: str, context: ssl.SSLContext | None, patience: Patience
 ) -> Sequence[Finding]:
     findings = Findings(f"source {key}")
     host, _, port = broker.rpartition(":")
@@ -54,15 +55,17 @@ async def _look(
     except LinkLost as failure:
         findings.problem(str(failure), f"correct `sources.{key}.brokers`, or this machine's DNS")
         return findings.found
-    await asyncio.gather(*(_look_at(findings, config, key, place) for place in places))
+    await asyncio.gather(*(_look_at(findings, config, key, place, patience) for place in places))
     return findings.found
 
 
-async def _look_at(findings: Findings, config: RucioConfig, key: str, place: Place) -> None:
+async def _look_at(
+    findings: Findings, config: RucioConfig, key: str, place: Place, patience: Patience
+) -> None:
     try:
         async with asyncio.timeout(_PLACE_SECONDS):
             if config.protocol == "amqp":
-                await _look_by_amqp(findings, config, key, place)
+                await _look_by_amqp(findings, config, key, place, patience)
             else:
                 await _look_by_stomp(findings, config, place)
     except TimeoutError:
@@ -71,18 +74,46 @@ async def _look_at(findings: Findings, config: RucioConfig, key: str, place: Pla
         _tell(findings, config, key, place, str(lost))
 
 
-async def _look_by_amqp(findings: Findings, config: RucioConfig, key: str, place: Place) -> None:
+async def _look_by_amqp(
+    findings: Findings, config: RucioConfig, key: str, place: Place, patience: Patience
+) -> None:
     from bridge.sources.rucio.amqp import look  # only who speaks AMQP loads its client
 
-    told = await look(config, place)
-    if told is not None:
-        findings.ok(f"{place}: queue {config.queue} found, {told[0]} messages waiting, {told[1]} consumers")
+    queue = await look(config, place)
+    if queue is not None and queue.is_stream:
+        findings.problem(
+            f"{place}: {config.queue} is a stream, {NO_STREAM}", f"correct `sources.{key}.queue`"
+        )
+    elif queue is not None:
+        limit = "" if queue.delivery_limit is None else f", a delivery limit of {queue.delivery_limit}"
+        findings.ok(
+            f"{place}: queue {config.queue} found, {queue.waiting} messages waiting, "
+            f"{queue.consumers} consumers{limit}"
+        )
+        _judge_limit(findings, f"{place}: queue {config.queue}", queue.delivery_limit, patience)
     elif config.declare is not None:
         findings.ok(f"{place}: logged in; queue {config.queue} is not there, and will be made")
     else:
         findings.problem(
             f"{place}: there is no queue {config.queue} in virtual host {config.virtual_host}",
             f"make it, correct `sources.{key}.queue` or `virtual_host`, or have it made (`declare`)",
+        )
+
+
+def _judge_limit(findings: Findings, queue: str, limit: int | None, patience: Patience) -> None:
+    if limit is None:
+        return
+    if limit < NEARLY_DEAD:
+        findings.warning(
+            f"{queue} drops what has come back {limit + 1} times: a bridge that dies as often loses it",
+            "give the queue no limit (`x-delivery-limit: -1`, from RabbitMQ 4.0), or the default of 20",
+        )
+    elif not patience.parks:
+        findings.warning(
+            f"{queue} drops what has come back more than {limit} times, and a service with `park: false` "
+            "holds it at the broker: each end of the bridge is one time more",
+            "let the services park (`park: true`), or lift the limit (`x-delivery-limit: -1`, from RabbitMQ "
+            "4.0)",
         )
 
 

@@ -19,10 +19,24 @@ _RESOLVE_SECONDS = 10.0
 _STEP_SECONDS = 20.0
 _BUFFER = 2**18
 """Bytes that a connection reads ahead."""
+MOST_BODY = 2**24
+"""Bytes of one message's body; hermes' have some hundreds."""
+OVERSIZE_KEPT = 2**16
+"""What is kept of a body that has more, for a person to look at."""
+NO_STREAM = (
+    "which does not tell what was read of it: what is sent while the bridge is away would be lost. Have a "
+    "quorum queue bound to its exchange, and read that"
+)
+"""Why a stream of RabbitMQ is not read, and what to do."""
 
 
 class LinkLost(Exception):  # noqa: N818 - what became of one connection, not an error of the bridge
     """One broker can't be reached or used now; carries why."""
+
+
+def oversize(size: int) -> str:
+    """Return why a body of `size` bytes is not read."""
+    return f"its body has {size} bytes, more than {MOST_BODY}: the first {OVERSIZE_KEPT} are kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +61,11 @@ class Message:
     """One message of a link, owed an answer on this very link."""
 
     tag: Tag
+    """Empty where there is nothing to answer by."""
     body: bytes
     attributes: Mapping[str, str]
+    fault: str | None = None
+    """What of it can't be read, beside its body; for a person."""
 
 
 Tag = int | str
@@ -62,10 +79,10 @@ class Link(Protocol):
     async def lost(self) -> NoReturn:
         """Wait for its end. Raises LinkLost with the reason."""
 
-    async def answer(self, done: Sequence[Tag], back: Sequence[Tag]) -> None:
-        """Acknowledge `done`, and give `back` the others. Raises LinkLost.
+    async def answer(self, done: Sequence[Tag]) -> None:
+        """Acknowledge `done`. Raises LinkLost.
 
-        What can be given back only by closing (STOMP) is left as it is until then.
+        Nothing is given back before `close`: it would come again at once, on this very link.
         """
 
     async def waiting(self) -> int | None:

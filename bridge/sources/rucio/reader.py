@@ -13,6 +13,7 @@ from typing import Any
 from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Slots
+from bridge.core.steady import Steady
 from bridge.sources.handover import Handover
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.link import Link, LinkLost, Opener, Place, explain, resolve
@@ -54,8 +55,8 @@ class Reader:
         """What is behind each broker, as last looked up."""
         self._links: dict[Place, asyncio.Task[None]] = {}
         self._up: dict[Place, Link] = {}
-        self._down: dict[str, str] = {}
-        """What can't be reached, a name or an address, and why."""
+        self._down: dict[str, Steady] = {}
+        """What can't be reached, or could not be until a moment ago: names and addresses."""
         self._changed = asyncio.Event()
         """Some link came about, or an attempt at one failed."""
         self._failed: SourceLost | None = None
@@ -66,8 +67,9 @@ class Reader:
         """Of a message, for the prefetch: twice what they had on average where they were too many."""
 
     def problems(self) -> Sequence[str]:
-        """Tell what is not read now."""
-        return [f"{place}: {reason}" for place, reason in self._down.items()]
+        """Tell what is not read now, or was not until a moment ago."""
+        told = ((what, steady.problem) for what, steady in self._down.items())
+        return [f"{what}: {problem}" for what, problem in told if problem is not None]
 
     async def opened(self) -> None:
         """Return once one address is read. Raises SourceLost when every attempt has failed."""
@@ -107,7 +109,7 @@ class Reader:
                 self._tell(broker, str(failure))
             else:
                 failures = 0
-                self._down.pop(broker, None)
+                self._recovered(broker)
                 self._addresses[broker] = places
                 for place in places:
                     if place not in self._links:
@@ -144,7 +146,7 @@ class Reader:
         try:
             async with self._open_link(self._config, place, self._prefetch(), subscription.take) as link:
                 self._up[place] = link
-                self._down.pop(str(place), None)
+                self._recovered(str(place))
                 self._metrics.up.set(1)
                 self._changed.set()
                 self._log.info("rucio: reading", broker=str(place), what=self._config.what)
@@ -172,9 +174,14 @@ class Reader:
         return sum(len(self._addresses.get(broker, "?")) for broker in set(self._config.brokers))
 
     def _tell(self, what: str, reason: str) -> None:
-        if self._down.get(what) != reason:
+        steady = self._down.setdefault(what, Steady())
+        if steady.problem != reason:
             self._log.warning("rucio: not reading", broker=what, reason=reason)
-        self._down[what] = reason
+        steady.failed(reason)
+
+    def _recovered(self, what: str) -> None:
+        if (steady := self._down.get(what)) is not None:
+            steady.recovered()
 
     async def _watch(self) -> None:
         while True:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, NoReturn
 
 from bridge.core.delivery import Delivery, Outcome
@@ -18,6 +17,11 @@ GATHER_SECONDS = 0.01
 """How long answers gather, for one acknowledgement of many."""
 CLOSE_SECONDS = 3.0
 """For the last answers, and for hanging up."""
+_DELIVERY_COUNT = "x-delivery-count"
+"""RabbitMQ's header of a quorum queue's message: how often it has come back."""
+NEARLY_DEAD = 2
+"""So often. The limit may be 20 (the default since RabbitMQ 4.0) or any other, which a policy can set and no
+client is told."""
 
 
 class Full(LinkLost):
@@ -50,28 +54,35 @@ class Subscription:
         self._wanted = frozenset(config.event_types)
         self._metrics = metrics
         self._log = log
-        self._held: dict[Tag, Delivery] = {}
+        self._held: dict[Delivery, Tag] = {}
         self._bytes = 0
         """Of what is held."""
         self._ended = False
         self._done: list[Tag] = []
-        self._back: list[Tag] = []
         self._some_owed = asyncio.Event()
 
     def take(self, message: Message) -> None:
-        """Take one message in. Raises Full, which it is not; one message is always taken."""
+        """Take one message in. Raises Full over the byte limit: the message is then held, not offered.
+
+        One message is always taken.
+        """
         if self._ended:
             return
         found = read(message.body, self._identity, self._wanted, message.attributes)
         if isinstance(found, Unwanted):
             self._metrics.filtered(found.reason)
             self._log.debug("event filtered", reason=found.reason)
-            self._owe(self._done, message.tag)
+            self._owe(message.tag)
             return
         event, fault = (found.event, found.reason) if isinstance(found, Unreadable) else (found, None)
-        delivery = Delivery(event, partial(self._settled, message.tag), fault=fault)
-        self._held[message.tag] = delivery
-        self._bytes += len(message.body)
+        delivery = Delivery(
+            event,
+            self._settled,
+            fault=message.fault or fault,
+            nearly_dead=_returns(message) >= NEARLY_DEAD,
+        )
+        self._held[delivery] = message.tag
+        self._bytes += event.size
         if self._bytes > self._most_bytes and len(self._held) > 1:
             raise Full(len(self._held), self._bytes)
         self._offer(delivery)
@@ -100,17 +111,19 @@ class Subscription:
     def release(self) -> None:
         """Take no more, and give back all that is held."""
         self._ended = True
-        for delivery in list(self._held.values()):
+        for delivery in list(self._held):
             delivery.settle(Outcome.RELEASED)
 
-    def _settled(self, tag: Tag, delivery: Delivery, outcome: Outcome) -> None:
-        del self._held[tag]
-        self._bytes -= len(delivery.event.data)
-        self._owe(self._back if outcome is Outcome.RELEASED else self._done, tag)
+    def _settled(self, delivery: Delivery, outcome: Outcome) -> None:
+        tag = self._held.pop(delivery)
+        self._bytes -= delivery.event.size
+        if outcome is not Outcome.RELEASED:  # that one goes back when the link ends
+            self._owe(tag)
 
-    def _owe(self, answers: list[Tag], tag: Tag) -> None:
-        answers.append(tag)
-        self._some_owed.set()
+    def _owe(self, tag: Tag) -> None:
+        if tag:
+            self._done.append(tag)
+            self._some_owed.set()
 
     async def _answer(self, link: Link) -> NoReturn:
         while True:
@@ -121,15 +134,19 @@ class Subscription:
     async def _answer_all(self, link: Link) -> None:
         self._some_owed.clear()
         done, self._done = self._done, []
-        back, self._back = self._back, []
         try:
-            await link.answer(done, back)
+            await link.answer(done)
         except asyncio.CancelledError:  # perhaps with some of them on their way: the link knows which
-            self._done, self._back = done + self._done, back + self._back
+            self._done = done + self._done
             raise
 
     async def _hang_up(self, link: Link) -> None:
         with suppress(LinkLost, OSError):  # TimeoutError is an OSError
             async with asyncio.timeout(CLOSE_SECONDS):
-                await link.answer(self._done, ())
+                await link.answer(self._done)
                 await link.close()  # which gives back the rest, and asks for no more at the same time
+
+
+def _returns(message: Message) -> int:
+    count = message.attributes.get(_DELIVERY_COUNT, "")
+    return int(count) if count.isascii() and count.isdigit() and len(count) < 9 else 0

@@ -1,0 +1,409 @@
+"""What brokers send, byte for byte: no item spoils the next, nothing raises, and memory is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import tracemalloc
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pamqp.frame
+import pytest
+from aiormq.abc import DeliveredMessage
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+from bridge.sources.rucio import door, link, properties, stomp_frames
+from bridge.sources.rucio.door import Frames
+from bridge.sources.rucio.link import LinkLost
+from bridge.sources.rucio.stomp_frames import Frame, Parser
+
+UNHURRIED = settings(deadline=None)  # a loaded machine is no failure
+
+NAMES = b"\x00\x03key"
+"""No exchange, and a routing key."""
+
+
+def short(raw: bytes) -> bytes:
+    return bytes([len(raw)]) + raw
+
+
+def table(*fields: bytes) -> bytes:
+    whole = b"".join(fields)
+    return struct.pack(">HI", 0x2000, len(whole)) + whole
+
+
+# What AMQP tells beside a body.
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+values = st.recursive(
+    texts
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, width=32)
+    | st.binary(max_size=20).map(bytearray)
+    | st.none()
+    | st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001 - it gets one
+        lambda time: time.replace(microsecond=0)
+    )
+    | st.integers(0, 10_000).map(lambda number: Decimal(number) / 100),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+good = st.builds(
+    Basic.Properties,
+    **dict.fromkeys(
+        ("content_type", "content_encoding", "correlation_id", "reply_to", "message_id", "app_id"),
+        st.none() | texts.filter(lambda text: len(text.encode()) < 256),
+    ),
+    headers=st.none()
+    | st.dictionaries(texts.filter(lambda text: len(text.encode()) < 129), values, max_size=5),
+    delivery_mode=st.sampled_from([None, 1, 2]),
+    priority=st.none() | st.integers(0, 255),
+    timestamp=st.none() | st.just(datetime(2026, 1, 2, tzinfo=UTC)),
+)
+
+
+@UNHURRIED
+@given(good)
+def test_good_properties_are_read_as_pamqp_reads_them(told: Basic.Properties) -> None:
+    raw = ContentHeader(0, 3, told).marshal()[12:]
+    theirs = ContentHeader()
+    theirs.unmarshal(bytes(12) + raw)
+    expected = {
+        name: value
+        for name, value in (theirs.properties.headers or {}).items()
+        if isinstance(value, (str, int, float))
+    }
+    found = properties.read(NAMES, raw)
+    assert (found.headers, found.fault, found.routing_key) == (expected, None, "key")
+
+
+@UNHURRIED
+@given(st.binary(max_size=60), st.binary(max_size=200))
+@example(b"", b"")
+@example(NAMES, b"\xff\xff" * 20)
+def test_whatever_the_bytes_are_reading_properties_does_not_raise(envelope: bytes, raw: bytes) -> None:
+    found = properties.read(envelope, raw)
+    assert found.fault is None or found.fault.isprintable()
+    for text in (found.exchange, found.routing_key, *found.headers, *found.headers.values()):
+        assert str(text).encode("utf-8") is not None  # each can be stored and sent
+
+
+@pytest.mark.parametrize(
+    ("envelope", "raw", "fault"),
+    [
+        (NAMES, b"\x04\x00" + short(b"\xe9\x9f"), "its correlation_id is not UTF-8: e9 9f"),
+        (NAMES, b"\x80\x00" + short(b"\xff"), "its content_type is not UTF-8: ff"),
+        (NAMES, b"\x00\x04" + short(b"\xc3"), "its cluster_id is not UTF-8: c3"),
+        (b"\x00" + short(b"\xe9\x9f"), b"\x00\x00", "its routing key is not UTF-8: e9 9f"),
+        (short(b"\xe9\x9f") + b"\x00", b"\x00\x00", "its exchange is not UTF-8: e9 9f"),
+        (NAMES, table(short(b"\xe9\x9f"), b"t\x01"), "its name of a header is not UTF-8: e9 9f"),
+        (NAMES, table(short(b"a"), b"Z\x01"), "one of its headers has an unknown type: 5a"),
+        (NAMES, table(short(b"a"), b"S\x00\x00\xff\xffa"), "its header ends too early"),
+        (NAMES, b"\x04\x00\xffabc", "its header ends too early"),
+        (b"", b"\x00\x00", "its header ends too early"),
+    ],
+)
+def test_properties_that_can_not_be_read_are_a_fault(envelope: bytes, raw: bytes, fault: str) -> None:
+    assert properties.read(envelope, raw).fault == fault
+
+
+DEEP = b"F\x00\x00\x00\x00"
+for _ in range(2000):
+    DEEP = b"F" + struct.pack(">I", len(DEEP) + 2) + b"\x01a" + DEEP
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x00\x40" + b"\xff" * 8,  # a time in µs, or beyond any calendar
+        table(short(b"a"), b"T" + b"\xff" * 8),
+        table(short(b"a"), DEEP),
+        table(short(b"a"), b"A\x00\x00\x00\x02\xff\xff"),
+        table(short(b"a"), b"S\x00\x00\x00\x02\xe9\x9f"),
+        table(short(b"a"), b"F\x00\x00\x00\x03\x01\xff\xff"),
+        b"\x00\x01\x00\x00",  # a second word of flags
+    ],
+)
+def test_what_nobody_asks_for_is_no_fault(raw: bytes) -> None:
+    assert properties.read(NAMES, raw) == properties.Foreign({}, "", "key", None)
+
+
+def test_a_huge_header_is_an_attribute() -> None:
+    found = properties.read(NAMES, table(short(b"a"), b"S" + struct.pack(">I", 100_000) + b"x" * 100_000))
+    assert found.headers == {"a": "x" * 100_000}
+
+
+# What aiormq sees of AMQP's frames.
+
+
+def delivery(body_frames: list[bytes], raw: bytes = b"\x00\x00", *, size: int | None = None) -> bytes:
+    """Make the frames of one message."""
+    deliver = struct.pack(">HH", 60, 60) + short(b"tag") + struct.pack(">QB", 7, 0) + NAMES
+    told = sum(map(len, body_frames)) if size is None else size
+    header = struct.pack(">HHQ", 60, 0, told) + raw
+    return b"".join(
+        struct.pack(">BHI", kind, 1, len(payload)) + payload + b"\xce"
+        for kind, payload in [(1, deliver), (2, header), *((3, part) for part in body_frames)]
+    )
+
+
+async def seen(data: bytes) -> list[Any]:
+    """Read frames as aiormq does, to the end of `data`."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(data)
+    reader.feed_eof()
+    frames, found = Frames(reader), []
+    while not frames.at_eof():
+        head = await frames.readexactly(1) + await frames.readexactly(6)
+        length = struct.unpack(">I", head[3:])[0]
+        found.append(pamqp.frame.unmarshal(head + await frames.readexactly(length + 1))[2])
+    return found
+
+
+def message(frames: list[Any]) -> DeliveredMessage:
+    deliver, header, *bodies = frames
+    assert isinstance(deliver, Basic.Deliver)
+    assert isinstance(header, ContentHeader)
+    body = b"".join(part.value for part in bodies if isinstance(part, ContentBody))
+    assert header.body_size == len(body), "aiormq would wait for more, or for less"
+    return DeliveredMessage(delivery=deliver, header=header, body=body, channel=None)  # type: ignore[arg-type] # not asked
+
+
+@pytest.mark.parametrize("raw", [b"\x00\x00", b"\x04\x00" + short(b"\xe9\x9f"), b"\xff\xff", b""])
+async def test_aiormq_can_read_every_message_and_what_was_foreign_in_it_is_there(raw: bytes) -> None:
+    one = message(await seen(delivery([b"{", b"}"], raw)))
+    assert (one.body, one.delivery_tag, one.delivery.consumer_tag) == (b"{}", 7, "tag")
+    found = door.foreign(one)
+    assert found.routing_key == "key"
+    assert bool(found.fault) is (raw != b"\x00\x00")
+
+
+async def test_of_a_body_that_is_too_large_the_beginning_is_kept_and_the_next_message_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (link, door):
+        monkeypatch.setattr(module, "MOST_BODY", 100)
+        monkeypatch.setattr(module, "OVERSIZE_KEPT", 10)
+    frames = await seen(delivery([b"x" * 7] * 20) + delivery([b"y" * 100]))
+    first, second = frames[:-3], frames[-3:]
+    cut = message(first)
+    assert cut.body == b"x" * 10
+    assert door.foreign(cut).fault == "its body has 140 bytes, more than 100: the first 10 are kept"
+    whole = message(second)
+    assert (whole.body, door.foreign(whole).fault) == (b"y" * 100, None)
+
+
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 400 Bad Request\r\n", b"\x03\x00\x01\xff\xff\xff\xff" + b"x" * 100]
+)
+async def test_a_frame_without_measure_ends_the_connection(said: bytes) -> None:
+    with pytest.raises(ConnectionError, match="is no AMQP"):
+        await seen(said)
+
+
+@UNHURRIED
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([1, 2, 3, 8, 9]), st.integers(0, 3), st.binary(max_size=40)), max_size=6
+    )
+)
+def test_frames_of_any_content_are_handed_on(frames: list[tuple[int, int, bytes]]) -> None:
+    async def count() -> int:
+        reader = asyncio.StreamReader()
+        for kind, channel, payload in frames:
+            reader.feed_data(struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce")
+        reader.feed_eof()
+        safe, handed_on = Frames(reader), 0
+        while not safe.at_eof():
+            head = await safe.readexactly(7)
+            assert (await safe.readexactly(struct.unpack(">I", head[3:])[0] + 1)).endswith(b"\xce")
+            handed_on += 1
+        return handed_on
+
+    # Two headers with the size of a body beyond the bound have the bodies after them dropped.
+    assert asyncio.run(count()) <= len(frames)
+
+
+# STOMP.
+
+GOOD = b"MESSAGE\nack:%d\n\n{}\x00\n"
+
+
+def parsed(data: bytes, size: int = 2**16) -> list[Frame]:
+    parser = Parser()
+    return [frame for at in range(0, len(data), size) for frame in parser.feed(data[at : at + size])]
+
+
+@pytest.mark.parametrize("size", [1, 3, 2**16])
+@pytest.mark.parametrize(
+    ("bad", "fault", "headers", "body"),
+    [
+        (
+            b"ack:1\nx:\xe9\x9f\n\n{}\x00",
+            "one of its headers is not UTF-8: x:\\xe9\\x9f",
+            {"ack": "1"},
+            b"{}",
+        ),
+        (
+            b"ack:1\n\xe9\x9f:x\n\n{}\x00",
+            "one of its headers is not UTF-8: \\xe9\\x9f:x",
+            {"ack": "1"},
+            b"{}",
+        ),
+        (b"ack:\xe9\n\n{}\x00", "one of its headers is not UTF-8: ack:\\xe9", {}, b"{}"),
+        (
+            b"ack:1\nx:a\\tb\n\n{}\x00",
+            "one of its headers has an escape that STOMP has not: x:a\\tb",
+            {"ack": "1"},
+            b"{}",
+        ),
+        (
+            b"ack:1\\\n\n{}\x00",
+            "one of its headers has an escape that STOMP has not: ack:1\\",
+            {},
+            b"{}",
+        ),
+        (b"ack:1\nnothing\n\n{}\x00", "one of its headers has no colon: nothing", {"ack": "1"}, b"{}"),
+        (
+            b"ack:1\ncontent-length:x\n\n{}\x00",
+            "its content-length is no number: 'x'",
+            {"ack": "1", "content-length": "x"},
+            b"{}",
+        ),
+        (
+            b"ack:1\ncontent-length:1\n\n{}\x00",
+            "its content-length of 1 is not the length of its body",
+            {"ack": "1", "content-length": "1"},
+            b"{}",
+        ),
+        (
+            b"ack:1\ncontent-length:5\n\n{}\x00",
+            "its content-length of 5 is not the length of its body",
+            {"ack": "1", "content-length": "5"},
+            b"{}",
+        ),
+    ],
+)
+def test_a_frame_of_stomp_that_can_not_be_read_is_faulty_and_those_beside_it_are_read(
+    bad: bytes, fault: str, headers: dict[str, str], body: bytes, size: int
+) -> None:
+    frames = parsed(GOOD % 0 + b"MESSAGE\n" + bad + b"\n" + GOOD % 2 + GOOD % 3, size)
+    assert frames == [
+        Frame("MESSAGE", {"ack": "0"}, b"{}"),
+        Frame("MESSAGE", headers, body, fault),
+        Frame("MESSAGE", {"ack": "2"}, b"{}"),
+        Frame("MESSAGE", {"ack": "3"}, b"{}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "headers"),
+    [
+        (b"a:b:c\n", {"a": "b:c"}),
+        (b"a:b\na:c\n", {"a": "b"}),
+        (b"a: b \r\n", {"a": " b "}),
+        (b"a\\c:\\r\\n\\\\n\n", {"a:": "\r\n\\n"}),
+        (b":\n", {"": ""}),
+    ],
+)
+def test_odd_headers_of_stomp_are_as_they_were_sent(raw: bytes, headers: dict[str, str]) -> None:
+    assert parsed(b"MESSAGE\n" + raw + b"\n\x00") == [Frame("MESSAGE", headers)]
+
+
+def test_what_the_broker_says_of_itself_is_not_escaped() -> None:
+    assert parsed(b"CONNECTED\nserver:a\\b\n\n\x00") == [Frame("CONNECTED", {"server": "a\\b"})]
+    assert stomp_frames.dump("CONNECT", {"passcode": "a\\b:c"}) == b"CONNECT\npasscode:a\\b:c\n\n\x00"
+    assert stomp_frames.dump("ACK", {"id": "a\\b:c\r\n"}) == b"ACK\nid:a\\\\b\\cc\\r\\n\n\n\x00"
+
+
+@UNHURRIED
+@given(
+    st.lists(
+        st.sampled_from([b"MESSAGE", b"\n", b"\r", b"\x00", b":", b"\\", b"a", b"\xff", b"content-length:3"])
+    ),
+    st.lists(st.integers(1, 20), min_size=1, max_size=5),
+)
+def test_whatever_is_sent_only_the_end_of_a_link_is_raised(parts: list[bytes], sizes: list[int]) -> None:
+    data, parser, at, step = b"".join(parts), Parser(), 0, 0
+    while at < len(data):
+        parser.feed(data[at : at + sizes[step % len(sizes)]])
+        at, step = at + sizes[step % len(sizes)], step + 1
+    # And once the frame that had begun is over, the next one is read.
+    found = parser.feed(b"\n\n\x00\n\n\x00" + b"\x00" * 4 + GOOD % 7 + GOOD % 8)
+    assert found[-1] == Frame("MESSAGE", {"ack": "8"}, b"{}")
+
+
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (link, stomp_frames):
+        monkeypatch.setattr(module, "MOST_BODY", 1000)
+        monkeypatch.setattr(module, "OVERSIZE_KEPT", 10)
+    for name, value in (("_MOST_LINE", 100), ("_MOST_HEAD", 500), ("_MOST_PASSED_OVER", 50_000)):
+        monkeypatch.setattr(stomp_frames, name, value)
+
+
+@pytest.mark.parametrize("size", [1, 64, 2**16])
+@pytest.mark.parametrize(
+    ("bad", "fault", "body"),
+    [
+        (b"x:" + b"y" * 20_000 + b"\nack:1\n\n{}\x00", "more than 100 bytes: x:yyyy", b"{}"),
+        (
+            b"".join(b"%d:x\n" % n for n in range(500)) + b"ack:1\n\n{}\x00",
+            "its headers have more than 500",
+            b"{}",
+        ),
+        (b"ack:1\n\n" + b"z" * 2000 + b"\x00", "its body has 2000 bytes, more than 1000", b"z" * 10),
+        (
+            b"ack:1\ncontent-length:2000\n\n" + b"\x00" * 2000 + b"\x00",
+            "its body has 2000 bytes, more than 1000",
+            b"\x00" * 10,
+        ),
+    ],
+)
+def test_a_frame_of_stomp_that_is_too_large_is_faulty_and_can_be_acknowledged(
+    bad: bytes, fault: str, body: bytes, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(monkeypatch)
+    first, second, third = parsed(GOOD % 0 + b"MESSAGE\n" + bad + b"\n" + GOOD % 2, size)
+    assert (first.headers["ack"], third.headers["ack"]) == ("0", "2")
+    assert fault in (second.fault or "")
+    assert (second.headers["ack"], second.body) == ("1", body)
+
+
+@pytest.mark.parametrize(
+    ("begin", "more", "reason"),
+    [
+        (b"MESSAGE\nack:1\nx:", b"y", "a line of more than 50000 bytes"),
+        (b"MESSAGE\nack:1\n", b"x:y\n", "headers of more than 50000 bytes"),
+        (b"MESSAGE\nack:1\n\n", b"y", "a body of more than 50000 bytes"),
+        (b"MESSAGE\nack:1\ncontent-length:60000\n\n", b"y", "a body of 60000 bytes"),
+        (b"MESSAGE\nack:1\ncontent-length:2000\n\n", b"y", "not the 2000 bytes of its content-length"),
+        (b"", b"<p>\n", "no STOMP"),
+        (b"", b"y", "a line of more than 50000 bytes"),
+    ],
+)
+def test_a_frame_of_stomp_without_end_ends_the_link_and_takes_no_memory(
+    begin: bytes, more: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(monkeypatch)
+    monkeypatch.setattr(stomp_frames, "_MOST_GARBAGE", 50_000)
+    parser = Parser()
+
+    def feed() -> None:
+        parser.feed(begin)
+        for _ in range(2000):
+            parser.feed(more * 64)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(LinkLost, match=reason):
+            feed()
+        assert tracemalloc.get_traced_memory()[1] < 40_000
+    finally:
+        tracemalloc.stop()

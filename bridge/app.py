@@ -21,6 +21,7 @@ from bridge.pipeline.runner import Runner
 from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
 from bridge.store import Store
+from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
 from bridge.web import Problem, serve
 from bridge.web.socket import listen
@@ -74,6 +75,7 @@ async def run(
     """
     stop = stop or Stop()
     metrics = Metrics()
+    count_dropped_lines(metrics.log_lines_dropped.inc)
     for warning in settings.warnings:
         _log.warning("configuration", warning=warning)
     async with AsyncExitStack() as stack:

@@ -33,6 +33,7 @@ _Answer = TypeVar("_Answer")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
+    _hold_standard_descriptors()
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal without UTF-8 shows `→` as an escape
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -64,6 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _hold_standard_descriptors() -> None:
+    """Open what the process was started without (`2>&-`).
+
+    Else the next socket, or the store's file, would get that number, and be written into by whatever writes
+    to standard error.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8")  # noqa: SIM115 - for the whole process
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _told(error: Exception) -> str:
@@ -218,6 +233,7 @@ def _run(options: argparse.Namespace) -> int:
 
     settings = _load(options)
     logging.configure(settings.log.level, settings.log.format)
+    logging.take_over_standard_error()
     with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(app.run(settings, accept_loss=options.accept_loss, rescan=options.rescan))
     return 0

@@ -27,9 +27,7 @@ async def bury(keeper: Keeper, delivery: Delivery, letter: DeadLetter) -> None:
             await keeper.bury(letter)
         except StoreError as error:
             failures += 1
-            _log.error(
-                "dead letter can't be kept", service=letter.service, id=letter.event.id, error=str(error)
-            )
+            _log.error("dead letter can't be kept", service=letter.service, error=str(error))
             await asyncio.sleep(_BACKOFF.seconds(failures))
         else:
             _log.warning(

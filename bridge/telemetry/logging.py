@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Literal
 
 import structlog
 
+from bridge.telemetry.damping import Damper
+from bridge.telemetry.writer import Stream, Writer
+
+STANDARD_ERROR = 2
+FLUSH_SECONDS = 2.0
+"""How long the end of the process waits for the last lines to be written."""
+_AGAIN_SECONDS = 0.1
 REDACTED = "[redacted]"
 EXCERPT_CHARACTERS = 500
 
@@ -87,8 +95,78 @@ def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> Mutabl
     return line
 
 
-def configure(level: str = "info", form: Literal["json", "console"] = "json") -> None:
-    """Send the bridge's and the libraries' log lines to standard error, one line an occurrence.
+class _Handler(logging.Handler):
+    """Writes lines to a descriptor: of those that say the same one a minute, and never waiting for it."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._damper = Damper()
+        self.writer = Writer(descriptor, self._gap, self._tell_what_is_due)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._tell(self._damper.due())
+            if self._damper.admits(record):
+                self._put(record)
+            else:
+                self.writer.wake()
+        except Exception:  # noqa: BLE001 - as every handler of the standard library's does
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Have what is held back told, and all of it written, within `FLUSH_SECONDS`."""
+        self.acquire()
+        try:
+            self._tell(self._damper.due(at_once=True))
+        finally:
+            self.release()
+        self.writer.flush(FLUSH_SECONDS)
+
+    def close(self) -> None:
+        self.writer.close()
+        super().close()
+
+    def put_text(self, line: str) -> None:
+        """Write a line that was not logged."""
+        self.writer.put(redact_text(line).encode("utf-8", "backslashreplace"))
+
+    def _put(self, record: logging.LogRecord) -> None:
+        self.writer.put(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+
+    def _tell(self, held_back: Iterable[tuple[logging.LogRecord, int]]) -> None:
+        for record, count in held_back:
+            if isinstance(record.msg, dict):
+                record.msg["and_more_in_the_last_minute"] = count
+            else:
+                record.msg = f"{record.msg} (and {count:,} more in the last minute)"
+            self._put(record)
+
+    def _tell_what_is_due(self) -> float | None:
+        """Tell what was held back and is due; return after which time there is more.
+
+        This is called in the writer's thread, for which whoever has the lock may be waiting.
+        """
+        if self.lock is None or not self.lock.acquire(blocking=False):
+            return _AGAIN_SECONDS
+        try:
+            self._tell(self._damper.due())
+            return self._damper.seconds()
+        finally:
+            self.lock.release()
+
+    def _gap(self, lines: int) -> bytes:
+        record = logging.LogRecord(__name__, logging.WARNING, "", 0, "log lines dropped: %d", (lines,), None)
+        return f"{self.format(record)}\n".encode()
+
+
+def configure(
+    level: str = "info", form: Literal["json", "console"] = "json", descriptor: int = STANDARD_ERROR
+) -> None:
+    """Send the bridge's and the libraries' log lines to `descriptor`, one line an occurrence.
+
+    Lines that say the same are one a minute, with how many there were. Nobody waits for the descriptor: when
+    nobody reads there, lines are dropped and counted. The standard library's `logging.shutdown`, which is
+    called at the process's end, writes the last ones, and waits for `FLUSH_SECONDS` at most.
 
     In the console form a traceback follows its line. What is below `level` costs one call that does
     nothing.
@@ -108,10 +186,10 @@ def configure(level: str = "info", form: Literal["json", "console"] = "json") ->
         structlog.processors.JSONRenderer()
         if form == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=os.isatty(descriptor), exception_formatter=structlog.dev.plain_traceback
         )
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(descriptor)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -125,8 +203,29 @@ def configure(level: str = "info", form: Literal["json", "console"] = "json") ->
         )
     )
     root = logging.getLogger()
+    for old in _handlers():
+        old.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # The libraries say at INFO what the bridge says in its own words.
     for noisy in ("aiobotocore", "aiokafka", "asyncio", "aiohttp.access", "botocore", "httpcore", "httpx"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def take_over_standard_error() -> None:
+    """Send what else is printed to standard error, such as an uncaught traceback, the way of the log's lines.
+
+    Otherwise whoever prints there waits for whoever reads there.
+    """
+    for handler in _handlers():
+        sys.stderr = Stream(handler.put_text, STANDARD_ERROR)
+
+
+def count_dropped_lines(count: Callable[[int], object]) -> None:
+    """Call `count` with each number of lines more that were not written, from those so far on."""
+    for handler in _handlers():
+        handler.writer.count_dropped(count)
+
+
+def _handlers() -> list[_Handler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]

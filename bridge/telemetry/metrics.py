@@ -91,6 +91,9 @@ class Metrics:
         )
         self.dead_letters = gauge("bridge_dead_letters", "Dead letters in the store.", ["service", "cause"])
         self.store_bytes = gauge("bridge_store_bytes", "Size of the store on disk.")
+        self.log_lines_dropped = counts(
+            "bridge_log_lines_dropped_total", "Log lines that could not be written in time.", []
+        ).labels()
         self.credential_expiry = gauge(
             "bridge_credential_expiry_seconds", "Time until the cluster's access token expires.", ["cluster"]
         )

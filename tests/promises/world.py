@@ -87,11 +87,13 @@ class Daemon:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def command_line(self) -> list[str]:
+        return [sys.executable, *self._run, "run", "-c", str(self.file)]
+
     def start(self) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *self._run, "run", "-c", str(self.file)], stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(self.command_line, stdout=log, stderr=log)
 
     def kill(self) -> None:
         """SIGKILL, at once."""

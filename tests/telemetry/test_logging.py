@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import sys
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -16,38 +16,47 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.telemetry import damping
 from bridge.telemetry.logging import REDACTED, configure, redact_text
+from tests.promises.world import until
 
 SECRET = "hunter2-S3cr3t"
 SERVICE_TOKEN = "0f" * 32
 
 
 class Log:
-    """What was written to standard error since the log was configured."""
+    """What was written since the log was configured."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
-        self._stream = io.StringIO()
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT)
 
     def configure(self, level: str = "info", form: Literal["json", "console"] = "json") -> Any:
-        self._monkeypatch.setattr(sys, "stderr", self._stream)
-        configure(level, form)
+        configure(level, form, self._descriptor)
         return structlog.get_logger("bridge.test")
 
     @property
     def text(self) -> str:
-        return self._stream.getvalue()
+        (handler,) = logging.getLogger().handlers
+        assert handler.writer.flush(30)  # type: ignore[attr-defined] # not `handler.flush`: that ends windows
+        return self._file.read_text("utf-8")
 
     @property
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.text.splitlines()]
 
+    def close(self) -> None:
+        logging.getLogger().handlers[0].close()
+        os.close(self._descriptor)
+
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+def log(tmp_path: Path) -> Iterator[Log]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    yield Log(monkeypatch)
+    log = Log(tmp_path / "log")
+    yield log
+    log.close()
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -273,3 +282,36 @@ def test_no_text_takes_long(piece: str) -> None:
     started = time.process_time()
     redact_text(text)
     assert time.process_time() - started < 2  # 0.35 s is the worst of them; a quadratic one takes 7 s or more
+
+
+def test_a_flood_is_one_line_and_one_more_at_the_end_that_tells_how_many(log: Log) -> None:
+    logger = log.configure()
+    for number in range(1400):
+        logging.getLogger("aiokafka.conn").error("Unable to connect to %s", f"10.0.0.{number}")
+        logger.warning("source lost", source="uploads", reason="no answer", reopen_in_seconds=number)
+    assert [line["event"] for line in log.lines] == ["Unable to connect to 10.0.0.0", "source lost"]
+    logging.getLogger().handlers[0].flush()
+    theirs, ours = log.lines[2:]
+    assert theirs["event"] == "Unable to connect to 10.0.0.1399 (and 1,399 more in the last minute)"
+    assert (ours["event"], ours["and_more_in_the_last_minute"]) == ("source lost", 1399)
+    assert (ours["reason"], ours["reopen_in_seconds"]) == ("no answer", 1399)
+
+
+async def test_what_was_held_back_is_told_after_a_minute_though_nothing_else_happens(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(damping, "WINDOW_SECONDS", 0.2)
+    logger = log.configure()
+    for _ in range(3):
+        logger.warning("source lost", reason="no answer")
+    await until(lambda: len(log.lines) > 1, what="the count is told")
+    assert sum(line.get("and_more_in_the_last_minute", 1) for line in log.lines) == 3
+
+
+async def test_a_secret_is_blanked_in_what_is_held_back_too(log: Log) -> None:
+    log.configure()
+    for _ in range(2):
+        logging.getLogger("aiokafka").error("SASL failed: %s", f"password={SECRET}")
+    logging.getLogger().handlers[0].flush()
+    assert len(log.lines) == 2
+    assert SECRET not in log.text

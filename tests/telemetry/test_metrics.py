@@ -35,6 +35,7 @@ _NAMES = {
     "bridge_kept_events": ("gauge", ["service", "reason"]),
     "bridge_dead_letters": ("gauge", ["service", "cause"]),
     "bridge_store_bytes": ("gauge", []),
+    "bridge_log_lines_dropped_total": ("counter", []),
     "bridge_credential_expiry_seconds": ("gauge", ["cluster"]),
 }
 """Every family with its type and labels. Changed only on purpose, with the changelog."""

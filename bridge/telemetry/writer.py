@@ -1,0 +1,163 @@
+"""Lines on their way to a descriptor that may block: nobody waits for whoever reads there."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+from collections import deque
+from collections.abc import Callable
+from threading import Condition, Thread
+
+MOST_LINES = 1000
+MOST_BYTES = 2**20
+"""What waits to be written; of more the oldest is dropped, and counted."""
+_LONGEST_LINE = 2**16
+"""Characters that are printed without an end, before they are taken for a line."""
+_WRITABLE_MILLISECONDS = 1000
+
+
+class Writer:
+    """A bounded queue of lines, and one thread that writes them to `descriptor`.
+
+    The thread is a daemon: a descriptor that nobody reads from can hold it for ever, but not the process.
+    """
+
+    def __init__(
+        self, descriptor: int, gap: Callable[[int], bytes], idle: Callable[[], float | None]
+    ) -> None:
+        """Take `gap`, which makes a line that tells how many were dropped, and `idle`.
+
+        That is called in the thread whenever all is written; it returns the seconds after which to call it
+        again even if nothing is written meanwhile, None for never.
+        """
+        self._descriptor = descriptor
+        self._gap = gap
+        self._idle = idle
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._count: Callable[[int], object] = lambda _more: None
+        self._untold = 0
+        """Lines dropped that no line has told of."""
+        self._writing = False
+        self._closed = False
+        self._woken = False
+        self._thread: Thread | None = None
+        self._changed = Condition()
+
+    def put(self, line: bytes) -> None:
+        """Have `line`, which ends with a newline, written. Never blocks on the descriptor."""
+        with self._changed:
+            if self._closed:
+                return
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="log", daemon=True)
+                self._thread.start()
+            self._lines.append(line)
+            self._bytes += len(line)
+            while len(self._lines) > MOST_LINES or (self._bytes > MOST_BYTES and len(self._lines) > 1):
+                self._bytes -= len(self._lines.popleft())
+                self._drop()
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Have `idle` called, and asked anew when to call it again."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait for the last line to be written, but `seconds` at most; return whether it was."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._lines or self._writing), seconds)
+
+    def close(self) -> None:
+        """Take no more lines; the thread ends when it has written what there is."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def count_dropped(self, count: Callable[[int], object]) -> None:
+        """Call `count` with each number of lines dropped more, from those so far on."""
+        with self._changed:
+            count(self._dropped)
+            self._count = count
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        self._count(1)
+        self._untold += 1
+
+    def _run(self) -> None:
+        while (line := self._next()) is not None:
+            dropped = self._untold
+            if dropped and self._write(self._gap(dropped)):
+                with self._changed:
+                    self._untold -= dropped
+            written = self._write(line)
+            with self._changed:
+                self._writing = False
+                if not written:
+                    self._drop()
+                self._changed.notify_all()
+
+    def _next(self) -> bytes | None:
+        """Return the next line, once there is one; None when closed."""
+        while True:
+            with self._changed:
+                if self._lines:
+                    self._writing = True
+                    line = self._lines.popleft()
+                    self._bytes -= len(line)
+                    return line
+                if self._closed:
+                    return None
+                self._woken = False
+            pause = self._idle()
+            with self._changed:
+                self._changed.wait_for(self._has_to_do, pause)
+
+    def _has_to_do(self) -> bool:
+        return bool(self._lines) or self._closed or self._woken
+
+    def _write(self, line: bytes) -> bool:
+        """Write `line`, however long that takes; return False when it can't be."""
+        rest = memoryview(line)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # somebody who shares it has made it so
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll(_WRITABLE_MILLISECONDS)
+            except OSError:  # nobody has it open for reading any more, or the disk is full
+                return False
+        return True
+
+
+class Stream(io.TextIOBase):
+    """A text stream in place of standard error, whose whole lines go to `put`."""
+
+    def __init__(self, put: Callable[[str], None], descriptor: int) -> None:
+        self._put = put
+        self._descriptor = descriptor
+        self._begun = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, text: str, /) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._put(f"{line}\n")
+        if len(self._begun) > _LONGEST_LINE:
+            self._put(f"{self._begun}\n")
+            self._begun = ""
+        return len(text)

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from bridge.core.errors import CredentialError, no_descriptors
 from bridge.core.ports import NO_DESCRIPTORS, Answer, Verdict
 from bridge.telemetry.logging import excerpt
-from bridge.values import HttpUrl, Model, ReadableFile, Secret, exactly_one, secret
+from bridge.values import HttpUrl, Model, Secret, SecretFile, exactly_one, secret
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class BasicAuth(Model):
     type: Literal["basic"]
     username: str = Field(min_length=1, pattern=r"^[^:]*$")  # RFC 7617: no colon in a user's name
     password: Secret | None = None
-    password_file: ReadableFile | None = None
+    password_file: SecretFile | None = None
 
     @model_validator(mode="after")
     def _one_password(self) -> Self:
@@ -52,11 +52,11 @@ class OidcAuth(Model):
 
     type: Literal["oidc"]
     refresh_token: Secret | None = None
-    refresh_token_file: ReadableFile | None = None
+    refresh_token_file: SecretFile | None = None
     token_endpoint: HttpUrl = EGI_TOKEN_ENDPOINT
     client_id: str = Field(min_length=1)
     client_secret: Secret | None = None
-    client_secret_file: ReadableFile | None = None
+    client_secret_file: SecretFile | None = None
     """For a confidential client; EGI Check-in's refresh tokens are a public client's."""
     scopes: str = Field(default=EGI_SCOPES, min_length=1)
 

@@ -84,6 +84,20 @@ def _readable(path: Path) -> Path:
         raise ValueError(f"expected a readable file, but {path}: {error.strerror}") from None
 
 
+def _one_line(path: Path) -> Path:
+    try:
+        lines = len(_secret_text(path).splitlines())
+    except UnicodeDecodeError:
+        raise ValueError(f"expected a secret, but {path} is not text in UTF-8") from None
+    if lines > 1:
+        raise ValueError(f"expected a secret, which is one line, but {path} has {lines} lines")
+    return path
+
+
+def _secret_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig").rstrip("\r\n")  # Windows' editors begin a file with a mark
+
+
 def _directory(path: Path) -> Path:
     if not path.is_dir():
         raise ValueError(f"expected a directory, but {path} is none")
@@ -116,6 +130,8 @@ Located = Annotated[Path, BeforeValidator(_written_out), AfterValidator(_located
 wherever it is given."""
 ReadableFile = Annotated[Located, AfterValidator(_readable)]
 """A file that can be read when the bridge starts."""
+SecretFile = Annotated[ReadableFile, AfterValidator(_one_line)]
+"""Such a file with a secret in it. It may be empty as yet: what writes it may start with the bridge."""
 Directory = Annotated[Located, AfterValidator(_directory)]
 """A directory that is there when the bridge starts."""
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -124,13 +140,17 @@ Secret = Annotated[SecretStr, Field(min_length=1)]
 
 
 def read_secret(path: Path) -> str:
-    """Give the text of a secret file without the line end an editor adds. Raises CredentialError."""
+    """Give the one line of a secret file, without what an editor adds. Raises CredentialError."""
     try:
-        text = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CredentialError(f"secret file {path} can't be read: {error}") from error
+        text = _secret_text(path)
+    except UnicodeDecodeError:
+        raise CredentialError(f"secret file {path} can't be read: it is not text in UTF-8") from None
+    except OSError as error:
+        raise CredentialError(f"secret file {path} can't be read: {error.strerror}") from error
     if not text.strip():
         raise CredentialError(f"secret file {path} is empty")
+    if (lines := len(text.splitlines())) > 1:
+        raise CredentialError(f"secret file {path} has {lines} lines: a secret is one")
     return text
 
 

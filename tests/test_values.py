@@ -158,7 +158,16 @@ def test_a_secret_file_is_its_text_without_the_line_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "No such file"), (b"", "is empty"), (b" \n", "is empty"), (b"\xff", "decode")],
+    [
+        (None, "No such file"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"\xef\xbb\xbf\n", "is empty"),
+        (b"\xffhunter2", "is not text in UTF-8"),
+        ("hunter2".encode("utf-16"), "is not text in UTF-8"),
+        (b"hunter2\nsecond\n", "has 2 lines: a secret is one"),
+        (b"hunter2\r\n\r\nthird", "has 3 lines"),
+    ],
 )
 def test_an_unusable_secret_file_is_told_with_its_path(
     tmp_path: Path, content: bytes | None, told: str
@@ -169,6 +178,16 @@ def test_an_unusable_secret_file_is_told_with_its_path(
     with pytest.raises(CredentialError, match=told) as caught:
         read_secret(file)
     assert str(file) in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xef\xbb\xbftwo words", b"\xef\xbb\xbftwo words\r\n", b"two words\n\n"]
+)
+def test_what_an_editor_adds_is_no_part_of_a_secret(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    assert read_secret(file) == "two words"
 
 
 class Login(Model):

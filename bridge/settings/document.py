@@ -27,7 +27,8 @@ _NOT_SECRET = re.compile(r"_(file|endpoint|url)$", re.IGNORECASE)
 _NAMED_BY_A_PERSON = (("clusters",), ("services",), ("sources",))
 """Mappings whose keys are a person's."""
 _MOST_VALUES = 50_000
-_DEEPEST = 30
+DEEPEST = 30
+"""Levels of keys and items."""
 _PART_OF_A_WORD = 4
 
 _CORE = {
@@ -222,7 +223,7 @@ class _Builder:
         self._built += 1
         if self._built > _MOST_VALUES:  # aliases that multiply, or hold themselves
             raise _fatal(place, "too many values: an alias (`*name`) repeats too much, or holds itself")
-        if len(loc) > _DEEPEST:
+        if len(loc) > DEEPEST:
             raise _fatal(place, "nested too deeply, or an alias (`*name`) that holds itself")
         if isinstance(node, MappingNode):
             return self._mapping(node, loc, place)

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 
 from bridge.core.errors import ConfigurationError, Mistake
-from bridge.settings.document import Loc, Place, Value, dotted, is_secret, parse
+from bridge.settings.document import DEEPEST, Loc, Place, Value, dotted, is_secret, parse
 
 PREFIX = "BRIDGE__"
 _DELIMITER = "__"
 _LAST = 2**31
+_LONGEST = 120
+"""Letters shown of a name that is deeper than any key."""
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
 
@@ -59,6 +61,10 @@ def overlay(root: Value, environ: Mapping[str, str], mistakes: list[Mistake]) ->
         if not all(parts):
             message = f"expected {PREFIX}KEY or {PREFIX}KEY{_DELIMITER}KEY…"
             mistakes.append(Mistake(str(place), "", message))
+            continue
+        if len(parts) > DEEPEST:
+            message = f"names a key {len(parts)} levels deep, and none is deeper than {DEEPEST}"
+            mistakes.append(Mistake(str(place)[:_LONGEST], "", message))
             continue
         loc = tuple(part.lower() for part in parts)
         if loc in found:

@@ -162,6 +162,8 @@ def _one(connection: sqlite3.Connection, number: int) -> tuple[Summary, Event] |
 
     Raises sqlite3.Error and BrokenRowError.
     """
+    if not 0 < number <= schema.LARGEST:
+        return None
     row = connection.execute(
         f"SELECT {_SUMMARY}, {schema.EVENT} FROM kept WHERE reason = 'dead' AND number = ?",  # noqa: S608 - no outside text
         (number,),
@@ -179,7 +181,7 @@ def read_dead_letters(
     chosen = Filter(service=service, cause=cause)
     where, parameters = chosen.where()
     rest = f"{where} ORDER BY number DESC LIMIT ?"
-    parameters = (*parameters, -1 if limit is None else limit)
+    parameters = (*parameters, schema.LARGEST if limit is None else min(limit, schema.LARGEST))
     return _read(
         state_dir, lambda connection: [letter for letter, _ in _select(connection, chosen, rest, parameters)]
     )

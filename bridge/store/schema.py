@@ -19,6 +19,8 @@ FILE = "events.sqlite3"
 SIDES = ("", "-wal", "-shm")
 """What SQLite adds to the name of a file for the others that belong to it (https://sqlite.org/wal.html)."""
 
+LARGEST = 2**63 - 1
+"""Of SQLite's integers."""
 DEAD, PARKED, SPOOLED = "dead", "parked", "spooled"
 """Why an event is kept: one event is kept for one service for one reason at a time."""
 JOB_FAILED = "job_failed"

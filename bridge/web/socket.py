@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -11,14 +12,23 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import structlog
 from aiohttp import web
+
+from bridge.core.errors import BridgeError
 
 FILE = "commands.sock"
 _ANSWER_SECONDS = 60.0
+_COMMAND_SECONDS = 10.0
+"""From a connection to the end of its command; one that says nothing would keep a descriptor for ever."""
 _LONGEST_COMMAND = 1 << 20
+"""Bytes; a number of a dead letter takes about eight."""
+
+_log = structlog.get_logger(__name__)
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
-"""Takes a command and gives its answer. A ValueError is the command's fault, told to who gave it."""
+"""Takes a command and gives its answer. A ValueError is the command's fault, a BridgeError is the bridge's
+trouble; who gave the command is told either."""
 
 
 @asynccontextmanager
@@ -27,29 +37,60 @@ async def listen(state_dir: Path, handler: Handler) -> AsyncIterator[None]:
 
     async def command(request: web.Request) -> web.Response:
         try:
-            return web.json_response(await handler(await request.json()))
+            document = await request.json()
+            silent.discard(request.protocol)
+            return web.json_response(await handler(document))
         except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
+            return _fault(400, str(error))
+        except web.HTTPRequestEntityTooLarge:
+            return _fault(413, f"the command is longer than {_LONGEST_COMMAND} bytes: give it in parts")
+        except BridgeError as error:
+            return _fault(503, str(error))
+        except Exception as error:  # noqa: BLE001 - told here and there; nobody else would hear of it
+            _log.exception("a command failed by a defect")
+            return _fault(500, f"a defect: {type(error).__name__}: {error}; the bridge's log tells more")
 
+    def admit() -> web.RequestHandler:
+        assert runner.server is not None  # noqa: S101 - the runner is set up
+        connection = runner.server()
+        silent.add(connection)
+        loop.call_later(_COMMAND_SECONDS, hang_up, connection)
+        return connection
+
+    def hang_up(connection: web.RequestHandler) -> None:
+        if connection in silent and isinstance(connection.transport, asyncio.Transport):
+            connection.transport.abort()
+        silent.discard(connection)
+
+    loop = asyncio.get_running_loop()
+    silent: set[web.RequestHandler] = set()
+    """Connections by which no command has come yet."""
     app = web.Application(client_max_size=_LONGEST_COMMAND)
     app.router.add_post("/", command)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     with _address(state_dir) as address:
         try:
             await runner.setup()
-            await web.UnixSite(runner, address).start()
+            listening = await loop.create_unix_server(admit, address)
             Path(address).chmod(0o600)  # noqa: ASYNC240 - the local disk, microseconds
-            yield
+            try:
+                yield
+            finally:
+                listening.close()
         finally:
             await runner.cleanup()
             Path(address).unlink(missing_ok=True)  # noqa: ASYNC240 - likewise
+
+
+def _fault(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
 
 
 def ask(state_dir: Path, command: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Give a running daemon's answer to `command`; None when none listens.
 
     Raises PermissionError for a user who may not, ValueError for what the daemon calls wrong, and OSError
-    when it gives no answer.
+    when it can't do it, or gives no answer that can be understood.
     """
     with _address(state_dir) as address:
         connection = http.client.HTTPConnection("localhost", timeout=_ANSWER_SECONDS)
@@ -63,14 +104,25 @@ def ask(state_dir: Path, command: Mapping[str, Any]) -> Mapping[str, Any] | None
         try:
             connection.request("POST", "/", json.dumps(command), {"Content-Type": "application/json"})
             response = connection.getresponse()
-            answer = json.loads(response.read())
-        except http.client.HTTPException as error:
-            raise OSError(f"the daemon broke off: {error!r}") from error
+            text = response.read()
+        except TimeoutError:
+            told = f"the bridge that runs gave no answer within {_ANSWER_SECONDS:g} s: it may be at it still"
+            raise OSError(told) from None
+        except (http.client.HTTPException, ConnectionError) as error:
+            raise OSError(f"the bridge that runs broke off: {type(error).__name__}") from error
         finally:
             connection.close()
+    try:
+        answer = dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise OSError(
+            f"the bridge that runs gave an answer that can't be understood (status {response.status})"
+        ) from None
+    if response.status in (http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+        raise ValueError(answer.get("error"))
     if response.status != http.HTTPStatus.OK:
-        raise ValueError(answer.get("error", f"the daemon answered {response.status}"))
-    return dict(answer)
+        raise OSError(f"the bridge that runs: {answer.get('error', f'status {response.status}')}")
+    return answer
 
 
 @contextmanager

@@ -117,3 +117,22 @@ def test_secrets_never_appear(load_text: Loader) -> None:
     auth = settings.clusters["main"].auth
     assert isinstance(auth, BasicAuth)
     assert isinstance(auth.password, SecretStr)
+
+
+@pytest.mark.parametrize("levels", [31, 100, 20_000])
+def test_a_variable_that_names_a_key_too_deep_is_a_mistake_told_in_a_line(
+    load_text: Loader, levels: int
+) -> None:
+    name = "BRIDGE__" + "__".join(["A"] * levels)
+    with pytest.raises(ConfigurationError) as caught:
+        load_text(environ={name: "1"})
+    (mistake,) = caught.value.mistakes
+    assert f"names a key {levels} levels deep" in mistake.message
+    assert len(str(mistake)) < 300
+
+
+def test_a_variable_as_deep_as_a_key_may_be_is_read(load_text: Loader) -> None:
+    deep = {"BRIDGE__" + "__".join(["A"] * 30): "1", "BRIDGE__HTTP": "[" * 40 + "]" * 40}
+    with pytest.raises(ConfigurationError) as caught:
+        load_text(environ=deep)
+    assert {mistake.key for mistake in caught.value.mistakes} == {"a", "http"}

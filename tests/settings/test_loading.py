@@ -207,3 +207,24 @@ def test_a_proxy_that_cannot_be_used_stops_the_start(load_text: Loader) -> None:
         load_text(environ={"ALL_PROXY": "socks5://me:word@proxy:1080"})
     assert str(told.value).startswith("environment variable ALL_PROXY: expected http://HOST:PORT")
     assert "word" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"hunter2\nsecond\n", "expected a secret, which is one line, but {file} has 2 lines"),
+        (b"\xffhunter2", "expected a secret, but {file} is not text in UTF-8"),
+    ],
+)
+def test_a_file_that_holds_no_secret_is_a_mistake_that_does_not_show_it(
+    load_text: Loader, tmp_path: Path, content: bytes, told: str
+) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    text = MINIMAL.replace('password: "hunter2"', "password_file: password")
+    with pytest.raises(ConfigurationError) as caught:
+        load_text(text)
+    (mistake,) = caught.value.mistakes
+    assert (mistake.key, mistake.message) == ("clusters.main.auth.password_file", told.format(file=file))
+    file.write_bytes(b"\xef\xbb\xbfhunter2\r\n")
+    assert load_text(text).clusters["main"].auth.type == "basic"

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from bridge.credentials import BasicAuth, OidcAuth
 from bridge.destinations.oscar.payload import MAX_EVENT_BYTES, MAX_INTERLINK_BYTES, Mode
-from bridge.values import Bytes, HttpUrl, Model, ReadableFile, Seconds, Secret, Tls, exactly_one
+from bridge.values import Bytes, HttpUrl, Model, Seconds, Secret, SecretFile, Tls, exactly_one
 
 
 class ServiceTokenAuth(Model):
@@ -18,7 +18,7 @@ class ServiceTokenAuth(Model):
 
     type: Literal["service-token"]
     token: Secret | None = None
-    token_file: ReadableFile | None = None
+    token_file: SecretFile | None = None
     """Read again whenever the token is refused: the file may have been replaced."""
 
     @model_validator(mode="after")

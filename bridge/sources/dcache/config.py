@@ -12,7 +12,7 @@ from bridge.core.ports import Finding, Patience, Source
 from bridge.credentials import BasicAuth, OidcAuth
 from bridge.sources import Keeping, SourceConfig
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import HttpUrl, Model, Rate, ReadableFile, Seconds, Secret, Tls, exactly_one
+from bridge.values import HttpUrl, Model, Rate, ReadableFile, Seconds, Secret, SecretFile, Tls, exactly_one
 
 Flag = Literal[
     "IN_ACCESS",
@@ -41,7 +41,7 @@ class BearerAuth(Model):
 
     type: Literal["bearer"]
     token: Secret | None = None
-    token_file: ReadableFile | None = None
+    token_file: SecretFile | None = None
     """Read again when it changes, and when the token is refused."""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Secr
 from bridge.core.ports import Finding, Patience, Source
 from bridge.sources import Keeping, SourceConfig
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import Model, ReadableFile, Seconds
+from bridge.values import Model, ReadableFile, Seconds, SecretFile
 
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,\[\]]+):(\d{1,5})")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -62,17 +62,17 @@ class TlsConfig(Model):
     truststore_file: ReadableFile | None = None
     """PKCS#12 with the trusted certificates."""
     truststore_password: SecretStr | None = None
-    truststore_password_file: ReadableFile | None = None
+    truststore_password_file: SecretFile | None = None
     cert_file: ReadableFile | None = None
     """PEM: the client certificate with its chain."""
     key_file: ReadableFile | None = None
     """PEM; when it is not given, `cert_file` holds the key too."""
     key_password: SecretStr | None = None
-    key_password_file: ReadableFile | None = None
+    key_password_file: SecretFile | None = None
     pkcs12_file: ReadableFile | None = None
     """The client certificate, its chain and key, instead of `cert_file`."""
     pkcs12_password: SecretStr | None = None
-    pkcs12_password_file: ReadableFile | None = None
+    pkcs12_password_file: SecretFile | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -94,12 +94,12 @@ class TlsConfig(Model):
 class OAuthConfig(Model):
     """Where the token of SASL OAUTHBEARER comes from: a file, or client credentials (RFC 6749, 4.4)."""
 
-    token_file: ReadableFile | None = None
+    token_file: SecretFile | None = None
     """Read again at each connecting."""
     token_endpoint: str | None = Field(default=None, pattern=r"^https?://")
     client_id: str | None = None
     client_secret: SecretStr | None = None
-    client_secret_file: ReadableFile | None = None
+    client_secret_file: SecretFile | None = None
     scope: str | None = None
 
     @model_validator(mode="after")
@@ -148,7 +148,7 @@ class KafkaConfig(SourceConfig):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER"] | None = None
     username: str | None = None
     password: SecretStr | None = None
-    password_file: ReadableFile | None = None
+    password_file: SecretFile | None = None
     oauth: OAuthConfig | None = None
     kerberos_service_name: str = "kafka"
     """GSSAPI: the first part of the broker's principal."""

@@ -15,7 +15,7 @@ from bridge.core.ports import Finding, Patience, Source
 from bridge.sources import Keeping, SourceConfig
 from bridge.sources.rucio.message import Unreadable, Unwanted, read
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import Model, ReadableFile, Seconds, Tls, secret
+from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, secret
 
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,\[\]]+):(\d{1,5})")
 _DESTINATION = re.compile(r"/(?:queue|topic|exchange|amq/queue|dsub|reply-queue|temp-queue)/\S+")
@@ -99,7 +99,7 @@ class RucioConfig(SourceConfig):
     username: str | None = Field(default=None, min_length=1)
     """Without it the client certificate says who we are."""
     password: SecretStr | None = None
-    password_file: ReadableFile | None = None
+    password_file: SecretFile | None = None
     tls: ClientTls | None = None
     """`{}` for TLS with the system's authorities; without it the connection is plain."""
     heartbeat: Annotated[Seconds, Field(ge=1, le=600)] = 10.0

@@ -14,7 +14,7 @@ from bridge.core.ports import Finding, Patience, Source
 from bridge.sources import Keeping, SourceConfig
 from bridge.sources.sqs.s3 import open_notification
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import ReadableFile, Seconds
+from bridge.values import Seconds, SecretFile
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo")
 _AWS_HOST = re.compile(r"(?:.+\.)?sqs(?:-fips)?\.([a-z0-9-]+)\.(?:vpce\.)?amazonaws\.com(?:\.cn)?")
@@ -64,9 +64,9 @@ class SqsConfig(SourceConfig):
     """Static credentials; by default the standard AWS chain: environment, profile, web identity (IRSA),
     container, instance role."""
     secret_access_key: SecretStr | None = None
-    secret_access_key_file: ReadableFile | None = None
+    secret_access_key_file: SecretFile | None = None
     session_token: SecretStr | None = None
-    session_token_file: ReadableFile | None = None
+    session_token_file: SecretFile | None = None
 
     @model_validator(mode="after")
     def _has_one_kind_of_credentials(self) -> Self:

@@ -1,0 +1,8 @@
+"""The command line: `oscar-bridge run | check | where | dead-letters | sandbox`.
+
+Exit status: 0 well, 1 failed at run time, 2 a configuration or a command line that can't be used.
+"""
+
+from bridge.cli.entry import main
+
+__all__ = ["main"]

@@ -1,0 +1,144 @@
+"""`oscar-bridge check` and `where`: what a person asks, answered from the configuration and other systems."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Coroutine, Sized
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bridge.cli.lines import on_one_line
+from bridge.cli.options import FAILED, Commands, chosen_source, load, pair, takes_configuration, wrong
+
+if TYPE_CHECKING:
+    from bridge.settings import Settings
+
+_UNKNOWN_ID = "(unknown)"
+_Answer = TypeVar("_Answer")
+
+
+def add_to(commands: Commands) -> None:
+    """Add both commands."""
+    check = commands.add_parser(
+        "check", help="read the configuration, reach all it names, and tell what to mend; takes no event"
+    )
+    takes_configuration(check)
+    check.add_argument("--offline", action="store_true", help="only read the configuration")
+    check.add_argument("--json", action="store_true", help="as one JSON document")
+    one = check.add_argument_group("what would become of an event (no network)")
+    one.add_argument("--event", metavar="FILE", help="the event's data; - is standard input")
+    one.add_argument("--source", help="which source (a key of `sources`) it would come from")
+    one.add_argument("--id", help="its id, which its jobs' names are made of")
+    one.add_argument("--type", help="its type")
+    one.add_argument("--subject", help="its subject")
+    one.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        type=pair,
+        metavar="NAME=VALUE",
+        help="one of its attributes; may be repeated",
+    )
+    check.set_defaults(command=_check)
+
+    where = commands.add_parser("where", help="what became of an event: kept here, or its job on the cluster")
+    takes_configuration(where)
+    where.add_argument("id", help="the event's id")
+    where.add_argument("--source", help="only as an event of this source (a key of `sources`)")
+    where.add_argument("--json", action="store_true", help="as one JSON document")
+    where.set_defaults(command=_where)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from bridge.checkup import check, json_of_findings, lines_of_findings
+    from bridge.core.ports import Finding, Severity
+
+    settings = load(options)
+    if options.event is not None:
+        return _preview(options, settings)
+    if options.attribute or any((options.source, options.id, options.type, options.subject)):
+        raise wrong("--event", "is missing: --source, --id, --type, --subject and --attribute tell of it")
+    findings = [Finding(Severity.WARNING, "configuration", warning) for warning in settings.warnings]
+    if not options.offline:
+        findings += _asking(check(settings))
+    told = json_of_findings(findings)
+    if options.json:
+        print(json.dumps(told))
+        return 0 if told["ok"] else FAILED
+    parts: dict[str, Sized] = {
+        "cluster": settings.clusters,
+        "service": settings.services,
+        "source": settings.sources,
+        "route": settings.routes,
+    }
+    counts = ", ".join(
+        f"{len(items)} {name}{'' if len(items) == 1 else 's'}" for name, items in parts.items()
+    )
+    print(f"{options.config}: {counts}: can be used")
+    for line in lines_of_findings(findings):
+        print(on_one_line(line))
+    return 0 if told["ok"] else FAILED
+
+
+def _preview(options: argparse.Namespace, settings: Settings) -> int:
+    from bridge.checkup import json_of_preview, lines_of_preview, preview
+    from bridge.core.event import Event
+
+    key = chosen_source(options, settings)
+    event = Event(
+        id=_UNKNOWN_ID if options.id is None else options.id,
+        source=settings.sources[key].identity or key,
+        type=options.type or "unknown",
+        subject=options.subject,
+        time=datetime.now(UTC),
+        data=sys.stdin.buffer.read() if options.event == "-" else Path(options.event).read_bytes(),
+        attributes=dict(options.attribute),
+    )
+    found = preview(settings, key, event)
+    if isinstance(found, str):
+        print(json.dumps({"filtered": found}) if options.json else f"no event is made of it: {found}")
+        return 0
+    if options.json:
+        print(json.dumps([json_of_preview(one) for one in found]))
+        return 0
+    for one in found:
+        for line in lines_of_preview(one, with_job=not one.event.id.startswith(_UNKNOWN_ID)):
+            print(on_one_line(line))
+    return 0
+
+
+def _where(options: argparse.Namespace) -> int:
+    from bridge import where
+    from bridge.store.schema import FILE
+
+    settings = load(options)
+    source = None if options.source is None else chosen_source(options, settings)
+    found = _asking(where.where(settings, options.id, source))
+    if not (settings.state_dir / FILE).exists():
+        print(
+            f"oscar-bridge: there is no store in {settings.state_dir}: only clusters were asked",
+            file=sys.stderr,
+        )
+    if options.json:
+        print(json.dumps([asdict(one) for one in found]))
+    else:
+        for line in where.lines(found):
+            print(on_one_line(line))
+    return 0 if any(one.fate in (where.Fate.KEPT, where.Fate.JOB) for one in found) else FAILED
+
+
+def _asking(question: Coroutine[Any, Any, _Answer]) -> _Answer:
+    """Wait for what asks other systems, and log nothing: the answer tells all there is."""
+    from bridge.net.loop import Loop
+    from bridge.telemetry import logging as own_logging
+
+    own_logging.configure("error")
+    logging.getLogger().handlers[:] = [logging.NullHandler()]
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(question)

@@ -1,0 +1,36 @@
+"""How what is told is written on a screen."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+
+def when(seconds: float | None) -> str:
+    """Write a time given in seconds since 1970."""
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
+
+
+def on_one_line(text: str, longest: int | None = None) -> str:
+    """Keep what a foreign system wrote from moving the cursor or colouring the screen."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
+
+
+def readable(data: bytes) -> tuple[str, str]:
+    """Give data as text where it is printable UTF-8, as base64 elsewhere; and which of the two."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = ""
+    if text and all(letter.isprintable() or letter in "\n\t\r" for letter in text):
+        return text, "text"
+    return b64encode(data).decode("ascii"), "base64"
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Write rows as columns; the first row names them."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])

@@ -1,0 +1,79 @@
+"""What the commands' options have in common: how they are read, and what is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from bridge.core.errors import ConfigurationError, Mistake
+
+if TYPE_CHECKING:
+    from bridge.settings import Settings
+
+FAILED, BAD_CONFIGURATION = 1, 2
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name
+"""What takes the parsers of commands."""
+
+
+def takes_configuration(parser: argparse.ArgumentParser) -> None:
+    """Add `-c FILE`, which every command needs."""
+    parser.add_argument(
+        "-c", "--config", type=Path, required=True, metavar="FILE", help="the configuration (YAML)"
+    )
+
+
+def load(options: argparse.Namespace) -> Settings:
+    """Read the configuration that is named. Raises ConfigurationError."""
+    from bridge import settings
+
+    return settings.load(options.config, os.environ)
+
+
+def chosen_source(options: argparse.Namespace, settings: Settings) -> str:
+    """Give the source that is asked for. Raises ConfigurationError when there is none such."""
+    if options.source is None:
+        raise wrong("--source", f"is missing; there are {', '.join(settings.sources)}")
+    refuse_unknown(options.source, "--source", "sources", settings.sources)
+    return str(options.source)
+
+
+def refuse_unknown(key: str, option: str, room: str, known: Iterable[str]) -> None:
+    """Raise ConfigurationError when `key` is not among those `known` in that part of the configuration."""
+    from bridge.settings.references import did_you_mean
+
+    if key not in known:
+        raise wrong(option, f"`{key}` is not in `{room}`{did_you_mean(key, known)}")
+
+
+def wrong(option: str, message: str) -> ConfigurationError:
+    """Return the error for an option that can't be used."""
+    return ConfigurationError([Mistake("command line", option, message)])
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Read NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    return name, value
+
+
+def at_least_1(text: str) -> int:
+    """Read a count."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
+    return int(text)
+
+
+def age(text: str) -> float:
+    """Read an age in seconds, such as 7d."""
+    from bridge.values import duration
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, found {text!r}") from None

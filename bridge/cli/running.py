@@ -1,0 +1,60 @@
+"""`oscar-bridge run`, and `sandbox run`, which runs all around it too."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import sys
+
+from bridge.cli.options import Commands, load, takes_configuration
+
+
+def add_run_to(commands: Commands) -> None:
+    """Add `run`."""
+    run = commands.add_parser("run", help="run the bridge until SIGTERM or Ctrl-C")
+    takes_configuration(run)
+    run.add_argument(
+        "--accept-loss", action="store_true", help="start with what could be saved of a damaged store"
+    )
+    run.add_argument(
+        "--rescan",
+        choices=["now", "everything"],
+        help="for a dCache source that can't tell what had entered: skip the files there now, or none",
+    )
+    run.set_defaults(command=_run)
+
+
+def add_sandbox_to(commands: Commands) -> None:
+    """Add `sandbox`."""
+    sandbox = commands.add_parser("sandbox", help="try the bridge without an OSCAR cluster")
+    sandbox_commands = sandbox.add_subparsers(metavar="COMMAND", required=True)
+    everything = sandbox_commands.add_parser(
+        "run", help="OSCAR, Kafka, S3, dCache and the bridge on loopback, with a few events to see it by"
+    )
+    takes_configuration(everything)
+    everything.add_argument("--once", action="store_true", help="end when all events became jobs")
+    everything.set_defaults(command=_sandbox_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    gc.disable()  # until the bridge has started: nothing of what loads is garbage
+    # The log library would load a terminal library for its tracebacks: 4 MiB and 0.1 s for nothing.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # that is how an import is prevented
+    # Imported here: `dead-letters` answers without loading every client library.
+    from bridge import app
+    from bridge.net.loop import Loop
+    from bridge.telemetry import logging
+
+    settings = load(options)
+    logging.configure(settings.log.level, settings.log.format)
+    logging.take_over_standard_error()
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(app.run(settings, accept_loss=options.accept_loss, rescan=options.rescan))
+    return 0
+
+
+def _sandbox_run(options: argparse.Namespace) -> int:
+    from bridge.sandbox import demo
+
+    return demo.run(options.config, once=options.once)

@@ -1,0 +1,91 @@
+"""Exit statuses and single lines, whatever is given to a command, and whatever its output leads to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.cli import main
+from bridge.store import Store
+from bridge.telemetry.metrics import Metrics
+from tests.store.events import letter
+
+HUGE = "9" * 23
+
+
+@pytest.fixture
+async def kept(state_dir: Path) -> None:
+    """Two dead letters."""
+    async with Store.open(state_dir, Metrics()) as store:
+        await store.bury(letter("1"))
+        await store.bury(letter("2"))
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["show", HUGE], 1, f"there is no dead letter {HUGE}"),
+        (["show", "-1"], 1, "there is no dead letter -1"),
+        (["list", "--limit", HUGE], 0, ""),
+        (["discard", HUGE], 1, "1 of the 1 numbers given: no such dead letter"),
+    ],
+)
+def test_a_number_beyond_all_bounds_is_a_clear_line(
+    file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, told: str
+) -> None:
+    assert main(["dead-letters", *arguments, "-c", str(file)]) == status
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize(
+    ("redirected", "arguments", "status", "told"),
+    [
+        ("2>&-", ["list"], 0, ""),
+        ("2>/dev/full", ["list"], 0, ""),
+        ("2>&-", ["show", "7"], 1, ""),
+        ("2>/dev/full", ["show", "7"], 1, ""),
+        ("2>&-", ["discard"], 2, ""),
+        ("1>&-", ["list"], 1, "Bad file descriptor"),
+        ("1>/dev/full", ["list"], 1, "No space left on device"),
+        ("1>&-", ["show", "7"], 1, "there is no dead letter 7"),
+        ("0<&- 1>&- 2>&-", ["list"], 1, ""),
+    ],
+)
+def test_a_standard_descriptor_that_is_closed_or_full_changes_no_more_than_it_must(
+    file: Path, redirected: str, arguments: list[str], status: int, told: str
+) -> None:
+    command = [sys.executable, "-m", "bridge", "dead-letters", *arguments, "-c", str(file)]
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {redirected}', "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    if redirected == "2>&-" and status:
+        assert done.stdout == "", "what goes wrong is no output"
+
+
+def test_what_was_closed_is_not_given_to_a_file(file: Path) -> None:
+    """Else a line meant for a person would go into what was opened, such as the store."""
+    code = (
+        "import os, sys\n"
+        "from bridge.cli import main\n"
+        "main(['check', '--offline', '-c', sys.argv[1]])\n"
+        "descriptor = os.open(os.devnull, os.O_RDONLY)\n"
+        "sys.exit(100 + descriptor)"
+    )
+    done = subprocess.run(
+        ["sh", "-c", '"$@" 0<&- 1>&- 2>&-', "sh", sys.executable, "-c", code, str(file)],
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode >= 103

@@ -5,12 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from bridge.sandbox.oscar.kubernetes import TROUBLES
+
+_Kind = TypeVar("_Kind", int, str)
 
 EVERY_SERVICE = "*"
 MANAGEMENT = "system"
 """The key of `/system/*` and of the OIDC endpoints: no service, as a name has no slash."""
-_FIELDS = {"statuses", "retry_after", "delay_seconds", "lost_answers", "cut"}
+USERINFO = "userinfo"
+"""The key of the issuer's UserInfo endpoint, as OSCAR itself asks it at each call with an access token."""
+_FIELDS = {"statuses", "kubernetes", "retry_after", "delay_seconds", "lost_answers", "cut"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,6 +25,8 @@ class Fault:
 
     statuses: dict[int, float] = field(default_factory=dict)
     """Status → chance of this answer instead of any work, such as `{500: 0.1, 503: 0.05}`."""
+    kubernetes: dict[str, float] = field(default_factory=dict)
+    """Kind of `TROUBLES` → chance that Kubernetes answers so instead of creating the Job: `{"quota": 1}`."""
     retry_after: str | None = None
     """The `Retry-After` of those answers."""
     delay_seconds: float = 0.0
@@ -33,8 +41,12 @@ class Fault:
         """Read what `PUT /sandbox/faults` carries; ValueError or TypeError when it is something else."""
         if not isinstance(document, Mapping) or not _FIELDS.issuperset(document):
             raise ValueError(f"a fault is an object with {', '.join(sorted(_FIELDS))}")
-        fault = cls(**{key: value for key, value in document.items() if key != "statuses"})
+        chances = ("statuses", "kubernetes")
+        fault = cls(**{key: value for key, value in document.items() if key not in chances})
         fault.statuses = {int(code): float(chance) for code, chance in document.get("statuses", {}).items()}
+        fault.kubernetes = {kind: float(chance) for kind, chance in document.get("kubernetes", {}).items()}
+        if not fault.kubernetes.keys() <= TROUBLES.keys():
+            raise ValueError(f"Kubernetes' troubles are {', '.join(TROUBLES)}")
         fault.delay_seconds = float(fault.delay_seconds)
         fault.lost_answers, fault.cut = float(fault.lost_answers), float(fault.cut)
         if fault.retry_after is not None:
@@ -45,6 +57,7 @@ class Fault:
         """The same form that `of_json` reads."""
         return {
             "statuses": {str(code): chance for code, chance in self.statuses.items()},
+            "kubernetes": self.kubernetes,
             "retry_after": self.retry_after,
             "delay_seconds": self.delay_seconds,
             "lost_answers": self.lost_answers,
@@ -53,12 +66,13 @@ class Fault:
 
 
 class Faults:
-    """The faults in force, by service: `"*"` for those without their own, `"system"` for `/system/*`."""
+    """The faults in force, by service: `"*"` for those without their own, `"system"` for `/system/*`, and
+    `"userinfo"` for what OSCAR asks the issuer."""
 
     def __init__(self, seed: int) -> None:
         self.rules: dict[str, Fault] = {}
         self.injected: dict[str, int] = {}
-        """Kind → how often it struck: `status`, `lost_answer`, `cut`."""
+        """Kind → how often it struck: `status`, `kubernetes`, `lost_answer`, `cut`."""
         self._dice = random.Random(seed)
 
     def set(self, fault: Fault, service: str = EVERY_SERVICE) -> None:
@@ -84,12 +98,20 @@ class Faults:
 
     def status(self, fault: Fault) -> int | None:
         """One of the fault's statuses, or None when this request is spared."""
-        if not fault.statuses:
+        return self._one_of("status", fault.statuses)
+
+    def trouble(self, service: str) -> str | None:
+        """The kind of trouble that Kubernetes makes for a Job of `service`, or None when it creates it."""
+        fault = self.of(service)
+        return None if fault is None else self._one_of("kubernetes", fault.kubernetes)
+
+    def _one_of(self, what: str, chances: Mapping[_Kind, float]) -> _Kind | None:
+        if not chances:
             return None
         throw = self._dice.random()
-        for code, chance in fault.statuses.items():
+        for kind, chance in chances.items():
             if throw < chance:
-                self.injected["status"] = self.injected.get("status", 0) + 1
-                return code
+                self.injected[what] = self.injected.get(what, 0) + 1
+                return kind
             throw -= chance
         return None

@@ -9,15 +9,20 @@ from typing import Any
 
 from aiohttp import web
 
+from bridge.sandbox.oscar.faults import Faults
 from bridge.sandbox.oscar.jobs import Jobs, KubernetesError
+from bridge.sandbox.oscar.kubernetes import TROUBLES, Throttle
 from bridge.sandbox.oscar.ledger import Ledger
-from bridge.sandbox.oscar.oidc import Oidc, UnreadableTokenError, User
+from bridge.sandbox.oscar.oidc import Oidc, UnreadableTokenError, User, UserInfoError
 from bridge.sandbox.oscar.pods import Pods
+from bridge.sandbox.oscar.quotas import Quotas
 from bridge.sandbox.oscar.services import SHARED_NAMESPACE, Service, Services, format_uid
 from bridge.sandbox.oscar.settings import Settings
 
-_SERVICE_TOKEN_LENGTH = 64
+SERVICE_TOKEN_LENGTH = 64
 _AMBIGUOUS = "More than one service authorize, use the owner query to select the service"
+_NOT_ENROLLED = "this user isn't enrrolled on the vo: "
+_DOES_NOT_FIT = "invalid workload: try to reduce the service resource (cpu, memory, etc.)"
 _GATEWAY_PAGE = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center></body></html>\r\n"
 
 
@@ -84,7 +89,16 @@ class Invocation:
     """The two handlers that take events."""
 
     def __init__(
-        self, settings: Settings, services: Services, jobs: Jobs, pods: Pods, oidc: Oidc, ledger: Ledger
+        self,
+        settings: Settings,
+        services: Services,
+        jobs: Jobs,
+        pods: Pods,
+        oidc: Oidc,
+        ledger: Ledger,
+        faults: Faults,
+        throttle: Throttle,
+        quotas: Quotas,
     ) -> None:
         self._settings = settings
         self._services = services
@@ -92,35 +106,46 @@ class Invocation:
         self._pods = pods
         self._oidc = oidc
         self._ledger = ledger
+        self._faults = faults
+        self._throttle = throttle
+        self._quotas = quotas
 
     async def job(self, request: web.Request) -> web.Response:
         """`MakeJobHandler` of `pkg/handlers/job.go`."""
         try:
+            body = await self._body(request)
+            await self._throttle.calls("core")
             services = self._named(request)
             token = _bearer(request)
             user: User | None = None
-            if len(token) == _SERVICE_TOKEN_LENGTH:
+            if len(token) == SERVICE_TOKEN_LENGTH:
                 service = _with_token(services, token)
             else:
-                user, service = self._job_user(request, services, token)
-            self._create(request, service, user, await self._body(request))
+                user, service = await self._job_user(request, services, token)
+            await self._create(request, service, user, body)
         except RefusedError as refused:
             return refused.answer()
         except KubernetesError as error:
             return web.Response(status=500, text=str(error))
         return web.Response(status=201)
 
-    def _job_user(self, request: web.Request, services: list[Service], token: str) -> tuple[User, Service]:
+    async def _job_user(
+        self, request: web.Request, services: list[Service], token: str
+    ) -> tuple[User, Service]:
         self._check_issuer(token)
-        user = self._oidc.user_of(token)
-        if user is None:
+        try:
+            user = await self._oidc.user_info(token)
+        except UserInfoError as error:
             # `ui.Subject` is read before the error is looked at: the handler panics, gin answers 500.
-            raise RefusedError(500)
+            raise RefusedError(500) from error
         # The user is compared with the owner after its "@…" is cut off, the owner's is not: EGI users do
         # not reach their own private services here, and get 404.
         service = self._select(request, services, format_uid(user.subject))
-        if not set(user.groups) & set(self._settings.oidc_groups):
+        if not await self._oidc.authorised(token):
             raise RefusedError(401)
+        if not self._oidc.enrolled(user):
+            raise RefusedError(401, _NOT_ENROLLED)
+        await self._throttle.calls("core")
         if format_uid(user.subject) not in self._settings.provisioned:
             text = f"MinIO user not provisioned for {user.subject}; submit a direct request first"
             raise RefusedError(403, text)
@@ -135,7 +160,7 @@ class Invocation:
         if issuer != self._oidc.issuer:
             raise RefusedError(400, f"Error getting oidc manager for issuer '{issuer}'")
 
-    def _create(self, request: web.Request, service: Service, user: User | None, body: bytes) -> None:
+    async def _create(self, request: web.Request, service: Service, user: User | None, body: bytes) -> None:
         owner_label = format_uid(user.subject)[:62] if user is not None else None
         minio_user = user.subject if user is not None else service.owner
         asked = principal(body)
@@ -144,6 +169,8 @@ class Invocation:
             owner_label, minio_user = format_uid(asked)[:62], asked
         if minio_user in ("", service.owner):
             minio_user = "minio"
+        # Whether the service has secrets of its own; and ensureMinIOSecret, below.
+        await self._throttle.calls("core", 1 if service.namespace == SHARED_NAMESPACE else 2)
         has_secret = format_uid(minio_user) in self._settings.provisioned
         if not has_secret and service.namespace != SHARED_NAMESPACE:
             # ensureMinIOSecret. In the shared namespace it looks at nothing: see below.
@@ -156,6 +183,9 @@ class Invocation:
         if not name:
             prefix = service.name[:16] if len(service.name) >= 25 else service.name
             name = f"{prefix}-{uuid.uuid4()}"
+        await self._throttle.calls("batch")
+        if (trouble := self._faults.trouble(service.name)) is not None:
+            raise KubernetesError(TROUBLES[trouble].format(name=name, namespace=service.namespace))
         job = self._jobs.create(name, service, owner_label, len(body))
         self._ledger.record(name, service.name, body)
         if has_secret:
@@ -165,15 +195,21 @@ class Invocation:
     async def run(self, request: web.Request) -> web.Response:
         """`MakeRunHandler` of `pkg/handlers/run.go`, and the service's pod behind it."""
         try:
+            body = await self._body(request)
+            await self._throttle.calls("core")
             services = self._named(request)
             token = _bearer(request)
-            if len(token) == _SERVICE_TOKEN_LENGTH:
+            if len(token) == SERVICE_TOKEN_LENGTH:
                 service = _with_token(services, token)
             else:
-                service = self._run_service(request, services, token)
-            body = await self._body(request)
+                service = await self._run_service(request, services, token)
         except RefusedError as refused:
             return refused.answer()
+        if not self._quotas.fits(service):
+            return web.Response(status=400, text=_DOES_NOT_FIT)
+        if service.interlink:
+            # pkg/backends/knative.go makes no Knative service, so the name behind the proxy does not exist.
+            return web.Response(status=502)
         self._ledger.record_run(service.name, body)
         try:
             status, output = await self._pods.run(service, body)
@@ -181,13 +217,23 @@ class Invocation:
             return ingress_page(504, "Gateway Time-out")
         return web.Response(status=500 if status else 200, body=output, content_type="text/plain")
 
-    def _run_service(self, request: web.Request, services: list[Service], token: str) -> Service:
+    async def _run_service(self, request: web.Request, services: list[Service], token: str) -> Service:
         self._check_issuer(token)
-        user = self._oidc.user_of(token)
-        if user is None or not set(user.groups) & set(self._settings.oidc_groups):
-            # An expired token shows as a service that is not there.
+        user: User | None
+        try:
+            user = await self._oidc.user_info(token)
+        except UserInfoError:
+            user = None
+        if not await self._oidc.authorised(token):
+            # An expired token, or an issuer that does not answer, shows as a service that is not there.
             raise RefusedError(404)
-        return self._select(request, services, user.subject)
+        if user is None:
+            # The token is in OSCAR's cache, and the error was not looked at: a panic.
+            raise RefusedError(500)
+        service = self._select(request, services, user.subject)
+        if not self._oidc.enrolled(user):
+            raise RefusedError(401, _NOT_ENROLLED)
+        return service
 
     def _named(self, request: web.Request) -> list[Service]:
         """Since 4.0.0 an unknown service is an empty list: 401 with a service token, 404 with OIDC.
@@ -215,6 +261,7 @@ class Invocation:
         raise RefusedError(404)
 
     async def _body(self, request: web.Request) -> bytes:
+        """First of all, as the ingress does; and OSCAR has it whole before its caller can hang up."""
         body = await request.read()
         limit = self._settings.max_body_bytes
         if limit is not None and len(body) > limit:

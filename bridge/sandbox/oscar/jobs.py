@@ -45,8 +45,20 @@ class Job:
     """One Job with its pod. Times are seconds since the epoch; a time that has not come is infinite."""
 
     __slots__ = (
-        "created", "event_seen", "failed", "finished", "input_seen", "log", "name", "namespace",
-        "owner_label", "sequence", "service", "started", "waits_suspended",
+        "created",
+        "event_seen",
+        "failed",
+        "finished",
+        "gone",
+        "input_seen",
+        "log",
+        "name",
+        "namespace",
+        "owner_label",
+        "sequence",
+        "service",
+        "started",
+        "waits_suspended",
     )  # fmt: skip
 
     def __init__(self, name: str, service: Service, owner_label: str | None, sequence: int) -> None:
@@ -59,6 +71,8 @@ class Job:
         self.created = time.time()
         self.started = math.inf
         self.finished = math.inf
+        self.gone = math.inf
+        """When the object is away, once it is being deleted."""
         self.failed = False
         self.waits_suspended = False
         """Kueue holds the Job, so it has no pod until it starts."""
@@ -128,8 +142,18 @@ class Jobs:
     def create(self, name: str, service: Service, owner_label: str | None, size: int) -> Job:
         """Take the name; KubernetesError when the object is refused."""
         _check(name, owner_label, size)
-        if self.find(service.namespace, name) is not None:
-            raise KubernetesError(f'jobs.batch "{name}" already exists')
+        quota = self._settings.jobs_quota
+        if quota is not None:  # admission looks before storage does, so also where the name is taken
+            used = sum(job.namespace == service.namespace for job in self.all())
+            if used >= quota:
+                raise KubernetesError(
+                    f'jobs.batch "{name}" is forbidden: exceeded quota: oscar-jobs, requested: '
+                    f"count/jobs.batch=1, used: count/jobs.batch={used}, limited: count/jobs.batch={quota}"
+                )
+        taken = self.find(service.namespace, name)
+        if taken is not None:
+            deleted = "" if taken.gone == math.inf else "object is being deleted: "
+            raise KubernetesError(f'{deleted}jobs.batch "{name}" already exists')
         self._sequence += 1
         job = Job(name, service, owner_label, self._sequence)
         job.waits_suspended = self._settings.kueue and service.owner != CLUSTER_ADMIN
@@ -137,26 +161,27 @@ class Jobs:
         return job
 
     def find(self, namespace: str, name: str) -> Job | None:
-        """The Job of that name, unless TTL_JOB has taken it."""
+        """The Job of that name, unless TTL_JOB or a deletion has taken it."""
         job = self._namespaces.get(namespace, {}).get(name)
-        if job is not None and job.finished + self._settings.ttl_job_seconds <= time.time():
-            self.delete(job)
-            return None
-        return job
+        return job if job is not None and self._is_there(job) else None
 
     def delete(self, job: Job) -> None:
-        """Remove the object, and its pod with it."""
-        if self._namespaces.get(job.namespace, {}).pop(job.name, None) is not None:
+        """Remove the pod, and the object once its `deleting_seconds` are over."""
+        if job.gone == math.inf:
+            job.gone = time.time() + self._settings.deleting_seconds
             self._on_gone(job)
+        if job.gone <= time.time():
+            self._namespaces.get(job.namespace, {}).pop(job.name, None)
+
+    def _is_there(self, job: Job) -> bool:
+        if job.gone < math.inf or job.finished + self._settings.ttl_job_seconds <= time.time():
+            self.delete(job)
+        return job.gone > time.time()
 
     def all(self) -> list[Job]:
         """Every Job there is, in no order."""
-        horizon = time.time() - self._settings.ttl_job_seconds
         jobs = [job for namespace in self._namespaces.values() for job in namespace.values()]
-        for job in jobs:
-            if job.finished <= horizon:
-                self.delete(job)
-        return [job for job in jobs if job.finished > horizon]
+        return [job for job in jobs if self._is_there(job)]
 
     def of(self, service: Service) -> Iterable[Job]:
         """The Jobs with the service's label."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+from asyncio import sleep
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
-from bridge.sandbox.oscar.invocation import RefusedError
+from bridge.sandbox.oscar.invocation import SERVICE_TOKEN_LENGTH, RefusedError
 from bridge.sandbox.oscar.jobs import Job, Jobs, KubernetesError
-from bridge.sandbox.oscar.oidc import Oidc, UnreadableTokenError
+from bridge.sandbox.oscar.kubernetes import Throttle
+from bridge.sandbox.oscar.oidc import Oidc, UnreadableTokenError, UserInfoError
 from bridge.sandbox.oscar.pods import Pods
+from bridge.sandbox.oscar.quotas import InvalidQuotaError, Quotas
 from bridge.sandbox.oscar.services import (
     CLUSTER_ADMIN,
     SHARED_NAMESPACE,
@@ -30,6 +33,8 @@ from bridge.sandbox.oscar.settings import Settings
 
 Handler = Callable[[web.Request, str | None], Awaitable[web.Response]]
 """Takes the caller: the OIDC subject, or None for the administrator."""
+_NO_ROUTE = "404 page not found"
+"""gin's."""
 _NODE_MILLICORES, _NODE_BYTES = 4_000, 8 * 2**30
 _JOB_MILLICORES, _JOB_BYTES = 200, 256 * 2**20
 
@@ -37,12 +42,23 @@ _JOB_MILLICORES, _JOB_BYTES = 200, 256 * 2**20
 class Management:
     """The handlers of the management API."""
 
-    def __init__(self, settings: Settings, services: Services, jobs: Jobs, pods: Pods, oidc: Oidc) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        services: Services,
+        jobs: Jobs,
+        pods: Pods,
+        oidc: Oidc,
+        throttle: Throttle,
+        quotas: Quotas,
+    ) -> None:
         self._settings = settings
         self._services = services
         self._jobs = jobs
         self._pods = pods
         self._oidc = oidc
+        self._throttle = throttle
+        self._quotas = quotas
 
     def routes(self) -> list[web.RouteDef]:
         """As in OSCAR's `main.go`."""
@@ -59,13 +75,19 @@ class Management:
             (web.get, "/system/info", self._info),
             (web.get, "/system/config", self._config),
             (web.get, "/system/status", self._status),
+            (web.get, "/system/quotas/user", self._own_quota),
+            (web.get, "/system/quotas/user/{user}", self._quota),
+            (web.put, "/system/quotas/user/{user}", self._change_quota),
         ]
-        return [method(path, self._known(handler)) for method, path, handler in routes]
+        return [
+            *(method(path, self._known(handler)) for method, path, handler in routes),
+            web.get("/system/services/{service}/auth", self._auth),
+        ]
 
     def _known(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             try:
-                return await handler(request, self._caller(request))
+                return await handler(request, await self._caller(request))
             except RefusedError as refused:
                 answer = refused.answer()
                 if refused.status == 401:
@@ -74,7 +96,7 @@ class Management:
 
         return handle
 
-    def _caller(self, request: web.Request) -> str | None:
+    async def _caller(self, request: web.Request) -> str | None:
         """`CustomAuth` and `getOIDCMiddleware` of `pkg/utils/auth`. A service token is no readable JWT."""
         header = request.headers.get("Authorization", "")
         if not header.startswith("Bearer "):
@@ -89,12 +111,28 @@ class Management:
             raise RefusedError(400, str(error)) from error
         if issuer != self._oidc.issuer:
             raise RefusedError(401, f"'{issuer}' is not listed as an authorized issuer")
-        user = self._oidc.user_of(token)
-        if user is None or not set(user.groups) & set(self._settings.oidc_groups):
+        if not await self._oidc.authorised(token):
             raise RefusedError(401)
-        # The first direct request of a user provisions the MinIO user that `/job` asks for.
-        self._settings.provisioned.add(format_uid(user.subject))
+        try:
+            user = await self._oidc.user_info(token)
+        except UserInfoError as error:
+            raise RefusedError(500, str(error)) from error
+        await self._provision(user.subject)
         return user.subject
+
+    async def _provision(self, subject: str) -> None:
+        """The first direct request of a user provisions the MinIO user that `/job` asks for."""
+        await self._throttle.calls("core")
+        name = format_uid(subject)
+        if name in self._settings.provisioned:
+            return
+        if self._settings.first_contact_seconds:
+            await sleep(self._settings.first_contact_seconds)
+        if name in self._settings.provisioned:  # by a call that looked at the same moment
+            raise RefusedError(
+                500, f'Error creating secret for user {subject}: secrets "{name}" already exists'
+            )
+        self._settings.provisioned.add(name)
 
     def _only(self, name: str) -> Service:
         """`ReadService` without a namespace: `resolveServiceNamespace` of `pkg/backends/knative.go`."""
@@ -160,6 +198,56 @@ class Management:
             self._jobs.delete(job)
         return web.Response(status=204)
 
+    async def _auth(self, request: web.Request) -> web.Response:
+        """`BuildServiceAuthMiddlewareChain` of `pkg/utils/auth/auth.go`, since 4.1.0."""
+        if not self._settings.at_least("4.1.0"):
+            return web.Response(status=404, text=_NO_ROUTE)
+        name = request.match_info["service"]
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme == "Bearer" and len(token.strip()) == SERVICE_TOKEN_LENGTH:
+            services = self._services.named(name)
+            if not services:
+                return web.Response(status=500)  # `serviceList[0]` of an empty list: a panic
+            return web.Response(status=200 if token.strip() == services[0].token else 401)
+        try:
+            uid = await self._caller(request)
+            return web.Response(status=200 if self._only(name).open_to(uid) else 403)
+        except RefusedError as refused:
+            return refused.answer()
+
+    # --- quotas ---
+
+    def _quotas_are_on(self) -> None:
+        """`main.go` has no such route without Kueue; before 4.0.0 the handler said so."""
+        if self._settings.kueue:
+            return
+        if self._settings.at_least("4.0.0"):
+            raise RefusedError(404, _NO_ROUTE)
+        raise RefusedError(503, "kueue is not enabled: /system/quotas requires KUEUE_ENABLE=true")
+
+    async def _own_quota(self, _request: web.Request, uid: str | None) -> web.Response:
+        self._quotas_are_on()
+        if uid is None:
+            raise RefusedError(401, "missing user identificator: missing user identificator")
+        return web.json_response(self._quotas.of(uid))
+
+    async def _quota(self, request: web.Request, uid: str | None) -> web.Response:
+        self._quotas_are_on()
+        if uid is not None:
+            raise RefusedError(403, "forbidden")
+        return web.json_response(self._quotas.of(request.match_info["user"]))
+
+    async def _change_quota(self, request: web.Request, uid: str | None) -> web.Response:
+        self._quotas_are_on()
+        if uid is not None:
+            raise RefusedError(403, "forbidden")
+        user = request.match_info["user"]
+        try:
+            self._quotas.change(user, await request.read())
+        except InvalidQuotaError as error:
+            raise RefusedError(400, str(error)) from error
+        return web.json_response(self._quotas.of(user))
+
     # --- jobs ---
 
     async def _job_list(self, request: web.Request, uid: str | None) -> web.Response:
@@ -169,9 +257,11 @@ class Management:
             return web.Response()
         label = None if uid is None else format_uid(uid)[:62]
         try:
+            await self._throttle.calls("batch")
             jobs, following = self._jobs.page(service, label, request.query.get("page", ""))
         except KubernetesError as error:
             raise RefusedError(500, str(error)) from error
+        await self._throttle.calls("core", len(jobs))  # the pods of each
         # `remaining_jobs` is never there: Kubernetes does not count behind a label selector.
         answer: dict[str, Any] = {"jobs": {job.name: job.as_json() for job in jobs}}
         if following:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
+import http.client
 import json
 import secrets
 import time
@@ -13,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from bridge.sandbox.oscar.faults import USERINFO, Faults
 from bridge.sandbox.oscar.settings import Settings
 
 
@@ -22,6 +25,10 @@ class User:
 
     subject: str
     groups: tuple[str, ...]
+
+
+class UserInfoError(Exception):
+    """The issuer does not tell the user: its status and text, as go-oidc puts them."""
 
 
 class UnreadableTokenError(Exception):
@@ -45,17 +52,23 @@ class Oidc:
     Tokens are JWTs signed with HS256 under a key that nobody else has.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, faults: Faults) -> None:
         self.issuer = ""
         """The cluster's own URL, known once it listens."""
         self.refreshes = 0
         """Refresh grants that were answered with a token."""
         self.refused = 0
         """Refresh grants that were refused."""
+        self.asked = 0
+        """How often OSCAR asked for the user of an access token."""
         self._settings = settings
+        self._faults = faults
+        self._cache: dict[str, User] = {}
+        """OSCAR's own (`tokenCache`), of tokens that it has accepted."""
         self._key = secrets.token_bytes(32)
         self._grants: dict[str, User] = {}
         self._revoked: set[str] = set()
+        self._left: set[str] = set()
 
     def grant(self, subject: str, groups: tuple[str, ...] | None = None) -> str:
         """A refresh token for a user, by default a member of the cluster's groups."""
@@ -89,6 +102,10 @@ class Oidc:
         self._revoked.add(token)
         self._grants.pop(token, None)
 
+    def leave(self, subject: str) -> None:
+        """Take a user out of all groups; tokens given before stay good."""
+        self._left.add(subject)
+
     def issuer_of(self, token: str) -> str:
         """`GetIssuerFromToken` of `pkg/utils/auth/oidc.go`: reads without verifying."""
         parts = token.split(".")
@@ -100,15 +117,49 @@ class Oidc:
         except (ValueError, TypeError) as error:
             raise UnreadableTokenError(f"token is malformed: could not JSON decode claim: {error}") from error
 
-    def user_of(self, token: str) -> User | None:
-        """`GetUserInfo`: None for an expired, revoked or forged token."""
+    async def user_info(self, token: str) -> User:
+        """`GetUserInfo` of `pkg/utils/auth/oidc.go`: OSCAR asks the issuer. Raises UserInfoError."""
+        self.asked += 1
+        fault = self._faults.rules.get(USERINFO)
+        if fault is not None:
+            if fault.delay_seconds:
+                await asyncio.sleep(fault.delay_seconds)
+            if (status := self._faults.status(fault)) is not None:
+                raise UserInfoError(f"{status} {http.client.responses.get(status, '')}: ")
+        user = self._user_of(token)
+        if user is None:
+            raise UserInfoError('401 Unauthorized: {"error": "invalid_token"}')
+        return user
+
+    async def authorised(self, token: str) -> bool:
+        """`IsAuthorised` of `pkg/utils/auth/oidc.go`: verifies the token, and asks for its user once."""
+        if not self._verified(token):
+            return False
+        if token not in self._cache:
+            try:
+                self._cache[token] = await self.user_info(token)
+            except UserInfoError:
+                return False
+            self._cache = {kept: user for kept, user in self._cache.items() if self._verified(kept)}
+        return self.enrolled(self._cache[token])
+
+    def enrolled(self, user: User) -> bool:
+        """`UserInOneGroup`."""
+        return bool(set(user.groups) & set(self._settings.oidc_groups))
+
+    def _verified(self, token: str) -> bool:
+        """Whether it is of this issuer and has not expired: a revocation is not seen."""
         signed, _, signature = token.rpartition(".")
-        if token in self._revoked or not hmac.compare_digest(signature, self._signature(signed)):
+        if not hmac.compare_digest(signature, self._signature(signed)):
+            return False
+        return float(_decode(signed.split(".")[1])["exp"]) > time.time()
+
+    def _user_of(self, token: str) -> User | None:
+        if token in self._revoked or not self._verified(token):
             return None
-        claims = _decode(signed.split(".")[1])
-        if float(claims["exp"]) <= time.time():
-            return None
-        return User(claims["sub"], tuple(claims["group_membership"]))
+        claims = _decode(token.split(".")[1])
+        groups = () if claims["sub"] in self._left else tuple(claims["group_membership"])
+        return User(claims["sub"], groups)
 
     def _signature(self, signed: str) -> str:
         return _encode(hmac.new(self._key, signed.encode("latin-1"), hashlib.sha256).digest())
@@ -142,7 +193,7 @@ class Oidc:
 
     async def userinfo(self, request: web.Request) -> web.Response:
         """`GET /oidc/userinfo`."""
-        user = self.user_of(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        user = self._user_of(request.headers.get("Authorization", "").removeprefix("Bearer "))
         if user is None:
             return web.json_response({"error": "invalid_token"}, status=401)
         return web.json_response({"sub": user.subject, "group_membership": list(user.groups)})

@@ -16,10 +16,12 @@ from aiohttp import web
 from bridge.sandbox.oscar.faults import MANAGEMENT, Fault, Faults
 from bridge.sandbox.oscar.invocation import Invocation, ingress_page
 from bridge.sandbox.oscar.jobs import Job, Jobs
+from bridge.sandbox.oscar.kubernetes import Throttle
 from bridge.sandbox.oscar.ledger import Ledger
 from bridge.sandbox.oscar.management import Management
 from bridge.sandbox.oscar.oidc import Oidc
 from bridge.sandbox.oscar.pods import Pods
+from bridge.sandbox.oscar.quotas import Quotas
 from bridge.sandbox.oscar.services import CLUSTER_ADMIN, Service, Services, new_token
 from bridge.sandbox.oscar.settings import Settings
 
@@ -38,9 +40,11 @@ class SandboxOscar:
         """`http://host:port`, without a slash at the end."""
         self.services = Services()
         self.faults = Faults(self.settings.seed)
-        self.oidc = Oidc(self.settings)
+        self.oidc = Oidc(self.settings, self.faults)
         self.ledger = Ledger(keep_bodies=self.settings.keep_bodies, file=self.settings.ledger_file)
         self.jobs = Jobs(self.settings, self._job_gone)
+        self.quotas = Quotas(self.settings, self.services, self.jobs)
+        self._throttle = Throttle(self.settings)
         self._pods = Pods(self.settings)
         self._stack = AsyncExitStack()
         self._outage_ends: asyncio.Event | None = None
@@ -129,8 +133,20 @@ class SandboxOscar:
     # --- over HTTP ---
 
     def _application(self) -> web.Application:
-        invocation = Invocation(self.settings, self.services, self.jobs, self._pods, self.oidc, self.ledger)
-        management = Management(self.settings, self.services, self.jobs, self._pods, self.oidc)
+        invocation = Invocation(
+            self.settings,
+            self.services,
+            self.jobs,
+            self._pods,
+            self.oidc,
+            self.ledger,
+            self.faults,
+            self._throttle,
+            self.quotas,
+        )
+        management = Management(
+            self.settings, self.services, self.jobs, self._pods, self.oidc, self._throttle, self.quotas
+        )
         # pkg/handlers/job.go reads the whole body, however large: no limit of aiohttp's either.
         application = web.Application(client_max_size=0)
         application.add_routes(

@@ -32,6 +32,13 @@ class Settings:
     """The least time a pod stays Pending: scheduling, pulling the image."""
     max_pods: int | None = None
     """Pods at once; later ones are Pending. None: 2, or no bound when simulating. Fixed at the start."""
+    api_calls_per_second: float | None = None
+    """How many calls of each API group OSCAR may make at Kubernetes: 5 in truth, since OSCAR leaves
+    client-go's default, which is about 2.5 jobs a second. None: as many as come."""
+    jobs_quota: int | None = None
+    """A ResourceQuota on the Job objects of each namespace (`count/jobs.batch`)."""
+    deleting_seconds: float = 0.0
+    """How long a Job that is deleted stays there, with its name (`object is being deleted`)."""
     kueue: bool = False
     """Jobs of users' services wait as Suspended, without a pod (`KUEUE_ENABLE`)."""
     ttl_job_seconds: float = 2_592_000
@@ -50,6 +57,8 @@ class Settings:
     """In the environment of every pod, beside the service's own `environment.secrets`."""
     provisioned: set[str] = field(default_factory=lambda: {"minio"})
     """The users with a MinIO secret in `oscar-svc`, as `FormatUID` writes them."""
+    first_contact_seconds: float = 0.0
+    """From the look whether a user has a secret to the making of one: of calls that race all fail but one."""
 
     access_token_seconds: float = 3600.0
     rotate_refresh_tokens: bool = False

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from oscar_python.client import Client
 
-from bridge.sandbox.oscar import SandboxOscar
+from bridge.sandbox.oscar import SandboxOscar, Settings
 
 
 def life_of_a_service(url: str, output: Path) -> str:
@@ -57,6 +57,38 @@ async def test_the_client_creates_invokes_reads_and_deletes(tmp_path: Path) -> N
                 await asyncio.sleep(0.01)
         assert job.event_seen == base64.b64encode(b"hello") + b"\n"
         await asyncio.to_thread(end_of_a_service, oscar.url, name)
+
+
+async def test_the_client_reads_and_changes_quotas() -> None:
+    async with SandboxOscar(Settings(kueue=True)) as oscar:
+        refresh = oscar.oidc.grant("alice")
+
+        def use() -> None:
+            admin = Client(
+                {
+                    "cluster_id": "sandbox",
+                    "endpoint": oscar.url,
+                    "user": "oscar",
+                    "password": "sandbox",
+                    "ssl": False,
+                }
+            )
+            changed = json.loads(admin.update_user_quota("alice", "500m", "1Gi").text)
+            assert changed == json.loads(admin.get_user_quota("alice").text)
+            alice = Client(
+                {
+                    "cluster_id": "sandbox",
+                    "endpoint": oscar.url,
+                    "refresh_token": refresh,
+                    "token_endpoint": f"{oscar.url}/oidc/token",
+                    "ssl": False,
+                }
+            )
+            own = json.loads(alice.get_own_quota().text)
+            assert own["resources"]["cpu"] == {"max": 500, "used": 0}
+            assert own["resources"]["memory"] == {"max": 2**30, "used": 0}
+
+        await asyncio.to_thread(use)
 
 
 async def test_the_client_refreshes_an_oidc_token_and_invokes_with_it() -> None:

@@ -1,0 +1,62 @@
+"""What stands between OSCAR and its Jobs: client-go's throttle, and what Kubernetes says on a bad day."""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop, sleep
+from typing import Literal
+
+from bridge.sandbox.oscar.settings import Settings
+
+_BURST = 10
+"""Calls that client-go lets through at once (`DefaultBurst` in client-go's rest/config.go)."""
+
+TROUBLES = {
+    "quota": (
+        'jobs.batch "{name}" is forbidden: exceeded quota: oscar-jobs, requested: count/jobs.batch=1, '
+        "used: count/jobs.batch=50, limited: count/jobs.batch=50"
+    ),
+    "webhook": (
+        'Internal error occurred: failed calling webhook "mjob.kb.io": failed to call webhook: Post '
+        '"https://kueue-webhook-service.kueue-system.svc:443/mutate-batch-v1-job?timeout=10s": context '
+        "deadline exceeded"
+    ),
+    "denied": (
+        'admission webhook "policy.example.org" denied the request: workload for {name} already exists in '
+        "queue"
+    ),
+    "busy": "the server has received too many requests and has asked us to try again later (post jobs.batch)",
+    "etcd": "etcdserver: request timed out",
+    "terminating": (
+        'jobs.batch "{name}" is forbidden: unable to create new content in namespace {namespace} because it '
+        "is being terminated"
+    ),
+    "unreachable": (
+        'Post "https://10.96.0.1:443/apis/batch/v1/namespaces/{namespace}/jobs": dial tcp 10.96.0.1:443: '
+        "connect: connection refused"
+    ),
+}
+"""Kind → what the API server answers instead of creating the Job; OSCAR passes it on with status 500."""
+
+
+class Throttle:
+    """client-go's rate limiter, one for each API group and for all callers of OSCAR together.
+
+    `main.go` sets no QPS, so it is 5 calls a second after a burst of 10. OSCAR's calls carry no context of
+    the request, so a handler goes on waiting, and makes its job, after its caller has hung up.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._all_made: dict[str, float] = {}
+        """API group → when the calls let in so far would have been made without the burst."""
+
+    async def calls(self, group: Literal["core", "batch"], count: int = 1) -> None:
+        """Wait until `count` more calls of `group` may be made."""
+        rate = self._settings.api_calls_per_second
+        if rate is None:
+            return
+        now = get_running_loop().time()
+        all_made = max(self._all_made.get(group, 0.0), now) + count / rate
+        self._all_made[group] = all_made
+        if (pause := all_made - now - _BURST / rate) > 0:
+            await sleep(pause)

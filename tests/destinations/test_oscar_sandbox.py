@@ -1,0 +1,96 @@
+"""What the bridge makes of OSCAR's bad days, as the sandbox has them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from bridge.core.identity import invocation_name
+from bridge.core.ports import Verdict
+from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from bridge.sandbox.oscar.kubernetes import TROUBLES
+from tests.destinations.fake_oscar import event, service
+
+ADMIN = {"type": "basic", "username": "oscar", "password": "sandbox"}
+NAME = invocation_name("uploads", "event-1", "plants")
+
+
+@pytest.fixture
+async def oscar() -> AsyncIterator[SandboxOscar]:
+    async with SandboxOscar(Settings(simulate=True)) as cluster:
+        cluster.add_service("plants", visibility="public")
+        yield cluster
+
+
+def oidc(oscar: SandboxOscar) -> dict[str, str]:
+    return {
+        "type": "oidc",
+        "refresh_token": oscar.oidc.grant("ana"),
+        "token_endpoint": f"{oscar.url}/oidc/token",
+        "client_id": "bridge",
+    }
+
+
+@pytest.mark.parametrize("kind", TROUBLES)
+async def test_a_trouble_of_kubernetes_is_no_events_fault_and_no_duplicate(
+    oscar: SandboxOscar, kind: str
+) -> None:
+    oscar.faults.set(Fault(kubernetes={kind: 1.0}), "plants")
+    async with service(oscar.url, ADMIN) as plants:
+        answer = await plants.prepare(event()).attempt()
+        oscar.faults.clear()
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.DUPLICATE
+    # A policy that denies may mean this event: the lane can tell by its siblings.
+    assert answer.verdict is (Verdict.FAILED if kind == "denied" else Verdict.UNAVAILABLE)
+    assert oscar.ledger.created == {NAME: 1}
+
+
+async def test_a_full_quota_is_waited_for_and_a_job_being_deleted_is_a_duplicate(
+    oscar: SandboxOscar,
+) -> None:
+    oscar.settings.jobs_quota = 1
+    oscar.settings.deleting_seconds = 3600
+    async with service(oscar.url, ADMIN) as plants:
+        assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.ACCEPTED
+        full = await plants.prepare(event(2)).attempt()
+        assert (full.verdict, full.cause) == (Verdict.UNAVAILABLE, "http_500")
+        assert "exceeded quota" in full.detail
+        oscar.settings.jobs_quota = None
+        job = oscar.job(NAME)
+        assert job is not None
+        oscar.jobs.delete(job)
+        assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.DUPLICATE
+    assert oscar.ledger.created == {NAME: 1}
+
+
+@pytest.mark.parametrize("mode", ["job", "run"])
+async def test_an_issuer_that_tells_no_user_is_no_fault_of_a_job(oscar: SandboxOscar, mode: str) -> None:
+    async with service(oscar.url, oidc(oscar), mode=mode) as plants:
+        await plants._cluster.info()  # the user's first contact
+        oscar.faults.set(Fault(statuses={429: 1.0}), "userinfo")
+        for number in range(3):
+            answer = await plants.prepare(event(number)).attempt()
+            # With the token in OSCAR's cache a run shows it as the application's 500 would.
+            assert answer.verdict is (Verdict.UNAVAILABLE if mode == "job" else Verdict.FAILED)
+        oscar.faults.clear()
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+
+
+async def test_a_run_that_met_a_hiccup_of_the_issuer_is_made_once_more(oscar: SandboxOscar) -> None:
+    async with service(oscar.url, oidc(oscar), mode="run") as plants:
+        oscar.faults.set(Fault(statuses={503: 1.0}), "userinfo")
+        away = await plants.prepare(event()).attempt()
+        assert (away.verdict, away.cause) == (Verdict.REFUSED, "credentials")  # the management API says 401
+        assert oscar.ledger.requests == 2
+        oscar.faults.clear()
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+    assert len(oscar.ledger.runs) == 1
+
+
+async def test_a_run_of_an_offloaded_service_is_not_repeated(oscar: SandboxOscar) -> None:
+    oscar.add_service("far", interlink_node_name="hpc-1")
+    async with service(oscar.url, ADMIN, key="far", mode="run") as far:
+        answer = await far.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause) == (Verdict.UNKNOWN, "http_502")

@@ -19,15 +19,24 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
-from aiokafka.errors import KafkaError, KafkaTimeoutError, NotLeaderForPartitionError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    NotLeaderForPartitionError,
+    for_code,
+)
+from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
+
+from bridge.core.errors import reason
 
 _aiokafka_log = logging.getLogger("aiokafka")
 
 CONNECT_SECONDS = 10.0
 """For one connection to a broker, TLS and SASL included."""
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 0.25
 """Between two rounds of asking all brokers for the cluster's layout."""
 CLOSE_SECONDS = 5.0
 """For leaving the group and closing the connections, and once more when that must be cut off."""
@@ -222,14 +231,25 @@ async def coordinator_trouble(
     Takes `seconds` at most for each of two steps.
     """
     inner = client._client
+    node, answers = None, []
     try:
         async with asyncio.timeout(seconds):
-            node = await inner.coordinator_lookup(CoordinationType.GROUP, group)
+            for asked in brokers(client):
+                try:
+                    answer = await inner.send(asked, FindCoordinatorRequest(group, CoordinationType.GROUP))
+                except NodeNotReadyError:
+                    answers.append(f"{describe(client, asked)} can't be reached")
+                    continue
+                if not answer.error_code:
+                    node = answer.coordinator_id
+                    break
+                answers.append(f"{describe(client, asked)} says {for_code(answer.error_code).__name__}")
+    except (KafkaError, OSError) as error:
+        answers.append(reason(error))
     except TimeoutError:
-        return f"no broker told within {seconds:g} s who coordinates group {group}"
-    except (KafkaError, OSError, AssertionError) as error:
-        reason = str(error) or type(error).__name__
-        return f"no broker tells who coordinates group {group}: {reason}"
+        answers.append(f"no answer in {seconds:g} s")
+    if node is None:
+        return f"no broker tells who coordinates group {group}: {', '.join(answers) or 'none is known'}"
     try:
         async with asyncio.timeout(seconds):
             if await inner.ready(node, group=ConnectionGroup.COORDINATION):

@@ -17,7 +17,7 @@ from bridge.sources.kafka.ledger import Ledger
 
 AGAIN_SECONDS = 1.0
 """Between two tries to begin a partition whose leader did not answer."""
-LEADER_SECONDS = 20.0
+LEADER_SECONDS = 5.0
 """For one such try."""
 
 Lost = Callable[[TopicPartition, int, int, int], None]
@@ -78,10 +78,6 @@ class Positions:
                 if place in late:
                     name = f"{place.topic}/{place.partition}"
                     self._health.failed(place, f"{name} can't be begun: {late[place]}")
-                elif place in self._ledgers:
-                    self._health.recovered(place)
-                    self._resume(place)
-                    self._changed.set()
 
     async def _begin(self, late: dict[TopicPartition, str], seconds: float) -> None:
         """Begin those of `late` whose leader answers, and take them out of it."""
@@ -110,7 +106,7 @@ class Positions:
                 fresh = [place for place in places if place not in committed]
                 starts = await self._beginnings.of(self._consumer, fresh, begins)
         except (KafkaError, TimeoutError) as error:
-            late.update(dict.fromkeys(places, str(error) or f"no answer in {seconds:g} s"))
+            late.update(dict.fromkeys(places, str(error) or "its leader does not answer"))
             return
         if revocations != self._revocations:
             return
@@ -123,5 +119,9 @@ class Positions:
             is_marked = commit is not None and commit.metadata == mark
             self._ledgers[place] = Ledger(start, committed=commit.offset if commit and is_marked else None)
             del late[place]
+            self._resume(place)
+            self._health.recovered(place)
             if commit is not None and commit.offset < start:
                 self._lost(place, start - commit.offset, commit.offset, start)
+        # Also commits where a fresh partition begins: `latest` must not mean a later one after a restart.
+        self._changed.set()

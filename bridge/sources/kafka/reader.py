@@ -395,8 +395,6 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._assigned.set()
         if not self._joined.done():
             self._joined.set_result(None)
-        # Also commits where a fresh partition begins: `latest` must not mean a later one after a restart.
-        self._changed.set()
 
     # Giving up
 

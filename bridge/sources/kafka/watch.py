@@ -145,9 +145,10 @@ class Watch:
         if not (aiokafka_private.knows_coordinator(self._consumer) and self._ledgers):
             with complaints() as told:
                 trouble = await aiokafka_private.coordinator_trouble(self._consumer, group, CALL_SECONDS / 2)
-            return trouble and "; ".join([trouble, *told[-1:]])
-        if not self._assigned.is_set():
-            return None  # a rebalance, for which it holds back its answers
+            if trouble is not None:
+                return "; ".join([trouble, *told[-1:]])
+        if not (self._assigned.is_set() and self._ledgers):
+            return None  # it holds back its answers during a rebalance
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 await aiokafka_private.committed(self._consumer, list(self._ledgers)[:1])

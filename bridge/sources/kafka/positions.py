@@ -57,7 +57,7 @@ class Positions:
         late = dict.fromkeys(places, "")
         await self._begin(late, seconds)
         self.late = late
-        for place in self.late:
+        for place in self.late.keys() & self._consumer.assignment():
             self._consumer.seek(place, 0)  # without a position aiokafka would ask for one, over and over
             self._consumer.pause(place)
 
@@ -108,7 +108,7 @@ class Positions:
         except (KafkaError, TimeoutError) as error:
             late.update(dict.fromkeys(places, str(error) or "its leader does not answer"))
             return
-        if revocations != self._revocations:
+        if revocations != self._revocations or not self._consumer.assignment().issuperset(places):
             return
         mark = self._beginnings.mark(self._consumer)
         for place in places:

@@ -232,7 +232,8 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 self._resume(place)
 
     def _resume(self, place: TopicPartition) -> None:
-        if place not in self._held and place not in self._unreadable:
+        is_ours = place in self._consumer.assignment()  # it is not while a pattern's topics turn over
+        if is_ours and place not in self._held and place not in self._unreadable:
             self._consumer.resume(place)
 
     def _waits(self, place: TopicPartition) -> bool:
@@ -277,7 +278,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             # Beyond the end: the topic was made anew or cut. What is in the bridge's hands may finish.
             await self._drained()
             ledger = self._ledgers.get(place)
-        if ledger is None or not self._assigned.is_set():
+        if ledger is None or not self._assigned.is_set() or place not in self._consumer.assignment():
             return  # revoked meanwhile; who gets the partition meets the same
         missing = begin - offset
         if begin > offset:

@@ -78,7 +78,7 @@ class Unreadable:
         """
         taken: dict[TopicPartition, list[Any]] = {}
         for place, held in list(self._held.items()):
-            if held.batch is None or most == 0:
+            if held.batch is None or most == 0 or place not in self._consumer.assignment():
                 continue
             at = self._ledgers[place].position
             records = [record for record in held.batch.records if record.offset >= at]

@@ -109,12 +109,13 @@ class Watch:
     def _tell_leaders(self) -> None:
         """Find the partitions without an answer, and tell of the brokers that lead them."""
         now = monotonic()
-        for place in self._ledgers:
+        ours = self._ledgers.keys() & self._consumer.assignment()  # less, while a pattern's topics turn over
+        for place in ours:
             stamp = self._consumer.last_poll_timestamp(place)
             if place not in self._answers or self._answers[place][0] != stamp or self._waits(place):
                 self._answers[place] = (stamp, now)
                 self._heard = now
-        self.silent = [place for place in self._ledgers if now - self._answers[place][1] >= SILENCE_SECONDS]
+        self.silent = [place for place in ours if now - self._answers[place][1] >= SILENCE_SECONDS]
         led = aiokafka_private.by_leader(self._consumer, self.silent)
         for node, places in led.items():
             who = "no broker leads them" if node in (None, -1) else self._name(node or 0)

@@ -116,3 +116,11 @@ async def test_the_way_to_the_server_is_told_apart(
     said(found, "problem", "no region", remedy="sources.bucket.region")
     found = await check(moto.url, unique, access_key_id=None, secret_access_key=None, profile="nobody")
     said(found, "problem", "nobody", remedy="sources.bucket.profile")
+
+
+async def test_a_redrive_policy_before_a_service_that_does_not_park_is_told(moto: Moto, unique: str) -> None:
+    dead = await moto.create_queue(f"{unique}-dead")
+    redrive = json.dumps({"deadLetterTargetArn": dead.arn, "maxReceiveCount": 10})
+    await moto.create_queue(unique, VisibilityTimeout=60, RedrivePolicy=redrive)
+    found = await check(moto.url, unique, Patience(attempt=30, unsettled=630, parks=False))
+    said(found, "warning", "park: false", dead.arn, remedy="park: true")

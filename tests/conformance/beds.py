@@ -139,6 +139,9 @@ class SqsBed(Bed):
     async def put(self, count: int, first: int = 0) -> None:
         await self._queue.send(*({"n": n} for n in range(first, first + count)))
 
+    async def poison(self) -> None:
+        await self._queue.send({"Type": "Notification", "TopicArn": f"arn:aws:sns:{REGION}:1:t"})
+
     async def left(self) -> int:
         return sum(await self._queue.counts())
 

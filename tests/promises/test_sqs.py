@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -177,4 +178,22 @@ async def test_a_source_that_can_not_be_made_is_told_and_ends_nothing_beside_it(
     assert "AWS_METADATA_SERVICE_TIMEOUT" in reason
     assert await daemon.metric("bridge_source_up", source="uploads") == 1
     assert await daemon.metric("bridge_source_up", source="other") == 0
+    assert await daemon.stop() == 0
+
+
+async def test_a_message_that_is_half_used_up_is_parked_as_it_comes(world: QueueWorld) -> None:
+    """Else a few restarts while OSCAR is down would have the queue move it away."""
+    await world.redrive_after(4)
+    await world.oscar.outage()
+    await world.queue.send({"n": 0}, {"n": 1})
+    await world.queue.receive(visibility=0)
+    daemon = world.daemon()
+    daemon.start()
+    await daemon.is_up()
+    async with asyncio.timeout(30):
+        while await daemon.parked("plants") < 2:
+            await asyncio.sleep(0.05)
+    await world.all_settled()
+    await world.oscar.end_outage()
+    await jobs(world, 2)
     assert await daemon.stop() == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.core.event import Event
 from bridge.destinations.oscar.payload import encode
-from bridge.sources.sqs.s3 import open_notification
+from bridge.sources.sqs.s3 import Unreadable, open_notification
 
 KEYS = ["in/leaf.jpg", "in/a b+c%20d.jpg", "in/ñandú 🌿.jpg", "in//x&y=1?.jpg", "in/$HOME/*[a].jpg"]
 
@@ -171,6 +171,13 @@ def test_a_test_event_and_an_empty_notification_are_dropped(wrap: Any) -> None:
 )
 def test_anything_else_stays_as_it_is(body: str) -> None:
     assert open_notification(message(body)) is None
+
+
+@pytest.mark.parametrize("inner", [{}, {"Message": None}, {"Message": {"Records": []}}])
+def test_an_envelope_of_sns_with_nothing_in_it_is_unreadable(inner: dict[str, Any]) -> None:
+    body = {"Type": "Notification", "TopicArn": "arn:aws:sns:eu-west-1:1:t", **inner}
+    with pytest.raises(Unreadable, match="without a Message"):
+        open_notification(message(body))
 
 
 # Identity

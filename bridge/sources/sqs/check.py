@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import ssl
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from bridge.net.reach import reach_url
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import Queue, Throttled, Unanswered, connect
 from bridge.sources.sqs.held import LONGEST_HOLD
+from bridge.sources.sqs.policy import dead_letter_queue, most_receipts, number
 
 _ALL_SECONDS = 9.0
 _FEW_RECEIPTS = 3
@@ -150,14 +150,14 @@ def _waiting(attributes: Mapping[str, str]) -> str:
 
 
 def _in_flight(attributes: Mapping[str, str]) -> int:
-    return int(attributes.get("ApproximateNumberOfMessagesNotVisible") or 0)
+    return number(attributes, "ApproximateNumberOfMessagesNotVisible") or 0
 
 
 def _judge(findings: Findings, key: str, attributes: Mapping[str, str], patience: Patience) -> None:
     fifo = attributes.get("FifoQueue") == "true"
-    _judge_visibility(findings, key, int(attributes.get("VisibilityTimeout") or 0), patience)
-    _judge_redrive(findings, attributes.get("RedrivePolicy"))
-    retention = int(attributes.get("MessageRetentionPeriod") or 0)
+    _judge_visibility(findings, key, number(attributes, "VisibilityTimeout") or 0, patience)
+    _judge_redrive(findings, attributes, patience)
+    retention = number(attributes, "MessageRetentionPeriod") or 0
     if retention and retention < patience.unsettled:
         findings.warning(
             f"the queue keeps messages for {retention} s, and the bridge may hold them for "
@@ -208,19 +208,23 @@ def _judge_visibility(findings: Findings, key: str, visibility: int, patience: P
         )
 
 
-def _judge_redrive(findings: Findings, policy: str | None) -> None:
-    try:
-        told = json.loads(policy or "{}")
-        receipts = int(told.get("maxReceiveCount", 0))
-    except (ValueError, TypeError, AttributeError):
-        return
-    if not receipts:
+def _judge_redrive(findings: Findings, attributes: Mapping[str, str], patience: Patience) -> None:
+    receipts = most_receipts(attributes)
+    if receipts is None:
         findings.note("no dead-letter queue of its own: the bridge keeps its dead letters itself")
-    elif receipts < _FEW_RECEIPTS:
+        return
+    other = dead_letter_queue(attributes)
+    if receipts < _FEW_RECEIPTS:
         findings.warning(
-            f"after {receipts} receipts SQS moves a message to {told.get('deadLetterTargetArn')}, and each "
+            f"after {receipts} receipts SQS moves a message to {other}, and each "
             "restart of the bridge may count as one: messages can be lost to it that no service refused",
             f"raise maxReceiveCount of the queue's RedrivePolicy to {_FEW_RECEIPTS} at least, better 10",
         )
     else:
-        findings.ok(f"after {receipts} receipts a message goes to {told.get('deadLetterTargetArn')}")
+        findings.ok(f"after {receipts} receipts a message goes to {other}")
+    if not patience.parks:
+        findings.warning(
+            f"after {receipts} receipts a message goes to {other}, and a service with `park: false` holds "
+            "messages in the queue while it is down: each restart of the bridge, and each 12 h, is a receipt",
+            "let the services park (`park: true`), or take the RedrivePolicy away",
+        )

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source
 from bridge.sources import Keeping, SourceConfig
-from bridge.sources.sqs.s3 import open_notification
+from bridge.sources.sqs.s3 import Unreadable, open_notification
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Seconds, SecretFile
 
@@ -112,5 +112,8 @@ class SqsConfig(SourceConfig):
         return await check(self, key, patience)
 
     def events_of(self, event: Event) -> Sequence[Event] | str:
-        found = open_notification(event)
+        try:
+            found = open_notification(event)
+        except Unreadable as error:
+            return f"unreadable: {error}"
         return [event] if found is None else found

@@ -33,7 +33,8 @@ BATCH = 10
 """Messages of one receive, entries of one batch call (SQS quotas)."""
 _OPEN_SECONDS = 30.0
 """To find credentials, where an instance or container may have to be asked for them, and the queue."""
-_CALL_SECONDS = 10.0
+CALL_SECONDS = 10.0
+"""One call, beside the time for which it may be held back."""
 _CONNECT_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 
@@ -73,6 +74,12 @@ class Refusal:
     reason: str
 
 
+def _refusal(failed: Mapping[str, Any]) -> Refusal:
+    """Read what SQS says of one entry; of one that it says nothing of, nothing is known."""
+    reason = _short(str(failed.get("Code", "")), str(failed.get("Message", "")))
+    return Refusal(stale=bool(failed.get("SenderFault")), reason=reason or "nothing is said of it")
+
+
 Entry = tuple[str, int | None]
 """A receipt handle and the seconds of its new visibility; None to delete the message."""
 
@@ -105,14 +112,16 @@ class Queue:
         answer = await self._call(
             self._client.get_queue_attributes, QueueUrl=self.url, AttributeNames=["All"]
         )
-        attributes: Mapping[str, str] = answer.get("Attributes") or {}
+        attributes: Mapping[str, str] | None = answer.get("Attributes")
+        if not attributes:  # every queue has some
+            raise Unanswered(f"{self.place}: no answer of SQS's")
         return attributes
 
     async def receive(self, count: int, *, wait: int, visibility: int) -> Sequence[Mapping[str, Any]]:
         """Give up to `count` messages, after at most `wait` seconds, invisible to others for `visibility`."""
         answer = await self._call(
             self._client.receive_message,
-            seconds=wait + _CALL_SECONDS,
+            seconds=wait + CALL_SECONDS,
             QueueUrl=self.url,
             MaxNumberOfMessages=count,
             WaitTimeSeconds=wait,
@@ -123,10 +132,12 @@ class Queue:
         messages: Sequence[Mapping[str, Any]] = answer.get("Messages") or []
         return messages
 
-    async def answer(self, entries: Sequence[Entry]) -> Mapping[int, Refusal]:
+    async def answer(
+        self, entries: Sequence[Entry], *, seconds: float = CALL_SECONDS
+    ) -> Mapping[int, Refusal]:
         """Delete, or change the visibility of, up to 10 messages, all the one or all the other.
 
-        Gives those not done by their place in `entries`.
+        Gives those not done within `seconds` by their place in `entries`.
         """
         batch: list[dict[str, Any]] = [
             {"Id": str(at), "ReceiptHandle": receipt}
@@ -138,20 +149,16 @@ class Queue:
             if entries[0][1] is None
             else self._client.change_message_visibility_batch
         )
-        answer = await self._call(call, QueueUrl=self.url, Entries=batch)
-        return {
-            int(failed["Id"]): Refusal(
-                stale=bool(failed.get("SenderFault")),
-                reason=_short(failed["Code"], failed.get("Message", "")),
-            )
-            for failed in answer.get("Failed") or []
-        }
+        answer = await self._call(call, seconds=seconds, QueueUrl=self.url, Entries=batch)
+        done = {each.get("Id") for each in answer.get("Successful") or ()}
+        failed = {each.get("Id"): each for each in answer.get("Failed") or ()}
+        return {at: _refusal(failed.get(str(at), {})) for at in range(len(entries)) if str(at) not in done}
 
     async def _call(
         self,
         call: Callable[..., Coroutine[Any, Any, Mapping[str, Any]]],
         *,
-        seconds: float = _CALL_SECONDS,
+        seconds: float = CALL_SECONDS,
         **parameters: Any,
     ) -> Mapping[str, Any]:
         try:
@@ -223,7 +230,7 @@ def _client(config: SqsConfig) -> Any:
         aws_session_token=secret(config.session_token, config.session_token_file),
         config=AioConfig(
             connect_timeout=_CONNECT_SECONDS,
-            read_timeout=config.wait_seconds + _CALL_SECONDS,
+            read_timeout=config.wait_seconds + CALL_SECONDS,
             retries={"total_max_attempts": 1, "mode": "standard"},  # each caller has its own patience
             max_pool_connections=config.pollers + 2 * BATCH,
             # Not only a name: botocore makes its own anew for each call, at a tenth of the call's cost.

@@ -19,7 +19,14 @@ class Held:
     __slots__ = ("delivery", "due", "failures", "gives_way", "group", "id", "receipt", "received")
 
     def __init__(
-        self, event: Event, receipt: str, group: str | None, settled: Callable[[Held, Outcome], None]
+        self,
+        event: Event,
+        receipt: str,
+        group: str | None,
+        settled: Callable[[Held, Outcome], None],
+        *,
+        fault: str | None = None,
+        nearly_dead: bool = False,
     ) -> None:
         self.id = event.id
         self.receipt = receipt
@@ -29,10 +36,12 @@ class Held:
         self.gives_way = 0.0
         """When it must be out of the bridge's hands: a little before others can have it."""
         self.due = 0.0
-        """When to put that off."""
+        """When to put that off; infinity while that is under way, and when it can't be any more."""
         self.failures = 0
         """To delete it or to give it back."""
-        self.delivery = Delivery(event, lambda _, outcome: settled(self, outcome))
+        self.delivery = Delivery(
+            event, lambda _, outcome: settled(self, outcome), fault=fault, nearly_dead=nearly_dead
+        )
 
     def is_received(self, now: float, visibility: float) -> None:
         """Note that it was received at `now`, for `visibility` seconds."""

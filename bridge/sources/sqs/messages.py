@@ -32,19 +32,53 @@ def to_event(message: Mapping[str, Any], source: str) -> Event:
     `message_group_id`, `message_deduplication_id`, `sequence_number`, `dead_letter_source` and
     `trace_header`.
     """
-    told: Mapping[str, str] = message.get("Attributes") or {}
-    attributes = {name: told[theirs] for theirs, name in _SYSTEM.items() if theirs in told}
-    for name, value in (message.get("MessageAttributes") or {}).items():
-        binary = value.get("BinaryValue")
-        attributes[f"attribute.{name}"] = (
-            value.get("StringValue", "") if binary is None else b64encode(binary).decode("ascii")
-        )
-    sent = told.get("SentTimestamp", "")
+    told = _mapping(message.get("Attributes"))
+    attributes = {name: _text(told[theirs]) for theirs, name in _SYSTEM.items() if theirs in told}
+    for name, value in _mapping(message.get("MessageAttributes")).items():
+        attributes[f"attribute.{_text(name)}"] = _value(_mapping(value))
+    body = message.get("Body")
     return Event(
-        id=message["MessageId"],
+        id=_text(message["MessageId"]),
         source=source,
         type=MESSAGE,
-        time=datetime.fromtimestamp(int(sent) / 1000, UTC) if sent.isdecimal() else None,
-        data=message.get("Body", "").encode("utf-8", "surrogatepass"),
+        time=_sent(told.get("SentTimestamp")),
+        data=(body if isinstance(body, str) else "").encode("utf-8", "surrogatepass"),
         attributes=attributes,
     )
+
+
+def fault_of(message: Mapping[str, Any]) -> str | None:
+    """Return why there is nothing to read in a message; None where there is."""
+    return None if isinstance(message.get("Body"), str) else "its body is no text"
+
+
+def nearly_dead(event: Event, most_receipts: int | None) -> bool:
+    """Return whether half of the receipts that the queue allows are used up, and 2 at least; or all."""
+    count = event.attributes.get("receive_count", "")
+    if most_receipts is None or not count.isdecimal():
+        return False
+    return int(count) >= min(most_receipts, max(2, most_receipts / 2))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str:
+    """Give text that can be encoded: half of a surrogate pair as its escape."""
+    text = value if isinstance(value, str) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _value(attribute: Mapping[str, Any]) -> str:
+    binary = attribute.get("BinaryValue")
+    if isinstance(binary, bytes):
+        return b64encode(binary).decode("ascii")
+    return _text(attribute.get("StringValue", ""))
+
+
+def _sent(milliseconds: Any) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+    except (OSError, OverflowError, TypeError, ValueError):
+        return None

@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.core.errors import SourceLost
+from bridge.core.errors import SourceLost, reason, root_cause
 from bridge.core.ports import Slots
+from bridge.core.steady import Steady
 from bridge.sources.handover import Handover
+from bridge.sources.sqs.answers import GATHER_SECONDS, Answers, batches, pause
 from bridge.sources.sqs.config import SqsConfig
-from bridge.sources.sqs.connection import BATCH, Entry, Queue, Refusal, Throttled, Unanswered
+from bridge.sources.sqs.connection import BATCH, Queue, Refusal, Throttled, Unanswered
 from bridge.sources.sqs.held import Groups, Held
-from bridge.sources.sqs.messages import to_event
-from bridge.sources.sqs.s3 import open_notification
+from bridge.sources.sqs.messages import fault_of, nearly_dead, to_event
+from bridge.sources.sqs.policy import most_receipts, number
+from bridge.sources.sqs.s3 import Unreadable, open_notification
+from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import SourceMetrics
 
-GATHER_SECONDS = 0.1
-"""How long answers gather for a batch."""
 ROOM_SECONDS = 0.02
 """A full bridge frees slots one by one: so long they gather, for a batch instead of single messages."""
 WATCH_SECONDS = 15.0
 """Between two looks at the queue's attributes."""
 LOST_SECONDS = 15.0
 """Without a good answer this long, the queue is lost."""
-ATTEMPTS = 5
-"""To delete a message, or to give it back."""
-CALLS = 8
-"""Batch calls under way at once."""
 CLOSE_SECONDS = 8.0
 """For the last deletes, and for giving back what is left."""
 NO_VISIBILITY_SECONDS = 30
 """What is asked for where the queue's own visibility timeout is 0: SQS's default."""
-
-Tell = Callable[[Held, str, Refusal | None], None]
-"""Told of one message, the receipt that was used, and why it was not done; None when it was."""
 
 
 class Reader:
@@ -55,11 +51,12 @@ class Reader:
         identity: str,
         slots: Slots,
         metrics: SourceMetrics,
+        throttled: Steady,
         log: Any,
     ) -> None:
+        """Take `throttled`, which outlives this: what SQS said when it last asked for fewer calls."""
         self.batches = Handover()
-        self.throttled: str | None = None
-        """What SQS said when it last asked for fewer calls; None once it answers again."""
+        self._throttled = throttled
         self._queue = queue
         self._config = config
         self._identity = identity
@@ -68,6 +65,8 @@ class Reader:
         self._log = log
         self._in_order = attributes.get("FifoQueue") == "true"
         self._visibility = NO_VISIBILITY_SECONDS
+        self._most_receipts: int | None = None
+        """After so many the queue moves a message to another, as far as is known."""
 
         self._turn = asyncio.Lock()
         """One poller at a time waits for room."""
@@ -81,13 +80,14 @@ class Reader:
 
         self._held: dict[str, Held] = {}
         """What is kept invisible, by MessageId."""
-        self._hurry = asyncio.Event()
-        """What falls due next may do so sooner than was thought."""
+        self._due_sooner = asyncio.Event()
+        """What is to be put off next may be due sooner than was thought."""
+        self._gives_way_sooner = asyncio.Event()
+        """Likewise what gives way next."""
         self._groups = Groups()
-        self._owed: dict[Held, bool] = {}
-        """Messages to be answered: deleted (True) or given back."""
-        self._some_owed = asyncio.Event()
-        self._told_of_stale = False
+        self._answers = Answers(
+            queue, metrics, log, is_held=lambda name: name in self._held, answered=self._forget
+        )
         self._failing: dict[str, tuple[float, int]] = {}
         """What kind of call fails, since when and how many times."""
         self._take_up(attributes)
@@ -100,33 +100,29 @@ class Reader:
                     tasks.create_task(self._poll())
                 # A message with many records goes in pieces.
                 tasks.create_task(self.batches.feed(self._ready, self._some_ready, self._slots))
-                tasks.create_task(self._keep())
-                tasks.create_task(self._answer())
+                tasks.create_task(self._put_off())
+                tasks.create_task(self._give_way())
+                tasks.create_task(self._answers.run())
                 tasks.create_task(self._watch())
         except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
+            error = root_cause(group)
             if not isinstance(error, SourceLost):
                 self._log.error("sqs reader failed", exc_info=error)
-                error = SourceLost(_reason(error))
+                error = SourceLost(reason(error))
             self._release_all()
             self.batches.fail(error)
 
     async def close(self) -> None:
         """Delete what is settled, give back the rest. Never raises what the queue did."""
         self._release_all()
-        for held in self._owed:
-            held.failures = 0
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                while self._owed:
-                    await self._answer_all()
+                await self._answers.finish()
         except (TimeoutError, SourceLost, ExceptionGroup) as error:
             self._log.warning(
                 "sqs: not everything was answered; it comes again after its visibility timeout",
-                messages=len(self._owed),
-                reason=_reason(error),
+                messages=self._answers.left,
+                reason=reason(error),
             )
 
     # Receiving
@@ -136,23 +132,23 @@ class Reader:
             count = await self._reserve()
             visibility = self._visibility
             messages: Sequence[Mapping[str, Any]] = ()
-            pause = 0.0
+            quiet = 0.0
             try:
                 messages = await self._queue.receive(
                     count, wait=int(self._config.wait_seconds), visibility=visibility
                 )
                 self._succeeded("receive")
                 if not messages:  # not every server holds back its empty answers
-                    pause = GATHER_SECONDS
+                    quiet = GATHER_SECONDS
             except (Unanswered, Throttled) as failure:
-                pause = self._failed("receive", failure)
+                quiet = self._failed("receive", failure)
             finally:
                 self._asked -= count
                 self._room.set()
             for message in messages:
                 self._take(message, visibility)
-            if pause:
-                await asyncio.sleep(pause)
+            if quiet:
+                await asyncio.sleep(quiet)
 
     async def _reserve(self) -> int:
         """Wait for free slots that nobody else has reserved, and reserve up to 10 of them."""
@@ -171,26 +167,47 @@ class Reader:
                 await asyncio.sleep(ROOM_SECONDS)
 
     def _take(self, message: Mapping[str, Any], visibility: int) -> None:
-        event = to_event(message, self._identity)
-        receipt = message["ReceiptHandle"]
-        held = self._held.get(event.id)
+        name, receipt = message.get("MessageId"), message.get("ReceiptHandle")
+        if not isinstance(name, str) or not isinstance(receipt, str) or not name:
+            # It can't be answered: the queue gives it again, until its retention or redrive policy ends that.
+            self._metrics.filtered("unreadable")
+            self._log.warning(
+                "sqs: a message without id or receipt is left to the queue", told=sorted(message)
+            )
+            return
+        held = self._held.get(name)
         if held is not None:  # a second receipt of what we have: only the newest one is good for an answer
             held.receipt = receipt
             held.is_received(time.monotonic(), visibility)
             self._log.info("sqs: a message in hand came again", message=held.id)
             return
+        event = to_event(message, self._identity)
         group = event.attributes.get("message_group_id") if self._in_order else None
-        held = self._held[event.id] = Held(event, receipt, group, self._settled)
+        held = self._held[name] = Held(
+            event,
+            receipt,
+            group,
+            self._settled,
+            fault=fault_of(message),
+            nearly_dead=nearly_dead(event, self._most_receipts),
+        )
         held.is_received(time.monotonic(), visibility)
         if len(self._held) == 1:
-            self._hurry.set()
+            self._due_sooner.set()
+            self._gives_way_sooner.set()
         if self._groups.enter(held):
             self._offer(held.delivery)
 
     # Handing over
 
     def _offer(self, delivery: Delivery) -> None:
-        found = open_notification(delivery.event)
+        try:
+            found = open_notification(delivery.event)
+        except Unreadable as error:
+            delivery.fault, found = str(error), None
+        except Exception as error:  # noqa: BLE001 - one message that nobody foresaw stops none beside it
+            self._log.exception("sqs: a message can't be read")
+            delivery.fault, found = f"can't be taken apart: {excerpt(reason(error))}", None
         if isinstance(found, str):
             self._metrics.filtered(found)
             self._log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=found)
@@ -209,8 +226,7 @@ class Reader:
     def _settled(self, held: Held, outcome: Outcome) -> None:
         if outcome is Outcome.RELEASED:
             self._forget(held)
-        self._owed[held] = outcome is not Outcome.RELEASED
-        self._some_owed.set()
+        self._answers.owe(held, delete=outcome is not Outcome.RELEASED)
         self._room.set()
         following, given_back = self._groups.leave(held, outcome)
         for each in given_back:
@@ -228,87 +244,25 @@ class Reader:
         for held in list(self._held.values()):
             held.delivery.settle(Outcome.RELEASED)
 
-    async def _answer(self) -> None:
-        while True:
-            await self._some_owed.wait()
-            await asyncio.sleep(GATHER_SECONDS)
-            self._some_owed.clear()
-            await self._answer_all()
-
-    async def _answer_all(self) -> None:
-        """Delete and give back what is owed, once; what failed stays owed, after a pause."""
-        deletes = [held for held, delete in self._owed.items() if delete]
-        releases = [held for held, delete in self._owed.items() if not delete]
-        await self._call([*_batches(deletes, None), *_batches(releases, 0)], self._answered)
-        failures = max((held.failures for held in self._owed), default=0)
-        if failures:
-            self._some_owed.set()
-            await asyncio.sleep(_pause(failures))
-
-    def _answered(self, held: Held, receipt: str, refusal: Refusal | None) -> None:
-        if refusal is not None and not refusal.stale:
-            held.failures += 1
-            if held.failures < ATTEMPTS:
-                return
-            self._log.warning(
-                "sqs: can't be answered; the message comes again", message=held.id, reason=refusal.reason
-            )
-        elif held.receipt != receipt and self._owed.get(held):
-            held.failures += 1  # it came again meanwhile, and only its newest receipt is good for a delete
-            return
-        elif refusal is not None and self._owed.get(held):
-            self._count_stale(held, refusal)
-        self._owed.pop(held, None)
-        self._forget(held)
-
-    def _count_stale(self, held: Held, refusal: Refusal) -> None:
-        self._metrics.stale_receipts.inc()
-        if not self._told_of_stale:
-            self._told_of_stale = True
-            self._log.warning(
-                "sqs: a receipt is not valid any more: the message was deleted, or came to somebody else",
-                message=held.id,
-                reason=refusal.reason,
-            )
-
-    async def _call(self, batches: Iterable[tuple[list[Held], int | None]], tell: Tell) -> None:
-        """Make the batch calls, some at once, and `tell` what became of each message."""
-        calls = asyncio.Semaphore(CALLS)
-
-        async def call(batch: list[Held], visibility: int | None) -> None:
-            async with calls:
-                entries: list[Entry] = [(held.receipt, visibility) for held in batch]
-                refused: Mapping[int, Refusal] = {}
-                try:
-                    refused = await self._queue.answer(entries)
-                except (Unanswered, Throttled) as failure:
-                    refused = dict.fromkeys(range(len(batch)), Refusal(stale=False, reason=str(failure)))
-                for at, held in enumerate(batch):
-                    tell(held, entries[at][0], refused.get(at))
-
-        async with asyncio.TaskGroup() as tasks:
-            for batch, visibility in batches:
-                tasks.create_task(call(batch, visibility))
-
     # Keeping invisible
 
-    async def _keep(self) -> None:
-        """Put off what falls due, and let go in time of what can't be."""
-        while True:
-            now, visibility = time.monotonic(), self._visibility
-            for held in [each for each in self._held.values() if each.gives_way <= now]:
-                self._let_go(held)
-            # What falls due a little later goes along: it makes full batches.
-            due = [held for held in self._held.values() if held.due <= now + visibility / 8]
-            await self._call(_batches(due, visibility), partial(self._kept, now, visibility))
-            pause = min(
-                (min(held.due, held.gives_way) - time.monotonic() for held in self._held.values()),
-                default=None,
-            )
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if pause is None else max(pause, visibility / 40)):
-                    await self._hurry.wait()
-            self._hurry.clear()
+    async def _put_off(self) -> NoReturn:
+        """Put off what falls due. No call waits for another: one may hang."""
+        async with asyncio.TaskGroup() as calls:
+            while True:
+                now, visibility = time.monotonic(), self._visibility
+                # What falls due a little later goes along: it makes full batches.
+                due = [held for held in self._held.values() if held.due <= now + visibility / 8]
+                for batch in batches(due):
+                    for held in batch:
+                        held.due = math.inf  # until its call is over
+                    calls.create_task(self._keep(batch, visibility))
+                soonest = min((held.due for held in self._held.values()), default=math.inf)
+                await _until(self._due_sooner, max(soonest - time.monotonic(), visibility / 40))
+
+    async def _keep(self, batch: Sequence[Held], visibility: int) -> None:
+        await self._answers.call(batch, visibility, partial(self._kept, time.monotonic(), visibility))
+        self._due_sooner.set()
 
     def _kept(self, now: float, visibility: int, held: Held, receipt: str, refusal: Refusal | None) -> None:
         if refusal is None:
@@ -317,10 +271,20 @@ class Reader:
             held.due = time.monotonic() + visibility * random.uniform(0.05, 0.1)
         elif held.receipt == receipt and self._held.get(held.id) is held:
             # It was deleted or came to somebody else: our copy must not stay beside that one.
-            self._count_stale(held, refusal)
+            self._answers.count_stale(held, refusal)
             held.delivery.settle(Outcome.RELEASED)
             self._forget(held)
-            self._owed.pop(held, None)
+            self._answers.waive(held)
+
+    async def _give_way(self) -> NoReturn:
+        """Let go in time of what could not be put off, whatever the calls for it are at."""
+        while True:
+            now = time.monotonic()
+            for held in [each for each in self._held.values() if each.gives_way <= now]:
+                if self._held.get(held.id) is held:  # else it went with one before it
+                    self._let_go(held)
+            soonest = min((held.gives_way for held in self._held.values()), default=math.inf)
+            await _until(self._gives_way_sooner, soonest - time.monotonic())
 
     def _let_go(self, held: Held) -> None:
         self._log.warning(
@@ -335,51 +299,43 @@ class Reader:
 
     def _take_up(self, attributes: Mapping[str, str]) -> None:
         before = self._visibility
-        self._visibility = int(attributes.get("VisibilityTimeout") or 0) or NO_VISIBILITY_SECONDS
+        self._visibility = number(attributes, "VisibilityTimeout") or NO_VISIBILITY_SECONDS
         if self._visibility < before:
-            self._hurry.set()
-        self._metrics.lag(int(attributes.get("ApproximateNumberOfMessages") or 0))
+            self._due_sooner.set()
+        self._most_receipts = most_receipts(attributes)
+        self._metrics.lag(number(attributes, "ApproximateNumberOfMessages"))
 
     async def _watch(self) -> None:
-        pause = WATCH_SECONDS
+        quiet = WATCH_SECONDS
         while True:
-            await asyncio.sleep(pause)
-            pause = WATCH_SECONDS
+            await asyncio.sleep(quiet)
+            quiet = WATCH_SECONDS
             try:
                 self._take_up(await self._queue.attributes())
                 self._succeeded("attributes")
             except (Unanswered, Throttled) as failure:
-                pause = self._failed("attributes", failure)
+                quiet = self._failed("attributes", failure)
 
     def _succeeded(self, what: str) -> None:
         self._failing.pop(what, None)
         if not self._failing:
-            self.throttled = None
+            self._throttled.recovered()
 
     def _failed(self, what: str, failure: Unanswered | Throttled) -> float:
         """Give how long to wait before the next call. Raises SourceLost when it went on for too long."""
         since, times = self._failing.get(what, (time.monotonic(), 0))
         self._failing[what] = since, times + 1
         if isinstance(failure, Throttled):
-            if self.throttled is None:
-                self._log.warning("sqs: throttled", reason=str(failure))
-            self.throttled = str(failure)
+            self._log.warning("sqs: throttled", reason=str(failure))
+            self._throttled.failed(f"throttled: {failure}")
         elif time.monotonic() - since >= LOST_SECONDS:
             raise SourceLost(str(failure))
-        return _pause(times + 1)
+        return pause(times + 1)
 
 
-def _pause(failures: int) -> float:
-    """Draw the seconds to wait after `failures` in a row: full jitter, 10 at most."""
-    return random.uniform(0.05, min(10.0, 0.25 * 2 ** min(failures, 10)))
-
-
-def _batches(messages: Sequence[Held], visibility: int | None) -> Iterator[tuple[list[Held], int | None]]:
-    for at in range(0, len(messages), BATCH):
-        yield list(messages[at : at + BATCH]), visibility
-
-
-def _reason(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error) or type(error).__name__
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    """Return once `event` is set, or after `seconds` (infinity: never); then it is not set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None if seconds == math.inf else seconds):
+            await event.wait()
+    event.clear()

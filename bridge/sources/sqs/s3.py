@@ -23,6 +23,11 @@ from bridge.core.event import Event
 Dropped = Literal["test_event", "empty"]
 """Why a notification holds nothing to do: S3's greeting to a new target, or no records."""
 
+
+class Unreadable(Exception):  # noqa: N818 - a finding about one message, not an error of the bridge
+    """A message is an envelope of SNS's, and nothing is in it."""
+
+
 _ORIGINS = ("aws:s3", "minio:s3")
 _UNFIT = (ValueError, RecursionError)  # UnicodeError is a ValueError
 
@@ -55,7 +60,7 @@ def open_notification(message: Event) -> list[Event] | Dropped | None:
     (S3 numbers only what writes or deletes an object), the time and S3's request id stand for it; where
     these are missing too, the message's own id, so that no two occurrences are taken for one. Two ways
     then give two ids: EventBridge tells seconds where S3 tells milliseconds. A record without bucket or
-    key is a plain event.
+    key is a plain event. Raise Unreadable for an envelope of SNS's without a message.
     """
     text = _text(message.data)
     found = None if text is None else _load(text)
@@ -66,6 +71,8 @@ def open_notification(message: Event) -> list[Event] | Dropped | None:
         found = _load(text)
         if found is None:
             return None
+    elif found.get("Type") == "Notification" and "TopicArn" in found:
+        raise Unreadable("an envelope of SNS's (Type, TopicArn) without a Message of text")
     if found.get("Event") == "s3:TestEvent" and found.get("Service") == "Amazon S3":
         return "test_event"
     if found.get("source") == "aws.s3" and isinstance(found.get("detail-type"), str):

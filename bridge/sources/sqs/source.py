@@ -11,6 +11,7 @@ import structlog
 from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Slots
+from bridge.core.steady import Steady
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import Throttled, Unanswered, connect
 from bridge.sources.sqs.reader import Reader
@@ -31,6 +32,7 @@ class SqsSource:
         self._identity = config.identity or key
         self._metrics = metrics
         self._log = structlog.get_logger(__name__).bind(source=key)
+        self._throttled = Steady()
         self._reader: Reader | None = None
 
     @asynccontextmanager
@@ -48,6 +50,7 @@ class SqsSource:
                 identity=self._identity,
                 slots=slots,
                 metrics=self._metrics,
+                throttled=self._throttled,
                 log=self._log,
             )
             self._reader = reader
@@ -62,6 +65,5 @@ class SqsSource:
                 await reader.close()
 
     def problems(self) -> Sequence[str]:
-        """Tell that SQS asks for fewer calls, while it does."""
-        throttled = None if self._reader is None else self._reader.throttled
-        return [] if throttled is None else [f"throttled: {throttled}"]
+        """Tell that SQS asks for fewer calls, until it has not for a while."""
+        return [] if self._throttled.problem is None else [self._throttled.problem]

@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -115,15 +118,20 @@ async def test_two_commands_at_once_do_each_row_once(world: World) -> None:
     world.assert_one_job_an_event()
 
 
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """One that other users may enter: each run of pytest that begins closes its own to them."""
+    with TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-async def test_another_user_is_refused_with_a_clear_line(world: World) -> None:
+async def test_another_user_is_refused_with_a_clear_line(open_directory: Path, world: World) -> None:
+    world.directory = open_directory
     daemon = world.daemon()
     daemon.start()
     await daemon.becomes_ready()
-    readable = daemon.directory.parent
-    while readable.parent != readable:  # the way to the file, not the state directory
-        readable.chmod(readable.stat().st_mode | 0o055)
-        readable = readable.parent
     daemon.directory.chmod(0o755)
     daemon.file.chmod(0o644)
     for arguments in (["list"], ["replay", "--all"]):

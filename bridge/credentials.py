@@ -267,7 +267,7 @@ def json_object(text: str) -> dict[str, Any]:
     """Parse an object; an empty one stands for whatever else `text` is."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -275,6 +275,6 @@ def json_object(text: str) -> dict[str, Any]:
 def lifetime(seconds: object) -> float:
     try:
         lifetime = float(seconds)  # type: ignore[arg-type]  # a number, or a text from issuers that quote it
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return _ASSUMED_LIFETIME
     return max(lifetime, 1.0) if math.isfinite(lifetime) else _ASSUMED_LIFETIME

@@ -187,7 +187,7 @@ class _Jobs:
                     page = told.get("next_page") or ""
                     if not page or (jobs and max(jobs) > job):
                         return None, True, looked_at
-        except (TimeoutError, _Unanswered, ValueError, AttributeError):
+        except (TimeoutError, _Unanswered, AttributeError, RecursionError, TypeError, ValueError):
             return None, False, looked_at
 
     async def _get(self, url: URL, *, log: bool = False) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from bridge import credentials as auth_module
 from bridge.core.ports import Answer, Verdict
-from bridge.credentials import Bearer, Grant, NoCredentialError, refused
+from bridge.credentials import Bearer, Grant, NoCredentialError, json_object, refused
 from bridge.destinations.oscar.client import OscarService
 from bridge.telemetry.metrics import Metrics
 from tests.destinations.fake_oscar import PASSWORD, FakeOscar, always, event, serve, service, token
@@ -353,7 +353,10 @@ async def test_a_confidential_client_tells_its_secret_in_the_header() -> None:
     assert "client_id" not in issuer.forms[0]
 
 
-@pytest.mark.parametrize(("told", "seconds"), [(None, 300), ("1800", 1800), ("soon", 300), (0, 1), ([], 300)])
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [(None, 300), ("1800", 1800), ("soon", 300), (0, 1), ([], 300), (10**400, 300)],
+)
 async def test_a_lifetime_that_is_not_told_is_taken_for_five_minutes(told: object, seconds: float) -> None:
     metrics = Metrics()
     async with oidc(FakeOscar(), metrics=metrics) as (issuer, plants):
@@ -365,6 +368,11 @@ async def test_a_lifetime_that_is_not_told_is_taken_for_five_minutes(told: objec
         left = metrics.registry.get_sample_value("bridge_credential_expiry_seconds", {"cluster": "main"})
     assert left is not None
     assert seconds - 5 < left <= seconds
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"a":' * 100_000])
+def test_whatever_is_no_object_is_an_empty_one(text: str) -> None:
+    assert json_object(text) == {}
 
 
 async def test_a_token_endpoint_out_of_reach_is_no_refusal() -> None:

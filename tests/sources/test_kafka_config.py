@@ -230,6 +230,14 @@ async def test_client_credentials_are_used_until_shortly_before_their_end() -> N
     }
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, f'{{"access_token": "t", "expires_in": {10**400}}}'])
+async def test_an_answer_that_is_no_grant_is_no_end_of_the_client(text: str) -> None:
+    async with token_server([web.Response(text=text)]) as (endpoint, _):
+        provider = token_provider(OAuthConfig(token_endpoint=endpoint, client_id="me", client_secret="x"))
+        with pytest.raises(KafkaConnectionError, match="no access token"):
+            await provider.token()
+
+
 async def test_a_refused_grant_tells_why() -> None:
     async with token_server([web.Response(status=401, text="invalid_client")]) as (endpoint, _):
         provider = token_provider(OAuthConfig(token_endpoint=endpoint, client_id="me", client_secret="x"))

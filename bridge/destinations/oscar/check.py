@@ -283,7 +283,7 @@ class _Look:
             return None
         try:
             listed = json.loads(page.text)
-        except ValueError:
+        except (ValueError, RecursionError):
             listed = ""
         if not isinstance(listed, list | None):
             self._findings.problem(
@@ -435,7 +435,7 @@ class _Version(NamedTuple):
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -122,6 +122,10 @@ class _TokenFile(AbstractTokenProvider):  # type: ignore[misc] # aiokafka is not
             raise KafkaConnectionError(str(error)) from error
 
 
+_ODD = (ValueError, RecursionError, OverflowError)
+"""What reading an answer raises that is no grant."""
+
+
 class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafka is not typed
     def __init__(self, oauth: OAuthConfig, endpoint: str, client_id: str) -> None:
         self._oauth = oauth
@@ -136,7 +140,7 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
             if time.monotonic() >= self._usable_until:
                 try:
                     await self._ask()
-                except (aiohttp.ClientError, TimeoutError, CredentialError, ValueError) as error:
+                except (aiohttp.ClientError, TimeoutError, CredentialError, *_ODD) as error:
                     raise KafkaConnectionError(
                         f"no access token from {self._endpoint}: {str(error) or type(error).__name__}"
                     ) from error

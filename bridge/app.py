@@ -12,15 +12,16 @@ from functools import partial
 import structlog
 
 from bridge import __version__
-from bridge.commands import carry_out
+from bridge.commands import carry_out, known
 from bridge.destinations.oscar.client import OscarCluster, OscarService
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
+from bridge.pipeline.rerouting import Rerouting
 from bridge.pipeline.router import Router
 from bridge.pipeline.runner import Runner
 from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
-from bridge.store import Store
+from bridge.store import Store, Stranded
 from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
 from bridge.web import Problem, serve
@@ -89,26 +90,36 @@ async def run(
             key: Lane(key, settings.services[key], service, store, metrics.lane(key))
             for key, service in services.items()
         }
-        runners = _runners(settings, lanes, store, metrics, rescan)
+        routers = _routers(settings, lanes, store, metrics)
+        runners = _runners(settings, routers, store, metrics, rescan)
+        identities = {key: config.identity or key for key, config in settings.sources.items()}
+        rerouting = Rerouting({identities[key]: router for key, router in routers.items()}, store)
+        there = known(settings)
+
+        def stranded() -> Sequence[Stranded]:
+            return store.stranded(there)
 
         def readiness() -> Sequence[Problem]:
             parts = [
                 *((f"source {runner.key}", runner.problems()) for runner in runners),
                 *((f"service {lane.key}", lane.problems()) for lane in lanes.values()),
                 ("store", store.problems()),
+                ("store", [f"{each.message}: {each.remedy}" for each in stranded()]),
                 ("bridge", ["stopping"] if stop.asked.is_set() else []),
             ]
             return [Problem(part, reason) for part, reasons in parts for reason in reasons]
 
         metrics.ready.set_function(lambda: not readiness())
         url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness))
-        await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store, lanes.keys())))
+        await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store, there)))
         # What is there by now stays until the end, and there is little garbage in cycles: collections look at
         # the rest alone, and seldom.
         gc.freeze()
         gc.set_threshold(10_000, 20, 20)
         gc.enable()
         _log.info("bridge started", version=__version__, http=url, state_dir=str(settings.state_dir))
+        for each in stranded():
+            _log.warning("events that nothing will take", problem=each.message, remedy=each.remedy)
         async with asyncio.TaskGroup() as lane_tasks:
             working = [lane_tasks.create_task(lane.run(), name=f"lane {lane.key}") for lane in lanes.values()]
             for key, cluster in clusters.items():
@@ -119,7 +130,9 @@ async def run(
                 reading = [
                     source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners
                 ]
+                again = source_tasks.create_task(rerouting.run(), name="dead letters routed again")
                 await stop.asked.wait()
+                again.cancel()
                 await _drain(runners, lanes.values(), settings.drain_seconds, stop.now)
                 for task in reading:
                     task.cancel()
@@ -147,19 +160,31 @@ def _services(settings: Settings, clusters: Mapping[str, OscarCluster]) -> dict[
     }
 
 
+def _routers(
+    settings: Settings, lanes: Mapping[str, Lane], store: Store, metrics: Metrics
+) -> dict[str, Router]:
+    routers = {}
+    for key, config in settings.sources.items():
+        routes = [route for route in settings.routes if route.from_ == key]
+        routers[key] = Router(routes, lanes, store, metrics.source(key), slots=config.max_in_flight)
+    return routers
+
+
 def _runners(
-    settings: Settings, lanes: dict[str, Lane], store: Store, metrics: Metrics, rescan: Rescan | None
+    settings: Settings,
+    routers: Mapping[str, Router],
+    store: Store,
+    metrics: Metrics,
+    rescan: Rescan | None,
 ) -> list[Runner]:
     runners = []
     for key, config in settings.sources.items():
         own = metrics.source(key)
         intake = Intake(config.max_in_flight, config.max_in_flight_bytes, own)
-        routes = [route for route in settings.routes if route.from_ == key]
-        router = Router(routes, lanes, store, own, slots=config.max_in_flight)
         keeping = Keeping(
             spool=partial(store.spool, config.identity or key), state_dir=settings.state_dir, rescan=rescan
         )
-        runners.append(Runner(key, config.build(key, own, keeping), intake, router, own))
+        runners.append(Runner(key, config.build(key, own, keeping), intake, routers[key], own))
     return runners
 
 

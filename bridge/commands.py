@@ -1,11 +1,11 @@
-"""Commands on dead letters: by a running daemon, or on the store itself when none runs.
+"""Commands on events that are kept: by a running daemon, or on the store itself when none runs.
 
 Either way they only mark rows. Invoking is the lane's, at its own pace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -15,7 +15,7 @@ from bridge.core.event import Event
 from bridge.pipeline.router import matcher
 from bridge.settings import Settings
 from bridge.settings.references import mistakes_in
-from bridge.store import Count, Filter, Store, Summary
+from bridge.store import Choice, Count, Filter, Known, Store, Summary, orders
 from bridge.store.schema import FILE
 from bridge.telemetry.metrics import Metrics
 from bridge.values import Model
@@ -23,15 +23,22 @@ from bridge.web.socket import ask
 
 
 class Command(Model):
-    """What to do, with which dead letters: those to which every condition given applies."""
+    """What to do, with which events: those to which every condition given applies.
 
-    do: Literal["replay", "discard"]
+    `replay` and `discard` are for dead letters, `move` and `bury` for events that nothing will take.
+    """
+
+    do: Literal["replay", "discard", "move", "bury"]
     as_new: bool = False
     """Replay with a fresh identity, so that OSCAR makes another job."""
+    to: str | None = None
+    """The service to replay or move to, in place of the event's own."""
     dry_run: bool = False
     """Count only."""
     numbers: tuple[int, ...] | None = None
     service: str | None = None
+    source: str | None = None
+    """By identity; of events that nothing will take."""
     cause: str | None = None
     older_than: float | None = Field(default=None, ge=0)
     """Seconds since it was given up."""
@@ -40,8 +47,14 @@ class Command(Model):
     """CEL over the event, as in a route. One that lacks a key it names is not meant."""
 
 
-async def carry_out(store: Store, lanes: Collection[str], command: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what `command` says; `lanes` are the services that the configuration has.
+def known(settings: Settings) -> Known:
+    """Return what the configuration has."""
+    sources = frozenset(config.identity or key for key, config in settings.sources.items())
+    return Known(settings.services.keys(), sources)
+
+
+async def carry_out(store: Store, there: Known, command: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what `command` says; `there` is what the configuration has.
 
     Raises ValueError for a command that can't be understood, and StoreError.
     """
@@ -49,6 +62,20 @@ async def carry_out(store: Store, lanes: Collection[str], command: Mapping[str, 
         wanted = Command.model_validate(command)
     except ValidationError as error:
         raise ValueError("; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors())) from error
+    if wanted.to is not None and wanted.to not in there.services:
+        raise ValueError(f"the bridge that runs has no service {wanted.to!r}")
+    count = await _carry_out(store, there, wanted)
+    return {"changed": count.changed, "refused": count.refused}
+
+
+async def _carry_out(store: Store, there: Known, wanted: Command) -> Count:
+    if wanted.do in ("move", "bury"):
+        choice = Choice(numbers=wanted.numbers, service=wanted.service, source=wanted.source)
+        if wanted.do == "bury":
+            return await orders.bury(store, choice, there, dry_run=wanted.dry_run)
+        if wanted.to is None:
+            raise ValueError("say which service to move to")
+        return await orders.move(store, choice, wanted.to, there, dry_run=wanted.dry_run)
     chosen = Filter(
         numbers=wanted.numbers,
         service=wanted.service,
@@ -58,10 +85,15 @@ async def carry_out(store: Store, lanes: Collection[str], command: Mapping[str, 
         matches=None if wanted.when is None else _matching(wanted.when),
     )
     if wanted.do == "discard":
-        count = await store.discard(chosen, dry_run=wanted.dry_run)
-    else:
-        count = await store.replay(chosen, lanes=lanes, as_new=wanted.as_new, dry_run=wanted.dry_run)
-    return {"changed": count.changed, "refused": count.refused}
+        return await orders.discard(store, chosen, dry_run=wanted.dry_run)
+    return await orders.replay(
+        store,
+        chosen,
+        known=there,
+        as_new=wanted.as_new,
+        to=wanted.to,
+        dry_run=wanted.dry_run,
+    )
 
 
 async def give(settings: Settings, command: Command) -> Count:
@@ -78,7 +110,7 @@ async def give(settings: Settings, command: Command) -> Count:
                 f"there is no store in {settings.state_dir}: is state_dir right, and has the bridge run?"
             )
         async with Store.open(settings.state_dir, Metrics(), settings.store) as store:
-            answer = await carry_out(store, settings.services.keys(), document)
+            answer = await carry_out(store, known(settings), document)
     return Count(changed=answer["changed"], refused=dict(answer["refused"]))
 
 

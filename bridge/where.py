@@ -16,6 +16,7 @@ from yarl import URL
 
 from bridge.core.errors import CredentialError
 from bridge.core.identity import invocation_name
+from bridge.core.ports import NO_LANE
 from bridge.credentials import BasicAuth, basic
 from bridge.destinations.oscar.client import OscarCluster
 from bridge.net.bodies import body_of
@@ -72,7 +73,7 @@ async def where(settings: Settings, event_id: str, source: str | None = None) ->
     questions: dict[str, list[_Question]] = {}
     for key, identity in sources.items():
         rows = [row for row in traces.kept if row.source == identity]
-        found += [_of_row(key, row) for row in rows]
+        found += [_of_row(settings, key, row) for row in rows]
         for name in settings.reachable(key):
             if all(row.service != name for row in rows):
                 newest = traces.renewed.get((identity, name), event_id)
@@ -91,11 +92,17 @@ class _Question(NamedTuple):
     service: str
 
 
-def _of_row(source: str, row: Kept) -> Found:
+def _of_row(settings: Settings, source: str, row: Kept) -> Found:
     if row.reason == "dead":
         detail = f"dead letter {row.number}: {row.cause}" + (f": {row.detail}" if row.detail else "")
-    else:
+    elif row.service == NO_LANE:
+        detail = f"{row.reason}: it waits in the store to go round its routes again"
+    elif row.service in settings.services:
         detail = f"{row.reason}: it waits in the store for its service"
+    else:
+        detail = (
+            f"{row.reason}: its service is not in the configuration (`oscar-bridge parked move`, or `bury`)"
+        )
     return Found(source=source, service=row.service, fate=Fate.KEPT, detail=detail, kept=row)
 
 

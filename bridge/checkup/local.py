@@ -11,9 +11,11 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from bridge.commands import known
 from bridge.core.errors import StoreError
 from bridge.core.ports import Finding, Findings
 from bridge.settings import Settings
+from bridge.store import read_stranded
 from bridge.store.directory import refuse_network
 
 _LEAST_FREE = 64 * 2**20
@@ -28,6 +30,7 @@ async def check_local(settings: Settings) -> Sequence[Finding]:
     _directory(store, settings.state_dir)
     if not store.failed:
         _disk(store, settings)
+        await _stranded(store, settings)
     if daemon is not None:
         store.note(f"a bridge runs with this state_dir: process {daemon}")
     http = Findings("http")
@@ -78,6 +81,16 @@ def _disk(findings: Findings, settings: Settings) -> None:
         )
     else:
         findings.ok(f"{settings.state_dir} can be written; {_size(free)} free for {_size(budget)} at most")
+
+
+async def _stranded(findings: Findings, settings: Settings) -> None:
+    try:
+        found = await asyncio.to_thread(read_stranded, settings.state_dir, known(settings))
+    except StoreError as error:
+        findings.note(f"what is kept can't be counted: {error}")
+        return
+    for each in found:
+        findings.problem(each.message, each.remedy)
 
 
 async def _port(findings: Findings, host: str, port: int, daemon: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `oscar-bridge run | check | where | dead-letters | sandbox`.
+"""The command line: `oscar-bridge run | check | where | dead-letters | parked | sandbox`.
 
 Exit status: 0 well, 1 failed at run time, 2 a configuration or a command line that can't be used.
 """

@@ -8,8 +8,17 @@ import json
 import sys
 from dataclasses import asdict
 
-from bridge.cli.lines import on_one_line, readable, table, when
-from bridge.cli.options import FAILED, Commands, age, at_least_1, load, takes_configuration, wrong
+from bridge.cli.lines import on_one_line, readable, table, tell_of, when
+from bridge.cli.options import (
+    FAILED,
+    Commands,
+    age,
+    at_least_1,
+    load,
+    refuse_unknown,
+    takes_configuration,
+    wrong,
+)
 
 
 def add_to(commands: Commands) -> None:
@@ -34,11 +43,16 @@ def add_to(commands: Commands) -> None:
         action="store_true",
         help="with a fresh identity, so that OSCAR makes another job (needed for cause job_failed)",
     )
+    replay.add_argument(
+        "--to",
+        metavar="SERVICE",
+        help="to this service instead of their own, which may not be configured any more",
+    )
     _chooses_dead_letters(replay)
     replay.set_defaults(command=_change_dead_letters, do="replay")
     discard = dead_commands.add_parser("discard", help="delete dead letters")
     _chooses_dead_letters(discard)
-    discard.set_defaults(command=_change_dead_letters, do="discard", as_new=False)
+    discard.set_defaults(command=_change_dead_letters, do="discard", as_new=False, to=None)
 
 
 def _chooses_dead_letters(parser: argparse.ArgumentParser) -> None:
@@ -153,15 +167,9 @@ def _change_dead_letters(options: argparse.Namespace) -> int:
         raise wrong("NUMBER", "say which dead letters are meant, by number or by an option; or --all")
     if options.when is not None and (mistakes := mistakes_in(options.when)):
         raise wrong("--when", "; ".join(mistakes))
-    command = Command(do=options.do, as_new=options.as_new, dry_run=options.dry_run, **chosen)
-    count = asyncio.run(give(load(options), command))
+    settings = load(options)
+    if options.to is not None:
+        refuse_unknown(options.to, "--to", "services", settings.services)
+    command = Command(do=options.do, as_new=options.as_new, to=options.to, dry_run=options.dry_run, **chosen)
     done = {"replay": "parked for their lanes", "discard": "discarded"}[options.do]
-    print(f"{count.changed} {'would be ' if options.dry_run else ''}{done}")
-    for reason, number in count.refused.items():
-        print(f"{number} left as they are: {reason}")
-    missing = len(command.numbers or ()) - count.changed - sum(count.refused.values())
-    if missing > 0:
-        named = f"{missing} of the {len(command.numbers or ())} numbers given"
-        print(f"oscar-bridge: {named}: no such dead letter among those chosen", file=sys.stderr)
-        return FAILED
-    return 0
+    return tell_of(asyncio.run(give(settings, command)), command, done, "dead letter")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 
 from bridge import __version__
-from bridge.cli import checking, dead_letters, running
+from bridge.cli import checking, dead_letters, parked, running
 from bridge.cli.options import BAD_CONFIGURATION, FAILED
 from bridge.core.errors import BridgeError, ConfigurationError, StoreError, StoreLockedError
 
@@ -103,5 +103,6 @@ def _parser() -> argparse.ArgumentParser:
     running.add_run_to(commands)
     checking.add_to(commands)
     dead_letters.add_to(commands)
+    parked.add_to(commands)
     running.add_sandbox_to(commands)
     return parser

@@ -1,10 +1,18 @@
-"""How what is told is written on a screen."""
+"""What is told, as it is written on a screen."""
 
 from __future__ import annotations
 
+import sys
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from bridge.cli.options import FAILED
+
+if TYPE_CHECKING:
+    from bridge.commands import Command
+    from bridge.store import Count
 
 
 def when(seconds: float | None) -> str:
@@ -34,3 +42,16 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+
+
+def tell_of(count: Count, command: Command, done: str, thing: str) -> int:
+    """Print what was `done` to how many; return the exit status."""
+    print(f"{count.changed} {'would be ' if command.dry_run else ''}{done}")
+    for reason, number in count.refused.items():
+        print(f"{number} left as they are: {reason}")
+    missing = len(command.numbers or ()) - count.changed - sum(count.refused.values())
+    if missing > 0:
+        named = f"{missing} of the {len(command.numbers or ())} numbers given"
+        print(f"oscar-bridge: {named}: no such {thing} among those chosen", file=sys.stderr)
+        return FAILED
+    return 0

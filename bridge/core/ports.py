@@ -101,7 +101,7 @@ class DeadLetter:
 
     event: Event
     service: str
-    """The lane's key; empty when the event never reached a lane."""
+    """The lane's key; `NO_LANE` when the event never reached one."""
     cause: str
     """A bounded word: `route`, `too_large`, `http_413`, `gave_up` …"""
     detail: str
@@ -122,6 +122,10 @@ class Parked:
     """Made before it was parked."""
     first_attempt: float | None
     """Seconds since 1970 UTC; `give_up_after` counts from it."""
+
+
+NO_LANE = ""
+"""In place of a lane's key: the event never reached one. Parked for it, it goes round its routes again."""
 
 
 class Keeper(Protocol):

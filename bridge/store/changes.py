@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bridge.store import schema
-from bridge.store.schema import DEAD, JOB_FAILED, PARKED, Row, raw
+from bridge.store.schema import DEAD, JOB_FAILED, PARKED, Row
 
 if TYPE_CHECKING:
     from bridge.store.spooled import Done
@@ -32,6 +31,8 @@ class Change:
     """Services of dead letters that are parked now."""
     spooled: Counter[int] = field(default_factory=Counter)
     """Occurrences kept more (or fewer), by spool."""
+    sources: dict[int, str] = field(default_factory=dict)
+    """Identities of the sources of spools that have occurrences when the store is opened."""
     marks: Counter[int] = field(default_factory=Counter)
     """Versions marked more (or fewer), by spool."""
     finished: list[Done] = field(default_factory=list)
@@ -175,81 +176,24 @@ def _is_parked(state: _State) -> bool:
 
 
 # NOT INDEXED leaves the way by number: it is the shortest, and SQLite can't know.
-_THESE = "number IN (SELECT value FROM json_each(?))"
+THESE = "number IN (SELECT value FROM json_each(?))"
+"""The rows of a JSON list of numbers."""
 
 
 def _delete_parked(connection: sqlite3.Connection, numbers: Sequence[int], change: Change) -> None:
     if not numbers:
         return
-    where = f"FROM kept NOT INDEXED WHERE {_THESE} AND reason = 'parked'"
+    where = f"FROM kept NOT INDEXED WHERE {THESE} AND reason = 'parked'"
     these = (json.dumps(numbers),)
     for service, count in connection.execute(f"SELECT service, count(*) {where} GROUP BY service", these):
         change.tally[service, PARKED, ""] -= count
     connection.execute(f"DELETE {where}", these)
 
 
-def replay(connection: sqlite3.Connection, numbers: Collection[int], *, as_new: bool) -> tuple[int, Change]:
-    """Park the dead letters among `numbers` that can be replayed; give how many, and the change.
-
-    As new events they get identities that they never had.
-    """
-    change = Change()
-    rows = connection.execute(
-        "SELECT number, source, id, service, cause, generation FROM kept NOT INDEXED "  # noqa: S608 - no outside text
-        f"WHERE {_THESE} AND reason = 'dead' AND service != ''",
-        (json.dumps(list(numbers)),),
-    ).fetchall()
-    replayed: list[int] = []
-    for number, source, event_id, service, cause, generation in rows:
-        if as_new:
-            _renew(connection, number, raw(source), raw(event_id), raw(service), generation)
-        elif cause == JOB_FAILED:
-            continue
-        replayed.append(number)
-        change.tally[service, DEAD, cause] -= 1
-        change.tally[service, PARKED, ""] += 1
-        change.returned.add(service)
-    connection.execute(
-        "UPDATE kept SET reason = 'parked', cause = '', detail = '', status = NULL, attempts = 0, "  # noqa: S608 - no outside text
-        f"first_attempt = NULL, last_attempt = NULL, kept_at = ? WHERE {_THESE}",
-        (time.time(), json.dumps(replayed)),
-    )
-    return len(replayed), change
-
-
-def _renew(
-    connection: sqlite3.Connection,
-    number: int,
-    source: bytes,
-    event_id: bytes,
-    service: bytes,
-    generation: int,
-) -> None:
-    """Give the row `number` the next identity of its event."""
-    first = event_id.removesuffix(b"+%d" % generation) if generation else event_id
-    given = connection.execute(
-        "SELECT generation FROM generations WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT) "
-        "AND service = CAST(? AS TEXT)",
-        (source, first, service),
-    ).fetchone()
-    generation = max(generation, given[0] if given else 0) + 1
-    while connection.execute(schema.FIND, (source, b"%b+%d" % (first, generation), service)).fetchone():
-        generation += 1
-    connection.execute(
-        "INSERT INTO generations VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?) "
-        "ON CONFLICT DO UPDATE SET generation = excluded.generation, given_at = excluded.given_at",
-        (source, first, service, generation, time.time()),
-    )
-    connection.execute(
-        "UPDATE kept SET id = CAST(? AS TEXT), generation = ? WHERE number = ?",
-        (b"%b+%d" % (first, generation), generation, number),
-    )
-
-
 def discard(connection: sqlite3.Connection, numbers: Collection[int]) -> tuple[int, Change]:
     """Delete the dead letters among `numbers`; give how many, and the change."""
     these = (json.dumps(list(numbers)),)
-    where = f"FROM kept NOT INDEXED WHERE {_THESE} AND reason = 'dead'"
+    where = f"FROM kept NOT INDEXED WHERE {THESE} AND reason = 'dead'"
     rows = connection.execute(
         f"SELECT service, cause, count(*) {where} GROUP BY service, cause",
         these,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.core.errors import StoreError
-from bridge.store import schema
+from bridge.store import beside, schema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,21 +49,10 @@ def find(state_dir: Path, sources: Collection[str], event_id: str) -> Traces:
 
     A store that was never made holds nothing. Raises StoreError when it is there and can't be read.
     """
-    path = state_dir / schema.FILE
     try:
-        path.stat()
-        with closing(schema.connect(path, mode="ro")) as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version != schema.VERSION:
-                raise StoreError(
-                    f"the store in {state_dir} has version {version} and this command reads version "
-                    f"{schema.VERSION}: use the command of the bridge that runs, or start this one once"
-                )
-            return _find(connection, sources, event_id)
-    except FileNotFoundError:
+        return beside.read(state_dir, lambda connection: _find(connection, sources, event_id))
+    except beside.NoStoreError:
         return Traces()
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"the store in {state_dir} can't be read: {error}") from error
 
 
 def _find(connection: sqlite3.Connection, sources: Collection[str], event_id: str) -> Traces:

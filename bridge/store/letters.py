@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bridge.core.errors import StoreError
 from bridge.core.event import Event
-from bridge.store import schema
-from bridge.store.schema import FILE, VERSION, raw
+from bridge.store import beside, schema
+from bridge.store.schema import raw
 
 _Answer = TypeVar("_Answer")
 
@@ -182,7 +181,7 @@ def read_dead_letters(
     where, parameters = chosen.where()
     rest = f"{where} ORDER BY number DESC LIMIT ?"
     parameters = (*parameters, schema.LARGEST if limit is None else min(limit, schema.LARGEST))
-    return _read(
+    return beside.read(
         state_dir, lambda connection: [letter for letter, _ in _select(connection, chosen, rest, parameters)]
     )
 
@@ -192,24 +191,4 @@ def read_dead_letter(state_dir: Path, number: int) -> tuple[Summary, Event] | No
 
     Raises StoreError when there is no store, or it can't be read.
     """
-    return _read(state_dir, lambda connection: _one(connection, number))
-
-
-def _read(state_dir: Path, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-    path = state_dir / FILE
-    try:
-        path.stat()
-        with closing(schema.connect(path, mode="ro")) as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version != VERSION:
-                raise StoreError(
-                    f"the store in {state_dir} has version {version} and this command reads version "
-                    f"{VERSION}: use the command of the bridge that runs, or start this one once"
-                )
-            return question(connection)
-    except FileNotFoundError:
-        raise StoreError(
-            f"there is no store in {state_dir}: is state_dir right, and has the bridge run?"
-        ) from None
-    except (OSError, sqlite3.Error, schema.BrokenRowError) as error:
-        raise StoreError(f"the store in {state_dir} can't be read: {error}") from error
+    return beside.read(state_dir, lambda connection: _one(connection, number))

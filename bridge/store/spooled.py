@@ -231,6 +231,7 @@ def totals(connection: sqlite3.Connection, change: Change) -> None:
         "SELECT source, count(*) FROM kept INDEXED BY spooled_by_source WHERE reason = 'spooled' "
         "GROUP BY source"
     ):
-        change.spooled[number_of(source)] = count
+        number = number_of(source)
+        change.spooled[number], change.sources[number] = count, source
         change.tally["", SPOOLED, ""] += count
     change.marks.update(dict(connection.execute("SELECT number, marks FROM spools WHERE marks > 0")))

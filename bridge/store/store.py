@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -17,22 +16,18 @@ import structlog
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
 from bridge.core.ports import DeadLetter, Parked
-from bridge.store import changes, letters, parked, salvage, schema
+from bridge.store import parked, salvage, schema, waiting
 from bridge.store.changes import Change, Keep
 from bridge.store.config import StoreConfig
-from bridge.store.letters import Count, Filter, Summary
-from bridge.store.schema import DEAD, FILE, JOB_FAILED, PARKED, Row
+from bridge.store.schema import DEAD, FILE, PARKED, SPOOLED, Row
 from bridge.store.spool import SourceSpool
 from bridge.store.spooled import Done
+from bridge.store.waiting import Known, Stranded
 from bridge.store.writer import Answer, Work, Writer
 from bridge.telemetry.metrics import Metrics
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
-
-NEVER_IN_A_LANE = "never reached a lane: no route could be evaluated for it"
-NO_SUCH_LANE = "its service is not in the configuration any more"
-ITS_JOB_FAILED = "its job ran and failed: only a replay as a new event makes another"
 
 
 class Store:
@@ -64,6 +59,7 @@ class Store:
         self._spooled: Counter[int] = Counter()
         """Occurrences, by spool; and marks."""
         self._marks: Counter[int] = Counter()
+        self._spool_sources: dict[int, str] = {}
 
     @classmethod
     @asynccontextmanager
@@ -171,59 +167,17 @@ class Store:
             self._writer.queue.put(done)
         return self._over is None
 
-    # Dead letters
+    # Events that nothing will take
 
-    async def replay(
-        self,
-        chosen: Filter,
-        *,
-        lanes: Collection[str] | None = None,
-        as_new: bool = False,
-        dry_run: bool = False,
-    ) -> Count:
-        """Park the dead letters chosen, each in its old place: their lanes make the attempts.
-
-        As new events they get a fresh identity each: the old one and `+n`, n rising. Refused are those that
-        never reached a lane, those of a lane not in `lanes` (when given), and, if not as new, those whose job
-        failed. Raises StoreError when it can't be written; what is replayed by then stays so, and the rest
-        are dead letters as before.
-        """
-
-        def refuse(letter: Summary) -> str | None:
-            if not letter.service:
-                return NEVER_IN_A_LANE
-            if lanes is not None and letter.service not in lanes:
-                return NO_SUCH_LANE
-            return ITS_JOB_FAILED if letter.cause == JOB_FAILED and not as_new else None
-
-        return await self._change(chosen, refuse, partial(changes.replay, as_new=as_new), dry_run=dry_run)
-
-    async def discard(self, chosen: Filter, *, dry_run: bool = False) -> Count:
-        """Delete the dead letters chosen. Raises StoreError as `replay` does."""
-        return await self._change(chosen, lambda _letter: None, changes.discard, dry_run=dry_run)
-
-    async def _change(
-        self,
-        chosen: Filter,
-        refuse: Callable[[Summary], str | None],
-        change: Callable[..., tuple[int, Change]],
-        *,
-        dry_run: bool,
-    ) -> Count:
-        count = Count()
-        walk = letters.Walk(chosen)
-        while batch := await self.read(walk.next):
-            numbers: list[int] = []
-            for letter in batch:
-                if reason := refuse(letter):
-                    count.refused[reason] = count.refused.get(reason, 0) + 1
-                else:
-                    numbers.append(letter.number)
-            if dry_run:
-                count.changed += len(numbers)
-            elif numbers:
-                count.changed += await self.write(partial(change, numbers=numbers))
-        return count
+    def stranded(self, known: Known) -> list[Stranded]:
+        """Count what waits for a service, or of a source, that is not among those `known`."""
+        parked = [
+            Stranded(PARKED, key, count) for (key, reason), count in self._kept.items() if reason == PARKED
+        ]
+        spooled = [
+            Stranded(SPOOLED, source, self._spooled[number]) for number, source in self._spool_sources.items()
+        ]
+        return waiting.stranded([*parked, *spooled], known)
 
     async def write(self, call: Callable[[sqlite3.Connection], tuple[_T, Change]], size: int = 0) -> _T:
         """Have the writing thread make one transaction of `call`; give what it gave once that is on disk.
@@ -292,6 +246,7 @@ class Store:
             self._leaving_of[self._leaving.pop(number)] -= 1
         self._spooled.update(change.spooled)
         self._marks.update(change.marks)
+        self._spool_sources.update(change.sources)
         for done in change.finished:
             self._spools[done.spool].finished(done)
         self._metrics.store_bytes.set(self._writer.bytes)

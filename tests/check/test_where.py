@@ -16,7 +16,7 @@ from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import SandboxOscar
 from bridge.sandbox.oscar import Settings as Sandbox
 from bridge.settings import Settings
-from bridge.store import Filter, Store
+from bridge.store import Filter, Store, orders
 from bridge.telemetry.metrics import Metrics
 from bridge.where import Fate, Found, lines, where
 from tests.check.test_local import settings
@@ -114,7 +114,7 @@ async def test_services_that_are_done_are_told_beside_the_one_that_is_not(
 async def test_an_event_replayed_as_new_is_followed(oscar: SandboxOscar, tmp_path: Path) -> None:
     async with Store.open(tmp_path / "state", Metrics()) as store:
         await store.bury(DeadLetter(event=event("1"), service="plants", cause="job_failed", detail=""))
-        await store.replay(Filter(), as_new=True, dry_run=False)
+        await orders.replay(store, Filter(), as_new=True, dry_run=False)
         kept = await only(tmp_path, oscar.url, "1")
         assert kept.kept is not None
         assert (kept.kept.reason, kept.kept.event_id) == ("parked", "1+1")

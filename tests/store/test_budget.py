@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from bridge.core.errors import StoreFullError
-from bridge.store import Filter, Store, StoreConfig
+from bridge.store import Filter, Store, StoreConfig, orders
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, on_a_tmpfs, parked, parked_ids, until, value
 
@@ -66,10 +66,10 @@ async def test_what_is_kept_already_can_be_buried_noted_and_replayed_in_a_full_s
         for name in kept:
             await store.bury(letter(name))
         assert store.problems()
-        assert (await store.replay(Filter())).changed == len(kept)
+        assert (await orders.replay(store, Filter())).changed == len(kept)
         for name in kept:
             await store.bury(letter(name))
-        assert (await store.discard(Filter())).changed == len(kept)
+        assert (await orders.discard(store, Filter())).changed == len(kept)
         await until(lambda: store.problems() == [])
         await fill(store)
 

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from bridge.core.errors import StoreError, StoreLockedError
 from bridge.core.event import Event
-from bridge.store import Filter, Store, StoreConfig, Summary, read_dead_letters
-from bridge.store.store import ITS_JOB_FAILED, NEVER_IN_A_LANE
+from bridge.store import Filter, Store, StoreConfig, Summary, orders, read_dead_letters
+from bridge.store.orders import ITS_JOB_FAILED, NEVER_IN_A_LANE
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import event, letter, parked, parked_ids, until, value
 
@@ -25,7 +25,7 @@ async def bury(store: Store) -> None:
     await store.bury(letter("1"))
     await store.bury(letter("2", service="flood", cause="gave_up"))
     await store.bury(letter("3", cause="gave_up", data=b'{"size": 5}'))
-    await store.bury(letter("4", service="", cause="route"))
+    await store.bury(letter("4", service="", cause="unreadable"))
     await store.bury(letter("5", cause="job_failed"))
     await store.bury(letter("6", service="flood", cause="http_413", data=b'{"size": 6}'))
 
@@ -63,9 +63,9 @@ async def test_a_filter_chooses_and_every_command_means_the_same(
         await bury(store)
         age(state_dir, 1, 300)
         age(state_dir, 2, 100)
-        assert (await store.discard(chosen, dry_run=True)).changed == len(numbers)
+        assert (await orders.discard(store, chosen, dry_run=True)).changed == len(numbers)
         assert len(read_dead_letters(state_dir)) == 6
-        assert (await store.discard(chosen)).changed == len(numbers)
+        assert (await orders.discard(store, chosen)).changed == len(numbers)
         left = {row.number for row in read_dead_letters(state_dir)}
         assert left == {1, 2, 3, 4, 5, 6} - set(numbers)
 
@@ -79,9 +79,9 @@ async def test_a_replay_parks_in_the_old_place_and_wakes_the_lanes(state_dir: Pa
         await store.park(event("2"), "plants")
         await store.bury(letter("3", service="flood"))
         assert woken == []
-        dry = await store.replay(Filter(), dry_run=True)
+        dry = await orders.replay(store, Filter(), dry_run=True)
         assert (dry.changed, woken, store.waiting("plants")) == (2, [], 1)
-        done = await store.replay(Filter())
+        done = await orders.replay(store, Filter())
         assert (done.changed, done.refused) == (2, {})
         assert sorted(woken) == ["flood", "plants"]
         assert (store.waiting("plants"), store.waiting("flood")) == (2, 1)
@@ -90,18 +90,18 @@ async def test_a_replay_parks_in_the_old_place_and_wakes_the_lanes(state_dir: Pa
         assert second.event.id == "2"
         assert value(metrics, "bridge_dead_letters", service="plants", cause="too_large") == 0
         assert value(metrics, "bridge_kept_events", service="flood", reason="parked") == 1
-        assert (await store.replay(Filter())).changed == 0
+        assert (await orders.replay(store, Filter())).changed == 0
 
 
 async def test_what_can_not_be_replayed_is_refused_and_counted(state_dir: Path, metrics: Metrics) -> None:
     async with Store.open(state_dir, metrics) as store:
         await bury(store)
         for dry_run in (True, False):
-            count = await store.replay(Filter(), dry_run=dry_run)
+            count = await orders.replay(store, Filter(), dry_run=dry_run)
             assert count.changed == 4
             assert count.refused == {NEVER_IN_A_LANE: 1, ITS_JOB_FAILED: 1}
         assert {row.number for row in read_dead_letters(state_dir)} == {4, 5}
-        count = await store.replay(Filter(), as_new=True)
+        count = await orders.replay(store, Filter(), as_new=True)
         assert (count.changed, count.refused) == (1, {NEVER_IN_A_LANE: 1})
         assert await parked_ids(store) == ["1", "3", "5+1"]
 
@@ -112,14 +112,14 @@ async def test_every_replay_as_new_gives_an_identity_that_was_never_given(
     async with Store.open(state_dir, metrics) as store:
         await store.bury(letter("\udcffö+1"))
         for generation in (1, 2, 3):
-            assert (await store.replay(Filter(), as_new=True)).changed == 1
+            assert (await orders.replay(store, Filter(), as_new=True)).changed == 1
             (row,) = await parked(store)
             assert row.event.id == f"\udcffö+1+{generation}"
             await store.bury(letter(row.event.id, cause="job_failed"))
     async with Store.open(state_dir, metrics) as store:
-        assert (await store.discard(Filter())).changed == 1
+        assert (await orders.discard(store, Filter())).changed == 1
         await store.bury(letter("\udcffö+1"))  # the same again, from upstream
-        await store.replay(Filter(), as_new=True)
+        await orders.replay(store, Filter(), as_new=True)
         (row,) = await parked(store)
         assert row.event.id == "\udcffö+1+4"
 
@@ -129,7 +129,7 @@ async def test_a_fresh_identity_is_not_that_of_another_event(state_dir: Path, me
         await store.bury(letter("a"))
         await store.park(event("a+1"), "plants")
         await store.park(event("a+2"), "flood")
-        await store.replay(Filter(), as_new=True)
+        await orders.replay(store, Filter(), as_new=True)
         assert await parked_ids(store) == ["a+2", "a+1"]
 
 
@@ -138,10 +138,12 @@ async def test_thousands_of_dead_letters_are_replayed_and_discarded_in_batches(
 ) -> None:
     async with Store.open(state_dir, metrics) as store:
         await asyncio.gather(*(store.bury(letter(str(n))) for n in range(3000)))
-        assert (await store.replay(Filter(matches=lambda row, _: int(row.event_id) % 3 == 0))).changed == 1000
+        assert (
+            await orders.replay(store, Filter(matches=lambda row, _: int(row.event_id) % 3 == 0))
+        ).changed == 1000
         assert store.waiting("plants") == 1000
-        assert (await store.replay(Filter(numbers=range(1, 1501)), as_new=True)).changed == 1000
-        assert (await store.discard(Filter())).changed == 1000
+        assert (await orders.replay(store, Filter(numbers=range(1, 1501)), as_new=True)).changed == 1000
+        assert (await orders.discard(store, Filter())).changed == 1000
         assert store.waiting("plants") == 2000
 
 
@@ -151,7 +153,7 @@ async def test_an_expression_that_fails_ends_the_command_and_not_the_store(
     async with Store.open(state_dir, metrics) as store:
         await bury(store)
         with pytest.raises(ZeroDivisionError):
-            await store.replay(Filter(matches=lambda *_: bool(1 / 0)))
+            await orders.replay(store, Filter(matches=lambda *_: bool(1 / 0)))
         assert store.problems() == []
         assert len(read_dead_letters(state_dir)) == 6
 
@@ -159,7 +161,7 @@ async def test_an_expression_that_fails_ends_the_command_and_not_the_store(
 async def test_two_replays_at_once_park_each_letter_once(state_dir: Path, metrics: Metrics) -> None:
     async with Store.open(state_dir, metrics) as store:
         await asyncio.gather(*(store.bury(letter(str(n))) for n in range(1200)))
-        counts = await asyncio.gather(*(store.replay(Filter(), as_new=True) for _ in range(3)))
+        counts = await asyncio.gather(*(orders.replay(store, Filter(), as_new=True) for _ in range(3)))
         assert sum(count.changed for count in counts) == 1200
         assert store.waiting("plants") == 1200
         assert all(row.event.id.endswith("+1") for row in await parked(store))
@@ -174,7 +176,7 @@ async def test_a_command_without_a_daemon_marks_rows_that_the_next_daemon_takes(
             async with Store.open(state_dir, Metrics(CollectorRegistry())):
                 pass
     async with Store.open(state_dir, Metrics(CollectorRegistry())) as command:
-        assert (await command.replay(Filter(numbers=[1, 3]))).changed == 2
+        assert (await orders.replay(command, Filter(numbers=[1, 3]))).changed == 2
     async with Store.open(state_dir, Metrics(CollectorRegistry())) as daemon:
         assert daemon.waiting("plants") == 2
 
@@ -184,12 +186,12 @@ async def test_a_command_that_can_not_be_written_says_so_and_can_be_given_again(
 ) -> None:
     async with Store.open(state_dir, metrics) as store:
         await bury(store)
-        await store.discard(Filter(), dry_run=True)  # the reader has the file open
+        await orders.discard(store, Filter(), dry_run=True)  # the reader has the file open
         moved = (state_dir / "events.sqlite3").rename(state_dir / "moved")
         with pytest.raises(StoreError, match="can't be written"):
-            await store.replay(Filter(numbers=[1]))
+            await orders.replay(store, Filter(numbers=[1]))
         moved.rename(state_dir / "events.sqlite3")
-        assert (await store.replay(Filter(numbers=[1]))).changed == 1
+        assert (await orders.replay(store, Filter(numbers=[1]))).changed == 1
 
 
 async def test_old_dead_letters_go_and_parked_events_stay(

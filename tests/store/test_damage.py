@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bridge.core.errors import StoreError
-from bridge.store import Filter, Store, read_dead_letters, salvage, schema
+from bridge.store import Filter, Store, orders, read_dead_letters, salvage, schema
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, parked, parked_ids, until
 
@@ -329,7 +329,7 @@ async def test_a_store_of_version_1_is_upgraded_with_all_that_is_in_it(
     async with Store.open(state_dir, metrics) as store:
         letters = read_dead_letters(state_dir)
         assert [row.event_id for row in letters] == [str(n) for n in reversed(range(200))]
-        assert (await store.replay(Filter(numbers=[1, 2]), as_new=True)).changed == 2
+        assert (await orders.replay(store, Filter(numbers=[1, 2]), as_new=True)).changed == 2
         first, second = await parked(store)
         assert (first.event.id, second.event.id, first.number) == ("0+1", "1+1", 1)
         assert (first.event.data, first.event.attributes) == (b"0" * 500, {"a": "b"})

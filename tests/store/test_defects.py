@@ -11,7 +11,7 @@ import pytest
 
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.ports import Spooled
-from bridge.store import Filter, Store, StoreConfig
+from bridge.store import Filter, Store, StoreConfig, orders
 from bridge.store.writer import Writer
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import event, letter
@@ -68,7 +68,7 @@ async def test_whoever_waits_is_told_when_the_writing_thread_ends(
             for each in (
                 store.park(event("1"), "plants"),
                 store.bury(letter("2")),
-                store.discard(Filter()),
+                orders.discard(store, Filter()),
                 store.spool("uploads").append([Spooled(key="3", data=b"")]),
                 store.broken(),
             )
@@ -99,7 +99,7 @@ async def test_whoever_waits_is_told_of_a_defect_in_what_hears_of_a_write(
         await store.bury(letter("1"))
         spoil(store)
         with pytest.raises(StoreError, match="a defect"):  # on disk, and nothing can be asked any more
-            await asyncio.wait_for(store.replay(Filter()), 30)
+            await asyncio.wait_for(orders.replay(store, Filter()), 30)
         with pytest.raises(StoreError, match="a defect"):
             await asyncio.wait_for(store.broken(), 30)
         with pytest.raises(StoreError, match="a defect"):

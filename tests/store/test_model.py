@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import CollectorRegistry
 
 from bridge.core.ports import DeadLetter
-from bridge.store import Filter, Store, read_dead_letters
+from bridge.store import Filter, Store, orders, read_dead_letters
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import event
 
@@ -121,7 +121,7 @@ class TheStore(RuleBasedStateMachine):
 
     @rule(service=SERVICES, as_new=st.booleans(), dry_run=st.booleans())
     def replay(self, service: str, as_new: bool, dry_run: bool) -> None:
-        count = self.do(self.store.replay(Filter(service=service), as_new=as_new, dry_run=dry_run))
+        count = self.do(orders.replay(self.store, Filter(service=service), as_new=as_new, dry_run=dry_run))
         meant = [
             key
             for key, kept in self.kept.items()
@@ -151,7 +151,7 @@ class TheStore(RuleBasedStateMachine):
 
     @rule(service=SERVICES)
     def discard(self, service: str) -> None:
-        count = self.do(self.store.discard(Filter(service=service)))
+        count = self.do(orders.discard(self.store, Filter(service=service)))
         gone = [key for key, kept in self.kept.items() if key[1] == service and kept.reason == "dead"]
         assert count.changed == len(gone)
         for key in gone:

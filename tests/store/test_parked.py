@@ -20,7 +20,7 @@ from bench.parked import SERVICE, bring_back, park, rates, some
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
 from bridge.core.ports import Keeper
-from bridge.store import Filter, Store, read_dead_letters
+from bridge.store import Filter, Store, orders, read_dead_letters
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, parked, parked_ids, until, value
 
@@ -127,7 +127,7 @@ async def test_leaving_the_store_writes_what_was_forgotten(state_dir: Path, metr
     with pytest.raises(StoreError, match="closed"):
         await store.parked("plants", without=(), limit=1)
     with pytest.raises(StoreError, match="closed"):
-        await store.discard(Filter())
+        await orders.discard(store, Filter())
 
 
 async def test_a_note_written_before_the_acceptance_does_not_bring_the_event_back(

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from bench.spooled import occurrences, spooling_rate
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.ports import Spooled
-from bridge.store import Filter, Store, StoreConfig, read_dead_letters, spool, spooled
+from bridge.store import Filter, Store, StoreConfig, orders, read_dead_letters, spool, spooled
 from bridge.store.spool import SourceSpool
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, parked_ids, until, value
@@ -137,9 +137,9 @@ async def test_commands_and_lanes_see_nothing_of_what_is_spooled(state_dir: Path
         store.forget(numbers["1"])
         assert await parked_ids(store, "") == ["2"]
         assert [row.event_id for row in read_dead_letters(state_dir)] == ["1"]
-        assert (await store.replay(Filter(numbers=list(numbers.values())))).changed == 0
-        assert (await store.discard(Filter(numbers=list(numbers.values())))).changed == 0
-        assert (await store.discard(Filter())).changed == 1
+        assert (await orders.replay(store, Filter(numbers=list(numbers.values())))).changed == 0
+        assert (await orders.discard(store, Filter(numbers=list(numbers.values())))).changed == 0
+        assert (await orders.discard(store, Filter())).changed == 1
         assert await keys(arrivals) == ["1", "2"]
         (parked,) = await store.parked("", without=(), limit=10)
         arrivals.done(parked.number)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.core.ports import Spooled
-from bridge.store import Filter, Store, read_dead_letters, schema
+from bridge.store import Filter, Store, orders, read_dead_letters, schema
 from bridge.store.spool import SourceSpool
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import parked_ids
@@ -157,7 +157,7 @@ async def test_a_store_of_version_2_is_upgraded_with_all_that_is_in_it(
         assert await parked_ids(store) == ["0", "1"]
         letters = read_dead_letters(state_dir)
         assert [row.event_id for row in letters] == [*(str(n) for n in reversed(range(3, 200))), "x+3"]
-        assert (await store.replay(Filter(numbers=[3]), as_new=True)).changed == 1
+        assert (await orders.replay(store, Filter(numbers=[3]), as_new=True)).changed == 1
         assert await parked_ids(store) == ["0", "1", "x+4"]
         spool = store.spool("uploads")
         assert (spool.waiting, await spool.position(), spool.remembered) == (0, None, 0)

@@ -1,0 +1,158 @@
+"""What a person orders for the events that are kept: replay, discard, move, bury.
+
+Each walks over what is chosen, in batches, and changes a batch in one transaction. Raises StoreError when it
+can't be written; what is done by then stays so, and the rest is as before.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+
+from bridge.core.ports import NO_LANE
+from bridge.store import changes, letters, moves, waiting
+from bridge.store.changes import Change
+from bridge.store.letters import Count, Filter, Summary
+from bridge.store.schema import JOB_FAILED, ROUTE, SPOOLED
+from bridge.store.spool import Access
+from bridge.store.waiting import Choice, Known, Waiting
+
+NEVER_IN_A_LANE = "never reached a lane, and no route could choose one: replay it --to a service"
+UNREAD = "no event, but what its source was told: only that source could read it"
+NO_SUCH_LANE = "its service is not in the configuration any more"
+NO_SUCH_SOURCE = "its source is not in the configuration any more"
+HAS_A_LANE = "its service is in the configuration: the lane takes it"
+HAS_A_SOURCE = "its source is in the configuration, and will take it"
+SPOOLED_ONLY = "no event yet, but what its source was told: it can only be buried"
+KEPT_FOR_IT = "kept for that service already"
+ON_ITS_WAY = "on its way round its routes again"
+ITS_JOB_FAILED = "its job ran and failed: only a replay as a new event makes another"
+
+
+async def replay(
+    access: Access,
+    chosen: Filter,
+    *,
+    known: Known | None = None,
+    as_new: bool = False,
+    to: str | None = None,
+    dry_run: bool = False,
+) -> Count:
+    """Park the dead letters chosen, each in its old place: their lanes make the attempts.
+
+    Those that a route could not choose a service for go round the routes of their source again; with `to`
+    all are for that service instead. As new events they get a fresh identity each: the old one and `+n`,
+    n rising. Refused are those that have nowhere to go, where `known` tells what
+    there is, and, if not as new, those whose job failed. Raises StoreError when it can't be written;
+    what is replayed by then stays so, and the rest are dead letters as before.
+    """
+
+    def refuse(letter: Summary) -> str | None:
+        if letter.cause == moves.SOURCE_REMOVED:
+            return UNREAD
+        if letter.cause == JOB_FAILED and not as_new:
+            return ITS_JOB_FAILED
+        if to is not None:
+            return None
+        if letter.service:
+            return NO_SUCH_LANE if known is not None and letter.service not in known.services else None
+        if letter.cause != ROUTE:
+            return NEVER_IN_A_LANE
+        return NO_SUCH_SOURCE if known is not None and letter.source not in known.sources else None
+
+    return await _change(
+        access,
+        letters.Walk(chosen),
+        refuse,
+        partial(moves.replay, as_new=as_new, to=to),
+        to=to,
+        dry_run=dry_run,
+    )
+
+
+async def discard(access: Access, chosen: Filter, *, dry_run: bool = False) -> Count:
+    """Delete the dead letters chosen. Raises StoreError as `replay` does."""
+    return await _change(access, letters.Walk(chosen), lambda _letter: None, changes.discard, dry_run=dry_run)
+
+
+async def move(access: Access, chosen: Choice, to: str, known: Known, *, dry_run: bool = False) -> Count:
+    """Park the stranded events chosen for the service `to` instead, each in its old place.
+
+    Refused are those for a service that is known, for its lane may have them in hand. Raises StoreError as
+    `replay` does.
+    """
+
+    def refuse(event: Waiting) -> str | None:
+        return SPOOLED_ONLY if event.reason == SPOOLED else _taken_care_of(event, known)
+
+    return await _change(
+        access, waiting.Walk(chosen, known), refuse, partial(moves.move, to=to), to=to, dry_run=dry_run
+    )
+
+
+async def bury(access: Access, chosen: Choice, known: Known, *, dry_run: bool = False) -> Count:
+    """Make dead letters of the stranded events chosen. Raises StoreError as `replay` does."""
+    return await _change(
+        access,
+        waiting.Walk(chosen, known),
+        lambda event: _taken_care_of(event, known),
+        moves.bury,
+        dry_run=dry_run,
+    )
+
+
+async def _change(
+    access: Access,
+    walk: _Walk[_Row],
+    refuse: Callable[[_Row], str | None],
+    change: Callable[..., tuple[int, Change]],
+    *,
+    to: str | None = None,
+    dry_run: bool,
+) -> Count:
+    """Change what the walk gives but for what `refuse` has a reason for, or is kept for `to` already."""
+    count = Count()
+    while batch := await access.read(walk.next):
+        numbers: list[int] = []
+        for row in batch:
+            if reason := refuse(row):
+                count.refused[reason] = count.refused.get(reason, 0) + 1
+            else:
+                numbers.append(row.number)
+        if to is not None and numbers:
+            free = await access.read(partial(moves.free, numbers=numbers, service=to))
+            if len(free) < len(numbers):
+                more = len(numbers) - len(free)
+                count.refused[KEPT_FOR_IT] = count.refused.get(KEPT_FOR_IT, 0) + more
+            numbers = free
+        if dry_run:
+            count.changed += len(numbers)
+        elif numbers:
+            count.changed += await access.write(partial(change, numbers=numbers))
+    return count
+
+
+class _HasNumber(Protocol):
+    @property
+    def number(self) -> int: ...
+
+
+_Numbered = TypeVar("_Numbered", bound=_HasNumber, covariant=True)
+_Row = TypeVar("_Row", bound=_HasNumber)
+
+
+class _Walk(Protocol[_Numbered]):
+    """Gives rows in batches, none at the end."""
+
+    def next(self, connection: sqlite3.Connection) -> Sequence[_Numbered]:
+        """Return the next batch."""
+
+
+def _taken_care_of(event: Waiting, known: Known) -> str | None:
+    if event.reason == SPOOLED:
+        return HAS_A_SOURCE if event.source in known.sources else None
+    if event.service == NO_LANE:
+        return ON_ITS_WAY
+    return HAS_A_LANE if event.service in known.services else None

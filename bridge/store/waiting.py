@@ -1,0 +1,203 @@
+"""Events that wait in the store as commands choose and read them, and those that nothing will take.
+
+An event that is *parked* waits for its service's lane, one that is *spooled* for its source. It is *stranded*
+when the configuration has no such service or source any more.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bridge.core.ports import NO_LANE
+from bridge.store import beside
+from bridge.store.changes import THESE
+from bridge.store.schema import PARKED, SPOOLED, raw
+
+_BATCH = 500
+"""Read at once, and changed by one transaction."""
+
+
+class Known(NamedTuple):
+    """What the configuration has: whatever waits for another service, or of another source, is stranded."""
+
+    services: Collection[str]
+    """By key."""
+    sources: Collection[str]
+    """By identity."""
+
+
+class Stranded(NamedTuple):
+    """Events that nothing will take."""
+
+    reason: str
+    """`parked` for a service, `spooled` by a source."""
+    key: str
+    """The service's key, or the source's identity."""
+    events: int
+
+    @property
+    def message(self) -> str:
+        """Say what is stranded."""
+        events = "1 event is" if self.events == 1 else f"{self.events} events are"
+        if self.reason == PARKED:
+            return f"{events} parked for the service `{self.key}`, which is not in the configuration"
+        return f"{events} kept of the source `{self.key}`, which is not in the configuration"
+
+    @property
+    def remedy(self) -> str:
+        """Say what a person does about it."""
+        if self.reason == PARKED:
+            return (
+                f"configure it again, or `oscar-bridge parked move --service {self.key} --to SERVICE`, "
+                f"or `parked bury --service {self.key}`"
+            )
+        return f"configure it again, with that identity, or `oscar-bridge parked bury --source {self.key}`"
+
+
+def stranded(waiting: Iterable[Stranded], known: Known) -> list[Stranded]:
+    """Return those of `waiting` that nothing will take."""
+    return [
+        each
+        for each in waiting
+        if each.events > 0
+        and each.key not in (known.services if each.reason == PARKED else known.sources)
+        and (each.reason, each.key) != (PARKED, NO_LANE)  # dead letters on their way round again
+    ]
+
+
+def groups(connection: sqlite3.Connection) -> list[Stranded]:
+    """Count all that waits, by service and by source. Raises sqlite3.Error and BrokenRowError."""
+    parked = connection.execute(
+        "SELECT service, count(*) FROM kept INDEXED BY kept_by_reason WHERE reason = 'parked' "
+        "GROUP BY service"
+    )
+    spooled = connection.execute(
+        "SELECT source, count(*) FROM kept INDEXED BY spooled_by_source WHERE reason = 'spooled' "
+        "GROUP BY source"
+    )
+    return [
+        *(Stranded(PARKED, service, count) for service, count in parked),
+        *(Stranded(SPOOLED, source, count) for source, count in spooled),
+    ]
+
+
+def read_stranded(state_dir: Path, known: Known) -> list[Stranded]:
+    """Count what is stranded beside a running daemon, or without one. Raises StoreError.
+
+    A store that was never made holds nothing.
+    """
+    try:
+        return stranded(beside.read(state_dir, groups), known)
+    except beside.NoStoreError:
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """One event that waits, as a list shows it."""
+
+    number: int
+    """Its public name: stays the same and is never given to another."""
+    reason: str
+    """`parked` or `spooled`."""
+    source: str
+    """The identity of the event's source."""
+    event_id: str
+    service: str
+    """Empty for one that is spooled, and for a dead letter that is on its way round its routes again."""
+    attempts: int
+    first_attempt: float | None
+    kept_at: float
+    """Seconds since 1970 UTC, as the attempt's time is."""
+    size: int
+    """Bytes of the event's data."""
+
+
+_NAMES = tuple(Waiting.__dataclass_fields__)
+_COLUMNS = "number, reason, source, id, service, attempts, first_attempt, kept_at, length(data)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which events that wait are meant: by number, by service, by source's identity, or all."""
+
+    numbers: Collection[int] | None = None
+    service: str | None = None
+    source: str | None = None
+
+
+class Walk:
+    """A walk over the events chosen, in batches; between two batches nothing is held open."""
+
+    def __init__(self, chosen: Choice, known: Known | None = None) -> None:
+        """Walk over what is `chosen`; where that is all and `known` is given, over what is stranded."""
+        self._chosen = chosen
+        self._known = known
+        self._left: list[tuple[str, tuple[Any, ...]]] | None = None
+        """Conditions in SQL, with their parameters, of which the first is walked over now."""
+        self._after = 0
+
+    def next(self, connection: sqlite3.Connection) -> list[Waiting]:
+        """Return the next ones, none at the end. Raises sqlite3.Error and BrokenRowError."""
+        if self._left is None:
+            self._left = list(_conditions(connection, self._chosen, self._known))
+        while self._left:
+            condition, parameters = self._left[0]
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM kept {condition} AND number > ? ORDER BY number LIMIT {_BATCH}",  # noqa: S608 - no outside text
+                (*parameters, self._after),
+            ).fetchall()
+            if rows:
+                self._after = rows[-1][0]
+                return [_waiting(row) for row in rows]
+            self._after = 0
+            del self._left[0]
+        return []
+
+
+def _conditions(
+    connection: sqlite3.Connection,
+    chosen: Choice,
+    known: Known | None,
+) -> Iterable[tuple[str, tuple[Any, ...]]]:
+    if chosen.numbers is not None:
+        these = json.dumps(list(chosen.numbers))
+        yield f"NOT INDEXED WHERE {THESE} AND reason IN ('parked', 'spooled')", (these,)
+        return
+    if chosen.service is not None:
+        meant = [Stranded(PARKED, chosen.service, 0)]
+    elif chosen.source is not None:
+        meant = [Stranded(SPOOLED, chosen.source, 0)]
+    else:
+        meant = groups(connection) if known is None else stranded(groups(connection), known)
+    for reason, key, _ in meant:
+        if reason == PARKED:
+            condition = "INDEXED BY kept_by_reason WHERE reason = 'parked' AND service = CAST(? AS TEXT)"
+        else:
+            condition = "INDEXED BY spooled_by_source WHERE reason = 'spooled' AND source = CAST(? AS TEXT)"
+        yield condition, (raw(key),)
+
+
+def _waiting(row: tuple[Any, ...]) -> Waiting:
+    return Waiting(**dict(zip(_NAMES, row, strict=True)))
+
+
+def list_waiting(state_dir: Path, chosen: Choice, limit: int) -> list[Waiting]:
+    """List events that wait, the oldest of each service and source first.
+
+    Works beside a running daemon and without one. Raises StoreError when there is no store, or it can't be
+    read.
+    """
+
+    def question(connection: sqlite3.Connection) -> list[Waiting]:
+        walk, found = Walk(chosen), list[Waiting]()
+        while len(found) < limit and (batch := walk.next(connection)):
+            found += batch
+        return found[:limit]
+
+    return beside.read(state_dir, question)

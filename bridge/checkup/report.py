@@ -18,6 +18,7 @@ _WHY_NOT = {
     "missing_key": "no: an expression names a key that the event does not have",
     "not_allowed": "no: `to` gave a service that is not in `allow`",
     "route": "dead letter:",
+    "not_json": "dead letter:",
 }
 
 

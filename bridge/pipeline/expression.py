@@ -1,59 +1,131 @@
-"""CEL, the expression language of the routes (https://cel.dev), by PyPI `common-expression-language`."""
+"""A compiled CEL expression over an event."""
 
 from __future__ import annotations
 
 import re
-import sys
-from types import ModuleType
+from functools import cached_property
 from typing import Any
 
-# The package's __init__ imports its own command line, and with it a terminal library: 27 MiB and 0.2 s
-# that a daemon has no use for.
-sys.modules.setdefault("cel.cli", ModuleType("cel.cli"))
+from bridge.pipeline import analysis, library
+from bridge.pipeline.analysis import Use
+from bridge.pipeline.context import VARIABLES, Shape, View
 
-from cel import Program, compile  # noqa: A004, E402 - the library's word; after the line above on purpose
+_NOTHING: dict[Shape, frozenset[Use]] = {
+    Shape.OBJECT: frozenset(),
+    Shape.LIST: frozenset({Use.MEMBER, Use.ASKED}),
+    Shape.OTHER: frozenset({Use.MEMBER, Use.ASKED, Use.ITEM, Use.IN}),
+    Shape.RAW: frozenset({Use.ASKED, Use.IN}),
+}
+"""Where data that is no object is taken for an empty one, by its shape: JSON without a member lacks it, and
+so says `has()` of whatever came. To read a member of what is not JSON is an error."""
 
-VARIABLES = ("id", "source", "type", "subject", "time", "attributes", "data")
-"""What an expression can name: the event's CloudEvents attributes, what else came with it, its data."""
-
-__all__ = ["VARIABLES", "Program", "compile", "has_more_values", "most_values"]
-
-_MACRO = re.compile(
-    r"""\.\s*(?:(?P<walk>all|exists|exists_one|existsOne)|(?P<build>filter|map))\s*\(
-      | (?P<open>\() | (?P<close>\)) | "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*'""",
-    re.VERBOSE | re.DOTALL,
-)
-_MOST_VALUES = (None, 10_000, 2_000, 200)
-"""By the power with which an expression's time grows: a macro copies what it names outside itself at each
-step, and `filter` and `map` copy what they have built so far. At these bounds the slowest expressions take
-1 to 5 s, in which nothing else in the process goes on."""
+_OBJECT = Shape.OBJECT  # looking it up costs a tenth of an evaluation
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 
 
-def most_values(source: str) -> int | None:
-    """Give how many values (of lists and maps, nested ones too) the expression `source` may be shown.
-
-    None: any number, for it goes through no list.
-    """
-    around: list[bool] = []  # the brackets open, and whether they are a macro's
-    power = 0
-    for found in _MACRO.finditer(source):
-        if found["close"]:
-            del around[-1:]
-        elif found["walk"] or found["build"] or found["open"]:
-            around.append(not found["open"])
-            if around[-1]:
-                power = max(power, sum(around) + (1 if found["build"] else 0))
-    return _MOST_VALUES[min(power, 3)]
+class NoMatch(Exception):  # noqa: N818 - a finding about one event, not an error
+    """The route does not want this event; carries the bounded reason."""
 
 
-def has_more_values(value: Any, most: int) -> bool:
-    """Tell whether lists and maps in `value` hold more than `most` values."""
-    left, seen = [value], 0
-    while left:
-        item = left.pop()
-        inner = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-        seen += len(inner)
-        if seen > most:
-            return True
-        left.extend(inner)
-    return False
+class Unroutable(Exception):  # noqa: N818 - likewise
+    """An expression can't be evaluated for this event."""
+
+    def __init__(self, detail: str, cause: str = "route") -> None:
+        super().__init__(detail)
+        self.cause = cause
+        """Of the dead letter: `not_json` where the data is not JSON, else `route`."""
+
+
+class Expression:
+    """A CEL expression, compiled."""
+
+    def __init__(self, source: str) -> None:
+        """Compile `source`. Raise ValueError when it is no expression, or a pattern in it none."""
+        self.source = source
+        self._tokens = tokens = analysis.Tokens(source)
+        self.names = frozenset(library.compile(source).variables()) & frozenset(VARIABLES)
+        """The variables that it reads, at most."""
+        self.keys = analysis.keys_of_data(tokens)
+        """The top-level keys of `data` that it reads, at most; None when it may read any."""
+        self._patterns = patterns(source, tokens)
+        for _, written in self._patterns:
+            library.pattern(written)
+        self._most = analysis.most_values(tokens)
+        self.matches = bool(self._patterns)
+        """Whether it calls the function for patterns written out."""
+        self._program = self._compile(Shape.OBJECT)
+        self._others: dict[Shape, library.Program] = {}
+
+    def _compile(self, shape: Shape) -> library.Program:
+        changes = [(name.start, name.end, library.MATCHES) for name, _ in self._patterns]
+        if "data" not in analysis.bound_names(self._tokens):
+            changes += [
+                (use.start, use.end, "{}")
+                for use in analysis.uses_of_data(self._tokens)
+                if use.use in _NOTHING[shape]
+            ]
+        return library.compile(analysis.replaced(self.source, changes))
+
+    def evaluate(self, view: View) -> Any:
+        """Return its value for the event in `view`. Raise NoMatch or Unroutable."""
+        if self._most is not None and view.values > self._most:
+            raise Unroutable(f"`{self.source}`: more than {self._most} values are too many for it")
+        shape = view.shape
+        if shape is _OBJECT:
+            program = self._program
+        elif shape in self._others:
+            program = self._others[shape]
+        else:
+            program = self._others[shape] = self._compile(shape)
+        try:
+            return program.execute(view.context)
+        except KeyError:
+            raise NoMatch("missing_key") from None
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise self._unroutable(view, error) from None
+
+    def _unroutable(self, view: View, error: Exception) -> Unroutable:
+        text = f"`{self.source}`: " + str(error).split(". ", 1)[0].replace(library.MATCHES, "matches")
+        if view.shape is Shape.RAW and "data" in self.names:
+            data = view.variables["data"]
+            kind = "text" if isinstance(data, str) else "bytes"
+            advice = "ask first: `type(data) == map`, or `has()` of the member"
+            return Unroutable(f"{text} (data is not JSON but {kind}, {len(data)} long; {advice})", "not_json")
+        if isinstance(error, TypeError) and (hints := self._texts(view)):
+            text += f" ({'; '.join(hints)})"
+        return Unroutable(text)
+
+    def _texts(self, view: View) -> list[str]:
+        """Say which of the values that it reads are text, and how a number is made of those that are one."""
+        return [
+            f"`{written}` is text" + (f": use `double({written})`" if _NUMBER.fullmatch(value) else "")
+            for written, value in self._read(view)
+            if isinstance(value, str)
+        ]
+
+    def _read(self, view: View) -> list[tuple[str, Any]]:
+        found = []
+        for written, keys in self._paths.items():
+            value: Any = view.variables
+            for key in keys:
+                value = value.get(key) if hasattr(value, "get") else None
+            found.append((written, value))
+        return found
+
+    @cached_property
+    def _paths(self) -> dict[str, tuple[str, ...]]:
+        return analysis.paths(self._tokens, ("attributes", "data"))
+
+
+def patterns(source: str, tokens: analysis.Tokens) -> list[tuple[analysis.Token, str]]:
+    """Return each `matches` of an expression whose pattern is the same for every event, with the pattern."""
+    found = []
+    for name, start, end in analysis.arguments_of_matches(tokens):
+        try:
+            program = library.compile(source[start:end])
+            value = None if program.variables() else program.execute()
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+            continue  # it depends on the event, or has no value
+        if isinstance(value, str):
+            found.append((name, value))
+    return found

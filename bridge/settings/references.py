@@ -7,8 +7,11 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 from bridge.core.errors import Mistake
-from bridge.pipeline.expression import VARIABLES
-from bridge.pipeline.expression import compile as compile_expression
+from bridge.pipeline.analysis import Tokens, bound_names
+from bridge.pipeline.context import VARIABLES
+from bridge.pipeline.expression import patterns
+from bridge.pipeline.library import compile as compile_expression
+from bridge.pipeline.library import pattern
 from bridge.settings.document import Loc, Value, dotted
 
 # cel-spec, "List of Standard Definitions", as far as common-expression-language 0.10 has them (a test
@@ -19,9 +22,9 @@ FUNCTIONS = frozenset(
     | {"duration", "timestamp", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear"}
     | {"getHours", "getMilliseconds", "getMinutes", "getMonth", "getSeconds"}
 )
+TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
+"""Names of types, to compare with what `type()` gives (a test asks the library)."""
 _MOST_SHOWN = 12
-_QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
-_BOUND = re.compile(r"\.\s*(?:all|exists|exists_one|existsOne|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _CEL_ERROR = re.compile(r"<input>:(\d+):(\d+): (?:Syntax error: )?(.*)")
 
 
@@ -171,18 +174,34 @@ def mistakes_in(expression: str) -> list[str]:
         program = compile_expression(expression)
     except ValueError as error:
         return [_explain(str(error), expression)]
-    bound = set(_BOUND.findall(_QUOTED.sub("''", expression)))
+    tokens = Tokens(expression)
+    known = frozenset(VARIABLES) | TYPES | bound_names(tokens)
     messages = [
         f"`{name}` is not known to an expression{did_you_mean(name, VARIABLES)}"
         for name in program.variables()
-        if name not in VARIABLES and name not in bound
+        if name not in known
     ]
     messages += [
         f"there is no function `{name}`{did_you_mean(name, FUNCTIONS)}"
         for name in program.functions()
         if name.isidentifier() and not name.startswith("_") and name not in FUNCTIONS
     ]
+    for called, written in patterns(expression, tokens):
+        try:
+            pattern(written)
+        except ValueError as error:
+            where = _where(expression, *_line_and_column(expression, called.start))
+            messages.append(f"`{written}` is no regular expression: {error} (`matches` at {where})")
     return messages
+
+
+def _line_and_column(expression: str, at: int) -> tuple[int, int]:
+    return expression.count("\n", 0, at) + 1, at - expression.rfind("\n", 0, at)
+
+
+def _where(expression: str, line: int, column: int) -> str:
+    where = f"column {column}" if "\n" not in expression.rstrip("\n") else f"line {line}, column {column}"
+    return f"{where} of the expression"
 
 
 def _explain(error: str, expression: str) -> str:
@@ -190,11 +209,10 @@ def _explain(error: str, expression: str) -> str:
     if found is None:
         return "not a CEL expression: it is nested too deeply, or can't be understood"
     line, column, problem = int(found[1]), int(found[2]), found[3]
-    where = f"column {column}" if "\n" not in expression.rstrip("\n") else f"line {line}, column {column}"
     if "'<EOF>'" in problem:
         meaning = "it ends too early" if expression.strip() else "it is empty"
     elif quoted := re.search(r"(?:input|at:) ('.*?')(?: expecting|$)", problem):
         meaning = f"{quoted[1]} is not understood there"
     else:
         meaning = problem
-    return f"not a CEL expression: {meaning} ({where} of the expression)"
+    return f"not a CEL expression: {meaning} ({_where(expression, line, column)})"

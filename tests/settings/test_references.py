@@ -8,7 +8,7 @@ import cel
 import pytest
 
 from bridge.core.errors import ConfigurationError
-from bridge.settings.references import FUNCTIONS, did_you_mean
+from bridge.settings.references import FUNCTIONS, TYPES, did_you_mean, mistakes_in
 from tests.settings.conftest import MINIMAL, Loader
 
 
@@ -29,6 +29,34 @@ def test_each_function_we_name_is_one_of_the_library(name: str) -> None:
     assert any("Undefined variable or function" not in each for each in said), said
 
 
+@pytest.mark.parametrize("name", sorted(TYPES))
+def test_each_type_we_name_is_one_of_the_library(name: str) -> None:
+    assert cel.evaluate(f"type({name}) == type") is True
+
+
+@pytest.mark.parametrize(
+    ("expression", "mistake"),
+    [
+        (
+            "subject.matches('[')",
+            "`[` is no regular expression: unclosed character class (`matches` at column 9",
+        ),
+        ("subject.matches(r'(?=a)')", "`(?=a)` is no regular expression: look-around"),
+        (
+            "true &&\n data.x.matches('a' + '(')",
+            "`a(` is no regular expression: unclosed group (`matches` at line 2",
+        ),
+        (r"subject.matches('(\\w{1,100}){1,100}')", "Compiled regex exceeds size limit"),
+        ("data.l.exists(p, subject.matches(p)) || subject.matches(data.p)", ""),
+        ("'x.matches(\"[\")' == subject", ""),
+    ],
+)
+def test_a_pattern_written_out_that_is_none_is_a_mistake(expression: str, mistake: str) -> None:
+    found = mistakes_in(expression)
+    assert len(found) == bool(mistake)
+    assert all(mistake in each for each in found)
+
+
 @pytest.mark.parametrize(
     "expression",
     [
@@ -40,6 +68,7 @@ def test_each_function_we_name_is_one_of_the_library(name: str) -> None:
         "time > timestamp('2026-01-01T00:00:00Z') && time.getHours() < 6",
         "int(data.a) + size(data.b) > 1 ? true : false",
         "data.name == 'x.all(nobody, is bound here)'",
+        "type(data) == map && type(data.x) != null_type",
         "true",
     ],
 )

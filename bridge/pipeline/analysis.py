@@ -1,0 +1,207 @@
+"""What the text of a CEL expression tells: the names in it, what it reads of `data`, how long it can take.
+
+The library compiles and evaluates, but shows no syntax tree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+_TOKEN = re.compile(
+    r"""
+    (?P<space> \s+ | //[^\n]* )
+    | (?P<text> [bB]?[rR] (?: \"{3}.*?\"{3} | '{3}.*?'{3} | "[^"\n]*" | '[^'\n]*' )
+        | [bB]? (?: \"{3}(?:[^\\]|\\.)*?\"{3} | '{3}(?:[^\\]|\\.)*?'{3}
+                  | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*' ) )
+    | (?P<name> [A-Za-z_]\w* )
+    | (?P<mark> \d[\w.]* | . )
+    """,
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+_WALKING = frozenset({"all", "exists", "exists_one", "existsOne"})
+_BUILDING = frozenset({"filter", "map"})
+_PLAIN_TEXT = re.compile(r"""(["'])([^\\"']*)\1""")
+_MOST_VALUES = (None, 10_000, 2_000, 200, 30)
+"""By the power with which an expression's time grows: a macro copies what it names outside itself at each
+step, and `filter` and `map` copy what they have built so far. At these bounds the slowest expressions take
+1 to 5 s, in which nothing else in the process goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of an expression with a meaning: no space, no comment."""
+
+    kind: str
+    """`text` (a literal), `name` (an identifier or a word of the language) or `mark` (anything else)."""
+    text: str
+    start: int
+    end: int
+
+
+_END = Token("mark", "", 0, 0)
+
+
+class Tokens:
+    """The tokens of one expression; beyond its ends there are empty ones."""
+
+    def __init__(self, source: str) -> None:
+        self._all = [
+            Token(found.lastgroup, found[0], *found.span())
+            for found in _TOKEN.finditer(source)
+            if found.lastgroup is not None and found.lastgroup != "space"
+        ]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, at: int) -> Token:
+        return self._all[at] if 0 <= at < len(self._all) else _END
+
+    def calls(self, at: int) -> bool:
+        """Whether the token at `at` is the name of a function or macro that is called."""
+        return self[at].kind == "name" and self[at + 1].text == "("
+
+    def is_member(self, at: int) -> bool:
+        """Whether the token at `at` is a name behind a dot."""
+        return self[at].kind == "name" and self[at - 1].text == "."
+
+    def closing(self, at: int) -> int:
+        """Return the place of the bracket that closes the one at `at`; the end when there is none."""
+        depth = 0
+        for place in range(at, len(self)):
+            text = self[place].text
+            depth += (text in ("(", "[", "{")) - (text in (")", "]", "}"))
+            if not depth:
+                return place
+        return len(self)
+
+
+class Use(Enum):
+    """How an expression names `data`."""
+
+    MEMBER = auto()
+    """`data.x`, `data["x"]`"""
+    ASKED = auto()
+    """`has(data.x)`"""
+    ITEM = auto()
+    """`data[…]` with anything else than a text written out"""
+    IN = auto()
+    """`… in data`"""
+    WHOLE = auto()
+    """anything else"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One place where an expression names `data`."""
+
+    use: Use
+    start: int
+    end: int
+    key: str | None
+    """The member's, where it is written out plainly."""
+
+
+def bound_names(tokens: Tokens) -> frozenset[str]:
+    """Return the names that macros bind, such as `x` in `list.all(x, x > 0)`."""
+    return frozenset(
+        tokens[at + 2].text
+        for at in range(len(tokens))
+        if _is_macro(tokens, at) and tokens[at + 2].kind == "name" and tokens[at + 3].text == ","
+    )
+
+
+def _is_macro(tokens: Tokens, at: int) -> bool:
+    return tokens[at].text in _WALKING | _BUILDING and tokens.is_member(at) and tokens.calls(at)
+
+
+def uses_of_data(tokens: Tokens) -> Iterator[Found]:
+    """Yield each place that names the event's `data`."""
+    for at in range(len(tokens)):
+        token = tokens[at]
+        if token.kind == "name" and token.text == "data" and not tokens.is_member(at):
+            use, key = _use(tokens, at)
+            yield Found(use, token.start, token.end, key)
+
+
+def _use(tokens: Tokens, at: int) -> tuple[Use, str | None]:
+    after, then = tokens[at + 1], tokens[at + 2]
+    asked = tokens[at - 1].text == "(" and tokens[at - 2].text == "has"
+    if after.text == "." and then.kind == "name" and not tokens.calls(at + 2):
+        return (Use.ASKED if asked else Use.MEMBER), then.text
+    if after.text == "[":
+        if then.kind != "text" or tokens[at + 3].text != "]":
+            return Use.ITEM, None
+        plain = _PLAIN_TEXT.fullmatch(then.text)
+        return (Use.ASKED if asked else Use.MEMBER), plain and plain[2]
+    return (Use.IN if tokens[at - 1].text == "in" else Use.WHOLE), None
+
+
+def keys_of_data(tokens: Tokens) -> frozenset[str] | None:
+    """Return the top-level keys of `data` that an expression can read; None when it may read any."""
+    keys = [found.key for found in uses_of_data(tokens)]
+    return None if None in keys else frozenset(key for key in keys if key is not None)
+
+
+def paths(tokens: Tokens, roots: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return what an expression reads of `roots`: by how it is written, the keys on the way there."""
+    found: dict[str, tuple[str, ...]] = {}
+    wanted = frozenset(roots)
+    for at in range(len(tokens)):
+        if tokens[at].text not in wanted or tokens[at].kind != "name" or tokens.is_member(at):
+            continue
+        keys, written = [tokens[at].text], tokens[at].text
+        at += 1
+        while True:
+            if tokens[at].text == "." and tokens[at + 1].kind == "name" and not tokens.calls(at + 1):
+                keys.append(tokens[at + 1].text)
+                written += f".{keys[-1]}"
+                at += 2
+            elif (
+                tokens[at].text == "["
+                and tokens[at + 2].text == "]"
+                and (plain := _PLAIN_TEXT.fullmatch(tokens[at + 1].text))
+            ):
+                keys.append(plain[2])
+                written += f"[{plain[0]}]"
+                at += 3
+            else:
+                break
+        found[written] = tuple(keys)
+    return found
+
+
+def arguments_of_matches(tokens: Tokens) -> Iterator[tuple[Token, int, int]]:
+    """Yield each `matches` that is called as a method, and where its argument begins and ends."""
+    for at in range(len(tokens)):
+        if tokens[at].text == "matches" and tokens.is_member(at) and tokens.calls(at):
+            last = tokens.closing(at + 1)
+            if last > at + 2:
+                yield tokens[at], tokens[at + 2].start, tokens[last - 1].end
+
+
+def most_values(tokens: Tokens) -> int | None:
+    """Return how many values (of lists and maps, nested ones too) an expression may be shown.
+
+    None: any number, for it goes through no list.
+    """
+    around: list[bool] = []  # the brackets open, and whether they are a macro's
+    power = 0
+    for at in range(len(tokens)):
+        if tokens[at].text == "(":
+            around.append(_is_macro(tokens, at - 1))
+            if around[-1]:
+                power = max(power, sum(around) + (tokens[at - 1].text in _BUILDING))
+        elif tokens[at].text == ")":
+            del around[-1:]
+    return _MOST_VALUES[min(power, len(_MOST_VALUES) - 1)]
+
+
+def replaced(source: str, changes: Sequence[tuple[int, int, str]]) -> str:
+    """Return `source` with each of `changes` (start, end, new text) made; they don't overlap."""
+    for start, end, text in sorted(changes, reverse=True):
+        source = source[:start] + text + source[end:]
+    return source

@@ -10,7 +10,7 @@ import structlog
 from bridge.core import errors
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Source
-from bridge.core.steady import Steady
+from bridge.core.steady import HELD_SECONDS, Steady
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.retry import Backoff
 from bridge.pipeline.router import Router
@@ -39,6 +39,8 @@ class Runner:
         self._was_open = False
         """It has been open at least once since the start."""
         self._is_open = False
+        self._opened_at = 0.0
+        """By the loop's clock."""
         self._failures = 0
         self._traced: set[str] = set()
 
@@ -83,6 +85,8 @@ class Runner:
                 if defect is not None:
                     self._tell(reason, defect)
                 raise asyncio.CancelledError
+            if self._is_open and asyncio.get_running_loop().time() - self._opened_at >= HELD_SECONDS:
+                self._failures = 0  # it was well, though no event came
             self._failures += 1
             pause = self._backoff.seconds(self._failures)
             if self._is_open:
@@ -103,7 +107,7 @@ class Runner:
     async def _read(self) -> str:
         """Open the source once, and read it to its end. Raise SourceLost, and whatever a defect raises."""
         async with self._source.open(self.intake) as batches:
-            self._is_open = True
+            self._is_open, self._opened_at = True, asyncio.get_running_loop().time()
             if self._was_open:
                 self._state.recovered()
             else:

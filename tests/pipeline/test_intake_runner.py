@@ -412,6 +412,21 @@ async def test_backoff_begins_anew_once_events_came() -> None:
         assert len(house.source.opens) == opens + 1
 
 
+async def test_backoff_begins_anew_once_the_source_was_well_though_no_event_came() -> None:
+    house = _House()
+    house.source.can_open = lambda: False
+    async with house.running():
+        await asyncio.sleep(3600)
+        house.source.can_open = lambda: True
+        await asyncio.sleep(70)
+        for _ in range(20):
+            opens = len(house.source.opens)
+            house.source.lose()
+            await asyncio.sleep(0.62)
+            assert len(house.source.opens) == opens + 1
+            await asyncio.sleep(60)
+
+
 async def test_a_source_lost_while_its_lane_is_full_is_opened_again() -> None:
     """What was released needs no room: the runner comes back to the source and hears that it is lost."""
     house = _House(queue=1, seconds=3600)

@@ -193,7 +193,7 @@ async def test_an_answer_without_end_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(check_module, "_LONGEST_PAGE", 100_000)
     pages = {"/health": "Ok", "/system/info": {"version": "4.1.0"}, "/system/services": "x" * 200_000}
     async with oscar_that_answers(pages) as url:
-        said(await check(url), "problem", "GET /system/services: more than 100000 bytes")
+        said(await check(url), "problem", "GET /system/services: the answer has more than 100000 bytes")
 
 
 @pytest.mark.parametrize(("seconds", "word"), [(3600, "behind"), (-90, "ahead of")])

@@ -427,8 +427,8 @@ async def test_a_token_endpoint_that_answers_too_much_is_told(padding: int) -> N
         auth = {"type": "oidc", "token_endpoint": url + "/token", "client_id": "c", "refresh_token": "r"}
         async with service(oscar.url, auth) as plants:
             answer = await plants.prepare(event()).attempt()
-    assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
-    assert "/token answered more than 1048576 bytes" in answer.detail
+    assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "answer_lost")
+    assert "/token: the answer has more than 1048576 bytes" in answer.detail
     assert sent < 16 << 20  # the kernel's buffers, and aiohttp's
     assert not oscar.requests
 
@@ -439,8 +439,22 @@ async def test_a_definition_that_is_too_large_is_told() -> None:
         service(oscar.url) as plants,
     ):
         answer = await plants.prepare(event()).attempt()
-    assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "credentials")
-    assert "/system/services/plants answered more than 4194304 bytes" in answer.detail
+    assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "answer_lost")
+    assert "/system/services/plants: the answer has more than 4194304 bytes" in answer.detail
+
+
+async def test_a_definition_that_breaks_off_is_no_refusal() -> None:
+    async def half(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b'{"token": "')
+        return response
+
+    app = web.Application()
+    app.router.add_get("/system/services/plants", half)
+    async with serve(app) as url, service(url) as plants:
+        answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "answer_lost")
 
 
 # --- oidc-agent -------------------------------------------------------------------------------------------

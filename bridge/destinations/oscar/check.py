@@ -26,7 +26,7 @@ from bridge.destinations.oscar.config import (
     ServiceTokenAuth,
 )
 from bridge.destinations.oscar.payload import MAX_EVENT_BYTES, MAX_INTERLINK_BYTES
-from bridge.destinations.oscar.wire import read_start
+from bridge.net.bodies import body_of
 from bridge.net.reach import reach_url
 from bridge.telemetry.logging import excerpt
 
@@ -415,11 +415,8 @@ class _Look:
                 proxy=cluster.proxy,
                 timeout=aiohttp.ClientTimeout(total=_ASK_SECONDS),
             ) as response:
-                raw = bytearray()
-                await read_start(response, raw, _LONGEST_PAGE + 1)
-                if len(raw) > _LONGEST_PAGE:
-                    raise _Failed(f"GET {url.path}: more than {_LONGEST_PAGE} bytes")
-                return _Page(response.status, raw.decode("utf-8", "replace"), response.headers.get(hdrs.DATE))
+                text = (await body_of(response, _LONGEST_PAGE)).decode("utf-8", "replace")
+                return _Page(response.status, text, response.headers.get(hdrs.DATE))
         except TimeoutError:
             raise _Failed(f"GET {url.path}: no answer within {_ASK_SECONDS:g} s") from None
         except (aiohttp.ClientError, OSError) as error:

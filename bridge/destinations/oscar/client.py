@@ -46,8 +46,9 @@ from bridge.destinations.oscar.config import (
 )
 from bridge.destinations.oscar.deadline import Deadline
 from bridge.destinations.oscar.payload import PayloadError, encode
-from bridge.destinations.oscar.wire import CONNECT_SECONDS, EXCERPT_BYTES, NETWORK_ERRORS, post, read_start
+from bridge.destinations.oscar.wire import CONNECT_SECONDS, EXCERPT_BYTES, NETWORK_ERRORS, post, start_of
 from bridge.destinations.oscar.wire import session as new_session
+from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
 from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import Metrics
@@ -273,14 +274,10 @@ class OscarCluster:
             async with self.session.request(
                 method, url, allow_redirects=False, timeout=_MANAGEMENT_TIMEOUT, **options
             ) as response:
-                # Of what is no success only an excerpt is told.
-                limit = longest + 1 if response.status == 200 else EXCERPT_BYTES
-                raw = bytearray()
-                await read_start(response, raw, limit)
-                if len(raw) > longest:
-                    raise refused(
-                        f"{request} answered more than {longest} bytes: is the endpoint the right one?"
-                    )
+                if response.status == 200:
+                    raw = await body_of(response, longest)
+                else:  # only an excerpt of it is told
+                    raw = await start_of(response, EXCERPT_BYTES)
                 pause = retry_after(response.headers.get(hdrs.RETRY_AFTER))
                 return Reply(response.status, raw.decode("utf-8", "replace"), pause)
         except NETWORK_ERRORS as error:

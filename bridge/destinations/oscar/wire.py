@@ -86,7 +86,7 @@ async def post(
             else:
                 reason, pause = response.reason or "", retry_after(response.headers.get(hdrs.RETRY_AFTER))
                 # The rest of a success is read away: an application may be writing it still.
-                await read_start(response, beginning, EXCERPT_BYTES, close=not 200 <= status < 300)
+                await _read_start(response, beginning, EXCERPT_BYTES, close=not 200 <= status < 300)
     except NETWORK_ERRORS as error:
         # A body that does not end in time: the status has come, and counts.
         status = status or payload.success
@@ -95,9 +95,14 @@ async def post(
     return Exchange(status, reason, beginning.decode("utf-8", "replace"), pause, sent=payload.started)
 
 
-async def read_start(
-    response: aiohttp.ClientResponse, into: bytearray, limit: int, *, close: bool = True
-) -> None:
+async def start_of(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Return the first `limit` bytes of the body, and read no more of it."""
+    beginning = bytearray()
+    await _read_start(response, beginning, limit, close=True)
+    return bytes(beginning)
+
+
+async def _read_start(response: aiohttp.ClientResponse, into: bytearray, limit: int, *, close: bool) -> None:
     """Read up to `limit` bytes `into`; a body that breaks off has what came of it.
 
     What is longer is not read on, and its connection closed; unless `close`, the rest is read away.

@@ -19,7 +19,7 @@ from bridge.core.ports import NO_DESCRIPTORS, Answer, Verdict
 from bridge.telemetry.logging import excerpt
 from bridge.values import HttpUrl, Model, Secret, SecretFile, exactly_one, secret
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger(__name__)
 
 EGI_TOKEN_ENDPOINT = "https://aai.egi.eu/auth/realms/egi/protocol/openid-connect/token"  # noqa: S105 - a URL
 """Token endpoint of EGI Check-in, the issuer OSCAR's own clients use by default."""
@@ -192,7 +192,7 @@ class Bearer:
 
 
 def _failed(answer: Answer) -> Answer:
-    log.warning("credential_failed", cause=answer.cause, detail=answer.detail)
+    _log.warning("no credential", cause=answer.cause, detail=answer.detail)
     return answer
 
 
@@ -259,7 +259,7 @@ class RefreshTokenGrant:
         rotated = granted.get("refresh_token")
         if isinstance(rotated, str) and rotated and rotated != self._newest:
             self._newest = rotated
-            log.info("refresh_token_rotated", detail="the new one is kept in memory only")
+            _log.info("the issuer gave a new refresh token, which is kept in memory alone")
         return Grant(token, lifetime(granted.get("expires_in")))
 
 

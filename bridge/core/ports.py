@@ -44,7 +44,7 @@ class Source(Protocol):
 
 
 class Verdict(Enum):
-    """What one attempt at a destination came to (the table in DESIGN, step 4)."""
+    """What one attempt at a destination came to (README, "What the bridge does with each answer")."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"

@@ -590,7 +590,9 @@ async def test_a_cluster_out_of_reach_is_no_reason_to_fail() -> None:
         async with OscarCluster("main", config, connections=1) as cluster:
             with capture_logs() as lines:
                 await cluster.announce([])
-    assert [(line["event"], line["cause"]) for line in lines] == [("cluster_not_asked", "connect")]
+    assert [(line["event"], line["cause"]) for line in lines] == [
+        ("the cluster can't be asked what once means", "connect")
+    ]
 
 
 # --- What the bridge lacks itself -------------------------------------------------------------------------

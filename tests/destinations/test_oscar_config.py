@@ -51,7 +51,10 @@ def test_an_endpoint_that_is_none_is_told(endpoint: str, said: str) -> None:
             {"type": "basic", "username": "oscar"},
             "one of `password` and `password_file`, but neither is given",
         ),
-        ({**BASIC, "password_file": __file__}, "one of `password` and `password_file`, but both are given"),
+        (
+            {**BASIC, "password_file": "/dev/null"},
+            "one of `password` and `password_file`, but both are given",
+        ),
         ({"type": "service-token"}, "one of `token` and `token_file`, but neither is given"),
         ({"type": "oidc", "client_id": "c"}, "one of `refresh_token` and `refresh_token_file`, but neither"),
         (
@@ -60,7 +63,7 @@ def test_an_endpoint_that_is_none_is_told(endpoint: str, said: str) -> None:
                 "client_id": "c",
                 "refresh_token": "r",
                 "client_secret": "s",
-                "client_secret_file": __file__,
+                "client_secret_file": "/dev/null",
             },
             "at most one of `client_secret` and `client_secret_file`",
         ),

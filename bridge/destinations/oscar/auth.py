@@ -21,7 +21,8 @@ from bridge.destinations.oscar.answers import SERVICE_TOKEN_LENGTH
 from bridge.destinations.oscar.config import OidcAgentAuth, ServiceTokenAuth
 from bridge.telemetry.logging import excerpt
 
-_LONGEST_AGENT_ANSWER = 1 << 20
+_LONGEST_AGENT_ANSWER = 1 << 18
+"""Bytes: an access token, and what is told of it."""
 
 
 async def given_token(auth: ServiceTokenAuth) -> Grant:
@@ -69,10 +70,15 @@ async def ask_agent(auth: OidcAgentAuth) -> Grant:
 
 
 async def _agent_answer(reader: asyncio.StreamReader) -> dict[str, Any]:
-    """Read until the object is whole: the agent neither frames its answer nor promises to hang up."""
+    """Read until the object is whole: the agent neither frames its answer nor promises to hang up.
+
+    Raises NoCredentialError when it has no end.
+    """
     raw = bytearray()
-    while len(raw) < _LONGEST_AGENT_ANSWER and (chunk := await reader.read(65536)):
+    while chunk := await reader.read(65536):
         raw += chunk
         if answer := json_object(raw.decode("utf-8", "replace")):
             return answer
+        if len(raw) > _LONGEST_AGENT_ANSWER:
+            raise refused(f"the oidc-agent answered more than {_LONGEST_AGENT_ANSWER} bytes")
     return {}

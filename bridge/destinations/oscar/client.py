@@ -53,7 +53,7 @@ from bridge.net.proxies import proxy_for
 from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import Metrics
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger(__name__)
 
 DELEGATION_HEADER = istr("X-Delegated-Job-ID")
 """Names the Job, from OSCAR 4.1.0 on (pkg/handlers/job.go, DelegationHeader)."""
@@ -121,7 +121,11 @@ class OscarCluster:
         tls, auth = self._config.tls, self._config.auth
         secure = self.endpoint.scheme == "https"  # reading the system's authorities takes time and memory
         if secure and not tls.verify:
-            log.warning("tls_not_verified", cluster=self.key, endpoint=str(self.endpoint))
+            _log.warning(
+                "TLS is not verified: any server that answers gets the credentials",
+                cluster=self.key,
+                endpoint=str(self.endpoint),
+            )
         if isinstance(auth, OidcAuth) and auth.token_endpoint.startswith("https:"):
             # The issuer gets a refresh token: always verified, by the system's authorities or the cluster's.
             self._issuer_context = ssl.create_default_context()
@@ -197,8 +201,8 @@ class OscarCluster:
     async def announce(self, services: Sequence[OscarService]) -> None:
         """Log what "once" means on this cluster for `services`. Never raises for what the cluster does."""
         if not self.manages:
-            log.info(
-                "cluster",
+            _log.info(
+                "what once means",
                 cluster=self.key,
                 once="one job an event if OSCAR is 4.1.0 or later and the service not federated",
                 detail="a service token can't ask for the version",
@@ -208,14 +212,21 @@ class OscarCluster:
             info = await self.info()
             federated = [service.name for service in services if await service.federated()]
         except NoCredentialError as error:
-            log.warning("cluster_not_asked", cluster=self.key, cause=error.answer.cause, detail=str(error))
+            _log.warning(
+                "the cluster can't be asked what once means",
+                cluster=self.key,
+                cause=error.answer.cause,
+                detail=str(error),
+            )
             return
         once = {
             True: "one job an event",
             False: "at least once: this OSCAR is older than 4.1.0",
             None: "one job an event if this version is 4.1.0 or later",
         }[info.names_jobs]
-        log.info("cluster", cluster=self.key, version=info.version, once=once, at_least_once=federated)
+        _log.info(
+            "what once means", cluster=self.key, version=info.version, once=once, at_least_once=federated
+        )
 
     async def _token_of(self, service: str, owner: str | None) -> Grant:
         token = (await self.definition(service, owner)).get("token")

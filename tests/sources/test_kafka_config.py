@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -60,6 +61,7 @@ def test_the_short_form_reads_all_that_is_committed_from_the_earliest() -> None:
         ({"bootstrap_servers": "kafka:99999"}, "expected HOST:PORT"),
         ({"bootstrap_servers": "kafka://kafka:9092"}, "expected HOST:PORT"),
         ({"bootstrap_servers": []}, "at least 1 item"),
+        ({"group_instance_id": ""}, "at least 1 character"),
         ({"start_at": "2024-01-01T00:00:00Z", "auto_offset_reset": "latest"}, "start_at"),
         ({"start_at": "2024-01-01T00:00:00"}, "timezone"),
         ({"tls": {}}, "expected security_protocol SSL"),
@@ -155,7 +157,6 @@ def test_a_client_certificate_in_pkcs12_leaves_no_file_behind(
         {"pkcs12_file": "client.p12", "pkcs12_password": "wrong"},
         {"truststore_file": "trust.p12"},
         {"pkcs12_file": "trust.p12", "pkcs12_password": "trust"},
-        {"ca_file": "key.pem"},
         {"cert_file": "ca.pem", "key_file": "key.pem"},
     ],
 )
@@ -187,13 +188,49 @@ async def test_a_token_file_is_read_again_each_time(tmp_path: Path) -> None:
     assert await provider.token() == "one"
     file.write_text("two")
     assert await provider.token() == "two"
+    with pytest.raises(ValidationError, match="tls is given, so expected token_endpoint"):
+        OAuthConfig.model_validate({"token_file": file, "tls": {}})
     file.write_text("")
     with pytest.raises(KafkaConnectionError, match="empty"):
         await provider.token()
 
 
+def test_a_directory_of_authorities_is_believed_and_who_believes_anybody_names_none(
+    identity: Identity, tmp_path: Path
+) -> None:
+    directory = tmp_path / "authorities"
+    directory.mkdir()
+    (directory / "site.pem").write_bytes(identity.ca.read_bytes())
+    [trusted] = ssl_context(TlsConfig(ca_path=directory)).get_ca_certs()
+    assert [trusted] == ssl_context(TlsConfig(ca_file=identity.ca)).get_ca_certs()
+    anybody = ssl_context(TlsConfig(verify=False, cert_file=identity.cert, key_file=identity.key))
+    assert (anybody.verify_mode, anybody.check_hostname) == (ssl.CERT_NONE, False)
+    for authorities in ({"ca_file": identity.ca}, {"truststore_file": identity.trust}):
+        with pytest.raises(ValidationError, match=r"means? nothing with `verify: false`"):
+            TlsConfig.model_validate({**authorities, "verify": False})
+    with pytest.raises(ValidationError, match="one of ca_path and truststore_file"):
+        TlsConfig(ca_path=directory, truststore_file=identity.trust)
+    with pytest.raises(ValidationError, match="expected certificates in PEM"):
+        TlsConfig(ca_file=identity.key)
+
+
+async def test_a_token_endpoint_with_an_authority_of_its_own_is_believed(
+    identity: Identity,
+) -> None:
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    identity.authority.issue_cert("127.0.0.1").configure_cert(server)
+    oauth = {"client_id": "me", "client_secret": "x"}
+    async with token_server([web.json_response({"access_token": "t"})], server) as (endpoint, _):
+        with pytest.raises(KafkaConnectionError, match="certificate verify failed"):
+            await token_provider(OAuthConfig.model_validate({**oauth, "token_endpoint": endpoint})).token()
+        believing = {**oauth, "token_endpoint": endpoint, "tls": {"ca_file": identity.ca}}
+        assert await token_provider(OAuthConfig.model_validate(believing)).token() == "t"
+
+
 @asynccontextmanager
-async def token_server(answers: list[web.Response]) -> AsyncIterator[tuple[str, list[dict[str, str]]]]:
+async def token_server(
+    answers: list[web.Response], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[str, list[dict[str, str]]]]:
     asked: list[dict[str, str]] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -205,10 +242,10 @@ async def token_server(answers: list[web.Response]) -> AsyncIterator[tuple[str, 
     app.router.add_post("/token", answer)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/token", asked
+        yield f"http{'s' * (tls is not None)}://127.0.0.1:{runner.addresses[0][1]}/token", asked
     finally:
         await runner.cleanup()
 

@@ -98,6 +98,19 @@ async def test_a_rebalance_waits_for_what_is_in_hand_and_releases_the_rest(tansu
         ]
 
 
+async def test_a_static_member_that_is_back_within_its_session_reads_on_at_once(
+    tansu: Tansu, unique: str
+) -> None:
+    await tansu.create_topic(unique)
+    await tansu.produce(unique, [b"0", b"1"])
+    static = source(tansu, unique, group_instance_id="replica-0")
+    async with opened(static) as hands:
+        settle((await hands.take(2))[:1])
+    async with opened(static) as hands:
+        await hands.take(1)
+        assert hands.data == [b"1"]
+
+
 async def test_an_expelled_member_lets_go_at_once_and_comes_back(tansu: Tansu, unique: str) -> None:
     await tansu.create_topic(unique)
     await tansu.produce(unique, [b"0", b"1"])

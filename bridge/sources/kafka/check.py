@@ -53,6 +53,12 @@ async def check(config: KafkaConfig, key: str, patience: Patience) -> Sequence[F
             "the password goes over the network in clear text",
             f"`sources.{key}.security_protocol: SASL_SSL`, or a SCRAM mechanism",
         )
+    for name, tls in (("tls", config.tls), ("oauth.tls", None if config.oauth is None else config.oauth.tls)):
+        if tls is not None and not tls.verify:
+            findings.warning(
+                f"`{name}.verify: false`: whoever answers is believed, and gets the credentials",
+                f"set `sources.{key}.{name}.ca_file` or `ca_path`, and remove `verify`",
+            )
     if await _reach_any(findings, key, config, options["ssl_context"]):
         try:
             async with asyncio.timeout(_ALL_SECONDS):

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Secr
 from bridge.core.ports import Finding, Patience, Source
 from bridge.sources import Keeping, SourceConfig
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import Model, ReadableFile, Seconds, SecretFile
+from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls
 
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,\[\]]+):(\d{1,5})")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -54,13 +54,11 @@ def _pattern(value: str) -> str:
     return value
 
 
-class TlsConfig(Model):
+class TlsConfig(Tls):
     """Whom to trust and who we are. Files are read at each connecting, so renewed ones are taken up."""
 
-    ca_file: ReadableFile | None = None
-    """PEM. Without it and a truststore the system's authorities are trusted."""
     truststore_file: ReadableFile | None = None
-    """PKCS#12 with the trusted certificates."""
+    """PKCS#12 with the trusted certificates, instead of `ca_file` and `ca_path`."""
     truststore_password: SecretStr | None = None
     truststore_password_file: SecretFile | None = None
     cert_file: ReadableFile | None = None
@@ -79,6 +77,9 @@ class TlsConfig(Model):
         for name in ("truststore_password", "key_password", "pkcs12_password"):
             _one_at_most(self, name, f"{name}_file")
         _one_at_most(self, "ca_file", "truststore_file")
+        _one_at_most(self, "ca_path", "truststore_file")
+        if self.truststore_file is not None and not self.verify:
+            raise ValueError("`truststore_file` means nothing with `verify: false`; remove one or the other")
         _one_at_most(self, "cert_file", "pkcs12_file")
         _needs(self, "key_file", "cert_file")
         for name, owner in (
@@ -101,6 +102,8 @@ class OAuthConfig(Model):
     client_secret: SecretStr | None = None
     client_secret_file: SecretFile | None = None
     scope: str | None = None
+    tls: Tls | None = None
+    """Whom to believe to be the token endpoint; the system's authorities when not given."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -113,7 +116,7 @@ class OAuthConfig(Model):
             raise ValueError(
                 "expected client_id and client_secret (or client_secret_file) with token_endpoint"
             )
-        for name in ("client_id", "client_secret", "client_secret_file", "scope"):
+        for name in ("client_id", "client_secret", "client_secret_file", "scope", "tls"):
             _needs(self, name, "token_endpoint")
         return self
 
@@ -130,6 +133,8 @@ class KafkaConfig(SourceConfig):
     topic_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     """Instead of `topics`: a regular expression that matches whole topic names."""
     group_id: str = Field(min_length=1)
+    group_instance_id: str | None = Field(default=None, min_length=1)
+    """A member's own lasting name: a restart within `session_timeout` moves no partition (KIP-345)."""
     client_id: str = Field(default="oscar-bridge", min_length=1)
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
     """Where a partition begins that the group has no committed offset for."""

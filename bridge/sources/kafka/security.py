@@ -33,16 +33,15 @@ _TOKEN_MARGIN = 30.0
 
 
 def ssl_context(tls: TlsConfig | None) -> ssl.SSLContext:
-    """Make the context for `tls`; names are always checked. Raises CredentialError."""
+    """Make the context for `tls`. Raises CredentialError."""
     if tls is None:
         return ssl.create_default_context()
     try:
-        context = ssl.create_default_context(
-            cafile=None if tls.ca_file is None else str(tls.ca_file),
-            cadata=None
-            if tls.truststore_file is None
-            else _trusted(tls.truststore_file, secret(tls.truststore_password, tls.truststore_password_file)),
-        )
+        if tls.truststore_file is None:
+            context = tls.context()
+        else:
+            password = secret(tls.truststore_password, tls.truststore_password_file)
+            context = ssl.create_default_context(cadata=_trusted(tls.truststore_file, password))
         if tls.cert_file is not None:
             # A password that is never None: OpenSSL would ask for a missing one at the terminal.
             password = secret(tls.key_password, tls.key_password_file) or ""
@@ -140,7 +139,7 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
             if time.monotonic() >= self._usable_until:
                 try:
                     await self._ask()
-                except (aiohttp.ClientError, TimeoutError, CredentialError, *_ODD) as error:
+                except (aiohttp.ClientError, OSError, CredentialError, *_ODD) as error:
                     raise KafkaConnectionError(
                         f"no access token from {self._endpoint}: {str(error) or type(error).__name__}"
                     ) from error
@@ -163,6 +162,7 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
                 headers={"Authorization": login},
                 allow_redirects=False,
                 proxy=proxy_for(self._endpoint),
+                ssl=True if oauth.tls is None else oauth.tls.context(),
             ) as response,
         ):
             text = (await body_of(response, _LONGEST_GRANT)).decode("utf-8", "replace")

@@ -43,6 +43,10 @@ class KafkaSource:
         self._identity = config.identity or key
         self._metrics = metrics
         self._log = structlog.get_logger(__name__).bind(source=key)
+        if config.tls is not None and not config.tls.verify:
+            self._log.warning(
+                "kafka: whoever answers is believed, and gets the credentials (tls.verify: false)"
+            )
         self._losses: dict[TopicPartition, int] = {}
         self._health = Health(self._log)
         self._beginnings = Beginnings(config)
@@ -133,6 +137,7 @@ class KafkaSource:
         return {
             **client_options(config),
             "group_id": config.group_id,
+            "group_instance_id": config.group_instance_id,
             "enable_auto_commit": False,
             "auto_offset_reset": "none",  # never silently: the reader seeks
             "isolation_level": config.isolation_level,

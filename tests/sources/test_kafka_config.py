@@ -25,6 +25,8 @@ from pydantic import ValidationError
 from bridge.core.errors import CredentialError
 from bridge.sources.kafka.config import KafkaConfig, OAuthConfig, TlsConfig
 from bridge.sources.kafka.security import ssl_context, token_provider
+from bridge.sources.kafka.source import KafkaSource
+from bridge.telemetry.metrics import Metrics
 
 SASL = {"security_protocol": "SASL_SSL"}
 LOGIN = {"username": "u", "password": "p"}
@@ -98,6 +100,13 @@ def test_mechanisms_with_a_password_are_taken(mechanism: str) -> None:
 def test_the_client_library_is_loaded_only_by_who_builds_a_kafka_source() -> None:
     code = "import sys, bridge.sources.kafka.config; sys.exit('aiokafka' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_static_members_name_reaches_the_client() -> None:
+    # Joining with one takes tansu 6 s, and librdkafka's mock cluster 7 s.
+    static = config(group_instance_id="replica-0").build("uploads", Metrics().source("uploads"))
+    assert isinstance(static, KafkaSource)
+    assert static._options()["group_instance_id"] == "replica-0"
 
 
 class Identity:

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from bridge.core.delivery import Delivery, Outcome
-from tests.servers.mock_kafka import MockKafka
 from tests.servers.tansu import Tansu
 from tests.sources.reading import Hands, opened, settle, source, until
 
@@ -97,15 +96,6 @@ async def test_a_rebalance_waits_for_what_is_in_hand_and_releases_the_rest(tansu
             Outcome.RELEASED,
             Outcome.RELEASED,
         ]
-
-
-async def test_a_static_member_keeps_its_name_when_it_comes_back(mock_kafka: MockKafka, unique: str) -> None:
-    # tansu takes static members too, but keeps each of their joins waiting for 6 s.
-    static = source(mock_kafka, unique, group_instance_id="replica-0", session_timeout=6)
-    for _ in range(2):
-        async with opened(static):
-            assert static._consumer is not None
-            assert static._consumer._coordinator._group_instance_id == "replica-0"
 
 
 async def test_an_expelled_member_lets_go_at_once_and_comes_back(tansu: Tansu, unique: str) -> None:

@@ -358,7 +358,9 @@ class Lane:
         now, clock = monotonic(), time.time()
         past = self._past.get(delivery)
         if past is None:
-            past = self._past[delivery] = Past(first_attempt=clock - (now - began), failed_at=began)
+            past = self._past[delivery] = Past(
+                first_attempt=clock - (now - began), began=began, failed_at=began
+            )
         others_accepted = self._last_acceptance > past.failed_at
         past.attempts += 1
         past.failed_at = now
@@ -366,7 +368,7 @@ class Lane:
         cause: str | None = None
         if answer.verdict in (Verdict.REJECTED, Verdict.UNKNOWN):
             cause = answer.cause
-        elif clock - past.first_attempt >= self._config.retry.give_up_after:
+        elif now - past.began >= self._config.retry.give_up_after:
             cause = "gave_up"
         elif answer.verdict is Verdict.FAILED and others_accepted:
             past.own_failures += 1

@@ -27,7 +27,9 @@ class Past:
     """What is remembered of an event once an attempt has failed."""
 
     first_attempt: float
-    """Seconds since 1970, for the dead letter and for `give_up_after`."""
+    """Seconds since 1970, for the store and the dead letter."""
+    began: float
+    """Monotonic time of the first attempt: `give_up_after` counts from it, whatever becomes of the clock."""
     failed_at: float
     """Monotonic time of the newest failure, or the beginning of the first attempt."""
     attempts: int = 0

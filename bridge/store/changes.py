@@ -202,22 +202,6 @@ def discard(connection: sqlite3.Connection, numbers: Collection[int]) -> tuple[i
     return _without_dead(rows)
 
 
-def expire(connection: sqlite3.Connection, before: float, limit: int) -> tuple[int, Change]:
-    """Delete up to `limit` dead letters kept before `before` (seconds since 1970), the oldest first."""
-    numbers = [
-        number
-        for (number,) in connection.execute(
-            "SELECT number FROM kept INDEXED BY dead_by_age WHERE reason = 'dead' AND kept_at < ? "
-            "ORDER BY kept_at LIMIT ?",
-            (before, limit),
-        )
-    ]
-    if not numbers:
-        connection.execute("DELETE FROM generations WHERE given_at < ?", (before,))
-        return 0, Change()
-    return discard(connection, numbers)
-
-
 def _without_dead(rows: Iterable[tuple[str, str, int]]) -> tuple[int, Change]:
     change = Change()
     for service, cause, count in rows:

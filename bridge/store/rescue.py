@@ -219,6 +219,7 @@ def _result(
     copy.execute("DELETE FROM sqlite_sequence WHERE name = 'kept'")
     copy.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('kept', ?)", (top,))
 
+    copy.execute("UPDATE clock SET seen = max(seen, (SELECT coalesce(max(kept_at), 0) FROM kept))")
     saved = count("SELECT count(*) FROM kept")
     lost = count("SELECT count(*) FROM named WHERE number NOT IN (SELECT number FROM kept)")
     if gap is None or complete:

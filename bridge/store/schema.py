@@ -91,6 +91,11 @@ MIGRATIONS = (
         PRIMARY KEY (spool, version)
     ) STRICT, WITHOUT ROWID;
     """,
+    # The newest time that the store has seen, in seconds since 1970: whether the clock can be believed.
+    """
+    CREATE TABLE clock (seen REAL NOT NULL) STRICT;
+    INSERT INTO clock SELECT coalesce(max(kept_at), 0) FROM kept INDEXED BY dead_by_age WHERE reason = 'dead';
+    """,
 )
 """What takes a file from the version of its place in this list to the next; `user_version` counts them."""
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from bridge.store import changes, salvage, schema, spooled
 from bridge.store.changes import Change, Keep
 from bridge.store.config import StoreConfig
 from bridge.store.directory import claim
+from bridge.store.expiry import Expiry
 from bridge.store.schema import SIDES, VERSION, BrokenRowError
 from bridge.store.spooled import Done
 
@@ -34,9 +34,8 @@ _FORGET_SECONDS = 0.1
 """How long forgetting waits for others to be written with."""
 _PROBE_SECONDS = 1.0
 """Between looks at whether a store in trouble can be written again."""
-_EXPIRE_ITEMS = 500
-_EXPIRE_SECONDS = 600.0
-"""Dead letters deleted at once for their age, and between looks for such."""
+_LOOK_SECONDS = 600.0
+"""Between looks around while nothing is to be done."""
 _WAL_BYTES = 64 * 2**20
 """A write-ahead log above this is brought into the file even if readers must be waited for."""
 _DISK_BYTES = 2**20
@@ -102,8 +101,7 @@ class Writer:
         self._wanted = 0
         self._forgets: list[int | Done] = []
         """Which could not be written: again with the next group."""
-        self._expire_every = min(_EXPIRE_SECONDS, config.keep_dead_for / 10)
-        self._expire_at = monotonic()
+        self._expiry = Expiry(config.keep_dead_for)
         self._checkpoint_at = monotonic()
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
@@ -185,7 +183,7 @@ class Writer:
             self._do(work)
         if self.trouble is not None and not group and work is None:
             self._attempt(self._probe)
-        if monotonic() >= self._expire_at and not self._ended:
+        if monotonic() >= self._expiry.due and not self._ended:
             self._attempt(self._expire)
         if self.trouble is None:
             self._attempt(self._look_around)
@@ -207,8 +205,8 @@ class Writer:
         """Wait for something to do, and take all that waits with it; nothing if it is time to look around."""
         group: list[Keep | int | Done] = list(self._forgets)
         self._taken = []
-        pause = _PROBE_SECONDS if self.trouble or self.full or self._forgets else _EXPIRE_SECONDS
-        until = min(self._expire_at, monotonic() + pause)
+        pause = _PROBE_SECONDS if self.trouble or self.full or self._forgets else _LOOK_SECONDS
+        until = min(self._expiry.due, monotonic() + pause)
         size, urgent, quiet = 0, False, True
         while len(group) < _GROUP_ITEMS + len(self._forgets) and size < _GROUP_BYTES:
             try:
@@ -288,15 +286,8 @@ class Writer:
         self._ready().execute(f"PRAGMA user_version = {VERSION}")
 
     def _expire(self) -> None:
-        self._expire_at = monotonic() + self._expire_every
-        connection = self._ready()
-        with schema.transaction(connection):
-            count, change = changes.expire(
-                connection, time.time() - self._config.keep_dead_for, _EXPIRE_ITEMS
-            )
-        if count:
-            self._expire_at = monotonic()
-            _log.warning("dead letters deleted for their age (store.keep_dead_for)", count=count)
+        change = self._expiry.expire(self._ready())
+        if change is not None:
             self._tell(change, ())
 
     def _attempt(self, call: Callable[[], object]) -> StoreError | None:

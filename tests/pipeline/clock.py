@@ -63,4 +63,5 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "pipeline.parking",
     ):
         monkeypatch.setattr(f"bridge.{module}.monotonic", now)
-    monkeypatch.setattr("bridge.pipeline.lane.time", SimpleNamespace(time=wall_clock))
+    for module in ("lane", "parking"):
+        monkeypatch.setattr(f"bridge.pipeline.{module}.time", SimpleNamespace(time=wall_clock))

@@ -22,6 +22,7 @@ from tests.pipeline.scripted import (
     FAILED,
     REFUSED,
     UNAVAILABLE,
+    UNREACHABLE,
     Bench,
     ScriptedDestination,
     deliveries,
@@ -340,3 +341,50 @@ async def test_every_attempt_is_counted_by_how_it_was_answered() -> None:
     assert bench.value("bridge_invocation_seconds_count") == 4
     assert bench.value("bridge_invocation_seconds_sum") == pytest.approx(1.0)
     assert bench.value("bridge_retries_total", cause="http_503") == 1
+
+
+# --- the clock is set while the bridge runs -----------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [25, 24 * 365, -25])
+@pytest.mark.parametrize("park", [False, True])
+@pytest.mark.parametrize("answer", [UNAVAILABLE, UNREACHABLE, REFUSED], ids=lambda answer: answer.cause)
+async def test_a_clock_that_is_set_makes_no_fresh_event_old(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, park: bool, hours: int
+) -> None:
+    """The gate is shut, so parked events come back one by one, each with the time of its first attempt."""
+    destination = ScriptedDestination(answer)
+    bench = Bench(destination, park=park, give_up_after=24 * 3600.0)
+    given = deliveries(3)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(3600)
+        monkeypatch.setattr(clock, "EPOCH", clock.EPOCH + hours * 3600.0)
+        await asyncio.sleep(3600)
+        assert bench.dead.letters == []
+        await bench.put(deliveries(3, "later-"))
+        await asyncio.sleep(20 * 3600)
+        assert bench.dead.letters == []
+        destination.script = ACCEPTED
+        await asyncio.sleep(3600)
+    assert len({name for _, name in destination.began}) == 6
+    assert bench.dead.letters == []
+    assert not bench.keeper.rows
+
+
+@pytest.mark.parametrize("hours", [25, 0, -25])
+async def test_an_event_is_given_up_in_time_whatever_the_clock_tells(
+    monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    bench = Bench(ScriptedDestination(UNAVAILABLE), give_up_after=24 * 3600.0)
+    (delivery,) = given = deliveries(1)
+    async with bench.running():
+        began = clock.now()
+        await bench.put(given)
+        await asyncio.sleep(3600)
+        monkeypatch.setattr(clock, "EPOCH", clock.EPOCH + hours * 3600.0)
+        assert await settled(given, within=48 * 3600) == [Outcome.DEAD_LETTERED]
+        assert 24 * 3600 <= clock.now() - began < 25 * 3600
+    (letter,) = bench.dead.letters
+    assert letter.first_attempt == pytest.approx(clock.EPOCH - hours * 3600.0 + began, abs=5)
+    assert delivery.outcome is Outcome.DEAD_LETTERED

@@ -1,0 +1,105 @@
+"""A server that does not answer some of the calls: what it hangs on holds up nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bridge.core.delivery import Outcome
+from bridge.core.event import Event
+from bridge.sources.sqs import answers, reader
+from bridge.sources.sqs.answers import Answers
+from bridge.sources.sqs.held import Held
+from bridge.telemetry.metrics import Metrics
+from tests.servers.scripted_sqs import ScriptedSqs, served
+from tests.sources.reading import opened, settle, until
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ScriptedSqs]:
+    async with served() as server:
+        yield server
+
+
+async def test_a_message_whose_time_is_up_is_let_go_though_the_call_to_put_it_off_hangs(
+    server: ScriptedSqs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "CALL_SECONDS", 3600.0)
+    monkeypatch.setattr(reader, "CLOSE_SECONDS", 0.1)
+    server.attributes["VisibilityTimeout"] = "2"
+    server.hangs = lambda action, _: action == "ChangeMessageVisibilityBatch"
+    server.messages = [f"m{n}" for n in range(25)]
+    async with opened(server.source()) as hands:
+        taken = await hands.take(25)
+        await until(lambda: server.calls["ChangeMessageVisibilityBatch"])
+        await until(lambda: all(delivery.outcome is Outcome.RELEASED for delivery in taken), timeout=60)
+        server.messages = ["m0"]  # its redelivery: alone in the bridge's hands
+        [again] = await hands.take(1)
+        assert again.event.id == "m0"
+
+
+async def test_a_call_that_hangs_keeps_no_other_message_from_being_put_off(
+    server: ScriptedSqs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "CALL_SECONDS", 3600.0)
+    monkeypatch.setattr(reader, "CLOSE_SECONDS", 0.1)
+    server.attributes["VisibilityTimeout"] = "2"
+    server.hangs = lambda action, asked: (
+        action == "ChangeMessageVisibilityBatch"
+        and any(entry["ReceiptHandle"] == "bad" for entry in asked["Entries"])
+    )
+    server.messages = ["bad"]
+    async with opened(server.source(pollers=1)) as hands:
+        [bad] = await hands.take(1)
+        await until(lambda: server.changes()["bad"])
+        server.messages = ["good"]
+        [good] = await hands.take(1)
+        await until(lambda: server.changes()["good"] >= 2, timeout=60)
+        assert good.outcome is None
+        assert bad.outcome is Outcome.RELEASED
+
+
+async def test_deletes_that_hang_keep_no_message_from_being_put_off(
+    server: ScriptedSqs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "CALLS", 1)
+    monkeypatch.setattr(answers, "CALL_SECONDS", 3600.0)
+    monkeypatch.setattr(reader, "CLOSE_SECONDS", 0.1)
+    server.attributes["VisibilityTimeout"] = "2"
+    server.hangs = lambda action, _: action == "DeleteMessageBatch"
+    server.messages = ["settled"]
+    async with opened(server.source()) as hands:
+        settle(await hands.take(1))
+        await until(lambda: server.calls["DeleteMessageBatch"])
+        server.messages = ["a"]
+        [waiting] = await hands.take(1)
+        await until(lambda: server.changes()["a"] >= 2, timeout=60)
+        assert waiting.outcome is None
+
+
+async def test_what_came_again_is_not_given_back_by_its_old_receipt() -> None:
+    asked: list[tuple[str, int | None]] = []
+
+    class Queue:
+        async def answer(self, entries: Any, *, seconds: float) -> dict[int, Any]:
+            asked.extend(entries)
+            return {}
+
+    def held(name: str) -> Held:
+        event = Event(id=name, source="s", type="t", data=b"")
+        return Held(event, f"old receipt of {name}", None, lambda _held, _outcome: None)
+
+    owed = Answers(
+        Queue(),  # type: ignore[arg-type] # as much of one as is asked
+        Metrics().source("bucket"),
+        None,
+        is_held=lambda name: name == "again",
+        answered=lambda _held: None,
+    )
+    owed.owe(held("again"), delete=False)
+    owed.owe(held("gone"), delete=False)
+    owed.owe(held("done"), delete=True)
+    await owed.finish()
+    assert sorted(asked, key=str) == [("old receipt of done", None), ("old receipt of gone", 0)]

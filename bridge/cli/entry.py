@@ -10,7 +10,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 
 from bridge import __version__
-from bridge.cli import checking, dead_letters, parked, running
+from bridge.cli import checking, dead_letters, parked, running, sandbox
 from bridge.cli.options import BAD_CONFIGURATION, FAILED
 from bridge.core.errors import BridgeError, ConfigurationError, StoreError, StoreLockedError
 
@@ -100,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    running.add_run_to(commands)
+    running.add_to(commands)
     checking.add_to(commands)
     dead_letters.add_to(commands)
     parked.add_to(commands)
-    running.add_sandbox_to(commands)
+    sandbox.add_to(commands)
     return parser

@@ -1,4 +1,4 @@
-"""`oscar-bridge run`, and `sandbox run`, which runs all around it too."""
+"""`oscar-bridge run`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 from bridge.cli.options import Commands, load, takes_configuration
 
 
-def add_run_to(commands: Commands) -> None:
-    """Add `run`."""
+def add_to(commands: Commands) -> None:
+    """Add the command."""
     run = commands.add_parser("run", help="run the bridge until SIGTERM or Ctrl-C")
     takes_configuration(run)
     run.add_argument(
@@ -23,18 +23,6 @@ def add_run_to(commands: Commands) -> None:
         help="for a dCache source that can't tell what had entered: skip the files there now, or none",
     )
     run.set_defaults(command=_run)
-
-
-def add_sandbox_to(commands: Commands) -> None:
-    """Add `sandbox`."""
-    sandbox = commands.add_parser("sandbox", help="try the bridge without an OSCAR cluster")
-    sandbox_commands = sandbox.add_subparsers(metavar="COMMAND", required=True)
-    everything = sandbox_commands.add_parser(
-        "run", help="OSCAR, Kafka, S3, dCache and the bridge on loopback, with a few events to see it by"
-    )
-    takes_configuration(everything)
-    everything.add_argument("--once", action="store_true", help="end when all events became jobs")
-    everything.set_defaults(command=_sandbox_run)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -52,9 +40,3 @@ def _run(options: argparse.Namespace) -> int:
     with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(app.run(settings, accept_loss=options.accept_loss, rescan=options.rescan))
     return 0
-
-
-def _sandbox_run(options: argparse.Namespace) -> int:
-    from bridge.sandbox import demo
-
-    return demo.run(options.config, once=options.once)

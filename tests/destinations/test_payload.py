@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faassupervisor.events import parse_event
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -257,6 +258,12 @@ def test_an_object_the_supervisor_takes_goes_as_json(value: dict[str, Any]) -> N
         {"event": "created", "id": 1},
         {"event": "uploads1", "id": 1},
         {"event": {"event_type": "close"}},
+        {"time": 1, "host": "edge-1", "event": {"file": "a.nc"}},
+        {"event": {"Records": [S3_RECORD]}, "id": 1},
+        {"event": {"event": {"file": "a.nc"}, "id": 1}},
+        {"event": {}, "Records": [S3_RECORD]},
+        {"event": {"file": "a.nc"}, "event_type": "upload", "payload": {}},
+        {"httpMethod": "POST", "body": '{"event": {"file": "a.nc"}, "id": 1}', "headers": {}},
         {"event": {"mask": ["IN_CREATE"]}, "subscription": "https://dcache"},
         {"event": {"name": 1}, "subscription": "https://dcache"},
         {"event": "text", "subscription": "https://dcache"},
@@ -283,6 +290,29 @@ def test_an_object_the_supervisor_takes_goes_as_json(value: dict[str, Any]) -> N
 def test_an_object_the_supervisor_fails_on_or_loses_goes_as_base64(value: dict[str, Any]) -> None:
     data = json.dumps(value).encode()
     assert supervisor(body(data).encode()) == data
+
+
+def test_what_stands_beside_an_event_reaches_the_script(tmp_path: Path) -> None:
+    data = b'{"time":1,"host":"edge-1","event":{"file":"a.nc"}}'
+    assert parse_event(data.decode()).event == {"file": "a.nc"}  # the loss is real
+    saved = parse_event(body(data)).save_event(str(tmp_path))
+    assert Path(saved).read_bytes() == data
+
+
+def test_what_stands_beside_a_delegated_event_but_its_provider_is_no_reason_to_wrap_it() -> None:
+    value = {"event": {"file": "a.nc"}, "storage_provider": "minio.default"}
+    assert json.loads(body(json.dumps(value), trusted=True)) == value
+    assert json.loads(body(json.dumps(value))) == {"event": {"file": "a.nc"}}
+
+
+@pytest.mark.parametrize("mode", ["auto", "base64", "cloudevent"])
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"event":' * 100_000, b'{"Records":' + b"[" * 100_000])
+def test_endless_brackets_never_raise(mode: Any, data: bytes) -> None:
+    for trusted in (True, False):
+        encoded = encode(event(data), mode=mode, trusted=trusted, max_bytes=10**7).decode("ascii")
+        if mode == "cloudevent":
+            encoded = json.loads(encoded)["data_base64"]
+        assert base64.b64decode(encoded) == data
 
 
 def test_a_delegated_event_in_text_goes_as_json_from_a_trusted_source_only() -> None:

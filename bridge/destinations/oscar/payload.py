@@ -248,6 +248,7 @@ def _after_member(tokens: list[str], at: int) -> int:
 # --- What the supervisor makes of an object ---------------------------------------------------------------
 
 _TELLING_KEYS = frozenset({"httpMethod", "event", "event_type", "Records", "storage_provider"})
+_DELEGATED_KEYS = frozenset({"event", "storage_provider"})  # OSCAR, resourcemanager/delegate.go
 _UNFIT = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
 
@@ -257,8 +258,9 @@ def _follow(event: Any) -> dict[str, Any] | None:
     The same fields are read in the same order (`faassupervisor/events/__init__.py`, parse_event), so that
     the same shapes raise. Beyond that, an event is unfit where the supervisor would hand the script something
     else than the event and nobody can have meant it: `httpMethod` without a `body`; an `event` that is text,
-    unless `storage_provider` beside it says that OSCAR delegated it; text taken for base64 that is not quite
-    base64. Gives the storage event, which the supervisor writes into its environment, or None.
+    unless `storage_provider` beside it says that OSCAR delegated it; an `event` with other keys beside it,
+    which would be lost; text taken for base64 that is not quite base64. Gives the storage event, which the
+    supervisor writes into its environment, or None.
     """
     if not isinstance(event, dict):
         raise TypeError("the supervisor takes objects")
@@ -281,6 +283,8 @@ def _follow(event: Any) -> dict[str, Any] | None:
     if "event" in event:
         if isinstance(event["event"], str) and "storage_provider" not in event:
             raise TypeError("an `event` that is text is only a word of its producer")
+        if not event.keys() <= _DELEGATED_KEYS:
+            raise TypeError("the supervisor reads the inner event alone: what stands beside it would be lost")
         return _follow_enclosed(event["event"])
     return _follow_records(event)
 

@@ -164,6 +164,10 @@ def test_a_test_event_and_an_empty_notification_are_dropped(wrap: Any) -> None:
         '{"Type": "Notification", "Message": {"Records": []}}',
         '{"source": "aws.s3", "detail-type": "Object Created", "detail": {"object": {"key": "k"}}}',
         '{"source": "aws.s3", "detail-type": "Object Created", "detail": "x"}',
+        '{"bucket": {"name": "field"}, "object": {"key": "k"}}',
+        '{"reason": "PutObject", "bucket": {"name": "field"}}',
+        '{"reason": "PutObject", "detail": {}, "bucket": {"name": "field"}, "object": {"key": "k"}}',
+        '{"source": "aws.s3"}',
         '{"source": "aws.ec2", "detail-type": "Object Created", "detail": {}}',
         '{"a":' * 5000 + "1" + "}" * 5000,
         '{"Records": [' + "[" * 100_000,
@@ -308,6 +312,73 @@ def test_the_supervisor_sees_bucket_and_key(key: str, wrap: str, monkeypatch: py
         assert seen.bucket_arn == "arn:aws:s3:::field"
 
 
+def bare(**changes: Any) -> dict[str, Any]:
+    """A record as an input transformer of EventBridge's makes it."""
+    return {
+        "eventSource": "aws:s3",
+        "s3": {"bucket": {"name": "field"}, "object": {"key": "in/leaf.jpg"}},
+        **changes,
+    }
+
+
+_DETAIL = from_event_bridge()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "time"),
+    [
+        ({"Records": [bare()]}, "2026-01-31T00:00:00.000Z"),
+        (from_sns({"Records": [bare()]}), "2026-01-31T00:00:00.000Z"),
+        ({"Records": [bare(eventSource="minio:s3")]}, "2026-01-31T00:00:00.000Z"),
+        ({"Records": [bare(eventTime=None)]}, "2026-01-31T00:00:00.000Z"),
+        ({"Records": [bare(eventTime="2026-01-01T00:00:00Z")]}, "2026-01-01T00:00:00Z"),
+        (_DETAIL, "2026-01-31T00:00:00.000Z"),
+        (from_sns(_DETAIL), "2026-01-31T00:00:00.000Z"),
+        ({"source": "aws.s3", "detail": _DETAIL}, "2026-01-31T00:00:00.000Z"),
+        (
+            {"source": "aws.s3", "detail-type": "Object Created", "detail": _DETAIL},
+            "2026-01-31T00:00:00.000Z",
+        ),
+    ],
+)
+def test_what_a_transformer_left_out_is_added_for_the_supervisor(
+    body: Any, time: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STORAGE_OBJECT_KEY", "EVENT_TIME", "EVENT"):
+        monkeypatch.setenv(name, "")
+    [event] = events(body)
+    assert event.subject == "in/leaf.jpg"
+    seen = parse_event(encode(event).decode("ascii"))
+    assert seen.get_type() in ("S3", "MINIO")
+    assert (seen.bucket_arn, seen.bucket_name) == ("arn:aws:s3:::field", "field")
+    assert (seen.object_key, seen.event_time) == ("in/leaf.jpg", time)
+
+
+def test_what_is_added_leaves_the_rest_of_a_record_as_it_was() -> None:
+    text = (
+        '{"eventSource":"aws:s3","s3":{"bucket":{"name":"x"}},"n":1.10, "s3" :{"object":{"key":"k"}, '
+        '"bucket":{"name":"field" } }, "e":1e400 }'
+    )
+    [event] = events(f'{{"Records":[{text}]}}')
+    assert event.data.decode() == (
+        '{"Records":[{"eventSource":"aws:s3","s3":{"bucket":{"name":"x"}},"n":1.10, '
+        '"s3" :{"object":{"key":"k"}, "bucket":{"name":"field" ,"arn":"arn:aws:s3:::field"} }, "e":1e400 '
+        ',"eventTime":"2026-01-31T00:00:00.000Z"}]}'
+    )
+
+
+def test_the_time_of_the_message_is_no_part_of_an_identity() -> None:
+    assert ids({"Records": [bare()]}, {"Records": [bare()]}) == {"m-0#0", "m-1#0"}
+    assert ids(_DETAIL) == ids(from_event_bridge())
+
+
+def test_without_any_time_there_is_none_and_the_event_is_a_storage_event_all_the_same() -> None:
+    opened = open_notification(replace(message({"Records": [bare()]}), time=None))
+    assert isinstance(opened, list)
+    assert json.loads(opened[0].data)["Records"][0]["eventTime"] == ""
+    assert encode(opened[0]).startswith(b"{")
+
+
 # Whatever comes
 
 _TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
@@ -335,6 +406,8 @@ def test_no_record_breaks_it(value: Any, origin: str) -> None:
         {"Records": [one, record()]},
         {"Records": [record(s3=value), record(object={"eTag": value}), record(responseElements=value)]},
         {"source": "aws.s3", "detail-type": "Object Created", "detail": value, "resources": value},
+        {"reason": "PutObject", "bucket": value, "object": value, "deletion-type": value},
+        {"source": "aws.s3", "detail": value},
         from_event_bridge() | {"time": value, "region": value, "resources": value},
         {"Type": "Notification", "Message": json.dumps(one)},
     ):

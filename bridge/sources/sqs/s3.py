@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import quote, quote_plus, unquote_to_bytes, urlencode
 
@@ -75,8 +75,8 @@ def open_notification(message: Event) -> list[Event] | Dropped | None:
         raise Unreadable("an envelope of SNS's (Type, TopicArn) without a Message of text")
     if found.get("Event") == "s3:TestEvent" and found.get("Service") == "Amazon S3":
         return "test_event"
-    if found.get("source") == "aws.s3" and isinstance(found.get("detail-type"), str):
-        record = _from_event_bridge(found)
+    if found.get("source") == "aws.s3" or _is_detail(found):
+        record = _from_event_bridge(found if "detail" in found else {"detail": found})
         if record is None:
             return None
         return [_to_event(record, json.dumps(record, separators=(",", ":")), message, 0)]
@@ -95,8 +95,10 @@ def open_notification(message: Event) -> list[Event] | Dropped | None:
 
 
 def _to_event(record: Any, text: str, message: Event, at: int) -> Event:
-    data = f'{{"Records":[{text}]}}'.encode("utf-8", "surrogatepass")
     place = _place(record)
+    if place is not None:
+        text = _completed(record, text, message.time)
+    data = f'{{"Records":[{text}]}}'.encode("utf-8", "surrogatepass")
     if place is None:
         return Event(
             id=f"{message.id}#{at}",
@@ -179,8 +181,8 @@ def _from_event_bridge(event: Mapping[str, Any]) -> dict[str, Any] | None:
         "eventVersion": "2.1",
         "eventSource": "aws:s3",
         "awsRegion": _string(event.get("region")),
-        "eventTime": _string(event.get("time")),
-        "eventName": _event_name(event["detail-type"], detail),
+        **({"eventTime": time} if (time := _string(event.get("time"))) else {}),
+        "eventName": _event_name(_string(event.get("detail-type")) or _kind(detail), detail),
         "requestParameters": {"sourceIPAddress": _string(detail.get("source-ip-address"))},
         "responseElements": {"x-amz-request-id": _string(detail.get("request-id"))},
         "s3": {
@@ -189,6 +191,18 @@ def _from_event_bridge(event: Mapping[str, Any]) -> dict[str, Any] | None:
             "object": {label: value for label, value in what.items() if value not in ("", None)},
         },
     }
+
+
+def _is_detail(found: Mapping[str, Any]) -> bool:
+    """Whether it is the `detail` of an event of EventBridge alone, as `InputPath: $.detail` leaves it."""
+    return "detail" not in found and "Records" not in found and bool(_kind(found))
+
+
+def _kind(detail: Mapping[str, Any]) -> str:
+    """Return the `detail-type` that stood beside `detail`, as far as that tells it by itself."""
+    if isinstance(detail.get("deletion-type"), str):
+        return "Object Deleted"
+    return "Object Created" if _string(detail.get("reason")) in _CREATED else ""
 
 
 def _event_name(kind: str, detail: Mapping[str, Any]) -> str:
@@ -200,6 +214,20 @@ def _event_name(kind: str, detail: Mapping[str, Any]) -> str:
         how = _string(detail.get("deletion-type"))
         return f"{room}:{_DELETED.get(how, how)}"
     return _OTHER.get(kind, kind)
+
+
+def _completed(record: Mapping[str, Any], text: str, sent: datetime | None) -> str:
+    """Return the text of a record with what the supervisor needs and it lacks.
+
+    The message was sent when S3 told, so its time is the record's, to a second or so.
+    """
+    bucket: Mapping[str, Any] = record["s3"]["bucket"]
+    if not _string(bucket.get("arn")):
+        text = _with_member(text, ("s3", "bucket"), "arn", f"arn:aws:s3:::{bucket['name']}")
+    if not _string(record.get("eventTime")):
+        told = sent.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if sent else ""
+        text = _with_member(text, (), "eventTime", told)
+    return text
 
 
 def _place(record: Any) -> tuple[str, bytes] | None:
@@ -272,6 +300,15 @@ def _member(text: str, wanted: str) -> int:
             where = at
         at = _after(text, at)
     return where
+
+
+def _with_member(text: str, path: Sequence[str], name: str, value: str) -> str:
+    """Return the text of a JSON object with one member more in the object at `path`, which has some."""
+    if not path:
+        return f"{text[:-1]},{json.dumps(name)}:{json.dumps(value)}}}"
+    at = _member(text, path[0])
+    _, end = _DECODER.raw_decode(text, at)
+    return text[:at] + _with_member(text[at:end], path[1:], name, value) + text[end:]
 
 
 def _elements(text: str, at: int) -> Iterator[str]:

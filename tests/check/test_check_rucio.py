@@ -141,6 +141,26 @@ async def test_a_topic_that_keeps_nothing_is_told(activemq: ActiveMQ, unique: st
         said(found, "warning", "keeps nothing for who is away", remedy="VirtualTopic")
 
 
+async def test_a_delivery_limit_is_told_and_a_warning_where_the_bridge_holds_or_it_is_small(
+    rabbitmq: RabbitMQ, unique: str
+) -> None:
+    await rabbitmq.declare(unique, x_queue_type="quorum", x_delivery_limit=20, x_dead_letter_exchange="")
+    found = await check(**amqp(rabbitmq, unique))
+    assert is_well(found)
+    said(found, "ok", "a delivery limit of 20")
+    found = await check(Patience(attempt=30, unsettled=630, parks=False), **amqp(rabbitmq, unique))
+    said(found, "warning", "come back more than 20 times", "`park: false`", remedy="x-delivery-limit: -1")
+    await rabbitmq.declare(f"{unique}-small", x_queue_type="quorum", x_delivery_limit=1)
+    found = await check(**amqp(rabbitmq, f"{unique}-small"))
+    said(found, "warning", "come back 2 times", remedy="x-delivery-limit: -1")
+
+
+async def test_a_stream_is_told(rabbitmq: RabbitMQ, unique: str) -> None:
+    await rabbitmq.declare(unique, x_queue_type="stream")
+    found = await check(**amqp(rabbitmq, unique))
+    said(found, "problem", f"{unique} is a stream", remedy="sources.closed.queue")
+
+
 async def test_holding_longer_than_rabbitmq_allows_is_told(rabbitmq: RabbitMQ, unique: str) -> None:
     await rabbitmq.declare(unique)
     found = await check(Patience(attempt=30, unsettled=86_400), **amqp(rabbitmq, unique))

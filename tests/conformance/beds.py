@@ -190,6 +190,10 @@ class AmqpBed(RucioBed):
             virtual_host=rabbitmq.VIRTUAL_HOST,
         )
 
+    async def poison(self) -> None:
+        # Of its properties, only a correlation id, which is not UTF-8.
+        await self._broker.publish(self.name, rabbitmq.Foreign(properties=b"\x04\x00\x02\xe9\x9f"))
+
     async def left(self) -> int:
         return await self._broker.ready(self.name)
 
@@ -223,6 +227,9 @@ class StompOnActiveBed(RucioBed):
             username=activemq.USERNAME,
             password=activemq.PASSWORD,
         )
+
+    async def poison(self) -> None:
+        await self.send(b"\xe9\x9f")  # ActiveMQ puts every header right
 
     async def left(self) -> int:
         return len(await self._broker.browse(f"/queue/{self.name}"))

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.channel import Channel
 from aiormq.exceptions import AMQPError, InvalidFrameError
 from yarl import URL
 
@@ -18,7 +19,7 @@ from bridge.core.errors import CredentialError
 from bridge.sources.rucio import amqp_queue
 from bridge.sources.rucio.amqp_queue import QueueFound
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.door import Door, foreign
+from bridge.sources.rucio.door import CONSUMER, Door, foreign
 from bridge.sources.rucio.link import (
     NO_STREAM,
     LinkLost,
@@ -76,6 +77,7 @@ class _AmqpLink:
             await amqp_queue.make_if_missing(self._connection, queue, config.declare)
         if await amqp_queue.is_stream(self._connection, queue):
             raise LinkLost(f"{queue} is a stream, {NO_STREAM}")
+        cast("Channel", self._channel).consumers[CONSUMER] = self._delivered
         self._most = min(prefetch, 65535)
         await self._consume(min(self._most, _FIRST_PREFETCH))
 

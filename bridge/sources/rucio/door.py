@@ -9,6 +9,7 @@ To be read again at each release of aiormq and pamqp, on which this relies:
 - aiormq `connection.FrameReceiver.get_frame` asks `at_eof()`, and reads each frame by `readexactly`; an
   OSError of it loses the connection;
 - aiormq `channel.Channel._read_content` reads bodies until they are as long as their header has said;
+- aiormq `channel.Channel.consumers` are the callbacks of consumers, by their tags;
 - pamqp `decode.TABLE_MAPPING`: a value of type `x` is bytes.
 """
 
@@ -26,10 +27,14 @@ from bridge.sources.rucio import properties
 from bridge.sources.rucio.link import MOST_BODY, OVERSIZE_KEPT, Wire, oversize
 from bridge.sources.rucio.properties import Foreign
 
+CONSUMER = "bridge"
+"""Who gets every delivery, by whichever consumer it comes. aiormq forgets a consumer that is cancelled, and what
+RabbitMQ's channel was given for it before can still be on its way."""
 _MOST_FRAME = 2**24
 """Bytes of one frame; RabbitMQ's are 128 KiB by default."""
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _DELIVER = struct.pack(">HH", 60, 60)
+_TO_CONSUMER = bytes([len(CONSUMER)]) + CONSUMER.encode()
 _HEADERS_ALONE = b"\x20\x00"
 """The flags of a content header that has a header table, and nothing else."""
 _NO_NAMES = b"\x00\x00"
@@ -93,7 +98,7 @@ class Frames:
         if kind == _METHOD and payload.startswith(_DELIVER):
             names = 14 + int.from_bytes(payload[4:5])  # after the consumer's tag, the delivery's, and a flag
             self._envelopes[channel] = payload[names:]
-            return payload[:names] + _NO_NAMES
+            return _DELIVER + _TO_CONSUMER + payload[names - 9 : names] + _NO_NAMES
         if kind == _HEADER and len(payload) >= 12:
             return self._header(channel, payload)
         if kind == _BODY and channel in self._oversize:

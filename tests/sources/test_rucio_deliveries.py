@@ -1,0 +1,184 @@
+"""Deliveries that a quorum queue allows a message: the bridge uses up few, and notices when some are gone."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.core.delivery import Outcome
+from bridge.core.errors import SourceLost
+from bridge.sources.rucio.amqp_queue import look
+from tests.conformance.beds import number
+from tests.servers import hermes
+from tests.servers.rabbitmq import RabbitMQ
+from tests.sources.reading import opened, settle, until
+from tests.sources.rucio import on_rabbit, source, to_rabbit
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["amqp", "stomp"])
+
+
+def reading(broker: RabbitMQ, queue: str, protocol: str = "amqp") -> dict[str, object]:
+    if protocol == "amqp":
+        return on_rabbit(broker, queue=queue)
+    return on_rabbit(
+        broker,
+        protocol="stomp",
+        brokers=f"127.0.0.1:{broker.stomp_port}",
+        destination=f"/amq/queue/{queue}",
+    )
+
+
+async def limit(broker: RabbitMQ, queue: str) -> int | None:
+    channel = await broker.channel()
+    try:
+        found = await look(channel.connection, queue)  # type: ignore[arg-type] # aiormq's own connection
+        assert found is not None
+        return found.delivery_limit
+    finally:
+        await channel.connection.close()
+
+
+@PROTOCOLS
+async def test_what_was_given_back_twice_is_nearly_dead(
+    rabbitmq: RabbitMQ, unique: str, protocol: str
+) -> None:
+    await rabbitmq.declare(unique, x_queue_type="quorum", x_delivery_limit=20)
+    await to_rabbit(rabbitmq, f"/amq/queue/{unique}", *hermes.numbered(3))
+    for nearly_dead in (False, False, True):
+        async with opened(source(**reading(rabbitmq, unique, protocol))) as hands:
+            taken = await hands.take(3)
+            assert [delivery.nearly_dead for delivery in taken] == [nearly_dead] * 3
+    assert await rabbitmq.ready(unique) == 3
+
+
+async def test_what_is_released_while_the_link_holds_uses_up_one_delivery(
+    rabbitmq: RabbitMQ, unique: str
+) -> None:
+    """It is given back when the link ends: before, it would come again by this very link."""
+    await rabbitmq.declare(unique, x_queue_type="quorum", x_delivery_limit=20)
+    await to_rabbit(rabbitmq, f"/amq/queue/{unique}", *hermes.numbered(40))
+    async with opened(source(**reading(rabbitmq, unique))) as hands:
+        taken = await hands.take(32)
+        settle(taken, Outcome.RELEASED)
+        await hands.takes_nothing(0.3)
+    async with opened(source(**reading(rabbitmq, unique))) as hands:
+        again = await hands.take(32)
+        settle(again)
+        again += await hands.take(8)
+        settle(again)
+    assert [number(delivery.event) for delivery in again] == list(range(40))
+    counts = [delivery.event.attributes.get("x-delivery-count", "0") for delivery in again]
+    assert counts == ["1"] * 32 + ["0"] * 8
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"x_queue_type": "quorum"}, {"x_queue_type": "quorum", "x_single_active_consumer": True}],
+    ids=["classic", "quorum", "single-active-consumer"],
+)
+async def test_a_link_begins_with_few_messages_and_has_all_it_may_once_it_settles(
+    rabbitmq: RabbitMQ, unique: str, arguments: dict[str, object]
+) -> None:
+    await rabbitmq.declare(unique, **arguments)
+    await to_rabbit(rabbitmq, f"/amq/queue/{unique}", *hermes.numbered(600))
+    keys = {**reading(rabbitmq, unique), "max_in_flight": 150}
+    async with opened(source(**keys)) as hands:
+        taken = await hands.take(32)
+        await hands.takes_nothing(0.3)
+        settle(taken)
+        while len(taken) < 600:
+            more = await hands.take(1)
+            settle(more)
+            taken += more
+        assert sorted(number(delivery.event) for delivery in taken) == list(range(600))
+        channel = await rabbitmq.channel()
+
+        async def is_one_consumer() -> bool:
+            return (await channel.queue_declare(unique, passive=True)).consumer_count == 1
+
+        await until(is_one_consumer)  # a quorum queue counts a cancelled one while it holds something
+        await channel.connection.close()
+        await to_rabbit(rabbitmq, f"/amq/queue/{unique}", *hermes.numbered(200))
+        await hands.take(150)
+        await hands.takes_nothing(0.3)
+
+    async def is_given_back() -> bool:
+        return await rabbitmq.ready(unique) == 200
+
+    await until(is_given_back)
+
+
+async def test_a_stream_is_not_read(rabbitmq: RabbitMQ, unique: str) -> None:
+    await rabbitmq.declare(unique, x_queue_type="stream")
+    with pytest.raises(SourceLost, match="is a stream"):
+        async with opened(source(**reading(rabbitmq, unique))):
+            pass
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"x_queue_type": "quorum", "x_delivery_limit": 3, "x_dead_letter_exchange": ""},
+        {"x_max_length": 1000, "x_dead_letter_exchange": ""},
+    ],
+)
+async def test_a_queue_that_is_there_is_taken_as_it_is(
+    rabbitmq: RabbitMQ, unique: str, arguments: dict[str, object]
+) -> None:
+    await rabbitmq.declare(unique, **arguments)
+    declare = {"exchange": "amq.topic", "routing_key": unique}
+    async with opened(source(**on_rabbit(rabbitmq, queue=unique, declare=declare))) as hands:
+        await to_rabbit(rabbitmq, f"/topic/{unique}", hermes.message())
+        settle(await hands.take(1))
+
+
+async def test_a_queue_that_is_made_drops_nothing(rabbitmq: RabbitMQ, unique: str) -> None:
+    keys = on_rabbit(rabbitmq, queue=unique, declare={})
+    async with opened(source(**keys)):
+        await to_rabbit(rabbitmq, f"/amq/queue/{unique}", hermes.message())
+    assert await limit(rabbitmq, unique) is None
+    for _ in range(4):
+        async with opened(source(**keys)) as hands:
+            await hands.take(1)
+    assert await rabbitmq.ready(unique) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, None),
+        ({"x_dead_letter_exchange": "", "x_max_priority": 3}, None),
+        ({"x_queue_type": "stream"}, None),
+        ({"x_queue_type": "quorum"}, None),
+        ({"x_queue_type": "quorum", "x_delivery_limit": 20}, 20),
+        ({"x_queue_type": "quorum", "x_delivery_limit": -1}, None),
+        (
+            {
+                "x_queue_type": "quorum",
+                "x_delivery_limit": 7,
+                "x_dead_letter_exchange": "",
+                "x_dead_letter_routing_key": "it's of type 'a'",
+                "x_dead_letter_strategy": "at-least-once",
+                "x_overflow": "reject-publish",
+                "x_max_length": 1000,
+                "x_max_length_bytes": 10**9,
+                "x_message_ttl": 10**8,
+                "x_expires": 10**8,
+                "x_single_active_consumer": True,
+                "x_quorum_initial_group_size": 1,
+            },
+            7,
+        ),
+    ],
+)
+async def test_the_delivery_limit_of_a_queue_is_found_out(
+    rabbitmq: RabbitMQ, unique: str, arguments: dict[str, object], expected: int | None
+) -> None:
+    await rabbitmq.declare(unique, **arguments)
+    assert await limit(rabbitmq, unique) == expected
+    channel = await rabbitmq.channel()
+    try:
+        assert await look(channel.connection, f"{unique}-missing") is None  # type: ignore[arg-type] # likewise
+        assert await look(channel.connection, f"{unique}-missing") is None, "it was made"  # type: ignore[arg-type] # likewise
+    finally:
+        await channel.connection.close()

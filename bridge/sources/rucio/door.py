@@ -28,8 +28,8 @@ from bridge.sources.rucio.link import MOST_BODY, OVERSIZE_KEPT, Wire, oversize
 from bridge.sources.rucio.properties import Foreign
 
 CONSUMER = "bridge"
-"""Who gets every delivery, by whichever consumer it comes. aiormq forgets a consumer that is cancelled, and what
-RabbitMQ's channel was given for it before can still be on its way."""
+"""Who gets every delivery, by whichever consumer it comes. aiormq forgets a consumer that is cancelled, and
+what RabbitMQ's channel was given for it before can still be on its way."""
 _MOST_FRAME = 2**24
 """Bytes of one frame; RabbitMQ's are 128 KiB by default."""
 _METHOD, _HEADER, _BODY = 1, 2, 3

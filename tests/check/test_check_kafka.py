@@ -9,11 +9,13 @@ from typing import Any
 
 import trustme
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.protocol.coordination import FindCoordinatorResponse_v0
+from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from bridge.core.ports import Finding, Patience
 from bridge.sources.kafka.config import KafkaConfig
 from tests.check.findings import is_well, said
-from tests.check.stubs import describing_broker, refusing_broker
+from tests.check.stubs import broker_that_answers, describing_broker, refusing_broker
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.proxy import Proxy
 from tests.servers.tansu import Tansu, free_port
@@ -139,6 +141,73 @@ async def test_the_way_to_the_broker_is_told_apart(tansu: Tansu, unique: str) ->
     one_of_two = await check(f"{refused},{tansu.bootstrap_servers}", unique)
     said(one_of_two, "warning", "connection refused")
     said(one_of_two, "ok", f"topic {unique}")
+
+
+async def test_addresses_that_brokers_advertise_and_nobody_reaches_are_told_and_no_acls(unique: str) -> None:
+    dead = free_port()
+    with Tansu(advertised_port=dead) as broker:
+        found = await check(f"127.0.0.1:{broker.port}", unique)
+    said(found, "problem", f"advertises 127.0.0.1:{dead}", "refused", remedy="advertised.listeners")
+    assert "grant" not in str(found)
+    async with broker_that_answers(
+        MetadataResponse_v1(
+            brokers=[(1, "kafka-1.invalid", 9092, None)],
+            controller_id=1,
+            topics=[(0, unique, False, [(0, 0, 1, [1], [1])])],
+        )
+    ) as servers:
+        found = await check(servers, unique)
+    said(found, "problem", "broker 1 advertises kafka-1.invalid:9092", "can't be resolved")
+    assert "grant" not in str(found)
+
+
+async def test_a_coordinator_that_is_out_is_told_and_no_acls(unique: str) -> None:
+    def layout(port: int) -> MetadataResponse_v1:
+        return MetadataResponse_v1(
+            brokers=[(1, "127.0.0.1", port, None)],
+            controller_id=1,
+            topics=[(0, unique, False, [(0, 0, 1, [1], [1])])],
+        )
+
+    out = FindCoordinatorResponse_v0(error_code=15, coordinator_id=-1, host="", port=-1)
+    async with broker_that_answers(layout, out) as servers:
+        found = await check(servers, unique)
+    said(found, "problem", f"who coordinates group {unique}", "NotAvailable", remedy="__consumer_offsets")
+    said(found, "ok", f"topic {unique}")
+    assert "grant" not in str(found)
+    denied = FindCoordinatorResponse_v0(error_code=30, coordinator_id=-1, host="", port=-1)
+    async with broker_that_answers(layout, denied) as servers:
+        said(await check(servers, unique), "problem", "may not be used", remedy="grant the principal Read")
+
+
+async def test_a_record_that_can_not_be_read_next_is_told_with_its_place(unique: str) -> None:
+    async with Proxy(0) as proxy:
+        with Tansu(advertised_port=proxy.port) as broker:
+            proxy.target_port = broker.port
+            await broker.create_topic(unique, 2)
+            await broker.produce(unique, [b"needle"], partition=1)
+            assert is_well(await check(broker.bootstrap_servers, unique))
+            proxy.garbled = (b"needle", b"noodle")
+            found = await check(broker.bootstrap_servers, unique)
+    said(
+        found, "problem", f"{unique}/1 can't be read at offset 0", "checksum", remedy="docs/configuration.md"
+    )
+
+
+async def test_a_pattern_is_held_against_the_topics_as_it_is_used(tansu: Tansu, unique: str) -> None:
+    await tansu.create_topic(f"{unique}-a")
+    await tansu.create_topic(f"{unique}-a-more")
+    found = await check(
+        tansu.bootstrap_servers, unique, topics=[], topic_pattern=f"(?i:{unique.upper()})-a|none"
+    )
+    said(found, "ok", f"topic {unique}-a:")
+    assert f"{unique}-a-more" not in str(found)
+
+
+async def test_who_believes_anybody_is_told(unique: str) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    found = await check(nobody, unique, security_protocol="SSL", tls={"verify": False})
+    said(found, "warning", "`tls.verify: false`", remedy="sources.uploads.tls.ca_file")
 
 
 async def test_credentials_are_told_apart(tansu: Tansu, unique: str) -> None:

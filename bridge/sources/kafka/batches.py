@@ -33,6 +33,10 @@ class UnreadableError(Exception):
     """A batch can't be read as a whole; says why."""
 
 
+class OldFormatError(UnreadableError):
+    """A batch is of a format before v2, which is not taken apart here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One record of a batch, with aiokafka's names; or what was received where it can't be understood."""
@@ -66,7 +70,7 @@ def first_batch(raw: bytes, topic: str, partition: int, offset: int) -> Batch:
     if len(raw) <= _MAGIC:
         raise UnreadableError("the broker gave no batch")
     if raw[_MAGIC] != 2:
-        raise UnreadableError(f"it is damaged, or compressed in a way that can't be undone (v{raw[_MAGIC]})")
+        raise OldFormatError(f"it is damaged, or compressed in a way that can't be undone (v{raw[_MAGIC]})")
     (length,) = struct.unpack_from(">i", raw, 8)
     if not _HEADER.size <= _OVERHEAD + length <= len(raw):
         raise UnreadableError(f"a batch of {_OVERHEAD + length} bytes is cut: {len(raw)} bytes came")

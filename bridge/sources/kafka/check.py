@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import (
-    GroupAuthorizationFailedError,
-    IncompatibleBrokerVersion,
-    KafkaError,
-    TopicAuthorizationFailedError,
-    for_code,
-)
+from aiokafka.errors import IncompatibleBrokerVersion, for_code
 
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
-from bridge.net.reach import reach
-from bridge.sources.kafka.aiokafka_private import close_consumer
-from bridge.sources.kafka.config import KafkaConfig
+from bridge.sources.kafka import aiokafka_private
+from bridge.sources.kafka.check_group import ASK_SECONDS, TROUBLE, GroupLook, some, text_of
+from bridge.sources.kafka.config import KafkaConfig, whole
 from bridge.sources.kafka.connection import client_options, complaints
+from bridge.sources.kafka.reaching import reach_bootstrap_servers, reach_brokers
 
-_ALL_SECONDS = 9.0
+_ALL_SECONDS = 11.0
 _CONNECT_SECONDS = 4.0
-_ASK_SECONDS = 4.0
 _CLOSE_SECONDS = 2.0
-_ASSIGNOR = "roundrobin"
-"""What the source offers a group to share partitions by: aiokafka's default, and its only one."""
 _SHORT_RETENTION = 3600.0
-_MOST_NAMES = 5
-
-_TROUBLE = (KafkaError, OSError, TimeoutError, ValueError, TypeError)
-"""What aiokafka raises, or stumbles over, when a broker answers oddly."""
 
 
 async def check(config: KafkaConfig, key: str, patience: Patience) -> Sequence[Finding]:
@@ -59,7 +46,7 @@ async def check(config: KafkaConfig, key: str, patience: Patience) -> Sequence[F
                 f"`{name}.verify: false`: whoever answers is believed, and gets the credentials",
                 f"set `sources.{key}.{name}.ca_file` or `ca_path`, and remove `verify`",
             )
-    if await _reach_any(findings, key, config, options["ssl_context"]):
+    if await reach_bootstrap_servers(findings, key, config, options["ssl_context"]):
         try:
             async with asyncio.timeout(_ALL_SECONDS):
                 await _Look(findings, key, config, options, patience).all()
@@ -69,33 +56,6 @@ async def check(config: KafkaConfig, key: str, patience: Patience) -> Sequence[F
                 "are all brokers of the cluster up, and reachable by the addresses they advertise?",
             )
     return findings.found
-
-
-async def _reach_any(findings: Findings, key: str, config: KafkaConfig, tls: ssl.SSLContext | None) -> bool:
-    """Try every address; those out of reach are only warnings while another one answers."""
-
-    async def one(address: str) -> tuple[str, bool, list[Finding]]:
-        host, _, port = address.rpartition(":")
-        own = Findings(findings.about)
-        reached = await reach(
-            own,
-            host.strip("[]"),
-            int(port),
-            tls,
-            address_key=f"sources.{key}.bootstrap_servers",
-            ca_key=f"sources.{key}.tls.ca_file",
-        )
-        return address, reached, own.found
-
-    tried = await asyncio.gather(*(one(address) for address in config.bootstrap_servers))
-    any_reached = any(reached for _, reached, _ in tried)
-    for _, reached, found in tried:
-        if reached or not any_reached:
-            findings.found += found
-            continue
-        for finding in found:
-            findings.warning(finding.message, finding.remedy)
-    return any_reached
 
 
 class _Look:
@@ -114,23 +74,36 @@ class _Look:
         self._config = config
         self._options = options
         self._patience = patience
+        self._unreached: set[int] = set()
+        """Brokers that can't be reached: what fails then is no reason to look at permissions."""
 
     async def all(self) -> None:
-        admin = AIOKafkaAdminClient(**self._options, request_timeout_ms=int(_ASK_SECONDS * 1000))
-        consumer = AIOKafkaConsumer(**self._options, request_timeout_ms=int(_ASK_SECONDS * 1000))
+        options = {**self._options, "request_timeout_ms": int(ASK_SECONDS * 1000)}
+        admin = aiokafka_private.make_admin(**options)
+        consumer = aiokafka_private.make_consumer(**options, group_id=None)
         try:
             if not await self._connected(admin):
+                return
+            brokers = aiokafka_private.brokers(admin)
+            self._unreached = await reach_brokers(
+                self._findings, self._key, self._config, brokers, self._options["ssl_context"]
+            )
+            if brokers and self._unreached == set(brokers):
                 return
             topics = await self._topics(admin)
             places = [
                 TopicPartition(topic, number) for topic, numbers in topics.items() for number in numbers
             ]
-            await asyncio.gather(self._group(admin), self._offsets(admin, consumer, places))
+            group = GroupLook(self._findings, self._key, self._config, admin, consumer, self._remedy)
+            await group.all(places)
             # One after the other, and last: a broker may hang up on a question it does not know.
             await self._retention(admin, list(topics))
             await self._session(admin)
         finally:
-            closing = [asyncio.ensure_future(step) for step in (admin.close(), close_consumer(consumer))]
+            closing = [
+                asyncio.ensure_future(step)
+                for step in (admin.close(), aiokafka_private.close_consumer(consumer))
+            ]
             await asyncio.wait(closing, timeout=_CLOSE_SECONDS)
             for step in closing:
                 step.cancel()
@@ -141,7 +114,7 @@ class _Look:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     await admin.start()
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 text = "; ".join(told) or str(error) or type(error).__name__
             else:
                 return True
@@ -174,17 +147,18 @@ class _Look:
         All are listed, since asking for one by name may create it.
         """
         try:
-            async with asyncio.timeout(_ASK_SECONDS):
+            async with asyncio.timeout(ASK_SECONDS):
                 listed = await admin.describe_topics()
-        except _TROUBLE as error:
+        except TROUBLE as error:
             self._findings.problem(
-                f"topics can't be listed: {_text(error)}", "grant the principal Describe on the topics"
+                f"topics can't be listed: {text_of(error)}",
+                self._remedy("grant the principal Describe on them"),
             )
             return {}
         there = {entry["topic"]: entry for entry in listed}
         if self._config.topic_pattern is not None:
-            pattern = re.compile(self._config.topic_pattern)
-            names = sorted(name for name in there if pattern.fullmatch(name))
+            pattern = re.compile(whole(self._config.topic_pattern))
+            names = sorted(name for name in there if pattern.match(name))
             if not names:
                 self._findings.warning(
                     f"no topic matches `topic_pattern` {self._config.topic_pattern!r} now",
@@ -202,7 +176,7 @@ class _Look:
             leaderless = [part["partition"] for part in entry["partitions"] if part["leader"] < 0]
             if leaderless:
                 self._findings.warning(
-                    f"topic {name}: no leader for partitions {_some(leaderless)}, so they can't be read now",
+                    f"topic {name}: no leader for partitions {some(leaderless)}, so they can't be read now",
                     "bring the brokers back that hold them",
                 )
             self._findings.ok(f"topic {name}: {len(partitions)} partition{'s' * (len(partitions) != 1)}")
@@ -223,117 +197,8 @@ class _Look:
             f"create the topic, correct `sources.{self._key}.topics`, or grant the principal Describe on it",
         )
 
-    async def _group(self, admin: AIOKafkaAdminClient) -> None:
-        group = self._config.group_id
-        try:
-            async with asyncio.timeout(_ASK_SECONDS):
-                (answer,) = await admin.describe_consumer_groups([group])
-            code, _, state, kind, protocol, members, *_ = answer.groups[0]
-            if code:
-                raise for_code(code)
-        except GroupAuthorizationFailedError:
-            self._may_not_use_group()
-            return
-        except _TROUBLE as error:
-            self._findings.note(f"group {group} could not be described: {_text(error)}")
-            return
-        if kind not in ("", "consumer"):
-            self._findings.problem(
-                f"group {group} is no consumer group but one of type `{kind}`, such as Kafka Connect's",
-                f"choose another `sources.{self._key}.group_id`",
-            )
-        elif members and protocol not in ("", _ASSIGNOR):
-            self._findings.problem(
-                f"group {group} has {len(members)} members that share partitions by `{protocol}`, and the "
-                f"bridge knows `{_ASSIGNOR}` only: it could not join (INCONSISTENT_GROUP_PROTOCOL)",
-                f"choose a `sources.{self._key}.group_id` that no other application uses",
-            )
-        elif members:
-            names = sorted({f"{client or identity}{host}" for identity, client, host, *_ in members})
-            self._findings.note(
-                f"another member is connected to group {group} ({state}): {_some(names)}. Partitions are "
-                "shared with it: right for this bridge's own daemon and its replicas, and for nothing else",
-                f"if it is another application, choose another `sources.{self._key}.group_id`",
-            )
-        else:
-            self._findings.ok(f"group {group} may be used; no member is connected now")
-
-    def _may_not_use_group(self) -> None:
-        self._findings.problem(
-            f"group {self._config.group_id} may not be used: GroupAuthorizationFailed",
-            f"grant the principal Read and Describe on the group {self._config.group_id}",
-        )
-
-    async def _offsets(
-        self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, places: list[TopicPartition]
-    ) -> None:
-        """Compare the group's commits with what the broker has."""
-        if not places:
-            return
-        try:
-            async with asyncio.timeout(_ASK_SECONDS):
-                await consumer.start()
-                committed, begins, ends = await asyncio.gather(
-                    admin.list_consumer_group_offsets(self._config.group_id, partitions=places),
-                    consumer.beginning_offsets(places),
-                    consumer.end_offsets(places),
-                )
-        except GroupAuthorizationFailedError:
-            self._may_not_use_group()
-            return
-        except TopicAuthorizationFailedError as error:
-            self._findings.problem(
-                f"topics may not be read: {_text(error)}", "grant the principal Read on them"
-            )
-            return
-        except _TROUBLE as error:
-            self._findings.warning(
-                f"the group's offsets could not be read: {_text(error)}",
-                f"grant the principal Read on the topics and on the group {self._config.group_id}",
-            )
-            return
-        offsets = {place: committed[place].offset for place in places if place in committed}
-        self._compare({place: at for place, at in offsets.items() if at >= 0}, begins, ends)
-
-    def _compare(
-        self,
-        committed: Mapping[TopicPartition, int],
-        begins: Mapping[TopicPartition, int],
-        ends: Mapping[TopicPartition, int],
-    ) -> None:
-        config, findings = self._config, self._findings
-        gone = {place: begins[place] - at for place, at in committed.items() if at < begins[place]}
-        beyond = [place for place, at in committed.items() if at > ends[place]]
-        fresh = [place for place in begins if place not in committed]
-        if gone:
-            findings.warning(
-                f"{sum(gone.values())} records that the group has not read are gone from {_places(gone)}: "
-                "reading will go on from the earliest there is, and the loss be counted",
-                "raise the topic's retention (`retention.ms`, `retention.bytes`) above the longest downtime",
-            )
-        if beyond:
-            findings.warning(
-                f"the group's commits for {_places(beyond)} are beyond the end: the topic was made anew, or "
-                "lost records. Reading will begin with the earliest there is",
-                "if that is not meant, set the group's offsets with kafka-consumer-groups --reset-offsets",
-            )
-        lag = sum(max(0, ends[place] - max(at, begins[place])) for place, at in committed.items())
-        if committed:
-            findings.ok(f"group {config.group_id}: {lag} records behind the newest")
-        if fresh:
-            there = sum(ends[place] - begins[place] for place in fresh)
-            if config.start_at is not None:
-                where = f"reading begins with the first record at or after {config.start_at.isoformat()}"
-            elif config.auto_offset_reset == "earliest":
-                where = (
-                    f"reading begins with the earliest record, so {there} records that are there come first"
-                )
-            else:
-                where = f"reading begins with what comes next, so {there} records that are there are not read"
-            findings.note(
-                f"group {config.group_id} has no commit for {_places(fresh)}: {where}",
-                f"if that is not meant: `sources.{self._key}.auto_offset_reset` or `start_at`",
-            )
+    def _remedy(self, remedy: str) -> str:
+        return "first see to the brokers that can't be reached" if self._unreached else remedy
 
     async def _retention(self, admin: AIOKafkaAdminClient, topics: Sequence[str]) -> None:
         configured = await self._configured(admin, ConfigResourceType.TOPIC, topics, ["retention.ms"])
@@ -357,9 +222,9 @@ class _Look:
 
     async def _session(self, admin: AIOKafkaAdminClient) -> None:
         try:
-            async with asyncio.timeout(_ASK_SECONDS):
+            async with asyncio.timeout(ASK_SECONDS):
                 brokers = (await admin.describe_cluster())["brokers"]
-        except _TROUBLE:
+        except TROUBLE:
             return
         if not brokers:
             return
@@ -386,28 +251,15 @@ class _Look:
         """Give the values of `names` by resource, where the principal may see them and the broker tells."""
         asked = [ConfigResource(kind, resource, dict.fromkeys(names, "")) for resource in resources]
         try:
-            async with asyncio.timeout(_ASK_SECONDS):
+            async with asyncio.timeout(ASK_SECONDS):
                 answers = await admin.describe_configs(asked) if asked else []
-        except (IncompatibleBrokerVersion, *_TROUBLE):
+        except (IncompatibleBrokerVersion, *TROUBLE):
             return {}
         return {
             name: {entry[0]: int(entry[1]) for entry in entries if re.fullmatch(r"-?\d+", entry[1] or "")}
             for answer in answers
             for _, _, _, name, entries in answer.resources
         }
-
-
-def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
-
-
-def _some(items: Sequence[Any]) -> str:
-    shown = ", ".join(str(item) for item in items[:_MOST_NAMES])
-    return shown if len(items) <= _MOST_NAMES else f"{shown} and {len(items) - _MOST_NAMES} more"
-
-
-def _places(places: Mapping[TopicPartition, int] | Sequence[TopicPartition]) -> str:
-    return _some([f"{place.topic}/{place.partition}" for place in places])
 
 
 def _span(seconds: float) -> str:

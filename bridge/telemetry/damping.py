@@ -58,6 +58,8 @@ class Damper:
     def __init__(self) -> None:
         self._windows: dict[Hashable, _Window] = {}  # in the order in which they end
         self._forgotten: list[_Window] = []
+        self.holding = 0
+        """Windows in which something is held back."""
 
     def admits(self, record: logging.LogRecord) -> bool:
         """Return whether `record` is to be written, else count it; to be asked once nothing is `due`."""
@@ -66,11 +68,12 @@ class Damper:
             return True
         window = self._windows.get(alike)
         if window is not None:
+            self.holding += not window.held
             window.held += 1
             window.last = _without_references(record)
             return False
         if len(self._windows) >= MOST_WINDOWS:
-            self._forgotten.append(self._windows.pop(next(iter(self._windows))))
+            self._forgotten.append(self._end(next(iter(self._windows))))
         self._windows[alike] = _Window(monotonic() + WINDOW_SECONDS)
         return True
 
@@ -85,17 +88,22 @@ class Damper:
             alike, window = next(iter(self._windows.items()))
             if window.until > now and not at_once:
                 break
-            del self._windows[alike]
-            ended.append(window)
+            ended.append(self._end(alike))
             if window.held and not at_once:
                 self._windows[alike] = _Window(now + WINDOW_SECONDS)
         return [(window.last, window.held) for window in ended if window.last is not None]
 
+    def _end(self, alike: Hashable) -> _Window:
+        window = self._windows.pop(alike)
+        self.holding -= bool(window.held)
+        return window
+
     def seconds(self) -> float | None:
         """Return how long nothing is due; None where nothing is held back."""
-        ends = (window.until for window in self._windows.values() if window.held)
-        end = min(ends, default=None)
-        return None if end is None else max(0.0, end - monotonic())
+        if not self.holding:
+            return None
+        end = next(window.until for window in self._windows.values() if window.held)
+        return max(0.0, end - monotonic())
 
 
 def _without_references(record: logging.LogRecord) -> logging.LogRecord:

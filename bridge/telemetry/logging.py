@@ -106,9 +106,10 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._tell(self._damper.due())
+            holding = self._damper.holding
             if self._damper.admits(record):
                 self._put(record)
-            else:
+            elif self._damper.holding > holding:  # it will be due though nothing else is written
                 self.writer.wake()
         except Exception:  # noqa: BLE001 - as every handler of the standard library's does
             self.handleError(record)

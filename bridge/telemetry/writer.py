@@ -12,6 +12,8 @@ from threading import Condition, Thread
 MOST_LINES = 1000
 MOST_BYTES = 2**20
 """What waits to be written; of more the oldest is dropped, and counted."""
+_AT_ONCE = 2**16
+"""Bytes of one write: while the loop is busy, the thread gets its turn every few milliseconds only."""
 _LONGEST_LINE = 2**16
 """Characters that are printed without an end, before they are taken for a line."""
 _WRITABLE_MILLISECONDS = 1000
@@ -90,27 +92,31 @@ class Writer:
         self._untold += 1
 
     def _run(self) -> None:
-        while (line := self._next()) is not None:
+        while (lines := self._next()) is not None:
             dropped = self._untold
-            if dropped and self._write(self._gap(dropped)):
+            if dropped and not self._write([self._gap(dropped)]):
                 with self._changed:
                     self._untold -= dropped
-            written = self._write(line)
+            unwritten = self._write(lines)
             with self._changed:
                 self._writing = False
-                if not written:
+                for _ in range(unwritten):
                     self._drop()
                 self._changed.notify_all()
 
-    def _next(self) -> bytes | None:
-        """Return the next line, once there is one; None when closed."""
+    def _next(self) -> list[bytes] | None:
+        """Return the next lines, once there are some; None when closed."""
         while True:
             with self._changed:
                 if self._lines:
                     self._writing = True
-                    line = self._lines.popleft()
-                    self._bytes -= len(line)
-                    return line
+                    lines = [self._lines.popleft()]
+                    size = len(lines[0])
+                    while self._lines and size + len(self._lines[0]) <= _AT_ONCE:
+                        lines.append(self._lines.popleft())
+                        size += len(lines[-1])
+                    self._bytes -= size
+                    return lines
                 if self._closed:
                     return None
                 self._woken = False
@@ -121,9 +127,9 @@ class Writer:
     def _has_to_do(self) -> bool:
         return bool(self._lines) or self._closed or self._woken
 
-    def _write(self, line: bytes) -> bool:
-        """Write `line`, however long that takes; return False when it can't be."""
-        rest = memoryview(line)
+    def _write(self, lines: list[bytes]) -> int:
+        """Write `lines`, however long that takes; return how many can't be."""
+        rest = memoryview(b"".join(lines))
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
@@ -132,8 +138,12 @@ class Writer:
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll(_WRITABLE_MILLISECONDS)
             except OSError:  # nobody has it open for reading any more, or the disk is full
-                return False
-        return True
+                break
+        unwritten, left = 0, len(rest)
+        while left > 0:
+            unwritten += 1
+            left -= len(lines[-unwritten])
+        return unwritten
 
 
 class Stream(io.TextIOBase):

@@ -153,6 +153,7 @@ def test_memory_is_bounded_and_what_is_forgotten_is_told(clock: Clock) -> None:
     written.tell(at_once=True)
     assert sum(written.counts) == 10 * MOST_WINDOWS
     assert len(written.damper._windows) == 0
+    assert written.damper.holding == 0
 
 
 def test_what_is_held_back_keeps_nothing_alive() -> None:

@@ -79,6 +79,8 @@ class Answer:
     """Seconds the destination asked for."""
     ours: bool = False
     """Whether the attempt failed for a lack of the bridge's own, which tells nothing of the service."""
+    perhaps_its_own: bool = False
+    """Whether a refusal may be of this event alone, as a failure may: the lane can tell by its siblings."""
 
 
 class Invocation(Protocol):

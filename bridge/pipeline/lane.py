@@ -370,7 +370,7 @@ class Lane:
             cause = answer.cause
         elif now - past.began >= self._config.retry.give_up_after:
             cause = "gave_up"
-        elif answer.verdict is Verdict.FAILED and others_accepted:
+        elif _perhaps_its_own(answer) and others_accepted:
             past.own_failures += 1
             if past.own_failures >= self._config.retry.max_attempts:
                 cause = answer.cause
@@ -390,7 +390,8 @@ class Lane:
             return
 
         # A refusal is not about the event: it is the first to go when the gate lets one pass.
-        pause = 0.0 if answer.verdict is Verdict.REFUSED else self._pause(past.attempts, answer)
+        at_once = answer.verdict is Verdict.REFUSED and not (answer.perhaps_its_own and others_accepted)
+        pause = 0.0 if at_once else self._pause(past.attempts, answer)
         self._metrics.retried(answer.cause)
         _log.info(
             "attempt failed",
@@ -426,19 +427,20 @@ class Lane:
             if probe:
                 self._probe_at = monotonic() + self._pause(1, answer)
             return
-        if answer.verdict is Verdict.REFUSED:
+        refused = answer.verdict is Verdict.REFUSED
+        if refused and not (answer.perhaps_its_own and others_accepted):
             why = "refused"
         elif answer.verdict is not Verdict.REJECTED and (probe or not others_accepted):
             self._failures += 1
             if not probe and self._failures < _SLOW_AFTER:
                 return
-            why = "unavailable"
+            why = "refused" if refused else "unavailable"
         else:
             if probe and answer.status is not None:  # it answered about the event: it takes events again
                 self._open()
             return
         self._failed_probes = self._failed_probes + 1 if probe else 0
-        self._probe_untried = probe and answer.verdict is Verdict.FAILED and not self._probe_untried
+        self._probe_untried = probe and _perhaps_its_own(answer) and not self._probe_untried
         self._probe_at = monotonic() + self._pause(self._failed_probes + 1, answer)
         if self._shut is None:
             _log.warning("gate shut", service=self.key, reason=why, cause=answer.cause, detail=answer.detail)
@@ -458,6 +460,10 @@ class Lane:
         self._metrics.open.set(1)
         _wake_all(self._idle_workers)
         self._parking.look()
+
+
+def _perhaps_its_own(answer: Answer) -> bool:
+    return answer.verdict is Verdict.FAILED or answer.perhaps_its_own
 
 
 _MISSING = object()

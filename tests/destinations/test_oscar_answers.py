@@ -235,6 +235,27 @@ def test_only_what_may_be_about_the_token_is_asked_again(
     assert about_the_token(mode, answer, doubtful=True) is near_its_expiry
 
 
+@pytest.mark.parametrize(
+    ("mode", "status", "text", "own"),
+    [
+        ("job", 403, "<html><center>403 Forbidden</center> nginx", True),
+        ("job", 400, "<html>The requested URL was rejected", True),
+        ("job", 403, "MinIO user not provisioned for ana; submit a direct request first", False),
+        ("job", 400, "More than one service authorize, use the owner query to select the service", False),
+        ("job", 400, "Error getting oidc manager for issuer 'x'", False),
+        ("job", 401, "", False),
+        ("job", 404, "", False),
+        ("job", 200, "", False),
+        ("run", 401, "", False),
+    ],
+)
+def test_a_refusal_by_what_reads_the_body_in_between_may_be_of_one_event(
+    mode: Literal["job", "run"], status: int, text: str, own: bool
+) -> None:
+    answer = judged(mode, Exchange(status, text=text))
+    assert (answer.verdict, answer.perhaps_its_own) == (Verdict.REFUSED, own)
+
+
 def test_another_success_than_201_says_what_oscar_would_answer() -> None:
     detail = judged("job", Exchange(200, "OK", "Service under maintenance")).detail
     assert detail == (

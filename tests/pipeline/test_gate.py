@@ -175,10 +175,51 @@ async def test_an_acceptance_of_what_was_under_way_opens_the_gate() -> None:
         assert await settled(given, within=40) == [Outcome.ACCEPTED] * 4
 
 
-@pytest.mark.parametrize("poisons", [1, 3, 20])
-async def test_events_that_always_fail_do_not_block_the_good_ones_in_an_idle_lane(poisons: int) -> None:
+FORBIDDEN = Answer(Verdict.REFUSED, "http_403", "by a firewall", status=403, perhaps_its_own=True)
+
+
+async def test_an_event_that_alone_is_refused_becomes_a_dead_letter_and_holds_no_other() -> None:
     destination = ScriptedDestination(
-        lambda event: FAILED if event.id.startswith("bad") else ACCEPTED, seconds=0.01
+        lambda event: FORBIDDEN if event.id == "bad0" else ACCEPTED, seconds=0.01
+    )
+    bench = Bench(destination, concurrency=1, max_attempts=3)
+    given = [*deliveries(1, "bad"), *deliveries(100)]
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(0.015)
+        assert bench.lane.problems() == ["refused: http_403"], "the first one may be the service's word"
+        assert await settled(given[1:], within=10) == [Outcome.ACCEPTED] * 100
+        assert bench.lane.problems() == []
+        more = deliveries(20, "more")
+        for delivery in more:
+            await asyncio.sleep(60)
+            await bench.put([delivery])
+            assert await settled([delivery], within=61) == [Outcome.ACCEPTED]
+        assert await settled(given[:1]) == [Outcome.DEAD_LETTERED]
+        bench.assert_nothing_is_remembered()
+    assert bench.dead.causes == {"bad0": "http_403"}
+
+
+async def test_a_refusal_of_all_events_that_may_be_of_each_makes_no_dead_letter() -> None:
+    destination = ScriptedDestination(FORBIDDEN, seconds=0.01)
+    bench = Bench(destination, concurrency=4, max_attempts=1)
+    given = deliveries(20)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(6 * 3600)
+        assert bench.lane.problems() == ["refused: http_403"]
+        assert not bench.dead.letters
+        destination.script = ACCEPTED
+        assert await settled(given, within=121) == [Outcome.ACCEPTED] * 20
+
+
+@pytest.mark.parametrize("answer", [FAILED, FORBIDDEN], ids=["failed", "forbidden"])
+@pytest.mark.parametrize("poisons", [1, 3, 20])
+async def test_events_that_always_fail_do_not_block_the_good_ones_in_an_idle_lane(
+    poisons: int, answer: Answer
+) -> None:
+    destination = ScriptedDestination(
+        lambda event: answer if event.id.startswith("bad") else ACCEPTED, seconds=0.01
     )
     bench = Bench(destination, concurrency=4, max_attempts=8)
     bad = deliveries(poisons, "bad")
@@ -194,7 +235,7 @@ async def test_events_that_always_fail_do_not_block_the_good_ones_in_an_idle_lan
             await asyncio.sleep(60)
         assert await settled(bad) == [Outcome.DEAD_LETTERED] * poisons
         bench.assert_nothing_is_remembered()
-    assert set(bench.dead.causes.values()) == {"http_500"}
+    assert set(bench.dead.causes.values()) == {answer.cause}
     assert all(letter.attempts >= 8 for letter in bench.dead.letters)
 
 

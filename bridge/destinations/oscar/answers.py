@@ -40,6 +40,8 @@ _ABOUT_THE_BODY = frozenset((413, 422))
 _NO_SUCH_ISSUER = "Error getting oidc manager for issuer"
 """A token that OSCAR can't read has status 502, and this behind the reason: the handler goes on after it."""
 _AMBIGUOUS_OR_NO_ISSUER = ("More than one service authorize", _NO_SUCH_ISSUER)
+_OSCARS_OWN = (*_AMBIGUOUS_OR_NO_ISSUER, "MinIO user not provisioned")
+"""How the 400s and 403s of `/job` begin that are OSCAR's; others may be of a firewall that reads the body."""
 _WORKLOAD_DOES_NOT_FIT = "invalid workload"
 """With Kueue, also when the user's quota is full for the moment (pkg/utils/kueue.go, VerifyWorkload)."""
 _NOT_IN_THE_VO = "this user isn't enrrolled on the vo"
@@ -101,7 +103,17 @@ def judge(
     if came.status < 300:
         what += ", but OSCAR accepts a job with 201 alone: is the endpoint OSCAR's?"
     detail = excerpt(f"{what}: {came.text}", token)
-    return Answer(verdict, f"http_{came.status}", detail, came.status, came.retry_after)
+    return Answer(
+        verdict,
+        f"http_{came.status}",
+        detail,
+        came.status,
+        came.retry_after,
+        perhaps_its_own=mode == "job"
+        and came.status in (400, 403)
+        and verdict is Verdict.REFUSED
+        and not came.text.startswith(_OSCARS_OWN),
+    )
 
 
 def _judge_job(name: str, came: Exchange) -> Verdict:

@@ -18,9 +18,12 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from bridge.core.errors import CredentialError
 
+NOT_THERE = "not_there"
+"""The type of the error about a file or directory that is not there; another start may find it."""
 _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -80,6 +83,8 @@ def _readable(path: Path) -> Path:
     try:
         with path.open("rb"):
             return path
+    except FileNotFoundError:
+        raise _not_there(f"expected a readable file, but {path}: No such file or directory") from None
     except OSError as error:
         raise ValueError(f"expected a readable file, but {path}: {error.strerror}") from None
 
@@ -98,7 +103,13 @@ def _secret_text(path: Path) -> str:
     return path.read_text(encoding="utf-8-sig").rstrip("\r\n")  # Windows' editors begin a file with a mark
 
 
+def _not_there(message: str) -> PydanticCustomError:
+    return PydanticCustomError(NOT_THERE, "{message}", {"message": message})
+
+
 def _directory(path: Path) -> Path:
+    if not path.exists():
+        raise _not_there(f"expected a directory, but {path} is none")
     if not path.is_dir():
         raise ValueError(f"expected a directory, but {path} is none")
     return path

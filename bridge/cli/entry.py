@@ -11,7 +11,7 @@ from io import TextIOWrapper
 
 from bridge import __version__
 from bridge.cli import checking, dead_letters, parked, running, sandbox
-from bridge.cli.options import BAD_CONFIGURATION, FAILED
+from bridge.cli.options import BAD_CONFIGURATION, FAILED, NOT_YET
 from bridge.core.errors import BridgeError, ConfigurationError, StoreError, StoreLockedError
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a reader that has gone is expected
     except ConfigurationError as error:
         _say(str(error))
-        return BAD_CONFIGURATION
+        return NOT_YET if error.may_pass else BAD_CONFIGURATION
     except StoreLockedError as error:
         _say(f"oscar-bridge: {error}")
         return BAD_CONFIGURATION

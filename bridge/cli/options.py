@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bridge.settings import Settings
 
 FAILED, BAD_CONFIGURATION = 1, 2
+NOT_YET = os.EX_TEMPFAIL
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name
 """What takes the parsers of commands."""

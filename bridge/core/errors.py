@@ -1,7 +1,7 @@
 """Every error the bridge raises on purpose.
 
 BridgeError
-├── ConfigurationError      the start fails (exit status 2): every mistake, with its place
+├── ConfigurationError      the start fails (exit status 2, or 75): every mistake, with its place
 ├── SourceLost              the connection to an upstream is gone: reopen with backoff
 ├── StoreError              what must be durable is not: stop taking, lose nothing
 │   ├── StoreFullError      it is at its budget: hold upstream
@@ -30,6 +30,8 @@ class Mistake:
     """Dotted path of the key, such as `sources.uploads.topics`."""
     message: str
     """What was expected, what was found, and the likely fix."""
+    may_pass: bool = False
+    """Whether it is a file that is not there: what mounts or writes it may start after the bridge."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.key}: {self.message}" if self.key else f"{self.place}: {self.message}"
@@ -41,6 +43,11 @@ class ConfigurationError(BridgeError):
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         super().__init__("\n".join(str(mistake) for mistake in mistakes))
         self.mistakes = tuple(mistakes)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether a later start may go well with the same configuration (exit status 75)."""
+        return all(mistake.may_pass for mistake in self.mistakes)
 
 
 class SourceLost(BridgeError):  # noqa: N818 - the word of the design: the runner reopens on it

@@ -14,6 +14,7 @@ from bridge.core.errors import Mistake
 from bridge.settings.document import Loc, Place, Value, dotted, hide, is_secret, secrets_of
 from bridge.settings.references import did_you_mean
 from bridge.telemetry.logging import REDACTED, redact_text
+from bridge.values import NOT_THERE
 
 _EXPECTED = {
     "string_type": "text",
@@ -67,6 +68,7 @@ class Translator:
         """Give one mistake for each value that is wrong, whatever number of forms it was tried against."""
         by_place: dict[tuple[Loc, str], list[str]] = {}
         places: dict[tuple[Loc, str], tuple[Place, Value | None]] = {}
+        kinds: dict[tuple[Loc, str], set[str]] = {}
         for details in error.errors(include_url=False):
             loc, place, value = self._locate(details)
             if _counts_the_valid_only(details, value):
@@ -77,6 +79,7 @@ class Translator:
             if message not in messages:
                 messages.append(message)
             places[loc, head] = place, value
+            kinds.setdefault((loc, head), set()).add(details["type"])
         mistakes = []
         for found, messages in by_place.items():
             place, value = places[found]
@@ -88,7 +91,10 @@ class Translator:
                     message += self._found(found[0], value)
                 if message.startswith("expected text,") and isinstance(value.content, (int, float)):
                     message += ": put it in quotes"
-            mistakes.append(Mistake(str(place), dotted(found[0]), self._hidden(message, value)))
+            may_pass = kinds[found] == {NOT_THERE}
+            mistakes.append(
+                Mistake(str(place), dotted(found[0]), self._hidden(message, value), may_pass=may_pass)
+            )
         return mistakes
 
     def switches(self) -> list[Mistake]:

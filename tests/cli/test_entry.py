@@ -89,3 +89,32 @@ def test_what_was_closed_is_not_given_to_a_file(file: Path) -> None:
         check=False,
     )
     assert done.returncode >= 103
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ("", 75),
+        ("htp: {}\n", 2),
+        ("http: {port: many}\n", 2),
+    ],
+)
+@pytest.mark.parametrize("command", [["run"], ["check"], ["dead-letters", "list"]])
+def test_a_file_that_is_not_there_yet_is_no_mistake_to_be_given_up_for(
+    file: Path, capsys: pytest.CaptureFixture[str], command: list[str], more: str, status: int
+) -> None:
+    text = file.read_text().replace('password: "hunter2"', "password_file: late/password")
+    file.write_text(text + more)
+    assert main([*command, "-c", str(file)]) == status
+    told = capsys.readouterr().err
+    assert f"{file}:3:" in told
+    assert "late/password: No such file or directory" in told
+
+
+def test_a_file_that_may_not_be_read_and_one_that_is_no_directory_are_mistakes(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "password").mkdir()
+    file.write_text(file.read_text().replace('password: "hunter2"', "password_file: password"))
+    assert main(["check", "-c", str(file)]) == 2
+    assert "password: Is a directory" in capsys.readouterr().err

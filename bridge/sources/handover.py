@@ -21,7 +21,7 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
 
     def __init__(self) -> None:
         self._batch: list[Delivery] = []
-        self._lost: SourceLost | None = None
+        self._lost: BaseException | None = None
         self._wakes = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -79,7 +79,16 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
             self._wakes.clear()
         return batch
 
-    def fail(self, lost: SourceLost) -> None:
+    def rests_on(self, reading: asyncio.Task[None]) -> None:
+        """Tell the taker when `reading`, which feeds this, ends of itself: nothing would come any more."""
+        reading.add_done_callback(self._ended)
+
+    def _ended(self, reading: asyncio.Task[None]) -> None:
+        if self._lost is None:
+            error = None if reading.cancelled() else reading.exception()
+            self.fail(error or SourceLost("its reader ended"))
+
+    def fail(self, lost: BaseException) -> None:
         """Tell the taker, now and whenever it asks again."""
         self._lost = lost
         self._wakes.set()

@@ -69,6 +69,7 @@ class DcacheSource:
             )
             # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
             running = asyncio.create_task(reading.run(), name="dcache source")
+            reading.reader.batches.rests_on(running)
             self._reading = reading
             try:
                 yield reading.reader.batches

@@ -80,6 +80,7 @@ class KafkaSource:
         self._consumer, self._reader = consumer, reader
         # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
         running = asyncio.create_task(reader.run(), name="kafka reader")
+        reader.batches.rests_on(running)
         try:
             await reader.joined()
             yield reader.batches

@@ -43,6 +43,7 @@ class RucioSource:
         )
         # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
         running = asyncio.create_task(reader.run(), name="rucio reader")
+        reader.batches.rests_on(running)
         try:
             await reader.opened()
             self._reader = reader

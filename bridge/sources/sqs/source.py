@@ -56,6 +56,7 @@ class SqsSource:
             self._reader = reader
             # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
             running = asyncio.create_task(reader.run(), name="sqs reader")
+            reader.batches.rests_on(running)
             try:
                 yield reader.batches
             finally:

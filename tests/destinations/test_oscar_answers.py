@@ -243,13 +243,20 @@ def test_only_what_may_be_about_the_token_is_asked_again(
         ("job", 403, "MinIO user not provisioned for ana; submit a direct request first", False),
         ("job", 400, "More than one service authorize, use the owner query to select the service", False),
         ("job", 400, "Error getting oidc manager for issuer 'x'", False),
+        ("job", 200, "<html><title>Request Rejected</title>", True),
+        ("job", 302, "", True),
+        ("job", 406, "Not Acceptable", True),
         ("job", 401, "", False),
         ("job", 404, "", False),
-        ("job", 200, "", False),
-        ("run", 401, "", False),
+        ("job", 407, "", False),
+        ("job", 502, NO_ISSUER, False),
+        ("run", 401, "", True),  # the application's looks the same
+        ("run", 401, "this user isn't enrrolled on the vo: ours", False),
+        ("run", 303, "", True),
+        ("run", 400, "Error getting oidc manager for issuer 'x'", False),
     ],
 )
-def test_a_refusal_by_what_reads_the_body_in_between_may_be_of_one_event(
+def test_a_refusal_by_what_reads_the_body_may_be_of_one_event(
     mode: Literal["job", "run"], status: int, text: str, own: bool
 ) -> None:
     answer = judged(mode, Exchange(status, text=text))

@@ -394,7 +394,7 @@ def netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file.write_text("default login someone password of-another-service\n")
     file.chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(file))
+    monkeypatch.delenv("NETRC", raising=False)
 
 
 @pytest.mark.usefixtures("netrc")

@@ -41,7 +41,7 @@ _NO_SUCH_ISSUER = "Error getting oidc manager for issuer"
 """A token that OSCAR can't read has status 502, and this behind the reason: the handler goes on after it."""
 _AMBIGUOUS_OR_NO_ISSUER = ("More than one service authorize", _NO_SUCH_ISSUER)
 _OSCARS_OWN = (*_AMBIGUOUS_OR_NO_ISSUER, "MinIO user not provisioned")
-"""How the 400s and 403s of `/job` begin that are OSCAR's; others may be of a firewall that reads the body."""
+"""How the 400s and 403s of `/job` begin that are OSCAR's own."""
 _WORKLOAD_DOES_NOT_FIT = "invalid workload"
 """With Kueue, also when the user's quota is full for the moment (pkg/utils/kueue.go, VerifyWorkload)."""
 _NOT_IN_THE_VO = "this user isn't enrrolled on the vo"
@@ -109,11 +109,18 @@ def judge(
         detail,
         came.status,
         came.retry_after,
-        perhaps_its_own=mode == "job"
-        and came.status in (400, 403)
-        and verdict is Verdict.REFUSED
-        and not came.text.startswith(_OSCARS_OWN),
+        perhaps_its_own=verdict is Verdict.REFUSED and _perhaps_of_the_event(mode, came),
     )
+
+
+def _perhaps_of_the_event(mode: Literal["job", "run"], came: Exchange) -> bool:
+    """Tell whether a refusal may be by what reads the body: a firewall in between, or the application.
+
+    Firewalls answer with 403 or a status of the operator's choice, a page with 200 among them.
+    """
+    if mode == "run":
+        return came.status < 400 or (came.status == 401 and not came.text)
+    return came.status not in (401, 404, 407, 502) and not came.text.startswith(_OSCARS_OWN)
 
 
 def _judge_job(name: str, came: Exchange) -> Verdict:

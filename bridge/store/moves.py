@@ -10,7 +10,7 @@ from collections.abc import Collection
 from bridge.core.ports import NO_LANE
 from bridge.store import schema
 from bridge.store.changes import THESE, Change
-from bridge.store.schema import DEAD, JOB_FAILED, PARKED, ROUTE, SPOOLED, raw
+from bridge.store.schema import DEAD, JOB_FAILED, PARKED, ROUTES, SPOOLED, raw
 from bridge.store.spooled import KEY, number_of
 
 SERVICE_REMOVED = "service_removed"
@@ -118,7 +118,7 @@ def replay(
     replayed: list[int] = []
     for number, source, event_id, service, cause, generation in rows:
         aim = service if to is None else to
-        if (cause == JOB_FAILED and not as_new) or (aim == NO_LANE and cause != ROUTE):
+        if (cause == JOB_FAILED and not as_new) or (aim == NO_LANE and cause not in ROUTES):
             continue
         if aim != service:
             connection.execute(

@@ -15,7 +15,7 @@ from bridge.core.ports import NO_LANE
 from bridge.store import changes, letters, moves, waiting
 from bridge.store.changes import Change
 from bridge.store.letters import Count, Filter, Summary
-from bridge.store.schema import JOB_FAILED, ROUTE, SPOOLED
+from bridge.store.schema import JOB_FAILED, ROUTES, SPOOLED
 from bridge.store.spool import Access
 from bridge.store.waiting import Choice, Known, Waiting
 
@@ -58,7 +58,7 @@ async def replay(
             return None
         if letter.service:
             return NO_SUCH_LANE if known is not None and letter.service not in known.services else None
-        if letter.cause != ROUTE:
+        if letter.cause not in ROUTES:
             return NEVER_IN_A_LANE
         return NO_SUCH_SOURCE if known is not None and letter.source not in known.sources else None
 

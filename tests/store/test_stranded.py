@@ -210,16 +210,19 @@ async def test_a_replay_to_a_service_takes_letters_of_any_other(state_dir: Path,
 
 
 @pytest.mark.parametrize(
-    ("sources", "as_new", "changed", "refused"),
+    ("cause", "sources", "as_new", "changed", "refused"),
     [
-        (("uploads",), False, 2, {}),
-        (("uploads",), True, 2, {}),
-        ((), False, 1, {orders.NO_SUCH_SOURCE: 1}),
+        ("route", ("uploads",), False, 2, {}),
+        ("not_json", ("uploads",), False, 2, {}),
+        ("route", ("uploads",), True, 2, {}),
+        ("not_json", (), False, 1, {orders.NO_SUCH_SOURCE: 1}),
+        ("unreadable", ("uploads",), False, 1, {orders.NEVER_IN_A_LANE: 1}),
     ],
 )
 async def test_a_letter_without_a_service_goes_round_its_routes_again(
     state_dir: Path,
     metrics: Metrics,
+    cause: str,
     sources: tuple[str, ...],
     as_new: bool,
     changed: int,
@@ -228,8 +231,8 @@ async def test_a_letter_without_a_service_goes_round_its_routes_again(
     woken: list[str] = []
     async with Store.open(state_dir, metrics) as store:
         store.on_parked(NO_LANE, lambda: woken.append(NO_LANE))
-        await store.bury(letter("1", service=NO_LANE, cause="route"))
-        await store.bury(letter("2", cause="route"))
+        await store.bury(letter("1", service=NO_LANE, cause=cause))
+        await store.bury(letter("2", cause=cause))
         done = await orders.replay(store, Filter(), known=Known(KNOWN.services, sources), as_new=as_new)
         assert (done.changed, done.refused) == (changed, refused)
         assert woken == [NO_LANE] * (changed - 1)

@@ -14,6 +14,7 @@ import structlog
 from bridge import __version__
 from bridge.commands import carry_out, known
 from bridge.destinations.oscar.client import OscarCluster, OscarService
+from bridge.net.certificates import Watch
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
 from bridge.pipeline.rerouting import Rerouting
@@ -99,9 +100,12 @@ async def run(
         def stranded() -> Sequence[Stranded]:
             return store.stranded(there)
 
+        certificates = _certificates(settings, metrics)
+
         def readiness() -> Sequence[Problem]:
             parts = [
                 *((f"source {runner.key}", runner.problems()) for runner in runners),
+                *((f"source {key}", certificates.problems(key)) for key in certificates.keys),
                 *((f"service {lane.key}", lane.problems()) for lane in lanes.values()),
                 ("store", store.problems()),
                 ("store", [f"{each.message}: {each.remedy}" for each in stranded()]),
@@ -126,6 +130,7 @@ async def run(
                 here = [services[name] for name, config in settings.services.items() if config.cluster == key]
                 working.append(lane_tasks.create_task(cluster.announce(here), name=f"cluster {key}"))
             working.append(lane_tasks.create_task(store.broken(), name="store"))
+            working.append(lane_tasks.create_task(certificates.run(), name="certificates"))
             async with asyncio.TaskGroup() as source_tasks:
                 reading = [
                     source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners
@@ -186,6 +191,14 @@ def _runners(
         )
         runners.append(Runner(key, config.build(key, own, keeping), intake, routers[key], own))
     return runners
+
+
+def _certificates(settings: Settings, metrics: Metrics) -> Watch:
+    shown = {key: config.own_certificate() for key, config in settings.sources.items()}
+    watch = Watch({key: certificate for key, certificate in shown.items() if certificate is not None})
+    for key in watch.keys:
+        metrics.certificate_expiry.labels(key).set_function(partial(watch.seconds_left, key))
+    return watch
 
 
 async def _drain(

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from bridge.core.errors import CredentialError
+from bridge.net.tls import Context
 
 NOT_THERE = "not_there"
 """The type of the error about a file or directory that is not there; another start may find it."""
@@ -208,13 +209,15 @@ class Tls(Model):
         if self.ca_path is not None and not _trust_directory(context, self.ca_path):
             raise ValueError(f"expected files with certificates in PEM, but {self.ca_path} has none")
 
-    def context(self) -> ssl.SSLContext:
+    def context(self) -> Context:
         """Make the context for connecting."""
+        context = Context(ssl.PROTOCOL_TLS_CLIENT)
         if self.ca_file is None and self.ca_path is None:
-            context = ssl.create_default_context()
+            context.load_default_certs()
         else:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             self.trust(context)
+        if self.ca_path is not None:
+            context.refuse_revoked(self.ca_path)
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -8,8 +8,9 @@ from typing import Any
 
 from bridge.checkup.local import check_local
 from bridge.core.errors import reason
-from bridge.core.ports import Finding, Findings, Patience
+from bridge.core.ports import Finding, Findings, Patience, Severity
 from bridge.destinations.oscar.check import check as check_cluster
+from bridge.net.certificates import OwnCertificate
 from bridge.pipeline.lane import OPEN_PATIENCE
 from bridge.settings import Settings
 from bridge.telemetry.logging import excerpt
@@ -28,10 +29,18 @@ async def check(settings: Settings) -> Sequence[Finding]:
         services = {name: one for name, one in settings.services.items() if one.cluster == key}
         parts.append((f"cluster {key}", check_cluster(key, cluster, services)))
     for key, source in settings.sources.items():
+        if (certificate := source.own_certificate()) is not None:
+            parts.append((f"source {key}", _look_at(f"source {key}", certificate)))
         parts.append((f"source {key}", source.check(key, _patience(settings, key))))
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_bounded(about, part), name=f"check {about}") for about, part in parts]
     return [finding for task in running for finding in task.result()]
+
+
+async def _look_at(about: str, certificate: OwnCertificate) -> Sequence[Finding]:
+    _, severity, message = await asyncio.to_thread(certificate.look)
+    remedy = "" if severity is Severity.OK else "have it renewed; the bridge reads it again by itself"
+    return [Finding(severity, about, message, remedy)]
 
 
 async def _bounded(about: str, part: Coroutine[Any, Any, Sequence[Finding]]) -> Sequence[Finding]:

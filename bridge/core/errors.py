@@ -86,7 +86,9 @@ def reason(error: BaseException) -> str:
 
 def no_descriptors(error: BaseException | None) -> bool:
     """Return whether `error`, or what it came of, is that no file or socket can be opened here any more."""
-    while error is not None:
+    for _ in range(16):  # an error that was raised again and again may have come of itself
+        if error is None:
+            break
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             return True
         error = error.__cause__

@@ -10,6 +10,7 @@ import time
 from yarl import URL
 
 from bridge.core.ports import Findings
+from bridge.net.certificates import REMEDY, refusal
 from bridge.net.proxies import place_of, proxy_for
 
 _NAME_SECONDS = 4.0
@@ -56,6 +57,9 @@ async def reach(
     except ssl.SSLCertVerificationError as error:
         _not_believed(findings, place, error, address_key, ca_key)
     except ssl.SSLError as error:
+        if (said := refusal(error)) is not None:
+            findings.problem(f"{place}: {said}", REMEDY)
+            return False
         findings.problem(
             f"{place} is there, but no TLS connection came about: {error.reason or error}",
             f"does it speak TLS on this port? If not, `{address_key}` needs another port or no TLS; it may "

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source, Spool
+from bridge.net.certificates import OwnCertificate
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Bytes, Model
 
@@ -55,6 +56,10 @@ class SourceConfig(Model, ABC):
         Every await has a timeout, all of them together less than 20 s. Never raises for what the network or
         the upstream does.
         """
+
+    def own_certificate(self) -> OwnCertificate | None:
+        """Return the certificate that this source shows to its upstream, if it has one."""
+        return None
 
     def events_of(self, event: Event) -> Sequence[Event] | str:
         """Give the events that this source makes of one message, taken as `event`; or why it makes none."""

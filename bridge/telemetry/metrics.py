@@ -97,6 +97,11 @@ class Metrics:
         self.credential_expiry = gauge(
             "bridge_credential_expiry_seconds", "Time until the cluster's access token expires.", ["cluster"]
         )
+        self.certificate_expiry = gauge(
+            "bridge_certificate_expiry_seconds",
+            "Time until the certificate expires that the source shows to its upstream.",
+            ["source"],
+        )
 
     def source(self, key: str) -> SourceMetrics:
         """Resolve the labels of one source."""

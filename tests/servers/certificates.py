@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
@@ -25,14 +26,24 @@ class Certificates:
         authority = trustme.CA()
         server = authority.issue_cert("localhost", "127.0.0.1")
         client = authority.issue_cert("bridge.example.org", common_name=CLIENT)
+        day = timedelta(days=1)
+        expired = authority.issue_cert(
+            "bridge.example.org",
+            common_name=CLIENT,
+            not_before=datetime.now(UTC) - 2 * day,
+            not_after=datetime.now(UTC) - day,
+        )
         self.authority = directory / "ca.pem"
         self.server, self.server_key = directory / "server.pem", directory / "server.key"
         self.client, self.client_key = directory / "client.pem", directory / "client.key"
+        self.expired, self.expired_key = directory / "expired.pem", directory / "expired.key"
+        """The client's, of the day before yesterday."""
         self.server_store, self.trust_store = directory / "server.p12", directory / "trust.p12"
         authority.cert_pem.write_to_path(self.authority)
         for cert, chain, key in (
             (server, self.server, self.server_key),
             (client, self.client, self.client_key),
+            (expired, self.expired, self.expired_key),
         ):
             chain.write_bytes(b"".join(blob.bytes() for blob in cert.cert_chain_pems))
             cert.private_key_pem.write_to_path(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +109,25 @@ async def test_what_is_given_back_on_activemq_is_not_in_its_dead_letter_queue(
     assert unique.encode() not in b"".join(await activemq.browse("/queue/ActiveMQ.DLQ"))
 
 
+def over_tls(
+    kind: str, rabbitmq: RabbitMQ, activemq: ActiveMQ, name: str, tls: dict[str, Any]
+) -> dict[str, Any]:
+    """Give the keys of a source that shows a certificate, and no password."""
+    nobody = {"username": None, "password": None, "tls": tls}
+    if kind == "amqp":
+        return on_rabbit(rabbitmq, brokers=f"localhost:{rabbitmq.tls_port}", queue=name, **nobody)
+    if kind == "stomp-rabbitmq":
+        return on_rabbit(
+            rabbitmq,
+            protocol="stomp",
+            brokers=f"localhost:{rabbitmq.stomp_tls_port}",
+            destination=f"/amq/queue/{name}",
+            **nobody,
+        )
+    brokers = f"localhost:{activemq.stomp_tls_port}"
+    return on_active(activemq, brokers=brokers, destination=f"/queue/{name}", **nobody)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_client_certificate_says_who_we_are(
     kind: str, rabbitmq: RabbitMQ, activemq: ActiveMQ, certificates: Certificates, unique: str
@@ -117,25 +137,8 @@ async def test_a_client_certificate_says_who_we_are(
         "cert_file": certificates.client,
         "key_file": certificates.client_key,
     }
-    nobody = {"username": None, "password": None, "tls": tls}
+    keys = over_tls(kind, rabbitmq, activemq, unique, tls)
     await rabbitmq.declare(unique)
-    if kind == "amqp":
-        keys = on_rabbit(rabbitmq, brokers=f"localhost:{rabbitmq.tls_port}", queue=unique, **nobody)
-    elif kind == "stomp-rabbitmq":
-        keys = on_rabbit(
-            rabbitmq,
-            protocol="stomp",
-            brokers=f"localhost:{rabbitmq.stomp_tls_port}",
-            destination=f"/amq/queue/{unique}",
-            **nobody,
-        )
-    else:
-        keys = on_active(
-            activemq,
-            brokers=f"localhost:{activemq.stomp_tls_port}",
-            destination=f"/queue/{unique}",
-            **nobody,
-        )
     if kind == "stomp-activemq":
         await to_active(activemq, f"/queue/{unique}", hermes.message())
     else:
@@ -146,6 +149,28 @@ async def test_a_client_certificate_says_who_we_are(
     with pytest.raises(SourceLost, match="certificate is not believed"):
         async with opened(source(**without)):
             pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_our_certificate_that_expired_is_told_and_a_renewed_one_is_taken_up(
+    kind: str,
+    rabbitmq: RabbitMQ,
+    activemq: ActiveMQ,
+    certificates: Certificates,
+    unique: str,
+    tmp_path: Path,
+) -> None:
+    ours = tmp_path / "ours.pem"
+    ours.write_bytes(certificates.expired.read_bytes() + certificates.expired_key.read_bytes())
+    await rabbitmq.declare(unique)
+    keys = over_tls(kind, rabbitmq, activemq, unique, {"ca_file": certificates.authority, "cert_file": ours})
+    one = source(**keys)
+    with pytest.raises(SourceLost, match=r"refuses our certificate|reset"):
+        async with opened(one):
+            pass
+    ours.write_bytes(certificates.client.read_bytes() + certificates.client_key.read_bytes())
+    async with opened(one):
+        pass
 
 
 async def test_what_waits_in_a_queue_of_amqp_is_the_source_s_lag(

@@ -36,6 +36,7 @@ _NAMES = {
     "bridge_dead_letters": ("gauge", ["service", "cause"]),
     "bridge_store_bytes": ("gauge", []),
     "bridge_log_lines_dropped_total": ("counter", []),
+    "bridge_certificate_expiry_seconds": ("gauge", ["source"]),
     "bridge_credential_expiry_seconds": ("gauge", ["cluster"]),
 }
 """Every family with its type and labels. Changed only on purpose, with the changelog."""

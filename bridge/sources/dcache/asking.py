@@ -30,6 +30,7 @@ from bridge.credentials import (
     basic,
     read_secret_of,
 )
+from bridge.net.certificates import refusal
 from bridge.net.proxies import proxy_for
 from bridge.sources.dcache.config import BearerAuth, DcacheConfig, X509Auth
 from bridge.telemetry.logging import excerpt
@@ -340,4 +341,6 @@ def reason_of(error: BaseException) -> str:
     """Tell why there was no answer."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not believed: {error.verify_message}"
+    if (said := refusal(error)) is not None:
+        return said
     return excerpt(str(error)) or type(error).__name__

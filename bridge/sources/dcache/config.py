@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from bridge.core.ports import Finding, Patience, Source
 from bridge.credentials import BasicAuth, OidcAuth
+from bridge.net.certificates import OwnCertificate
 from bridge.sources import Keeping, SourceConfig
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import HttpUrl, Model, Rate, ReadableFile, Seconds, Secret, SecretFile, Tls, exactly_one
@@ -122,6 +123,9 @@ class DcacheConfig(SourceConfig):
         if isinstance(self.auth, X509Auth) and not self.endpoint.startswith("https:"):
             raise ValueError("`auth` of type x509 needs an https `endpoint`")
         return self
+
+    def own_certificate(self) -> OwnCertificate | None:
+        return OwnCertificate(self.auth.cert_file) if isinstance(self.auth, X509Auth) else None
 
     def build(self, key: str, metrics: SourceMetrics, keeping: Keeping) -> Source:
         from bridge.sources.dcache.source import DcacheSource  # only who reads dCache loads its client

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, model_validator
 
 from bridge.core.ports import Finding, Patience, Source
+from bridge.net.certificates import OwnCertificate
 from bridge.sources import Keeping, SourceConfig
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls
+from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, secret
 
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,\[\]]+):(\d{1,5})")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -90,6 +91,14 @@ class TlsConfig(Tls):
             _needs(self, name, owner)
             _needs(self, f"{name}_file", owner)
         return self
+
+    def own_certificate(self) -> OwnCertificate | None:
+        """Return the client certificate, if there is one."""
+        if self.pkcs12_file is not None:
+            return OwnCertificate(
+                self.pkcs12_file, lambda: secret(self.pkcs12_password, self.pkcs12_password_file)
+            )
+        return None if self.cert_file is None else OwnCertificate(self.cert_file)
 
 
 class OAuthConfig(Model):
@@ -194,6 +203,9 @@ class KafkaConfig(SourceConfig):
                 "sasl_mechanism GSSAPI needs the extra: pip install 'oscar-event-bridge[kerberos]'"
             )
         return self
+
+    def own_certificate(self) -> OwnCertificate | None:
+        return None if self.tls is None else self.tls.own_certificate()
 
     def build(self, key: str, metrics: SourceMetrics, keeping: Keeping | None = None) -> Source:
         from bridge.sources.kafka.source import KafkaSource  # only who reads Kafka loads its client

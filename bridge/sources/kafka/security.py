@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaConnectionError
 from bridge.core.errors import CredentialError
 from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
+from bridge.net.tls import Context
 from bridge.sources.kafka.config import OAuthConfig, TlsConfig
 from bridge.values import read_secret, secret
 
@@ -37,20 +38,26 @@ def ssl_context(tls: TlsConfig | None) -> ssl.SSLContext:
     if tls is None:
         return ssl.create_default_context()
     try:
-        if tls.truststore_file is None:
-            context = tls.context()
-        else:
+        context = tls.context()
+        if tls.truststore_file is not None:
             password = secret(tls.truststore_password, tls.truststore_password_file)
-            context = ssl.create_default_context(cadata=_trusted(tls.truststore_file, password))
-        if tls.cert_file is not None:
-            # A password that is never None: OpenSSL would ask for a missing one at the terminal.
-            password = secret(tls.key_password, tls.key_password_file) or ""
-            context.load_cert_chain(tls.cert_file, tls.key_file, password)
-        elif tls.pkcs12_file is not None:
-            _load_pkcs12(context, tls.pkcs12_file, secret(tls.pkcs12_password, tls.pkcs12_password_file))
+            context = Context(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(cadata=_trusted(tls.truststore_file, password))
+        shown = [file for file in (tls.cert_file, tls.key_file, tls.pkcs12_file) if file is not None]
+        if shown:
+            context.show(shown, lambda: _load_certificate(context, tls))
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise CredentialError(f"the TLS files can't be used: {error}") from error
     return context
+
+
+def _load_certificate(context: ssl.SSLContext, tls: TlsConfig) -> None:
+    if tls.cert_file is not None:
+        # A password that is never None: OpenSSL would ask for a missing one at the terminal.
+        password = secret(tls.key_password, tls.key_password_file) or ""
+        context.load_cert_chain(tls.cert_file, tls.key_file, password)
+    elif tls.pkcs12_file is not None:
+        _load_pkcs12(context, tls.pkcs12_file, secret(tls.pkcs12_password, tls.pkcs12_password_file))
 
 
 # `cryptography` is loaded by who has a PKCS#12 file: it takes 8 MiB and 0.1 s.

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from bridge.core.delivery import Delivery
 from bridge.core.errors import CredentialError, SourceLost
 from bridge.core.ports import Slots
+from bridge.net.certificates import refusal
 from bridge.sources.kafka.aiokafka_private import close_consumer, make_consumer
 from bridge.sources.kafka.beginnings import Beginnings
 from bridge.sources.kafka.config import KafkaConfig, whole
@@ -130,7 +131,8 @@ class KafkaSource:
                     told.append(str(error) or type(error).__name__)
                 else:
                     raise
-                raise SourceLost("; ".join(told)) from error
+                why = "; ".join(told)
+                raise SourceLost(refusal(why) or why) from error
         return consumer
 
     def _options(self) -> dict[str, Any]:

@@ -149,6 +149,10 @@ def _tell(findings: Findings, config: RucioConfig, key: str, place: Place, troub
                 f"`{prefix}.tls` says?"
             ),
         ),
+        (
+            ("our certificate",),
+            f"renew `{prefix}.tls.cert_file`, or have the broker trust the authority that signed it",
+        ),
         (("certificate",), f"put the authority that signed it into `{prefix}.tls.ca_file`"),
     ):
         if any(word in lower for word in words):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
@@ -12,6 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 
 from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source
+from bridge.net.certificates import OwnCertificate
+from bridge.net.tls import Context
 from bridge.sources import Keeping, SourceConfig
 from bridge.sources.rucio.message import Unreadable, Unwanted, read
 from bridge.telemetry.metrics import SourceMetrics
@@ -60,7 +61,7 @@ class ClientTls(Tls):
             raise ValueError("key_file is given, so expected cert_file too")
         return self
 
-    def context(self) -> ssl.SSLContext:
+    def context(self) -> Context:
         """Make the context for connecting. Raises OSError or ValueError when a file can't be used."""
         context = super().context()
         if self.cert_file is not None:
@@ -167,6 +168,10 @@ class RucioConfig(SourceConfig):
         from bridge.sources.rucio.check import check  # likewise
 
         return await check(self, key, patience)
+
+    def own_certificate(self) -> OwnCertificate | None:
+        file = None if self.tls is None else self.tls.cert_file
+        return None if file is None else OwnCertificate(file)
 
     def events_of(self, event: Event) -> Sequence[Event] | str:
         found = read(event.data, event.source, frozenset(self.event_types), event.attributes)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
 from bridge.core.errors import CredentialError
+from bridge.net.certificates import refusal
 from bridge.sources.rucio.config import RucioConfig
 
 _RESOLVE_SECONDS = 10.0
@@ -201,6 +202,8 @@ def explain(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not believed: {error.verify_message}"
+    if (said := refusal(error)) is not None:
+        return said
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -87,6 +87,16 @@ async def test_refresh_tokens_are_tried(oscar: SandboxOscar) -> None:
 async def test_service_tokens_are_looked_at_as_far_as_they_can_be(oscar: SandboxOscar) -> None:
     found = await check(oscar.url, auth={"type": "service-token", "token": "a" * 64})
     said(found, "note", "neither the version nor the services", remedy="OIDC")
+    said(found, "problem", "not that of service plants", about="service plants", remedy="token_file")
+    assert "a" * 64 not in str(found)
+    auth = {"type": "service-token", "token": oscar.services.named("plants")[0].token}
+    found = await check(oscar.url, auth=auth)
+    said(found, "ok", "the service token opens it", about="service plants")
+    assert is_well(found)
+    said(await check(oscar.url, {"zebra": {}}, auth), "problem", "service zebra", remedy="create the service")
+    oscar.settings.version = "4.0.2"
+    said(await check(oscar.url, auth=auth), "note", "can't be asked for (status 404)", about="service plants")
+    assert oscar.ledger.requests == 0
     found = await check(oscar.url, auth={"type": "service-token", "token": "a" * 63})
     said(found, "problem", "63 characters", remedy="token_file")
 

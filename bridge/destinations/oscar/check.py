@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from bridge.destinations.oscar.config import (
     ServiceConfig,
     ServiceTokenAuth,
 )
-from bridge.destinations.oscar.payload import MAX_EVENT_BYTES, MAX_INTERLINK_BYTES
+from bridge.destinations.oscar.definitions import Definitions, Version
 from bridge.net.bodies import body_of
 from bridge.net.reach import reach_url
 from bridge.telemetry.logging import excerpt
@@ -34,7 +33,6 @@ _ASK_SECONDS = 5.0
 _ALL_SECONDS = 10.0
 _SKEW_SECONDS = 30.0
 _SHORT_TOKEN_SECONDS = 120.0
-_MOST_NAMES = 8
 _LONGEST_PAGE = 64 << 20
 """Bytes of an answer that are read: the listing of services carries all their scripts."""
 
@@ -116,7 +114,7 @@ class _Look:
         if authorization is None:
             return
         if not cluster.manages:
-            self._unmanaged()
+            await self._unmanaged(cluster, f"Bearer {authorization}")
             return
         try:
             # One after the other: of calls that race to be a user's first, OSCAR lets all but one fail
@@ -130,8 +128,9 @@ class _Look:
             self._findings.problem(str(failed), "look after the cluster: it is up, but did not answer this")
             return
         if (there := self._listed(listing)) is not None:
-            for name, config in self._configs.items():
-                self._service(self.services[name], name, config, there, version)
+            definitions = Definitions(self._key, self._config.auth, version, there)
+            for key, config in self._configs.items():
+                definitions.look(self.services[key], key, config)
 
     # --- the cluster ---
 
@@ -230,14 +229,36 @@ class _Look:
             remedy = f"is `{prefix}.token_endpoint` right, and can it be reached from here?"
         self._findings.problem(f"no credential: {error}", remedy)
 
-    def _unmanaged(self) -> None:
+    async def _unmanaged(self, cluster: OscarCluster, authorization: str) -> None:
+        """Ask what a service token can be asked for: whether it opens its service."""
         self._findings.note(
             "a service token opens /job and /run only, so neither the version nor the services can be asked "
             "for. One job an event, if OSCAR is 4.1.0 or later and the service has no federation",
             f"use the cluster's user or OIDC in `clusters.{self._key}.auth` to have them checked",
         )
+        for key, config in self._configs.items():
+            name, findings = config.service or key, self.services[key]
+            try:
+                page = await self._get(cluster, f"services/{name}/auth", authorization)
+            except _Failed as failed:
+                findings.problem(str(failed), "look after the cluster: it is up, but did not answer this")
+                continue
+            if page.status == 200:
+                findings.ok("the service token opens it")
+            elif page.status == 401:
+                findings.problem(
+                    f"the token is not that of service {name}, or no more",
+                    f"put the `token` of its definition into `clusters.{self._key}.auth.token_file`",
+                )
+            elif page.status == 500 and not page.text:  # service_token.go takes the first of no services
+                findings.problem(
+                    f"OSCAR fails when it is asked for service {name}, as it does for one that is not there",
+                    f"correct `services.{key}.service`, or create the service",
+                )
+            else:  # before 4.1.0 there was nothing to ask
+                findings.note(f"whether the token opens it can't be asked for (status {page.status})")
 
-    def _version(self, page: _Page) -> _Version | None:
+    def _version(self, page: _Page) -> Version | None:
         if not self._accepted(page, "/system/info"):
             return None
         told = _object(page.text)
@@ -254,7 +275,7 @@ class _Look:
             self._findings.note(f"OSCAR tells version {version!r}, which is not understood")
         else:
             self._findings.ok(f"OSCAR {version} at {self._config.endpoint}; the credentials are accepted")
-        return _Version(version, names, runs)
+        return Version(version, names, runs)
 
     def _accepted(self, page: _Page, path: str) -> bool:
         if page.status == 200:
@@ -293,115 +314,6 @@ class _Look:
             return None
         return [service for service in listed or () if isinstance(service, dict)]
 
-    # --- its services ---
-
-    def _service(
-        self,
-        findings: Findings,
-        key: str,
-        config: ServiceConfig,
-        there: Sequence[dict[str, Any]],
-        version: _Version,
-    ) -> None:
-        name = config.service or key
-        found = [service for service in there if service.get("name") == name]
-        if config.owner is not None:
-            owners = [str(service.get("owner")) for service in found]
-            found = [service for service in found if service.get("owner") == config.owner]
-            if owners and not found:
-                findings.problem(
-                    f"OSCAR has a service {name} of {_some(owners)}, but none of owner {config.owner}",
-                    f"correct `services.{key}.owner`, or leave it out",
-                )
-                return
-        if not found:
-            names = sorted({str(service.get("name")) for service in there})
-            close = get_close_matches(name, names, n=1)
-            findings.problem(
-                f"there is no service {name} on cluster {self._key}"
-                + (f"; did you mean `{close[0]}`?" if close else f"; it has {_some(names) or 'none'}"),
-                f"correct `services.{key}.service`, create the service, or let the bridge's user see it",
-            )
-            return
-        if len(found) > 1:
-            self._ambiguous(findings, key, name, found)
-            return
-        self._definition(findings, key, config, found[0])
-        self._once(findings, key, config, found[0], version)
-
-    def _ambiguous(self, findings: Findings, key: str, name: str, found: Sequence[dict[str, Any]]) -> None:
-        owners = _some([str(service.get("owner")) for service in found])
-        if isinstance(self._config.auth, BasicAuth):
-            # resolveServiceNamespace of pkg/backends/knative.go: 500 "found in multiple namespaces"
-            findings.problem(
-                f"{len(found)} services are called {name}, of {owners}; OSCAR does not give the cluster's "
-                "user the definition of either, and so no token",
-                "call one of them otherwise, or use `auth: {type: service-token}` with the right one's token",
-            )
-        else:
-            findings.problem(
-                f"{len(found)} services are called {name}, of {owners}",
-                f"say which in `services.{key}.owner`",
-            )
-
-    def _definition(
-        self, findings: Findings, key: str, config: ServiceConfig, definition: dict[str, Any]
-    ) -> None:
-        offloaded = bool(definition.get("interlink_node_name"))
-        if offloaded and config.mode == "run":
-            # pkg/backends/knative.go makes no Knative service of it.
-            findings.problem(
-                f"`mode: run`, but it is offloaded to {definition['interlink_node_name']} by interLink, and "
-                "/run does not reach it there",
-                f"`services.{key}.mode: job`",
-            )
-        elif offloaded and config.event_bytes > MAX_INTERLINK_BYTES:
-            findings.warning(
-                f"it is offloaded to {definition['interlink_node_name']} by interLink, which takes events of "
-                f"at most {MAX_INTERLINK_BYTES} bytes, and the bridge would send {config.event_bytes}",
-                f"`services.{key}.interlink: true`",
-            )
-        elif config.interlink and not offloaded:
-            findings.note(
-                f"`interlink: true`, but its definition names no interLink node: events up to "
-                f"{MAX_EVENT_BYTES} bytes would do",
-                f"leave `services.{key}.interlink` out",
-            )
-        if isinstance(self._config.auth, BasicAuth) and not definition.get("token"):
-            findings.problem("its definition holds no token", "update the service, which gives it one")
-
-    def _once(
-        self,
-        findings: Findings,
-        key: str,
-        config: ServiceConfig,
-        definition: dict[str, Any],
-        version: _Version,
-    ) -> None:
-        federation = definition.get("federation")
-        members = federation.get("members") if isinstance(federation, dict) else None
-        if config.mode == "run":
-            if not version.runs:
-                findings.problem(
-                    "`mode: run`, but this OSCAR has no serverless backend, so there is no /run",
-                    f"`services.{key}.mode: job`, or OSCAR with Knative (SERVERLESS_BACKEND)",
-                )
-                return
-            text = "is safe to run twice (`idempotent: true`)" if config.idempotent else "has no identity"
-            findings.note(f"at least once: a call of /run {text}")
-        elif members:
-            findings.warning(
-                f"at least once: it is federated with {len(members)} other clusters, and a repeated event "
-                "can have a job on two of them",
-                "take the federation's members out of the service, or make the service safe to run twice",
-            )
-        elif version.names_jobs is False:
-            findings.note(f"at least once: OSCAR {version.told} names jobs itself")
-        elif version.names_jobs is None:
-            findings.note("one job an event, if this OSCAR is 4.1.0 or later")
-        else:
-            findings.ok("one job an event")
-
     # --- asking ---
 
     async def _get(self, cluster: OscarCluster, path: str, authorization: str | None = None) -> _Page:
@@ -423,20 +335,9 @@ class _Look:
             raise _Failed(excerpt(f"GET {url.path}: {str(error) or type(error).__name__}")) from None
 
 
-class _Version(NamedTuple):
-    told: str
-    names_jobs: bool | None
-    runs: bool
-
-
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_MOST_NAMES])
-    return shown if len(names) <= _MOST_NAMES else f"{shown} and {len(names) - _MOST_NAMES} more"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 
 from bridge.core.errors import Mistake
@@ -15,13 +15,18 @@ from bridge.pipeline.library import pattern
 from bridge.settings.document import Loc, Value, dotted
 
 # cel-spec, "List of Standard Definitions", as far as common-expression-language 0.10 has them (a test
-# asks it). With any other function an expression compiles, and then fails for each event on its own.
+# asks it). With any other function, or one called in the other way, an expression compiles, and then fails
+# for each event on its own.
 FUNCTIONS = frozenset(
-    {"bytes", "double", "dyn", "int", "string", "type", "uint"}
-    | {"contains", "endsWith", "matches", "size", "startsWith"}
-    | {"duration", "timestamp", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear"}
-    | {"getHours", "getMilliseconds", "getMinutes", "getMonth", "getSeconds"}
+    {"bytes", "double", "duration", "dyn", "int", "size", "string", "timestamp", "type", "uint"}
 )
+"""Called as `int(text)`."""
+METHODS = frozenset(
+    {"contains", "endsWith", "matches", "size", "startsWith"}
+    | {"getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours"}
+    | {"getMilliseconds", "getMinutes", "getMonth", "getSeconds"}
+)
+"""Called as `text.contains(other)`."""
 TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
 """Names of types, to compare with what `type()` gives (a test asks the library)."""
 _MOST_SHOWN = 12
@@ -182,10 +187,11 @@ def mistakes_in(expression: str) -> list[str]:
         if name not in known
     ]
     messages += [
-        f"there is no function `{name}`{did_you_mean(name, FUNCTIONS)}"
+        f"there is no function `{name}`{did_you_mean(name, FUNCTIONS | METHODS)}"
         for name in program.functions()
-        if name.isidentifier() and not name.startswith("_") and name not in FUNCTIONS
+        if name.isidentifier() and not name.startswith("_") and name not in FUNCTIONS | METHODS
     ]
+    messages += _wrongly_called(tokens)
     for called, written in patterns(expression, tokens):
         try:
             pattern(written)
@@ -193,6 +199,16 @@ def mistakes_in(expression: str) -> list[str]:
             where = _where(expression, *_line_and_column(expression, called.start))
             messages.append(f"`{written}` is no regular expression: {error} (`matches` at {where})")
     return messages
+
+
+def _wrongly_called(tokens: Tokens) -> Iterator[str]:
+    for at in range(len(tokens)):
+        if tokens.calls(at):
+            name = tokens[at].text
+            if tokens.is_member(at) and name in FUNCTIONS - METHODS:
+                yield f"`.{name}(…)` is called as `{name}(…)`, with the value in the brackets"
+            elif not tokens.is_member(at) and name in METHODS - FUNCTIONS:
+                yield f"`{name}(…)` is called as `value.{name}(…)`"
 
 
 def _line_and_column(expression: str, at: int) -> tuple[int, int]:

@@ -46,6 +46,22 @@ def test_each_route_says_what_it_makes_of_an_event(tmp_path: Path) -> None:
         assert words in text
 
 
+def test_data_that_is_no_object_is_told_as_the_router_takes_it(tmp_path: Path) -> None:
+    routes = [
+        {"from": "uploads", "when": "data.size > 0", "to": "plants"},
+        {"from": "uploads", "when": "!has(data.size)", "to": "flood"},
+    ]
+    found = {}
+    for data in (b"", b"null", b"[1]", b"plain"):
+        message = Event(id="7", source="uploads", type="t", data=data)
+        (one,) = look(message, tmp_path, routes=routes)
+        found[data] = [decision.reason or decision.service for decision in one.decisions]
+        text = "\n".join(lines_of_preview(one, with_job=True))
+        assert ("dead letter: `data.size > 0`: " in text) is (data == b"plain")
+    assert found.pop(b"plain") == ["not_json", "flood"]
+    assert list(found.values()) == [["missing_key", "flood"]] * 3
+
+
 def test_a_service_is_shown_with_the_payload_and_the_job_it_would_get(tmp_path: Path) -> None:
     (one,) = look(event({"size": 1, "name": "leaf*"}), tmp_path)
     (service,) = one.services

@@ -8,25 +8,27 @@ import cel
 import pytest
 
 from bridge.core.errors import ConfigurationError
-from bridge.settings.references import FUNCTIONS, TYPES, did_you_mean, mistakes_in
+from bridge.settings.references import FUNCTIONS, METHODS, TYPES, did_you_mean, mistakes_in
 from tests.settings.conftest import MINIMAL, Loader
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+@pytest.mark.parametrize("name", sorted(FUNCTIONS | METHODS))
 def test_each_function_we_name_is_one_of_the_library(name: str) -> None:
-    """Called one way or another it is known, be its arguments right or not."""
-    context = {
-        "text": "a",
-        "time": datetime(2026, 1, 31, tzinfo=UTC),
-    }
-    said = []
-    for expression in (f"{name}(text)", f"text.{name}('a')", f"time.{name}()"):
-        try:
-            cel.evaluate(expression, context)
-            return
-        except (RuntimeError, TypeError, ValueError) as error:
-            said.append(str(error))
-    assert any("Undefined variable or function" not in each for each in said), said
+    """Called as we say it is known, be its arguments right or not; called otherwise it is not."""
+    context = {"text": "a", "time": datetime(2026, 1, 31, tzinfo=UTC)}
+
+    def known(*expressions: str) -> bool:
+        said = []
+        for expression in expressions:
+            try:
+                cel.evaluate(expression, context)
+                return True
+            except (RuntimeError, TypeError, ValueError) as error:
+                said.append(str(error))
+        return any("Undefined variable or function" not in each for each in said)
+
+    assert known(f"{name}(text)") is (name in FUNCTIONS)
+    assert known(f"text.{name}('a')", f"text.{name}()", f"time.{name}()") is (name in METHODS)
 
 
 @pytest.mark.parametrize("name", sorted(TYPES))
@@ -83,6 +85,17 @@ def test_a_name_bound_in_a_text_is_not_bound(load_text: Loader) -> None:
     text = MINIMAL.replace("to: plants", """to: plants, when: "data.name == 'x.all(y, ' && y == 1" """)
     with pytest.raises(ConfigurationError, match="`y` is not known to an expression"):
         load_text(text)
+
+
+@pytest.mark.parametrize(
+    ("expression", "mistake"),
+    [
+        ("matches(subject, '^a')", "`matches(…)` is called as `value.matches(…)`"),
+        ("data.n.int() > 3", "`.int(…)` is called as `int(…)`, with the value in the brackets"),
+    ],
+)
+def test_a_function_called_in_the_other_way_is_a_mistake(expression: str, mistake: str) -> None:
+    assert mistakes_in(expression) == [mistake]
 
 
 def test_a_nested_expression_that_is_too_deep_is_a_mistake(load_text: Loader) -> None:

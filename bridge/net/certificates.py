@@ -39,6 +39,7 @@ _MEANINGS = {
     "unknown ca": "it does not know the authority that signed it",
 }
 
+REFUSED = "the other side refuses our certificate"
 REMEDY = "give or renew the client certificate (`cert_file`), or have the other side trust its authority"
 
 
@@ -141,7 +142,7 @@ def refusal(error: BaseException | str) -> str | None:
     for text in [error] if isinstance(error, str) else [str(one) for one in _came_of(error)]:
         if (found := _REFUSAL.search(text)) is not None:
             word = found[1].lower().replace("_", " ")
-            return f"the other side refuses our certificate: {_MEANINGS.get(word, word)}"
+            return f"{REFUSED}: {_MEANINGS.get(word, word)}"
     return None
 
 

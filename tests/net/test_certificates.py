@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,10 +17,14 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 from structlog.testing import capture_logs
 
 from bridge.core.errors import CredentialError, no_descriptors
-from bridge.core.ports import Findings, Severity
+from bridge.core.ports import Findings, Patience, Severity
 from bridge.net import certificates
 from bridge.net.certificates import OwnCertificate, Watch, refusal
 from bridge.net.reach import reach
+from bridge.sources import SourceConfig
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.kafka.config import KafkaConfig
+from bridge.sources.rucio.config import RucioConfig
 from tests.check.findings import said
 from tests.net.authority import HOUR, NOW, Authority, refusing, server_context
 from tests.promises.world import until
@@ -147,6 +152,42 @@ async def test_what_a_server_says_of_our_certificate_is_not_taken_for_a_fault_of
         assert not reached
         said(findings.found, "problem", words, remedy="client certificate")
     assert not any("authority that signed it into" in finding.remedy for finding in findings.found)
+
+
+def kafka(tls: dict[str, str], port: int) -> SourceConfig:
+    values = {"bootstrap_servers": f"127.0.0.1:{port}", "topics": ["t"], "group_id": "g"}
+    return KafkaConfig.model_validate({"type": "kafka", "security_protocol": "SSL", "tls": tls, **values})
+
+
+def rucio(tls: dict[str, str], port: int) -> SourceConfig:
+    values = {"protocol": "stomp", "brokers": f"127.0.0.1:{port}", "destination": "/queue/q"}
+    return RucioConfig.model_validate({"type": "rucio", "tls": tls, **values})
+
+
+def dcache(tls: dict[str, str], port: int) -> SourceConfig:
+    auth = {"type": "x509", "cert_file": tls["cert_file"]}
+    values = {"endpoint": f"https://127.0.0.1:{port}/api/v1", "paths": ["/data"], "auth": auth}
+    return DcacheConfig.model_validate({"type": "dcache", "tls": {"ca_file": tls["ca_file"]}, **values})
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("make", [kafka, rucio, dcache])
+async def test_check_blames_our_certificate_and_not_the_authority_of_the_server(
+    authority: Authority,
+    tmp_path: Path,
+    make: Callable[[dict[str, str], int], SourceConfig],
+    version: ssl.TLSVersion,
+) -> None:
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    (tmp_path / "server.pem").write_bytes(authority.issue("server.test")[1])
+    (tmp_path / "ours.pem").write_bytes(authority.issue("me", NOW - 12 * HOUR, NOW - HOUR)[1])
+    context = server_context(tmp_path / "server.pem", authority)
+    context.minimum_version = context.maximum_version = version
+    with refusing(context) as port:
+        config = make({"ca_file": str(tmp_path / "ca.pem"), "cert_file": str(tmp_path / "ours.pem")}, port)
+        found = await config.check("x", Patience(attempt=1, unsettled=1))
+    said(found, "problem", "refuses our certificate: it has expired", remedy="client certificate")
+    assert not any("authority that signed it into" in finding.remedy for finding in found)
 
 
 def test_other_failures_are_not_about_our_certificate() -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Finding, Findings, Patience
+from bridge.net.certificates import REFUSED, REMEDY
 from bridge.net.reach import reach_url
 from bridge.sources.dcache.asking import Denied, Missing, Refused, Unanswered
 from bridge.sources.dcache.config import DcacheConfig, X509Auth
@@ -38,9 +39,8 @@ async def check(config: DcacheConfig, key: str, _patience: Patience) -> Sequence
     except Refused as error:
         findings.problem(str(error), f"correct `sources.{key}.auth`: dCache does not know this user")
     except (Unanswered, Missing, Denied, SourceLost) as error:
-        findings.problem(
-            str(error), f"is `sources.{key}.endpoint` dCache's REST API, such as https://HOST:3880/api/v1?"
-        )
+        rest = f"is `sources.{key}.endpoint` dCache's REST API, such as https://HOST:3880/api/v1?"
+        findings.problem(str(error), REMEDY if REFUSED in str(error) else rest)
     return findings.found
 
 

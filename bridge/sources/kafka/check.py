@@ -15,6 +15,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, for_code
 
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
+from bridge.net.certificates import REFUSED, REMEDY
 from bridge.sources.kafka import aiokafka_private
 from bridge.sources.kafka.check_group import ASK_SECONDS, TROUBLE, GroupLook, some, text_of
 from bridge.sources.kafka.config import KafkaConfig, whole
@@ -136,6 +137,8 @@ class _Look:
             )
         if "no access token" in text or "secret file" in text:
             return (f"no token for the broker: {text}", f"look at `{prefix}.oauth`")
+        if REFUSED in text:
+            return text, REMEDY
         return (
             f"a connection came about, but no answer as Kafka's: {text}",
             f"is it Kafka's port, and does `{prefix}.security_protocol` fit the broker's listener?",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bridge.net.certificates import refusal
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.kafka.security import ssl_context, token_provider
 from bridge.values import secret
@@ -40,7 +41,9 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if asyncio.current_task() is self.task:
-            self.messages.append(record.getMessage())
+            errors = [one for one in (record.args or ()) if isinstance(one, BaseException)]
+            said = [told for error in errors if (told := refusal(error)) is not None]
+            self.messages.append(": ".join([record.getMessage(), *said]))
 
 
 @contextmanager

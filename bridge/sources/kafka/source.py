@@ -14,7 +14,6 @@ from aiokafka.errors import KafkaError
 from bridge.core.delivery import Delivery
 from bridge.core.errors import CredentialError, SourceLost
 from bridge.core.ports import Slots
-from bridge.net.certificates import refusal
 from bridge.sources.kafka.aiokafka_private import close_consumer, make_consumer
 from bridge.sources.kafka.beginnings import Beginnings
 from bridge.sources.kafka.config import KafkaConfig, whole
@@ -131,8 +130,7 @@ class KafkaSource:
                     told.append(str(error) or type(error).__name__)
                 else:
                     raise
-                why = "; ".join(told)
-                raise SourceLost(refusal(why) or why) from error
+                raise SourceLost("; ".join(told)) from error
         return consumer
 
     def _options(self) -> dict[str, Any]:

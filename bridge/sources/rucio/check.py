@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
+from bridge.net.certificates import REFUSED, REMEDY
 from bridge.net.reach import reach
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.link import NO_STREAM, LinkLost, Place, resolve
@@ -149,10 +150,7 @@ def _tell(findings: Findings, config: RucioConfig, key: str, place: Place, troub
                 f"`{prefix}.tls` says?"
             ),
         ),
-        (
-            ("our certificate",),
-            f"renew `{prefix}.tls.cert_file`, or have the broker trust the authority that signed it",
-        ),
+        ((REFUSED,), REMEDY),
         (("certificate",), f"put the authority that signed it into `{prefix}.tls.ca_file`"),
     ):
         if any(word in lower for word in words):

@@ -13,7 +13,8 @@ import structlog
 
 from bridge import __version__
 from bridge.commands import carry_out, known
-from bridge.destinations.oscar.client import OscarCluster, OscarService
+from bridge.destinations.oscar.client import OscarService, announce
+from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.net.certificates import Watch
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
@@ -128,7 +129,7 @@ async def run(
             working = [lane_tasks.create_task(lane.run(), name=f"lane {lane.key}") for lane in lanes.values()]
             for key, cluster in clusters.items():
                 here = [services[name] for name, config in settings.services.items() if config.cluster == key]
-                working.append(lane_tasks.create_task(cluster.announce(here), name=f"cluster {key}"))
+                working.append(lane_tasks.create_task(announce(cluster, here), name=f"cluster {key}"))
             working.append(lane_tasks.create_task(store.broken(), name="store"))
             working.append(lane_tasks.create_task(certificates.run(), name="certificates"))
             async with asyncio.TaskGroup() as source_tasks:

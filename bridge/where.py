@@ -18,7 +18,7 @@ from bridge.core.errors import CredentialError
 from bridge.core.identity import invocation_name
 from bridge.core.ports import NO_LANE
 from bridge.credentials import BasicAuth, basic
-from bridge.destinations.oscar.client import OscarCluster
+from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.net.bodies import body_of
 from bridge.settings import Settings
 from bridge.store.find import Kept, find

@@ -14,7 +14,8 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from bridge.core.event import Event
-from bridge.destinations.oscar.client import OscarCluster, OscarService
+from bridge.destinations.oscar.client import OscarService
+from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.telemetry.metrics import Metrics
 

@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 from bridge import __version__
 from bridge.core.identity import invocation_name
 from bridge.core.ports import Verdict
-from bridge.destinations.oscar.client import OscarCluster, OscarService
+from bridge.destinations.oscar.client import OscarService, announce
+from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.destinations.oscar.config import ServiceConfig
 from tests.destinations.fake_oscar import (
     FakeOscar,
@@ -578,7 +579,7 @@ async def test_a_cluster_tells_what_once_means(version: str, once: str) -> None:
                 "plants", ServiceConfig(cluster="main"), cluster, trusted_sources=frozenset()
             )
             with capture_logs() as lines:
-                await cluster.announce([plants])
+                await announce(cluster, [plants])
     [line] = lines
     assert (line["version"], line["once"], line["at_least_once"]) == (version, once, ["plants"])
 
@@ -589,7 +590,7 @@ async def test_a_cluster_out_of_reach_is_no_reason_to_fail() -> None:
         config = cluster_config(f"http://127.0.0.1:{bound.getsockname()[1]}")
         async with OscarCluster("main", config, connections=1) as cluster:
             with capture_logs() as lines:
-                await cluster.announce([])
+                await announce(cluster, [])
     assert [(line["event"], line["cause"]) for line in lines] == [
         ("the cluster can't be asked what once means", "connect")
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -63,6 +64,16 @@ async def test_a_full_quota_is_waited_for_and_a_job_being_deleted_is_a_duplicate
         oscar.jobs.delete(job)
         assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.DUPLICATE
     assert oscar.ledger.created == {NAME: 1}
+
+
+async def test_a_user_whom_oscar_has_never_seen_is_introduced_once(oscar: SandboxOscar) -> None:
+    """Of direct requests at once OSCAR lets all but one fail."""
+    oscar.settings.first_contact_seconds = 0.05
+    async with service(oscar.url, oidc(oscar)) as plants:
+        calls = (plants.prepare(event(number)).attempt() for number in range(8))
+        assert {answer.verdict for answer in await asyncio.gather(*calls)} == {Verdict.ACCEPTED}
+    assert "ana" in oscar.settings.provisioned
+    assert oscar.ledger.total == 8
 
 
 @pytest.mark.parametrize("mode", ["job", "run"])

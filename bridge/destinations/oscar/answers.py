@@ -40,7 +40,8 @@ _ABOUT_THE_BODY = frozenset((413, 422))
 _NO_SUCH_ISSUER = "Error getting oidc manager for issuer"
 """A token that OSCAR can't read has status 502, and this behind the reason: the handler goes on after it."""
 _AMBIGUOUS_OR_NO_ISSUER = ("More than one service authorize", _NO_SUCH_ISSUER)
-_OSCARS_OWN = (*_AMBIGUOUS_OR_NO_ISSUER, "MinIO user not provisioned")
+_NOT_PROVISIONED = "MinIO user not provisioned"
+_OSCARS_OWN = (*_AMBIGUOUS_OR_NO_ISSUER, _NOT_PROVISIONED)
 """How the 400s and 403s of `/job` begin that are OSCAR's own."""
 _WORKLOAD_DOES_NOT_FIT = "invalid workload"
 """With Kueue, also when the user's quota is full for the moment (pkg/utils/kueue.go, VerifyWorkload)."""
@@ -175,6 +176,11 @@ def about_the_token(mode: Literal["job", "run"], answer: Answer, *, doubtful: bo
     if mode == "job":
         return (status in (401, 502) and answer.verdict is Verdict.REFUSED) or (status >= 500 and doubtful)
     return answer.verdict is Verdict.REFUSED and status in (401, 404, 502)
+
+
+def needs_an_introduction(mode: Literal["job", "run"], answer: Answer) -> bool:
+    """Tell whether OSCAR wants a direct request of this user before it takes jobs (job.go, UserExists)."""
+    return mode == "job" and answer.status == 403 and _NOT_PROVISIONED in answer.detail
 
 
 def judge_management(status: int) -> Verdict:

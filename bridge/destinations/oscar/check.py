@@ -18,7 +18,7 @@ from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Verdict
 from bridge.credentials import BasicAuth, NoCredentialError, OidcAuth, basic
 from bridge.destinations.oscar.auth import given_token
-from bridge.destinations.oscar.client import OscarCluster, names_jobs
+from bridge.destinations.oscar.cluster import OscarCluster, names_jobs
 from bridge.destinations.oscar.config import (
     ClusterConfig,
     ServiceConfig,

@@ -1,0 +1,271 @@
+"""One OSCAR cluster: its connections, its credentials, and what it tells of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import aiohttp
+import structlog
+from aiohttp import hdrs
+from yarl import URL
+
+from bridge import __version__
+from bridge.core.ports import Answer, Verdict
+from bridge.credentials import (
+    BasicAuth,
+    Bearer,
+    Grant,
+    NoCredentialError,
+    OidcAuth,
+    RefreshTokenGrant,
+    Reply,
+    basic,
+    refused,
+)
+from bridge.destinations.oscar.answers import (
+    judge_management,
+    no_answer,
+    retry_after,
+    unanswered,
+)
+from bridge.destinations.oscar.auth import ask_agent, given_token
+from bridge.destinations.oscar.config import (
+    ClusterConfig,
+    ServiceTokenAuth,
+)
+from bridge.destinations.oscar.wire import CONNECT_SECONDS, EXCERPT_BYTES, NETWORK_ERRORS, start_of
+from bridge.destinations.oscar.wire import session as new_session
+from bridge.net.bodies import body_of
+from bridge.net.proxies import proxy_for
+from bridge.telemetry.logging import excerpt
+from bridge.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+_FIRST_TO_NAME_JOBS = (4, 1, 0)
+_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+
+_MANAGEMENT_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=CONNECT_SECONDS)
+_MANAGEMENT_CONNECTIONS = 4
+_LONGEST_REPLY = 4 << 20
+"""Bytes of a management answer that are read: a service's definition carries its script."""
+_LONGEST_GRANT = 1 << 20
+"""Bytes of a token endpoint's answer that are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """What a cluster tells of itself."""
+
+    version: str
+    names_jobs: bool | None
+    """Whether it names jobs as it is told, so that an event has one; None for a version not understood."""
+
+
+def names_jobs(version: str) -> bool | None:
+    """Tell whether OSCAR `version` names jobs as it is told; None for a version not understood."""
+    found = _VERSION.match(version)
+    return tuple(int(part) for part in found.groups()) >= _FIRST_TO_NAME_JOBS if found else None
+
+
+class OscarCluster:
+    """One cluster's connections and credentials; an async context manager.
+
+    `connections` is the sum of its lanes' concurrency, so that no attempt ever waits for a connection.
+    """
+
+    def __init__(
+        self, key: str, config: ClusterConfig, *, connections: int, metrics: Metrics | None = None
+    ) -> None:
+        self.key = key
+        self.endpoint = URL(config.endpoint)
+        # Not by aiohttp's `trust_env`: it sends passwords of ~/.netrc, which nobody configured.
+        self.proxy = proxy_for(self.endpoint)
+        self._config = config
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+        self._fresh_session: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | bool = True
+        self._issuer_context: ssl.SSLContext | None = None
+        self._service_tokens: dict[tuple[str, str | None], Bearer] = {}
+        self._introducing = asyncio.Lock()
+        self._bearer: Bearer | None = None
+        """One bearer for all services; None where each has its own, in its definition."""
+        auth = config.auth
+        if isinstance(auth, ServiceTokenAuth):
+            self._bearer = Bearer(lambda: given_token(auth))
+        elif not isinstance(auth, BasicAuth):
+            self._bearer = Bearer(
+                RefreshTokenGrant(auth, self._post_form)
+                if isinstance(auth, OidcAuth)
+                else lambda: ask_agent(auth)
+            )
+            if metrics is not None:
+                metrics.credential_expiry.labels(key).set_function(self._bearer.seconds_left)
+
+    async def __aenter__(self) -> Self:
+        tls, auth = self._config.tls, self._config.auth
+        secure = self.endpoint.scheme == "https"  # reading the system's authorities takes time and memory
+        if secure and not tls.verify:
+            _log.warning(
+                "TLS is not verified: any server that answers gets the credentials",
+                cluster=self.key,
+                endpoint=str(self.endpoint),
+            )
+        if isinstance(auth, OidcAuth) and auth.token_endpoint.startswith("https:"):
+            # The issuer gets a refresh token: always verified, by the system's authorities or the cluster's.
+            self._issuer_context = ssl.create_default_context()
+            tls.trust(self._issuer_context)
+        self._tls = tls.context() if secure else True
+        self._session = self._new_session(fresh=False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        sessions = self._session, self._fresh_session
+        self._session = self._fresh_session = None
+        for session in sessions:
+            if session is not None:
+                await session.close()
+
+    def _new_session(self, *, fresh: bool) -> aiohttp.ClientSession:
+        return new_session(
+            limit=self._connections + _MANAGEMENT_CONNECTIONS,
+            tls=self._tls,
+            fresh=fresh,
+            headers={
+                hdrs.USER_AGENT: f"oscar-event-bridge/{__version__}",
+                hdrs.ACCEPT_ENCODING: "identity",
+            },
+        )
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The open session. Raises RuntimeError outside the context."""
+        if self._session is None:
+            raise RuntimeError(f"cluster {self.key} is not open")
+        return self._session
+
+    @property
+    def fresh_session(self) -> aiohttp.ClientSession:
+        """One whose connections carry a single request each. Raises RuntimeError outside the context."""
+        if self._session is None:
+            raise RuntimeError(f"cluster {self.key} is not open")
+        if self._fresh_session is None:
+            self._fresh_session = self._new_session(fresh=True)
+        return self._fresh_session
+
+    @property
+    def manages(self) -> bool:
+        """Whether the credentials open the management API; a bare service token does not."""
+        return not isinstance(self._config.auth, ServiceTokenAuth)
+
+    def bearer(self, service: str, owner: str | None) -> Bearer:
+        """Return the bearer that opens `service`; one for all who ask for the same."""
+        if self._bearer is not None:
+            return self._bearer
+        key = (service, owner)
+        if key not in self._service_tokens:
+            self._service_tokens[key] = Bearer(lambda: self._token_of(service, owner))
+        return self._service_tokens[key]
+
+    async def info(self) -> ClusterInfo:
+        """Ask the cluster for its version (`GET /system/info`). Raises NoCredentialError."""
+        told = str((await self._get_object(self.endpoint / "system" / "info")).get("version", ""))
+        return ClusterInfo(told, names_jobs(told))
+
+    async def introduce(self) -> None:
+        """Make a direct request, at which OSCAR makes what `/job` needs of a user. Raises NoCredentialError.
+
+        One after the other: of those that race to be a user's first OSCAR lets all but one fail.
+        """
+        async with self._introducing:
+            await self.info()
+
+    async def definition(self, service: str, owner: str | None) -> dict[str, Any]:
+        """Read a service's definition, secrets and all (`GET /system/services/{service}`).
+
+        Raises NoCredentialError; its answer has cause `http_404` when there is no such service.
+        """
+        url = self.endpoint / "system" / "services" / service
+        definition = await self._get_object(url if owner is None else url.with_query(owner=owner))
+        if owner is not None and definition.get("owner", owner) != owner:
+            raise refused(f"cluster {self.key} has a service {service}, but not of owner {owner}")
+        return definition
+
+    async def _token_of(self, service: str, owner: str | None) -> Grant:
+        token = (await self.definition(service, owner)).get("token")
+        if not isinstance(token, str) or not token:
+            raise refused(f"the definition of {service} on cluster {self.key} has no token")
+        return Grant(token)
+
+    async def _get_object(self, url: URL) -> dict[str, Any]:
+        """Read a JSON object of the management API, with one renewal of a token that is refused."""
+        auth, bearer = self._config.auth, self._bearer
+        if isinstance(auth, BasicAuth):
+            authorization = await basic(auth)
+        elif bearer is not None and self.manages:
+            authorization = await bearer.get()
+        else:
+            raise refused("a service token does not open the management API")
+        reply = await self._get(url, authorization)
+        if reply.status == 401 and bearer is not None and (renewed := await bearer.renew(authorization)):
+            reply = await self._get(url, renewed)
+        if reply.status != 200:
+            verdict = judge_management(reply.status)
+            cause = "credentials" if reply.status in (401, 403) else f"http_{reply.status}"
+            detail = excerpt(
+                f"cluster {self.key}: GET {url.path} answered {reply.status}: {reply.text}",
+                token_in(authorization),
+            )
+            raise NoCredentialError(Answer(verdict, cause, detail, reply.status, reply.retry_after))
+        try:
+            value = json.loads(reply.text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise refused(f"GET {url.path} answered 200 without a JSON object: is the endpoint OSCAR's?")
+        return value
+
+    async def _get(self, url: URL, authorization: str) -> Reply:
+        headers = {hdrs.AUTHORIZATION: authorization}
+        return await self._reply(hdrs.METH_GET, url, _LONGEST_REPLY, headers=headers, proxy=self.proxy)
+
+    async def _post_form(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
+        where = URL(url)
+        return await self._reply(
+            hdrs.METH_POST,
+            where,
+            _LONGEST_GRANT,
+            data=aiohttp.FormData(form),
+            headers=headers,
+            proxy=proxy_for(where),
+            ssl=self._issuer_context or True,
+        )
+
+    async def _reply(self, method: str, url: URL, longest: int, **options: Any) -> Reply:
+        """Make a request whose answer has at most `longest` bytes. Raises NoCredentialError."""
+        request = f"{method} {url.host}{url.path}"
+        try:
+            async with self.session.request(
+                method, url, allow_redirects=False, timeout=_MANAGEMENT_TIMEOUT, **options
+            ) as response:
+                if response.status == 200:
+                    raw = await body_of(response, longest)
+                else:  # only an excerpt of it is told
+                    raw = await start_of(response, EXCERPT_BYTES)
+                pause = retry_after(response.headers.get(hdrs.RETRY_AFTER))
+                return Reply(response.status, raw.decode("utf-8", "replace"), pause)
+        except NETWORK_ERRORS as error:
+            cause, _ = no_answer(error)
+            answer = unanswered(Verdict.UNAVAILABLE, cause, request, error)
+            raise NoCredentialError(answer) from error
+
+
+def token_in(authorization: str) -> str:
+    return authorization.partition(" ")[2]

@@ -28,7 +28,7 @@ from bench.processes import (
     watched,
 )
 from bench.records import PARTITIONS, create_topic, fill, steady
-from bench.rucio import Reading, readings
+from bench.rucio import Session, readings
 from bench.table import Effort, Table
 from bridge.sandbox.kafka import broker
 
@@ -96,7 +96,7 @@ class Bench:
         async with self._bridge(sqs_source(self.queue.url), "") as process:
             return await self._speed(process, self.effort.messages, deleted=self.effort.messages)
 
-    async def rucio(self, reading: Reading) -> Speed:
+    async def rucio(self, reading: Session) -> Speed:
         """Give the speed of the bridge over a queue of its own, of a broker that Rucio sends to."""
         queue = f"rucio-{next(self._numbers)}"
         await reading.fill(queue, self.effort.rucio)

@@ -17,7 +17,7 @@ from tests.servers.debian import PACKAGES
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Session:
     """One broker, read by one protocol."""
 
     broker: rabbitmq.RabbitMQ | activemq.ActiveMQ
@@ -73,19 +73,19 @@ class Reading:
 
 
 @contextmanager
-def readings(say: Callable[[str], None]) -> Iterator[list[Reading]]:
+def readings(say: Callable[[str], None]) -> Iterator[list[Session]]:
     """Run the brokers that are installed while inside; give what can be read, and `say` what is left out.
 
     It holds up the event loop until they listen: nothing is measured meanwhile. Raises RuntimeError when one
     does not.
     """
     with ExitStack() as running:
-        found: list[Reading] = []
+        found: list[Session] = []
         if _installed("rabbitmq-server", say):
             rabbit = running.enter_context(rabbitmq.RabbitMQ())
-            found += [Reading(rabbit, "amqp"), Reading(rabbit, "stomp")]
+            found += [Session(rabbit, "amqp"), Session(rabbit, "stomp")]
         if _installed("activemq", say):
-            found.append(Reading(running.enter_context(activemq.ActiveMQ()), "stomp"))
+            found.append(Session(running.enter_context(activemq.ActiveMQ()), "stomp"))
         yield found
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from bridge.sandbox.dcache import SandboxDcache, Version
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
-from bridge.sources.dcache.reading import LOOKUPS
+from bridge.sources.dcache.session import LOOKUPS
 from bridge.sources.dcache.stream import MOST_PENDING_BYTES
 from tests.promises.dcache_world import ROOT, DcacheWorld
 from tests.promises.world import Daemon, until
@@ -214,7 +214,7 @@ async def test_a_day_without_oscar_takes_disk_alone_and_ends_with_the_oldest_fir
     ("ring", "is_enough"),
     [
         pytest.param(16_384, True, id="the ring keeps them"),
-        # The listing that finds the store full again is made anew after `healing.FULL_SECONDS`.
+        # The listing that finds the store full again is made anew after `listing.FULL_SECONDS`.
         pytest.param(100, False, id="a listing finds them", marks=pytest.mark.prove),
     ],
 )

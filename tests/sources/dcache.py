@@ -88,8 +88,8 @@ class Running:
         """Return once all is listed and the stream is connected."""
 
         def is_so() -> bool:
-            reading = self.source._reading
-            return reading is not None and reading.healer.healed and self.bridge.site.connected > 0
+            session = self.source._session
+            return session is not None and session.lister.healed and self.bridge.site.connected > 0
 
         await until(is_so, 20)
 

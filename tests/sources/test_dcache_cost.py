@@ -59,9 +59,9 @@ def meter(site: SandboxDcache) -> Meter:
 
 async def relisted(running: Running) -> None:
     """Have all listed, as once a day."""
-    reading = running.source._reading
-    assert reading is not None
-    reading.healer.look_at_all()
+    session = running.source._session
+    assert session is not None
+    session.lister.list_all_soon()
     await running.healed()
 
 

@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 from bridge.core.errors import SourceLost
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.dcache.streams import Stream
-from bridge.sources.dcache import arrivals, connection, healing, reading
-from bridge.sources.dcache.asking import Unanswered
+from bridge.sources.dcache import arrivals, connection, listing, session
 from bridge.sources.dcache.connection import Connection
+from bridge.sources.dcache.http import Unanswered
 from bridge.sources.dcache.state import OwnFile
 from bridge.sources.dcache.watches import Half
 from bridge.sources.spool import Later, SpoolReader
@@ -36,8 +36,8 @@ async def site() -> AsyncIterator[SandboxDcache]:
         yield site
 
 
-def reading_of(running: Running) -> reading.Reading:
-    found = running.source._reading
+def reading_of(running: Running) -> session.Session:
+    found = running.source._session
     assert found is not None
     return found
 
@@ -112,7 +112,7 @@ def test_a_name_that_is_no_text_is_not_taken() -> None:
 async def test_a_watched_path_that_was_renamed_away_is_told_and_one_made_anew_is_watched(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healing, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(listing, "AGAIN_SECONDS", 0.1)
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
         await running.healed()
@@ -121,8 +121,8 @@ async def test_a_watched_path_that_was_renamed_away_is_told_and_one_made_anew_is
         await site.upload("/data/in/d/a", b"x")
         (event,) = await running.accept(1)
         assert event.subject == "/data/in/d/a"
-        healer = reading_of(running).healer
-        await until(lambda: not (running.source.problems() or healer._urgent or healer._began))
+        lister = reading_of(running).lister
+        await until(lambda: not (running.source.problems() or lister._urgent or lister._began))
         await site.upload("/data/in/b", b"x")
         (event,) = await running.accept(1)
         assert event.attributes["found"] == "event"
@@ -158,7 +158,7 @@ async def test_a_directory_that_is_back_while_its_watch_is_being_ended_is_watche
 async def test_what_the_first_listing_could_not_read_is_skipped_later_but_for_what_came_since(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healing, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(listing, "AGAIN_SECONDS", 0.1)
     for path in ("/data/in/denied/old", "/data/in/denied/deep/old", "/data/in/open/old"):
         await site.upload(path, b"x")
     site.mark_unreadable("/data/in/denied")
@@ -186,8 +186,8 @@ async def test_what_the_first_listing_could_not_read_is_skipped_later_but_for_wh
 async def test_a_directory_that_failed_in_the_first_listing_brings_no_files_of_the_past(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healing, "AGAIN_SECONDS", 0.1)
-    monkeypatch.setattr(healing, "_PAUSE", 0.001)
+    monkeypatch.setattr(listing, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(listing, "_PAUSE", 0.001)
     listed = Connection.list_page
     fails = True
 
@@ -407,13 +407,13 @@ async def test_a_token_refused_while_the_stream_is_opened_is_renewed_before_it_c
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connected: list[bool] = []
-    hear = reading.Reading.connected
+    hear = session.Session.connected
 
-    def hearing(self: reading.Reading, *, resumed: bool) -> None:
+    def hearing(self: session.Session, *, resumed: bool) -> None:
         connected.append(site.connected > 0)
         hear(self, resumed=resumed)
 
-    monkeypatch.setattr(reading.Reading, "connected", hearing)
+    monkeypatch.setattr(session.Session, "connected", hearing)
     token = tmp_path / "token"
     token.write_text("bridge-token")
     bridge = Bridge(site, tmp_path / "state", auth={"type": "bearer", "token_file": str(token)})
@@ -435,7 +435,7 @@ async def test_a_token_refused_while_the_stream_is_opened_is_renewed_before_it_c
 async def test_a_backlog_bigger_than_the_store_s_room_comes_in_parts(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(healing, "FULL_SECONDS", 0.2)
+    monkeypatch.setattr(listing, "FULL_SECONDS", 0.2)
     append = SpoolReader.append
 
     async def slowly(self: SpoolReader, *what: Any) -> None:
@@ -465,7 +465,7 @@ async def test_the_small_file_is_written_beside_the_loop(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its disk may be slow, and nothing else goes on meanwhile."""
-    monkeypatch.setattr(reading, "_NOTE_SECONDS", 0.05)
+    monkeypatch.setattr(session, "_NOTE_SECONDS", 0.05)
     monkeypatch.setattr(connection, "TICK_SECONDS", 0.05)
     save, threads = OwnFile.save, []
 

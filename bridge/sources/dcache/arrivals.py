@@ -23,7 +23,7 @@ ARRIVALS = frozenset((CLOSED, MOVED_IN))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Told(NamedTuple):
+class InotifyEvent(NamedTuple):
     """One inotify event of the stream (InotifyEventPayload.java)."""
 
     subscription: str
@@ -35,7 +35,7 @@ class Told(NamedTuple):
     mask: Sequence[str]
 
 
-def read(data: str) -> Told | None:
+def read(data: str) -> InotifyEvent | None:
     """Read the data of an `inotify` event; None when it is none."""
     try:
         told = json.loads(data)
@@ -49,7 +49,7 @@ def read(data: str) -> Told | None:
     actions = [flag for flag in mask if flag != "IN_ISDIR"]
     if not actions or not isinstance(subscription, str):
         return None
-    return Told(
+    return InotifyEvent(
         subscription,
         name if isinstance(name, str) and name else None,
         actions[0],

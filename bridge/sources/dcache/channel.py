@@ -8,9 +8,9 @@ from typing import Any
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Spool
 from bridge.sources import Rescan
-from bridge.sources.dcache.asking import Denied, Missing
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import METRONOME, ChannelGone, Connection
+from bridge.sources.dcache.http import Denied, Missing
 from bridge.sources.dcache.scope import is_at_or_below
 from bridge.sources.dcache.state import OwnFile, Position
 

@@ -11,9 +11,9 @@ from bridge.core.errors import SourceLost
 from bridge.core.ports import Finding, Findings, Patience
 from bridge.net.certificates import REFUSED, REMEDY
 from bridge.net.reach import reach_url
-from bridge.sources.dcache.asking import Denied, Missing, Refused, Unanswered
 from bridge.sources.dcache.config import DcacheConfig, X509Auth
 from bridge.sources.dcache.connection import ChannelGone, Connection, Limits
+from bridge.sources.dcache.http import Denied, Missing, Refused, Unanswered
 
 _ALL_SECONDS = 9.0
 _CLOCK_SECONDS = 30.0

@@ -11,11 +11,12 @@ from urllib.parse import quote
 import httpx
 from httpx_sse import EventSource
 
-from bridge.sources.dcache.asking import (
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.http import (
     CONNECT_SECONDS,
     USER_AGENT,
-    Asker,
     Denied,
+    Http,
     Missing,
     Refusal,
     Unanswered,
@@ -23,7 +24,6 @@ from bridge.sources.dcache.asking import (
     message,
     reason_of,
 )
-from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.watches import key_of
 
 STREAM_ANSWER_SECONDS = 30.0
@@ -60,7 +60,7 @@ class Entry(NamedTuple):
     """Milliseconds since 1970 UTC."""
 
 
-class Connection(Asker):
+class Connection(Http):
     """What this source asks of dCache. Every call may raise Refused or Unanswered, beside its own."""
 
     def __init__(self, config: DcacheConfig, refusal: Refusal | None = None) -> None:
@@ -200,7 +200,7 @@ class Connection(Asker):
     ) -> AsyncIterator[EventSource]:
         """Connect to the channel's events, those after `last_id` first.
 
-        Reading raises httpx.ReadTimeout after `silence` seconds without a byte, httpx.HTTPError when the
+        Session raises httpx.ReadTimeout after `silence` seconds without a byte, httpx.HTTPError when the
         connection breaks. Raises ChannelGone, Unanswered, Refused.
         """
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", **await self.authorization()}

@@ -16,9 +16,9 @@ from bridge.sources.dcache.arrivals import (
     event_of,
     version_of,
 )
-from bridge.sources.dcache.asking import Denied, Missing, Unanswered
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import Connection, Entry
+from bridge.sources.dcache.http import Denied, Missing, Unanswered
 from bridge.sources.dcache.scope import Scope, joined
 from bridge.sources.dcache.watches import PAIR_SECONDS, Moves, Watches
 from bridge.sources.spool import Dropped, Found, Later

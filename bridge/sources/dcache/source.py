@@ -12,11 +12,11 @@ from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost, StoreError
 from bridge.core.ports import Slots
 from bridge.sources import Keeping
-from bridge.sources.dcache.asking import Denied, Missing, Refusal, Unanswered
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import ChannelGone, Connection
-from bridge.sources.dcache.reading import Reading
+from bridge.sources.dcache.http import Denied, Missing, Refusal, Unanswered
+from bridge.sources.dcache.session import Session
 from bridge.sources.dcache.state import OwnFile
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -38,7 +38,7 @@ class DcacheSource:
         self._log = structlog.get_logger(__name__).bind(source=key)
         self._own = OwnFile(keeping.state_dir, self._identity)
         self._refusal = Refusal()
-        self._reading: Reading | None = None
+        self._session: Session | None = None
 
     @asynccontextmanager
     async def open(self, slots: Slots) -> AsyncIterator[AsyncIterator[Sequence[Delivery]]]:
@@ -55,7 +55,7 @@ class DcacheSource:
             except (Unanswered, Denied, Missing, ChannelGone, StoreError) as error:
                 raise SourceLost(str(error)) from None
             self._rescan = None
-            reading = Reading(
+            session = Session(
                 self._config,
                 connection,
                 channel,
@@ -68,13 +68,13 @@ class DcacheSource:
                 log=self._log,
             )
             # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
-            running = asyncio.create_task(reading.run(), name="dcache source")
-            reading.reader.batches.rests_on(running)
-            self._reading = reading
+            running = asyncio.create_task(session.run(), name="dcache source")
+            session.reader.batches.rests_on(running)
+            self._session = session
             try:
-                yield reading.reader.batches
+                yield session.reader.batches
             finally:
-                self._reading = None
+                self._session = None
                 running.cancel()
                 await asyncio.wait([running])
                 with suppress(SourceLost):
@@ -82,4 +82,4 @@ class DcacheSource:
 
     def problems(self) -> Sequence[str]:
         """Tell what is between this source and a whole picture."""
-        return [] if self._reading is None else self._reading.problems()
+        return [] if self._session is None else self._session.problems()

@@ -12,7 +12,7 @@ from httpx_sse import EventSource, ServerSentEvent, SSEError
 
 from bridge.core.errors import StoreFullError
 from bridge.core.ports import Spooled
-from bridge.sources.dcache.arrivals import MOVED_SELF, Occurrence, Told, read
+from bridge.sources.dcache.arrivals import MOVED_SELF, InotifyEvent, Occurrence, read
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.connection import Connection, silence_seconds
 from bridge.sources.dcache.state import Position
@@ -51,10 +51,10 @@ class Listener(Protocol):
     def disconnected(self) -> None:
         """Hear that it is no longer."""
 
-    def directory_event(self, told: Told, directory: str | None) -> None:
+    def directory_event(self, told: InotifyEvent, directory: str | None) -> None:
         """Take an event about a directory in a watched one."""
 
-    def moved(self, told: Told, directory: str | None) -> None:
+    def moved(self, told: InotifyEvent, directory: str | None) -> None:
         """Take one half of a rename, of a file or a directory."""
 
     def watch_ended(self, subscription: str) -> None:
@@ -84,7 +84,7 @@ class Stream:
         listener: Listener,
         *,
         append: Callable[[Sequence[Spooled], str], Any],
-        wanted: Callable[[Told], bool],
+        wanted: Callable[[InotifyEvent], bool],
         channel: Channel,
     ) -> None:
         self._connection = connection
@@ -197,7 +197,7 @@ class Stream:
         elif kind == "SUBSCRIPTION_CLOSED":
             self._listener.watch_ended(str(told.get("subscription")))
 
-    def _keep_soon(self, told: Told, name: str, directory: str | None, event_id: str) -> None:
+    def _keep_soon(self, told: InotifyEvent, name: str, directory: str | None, event_id: str) -> None:
         occurrence = Occurrence(
             directory=directory,
             name=name,

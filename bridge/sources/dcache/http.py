@@ -76,7 +76,7 @@ class Refusal:
     """Not to be tried before (monotonic)."""
 
 
-class Told(NamedTuple):
+class Response(NamedTuple):
     """An answer."""
 
     status: int
@@ -84,7 +84,7 @@ class Told(NamedTuple):
     location: str
 
 
-class Asker:
+class Http:
     """One user at one frontend. Every request is bounded in time; all together keep to the rate."""
 
     def __init__(self, config: DcacheConfig, refusal: Refusal | None = None) -> None:
@@ -130,7 +130,7 @@ class Asker:
         send: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
         known: frozenset[int] | set[int] = frozenset(),
-    ) -> Told:
+    ) -> Response:
         """Make a request and give its answer when that is 2xx or `known`. `path` is encoded."""
         assert self._session is not None  # noqa: S101 - made on entering
         url = URL(f"{self._config.endpoint}{path}", encoded=True)
@@ -146,7 +146,7 @@ class Asker:
                     method, url, json=send, headers=headers, allow_redirects=False, proxy=self.proxy
                 ) as response:
                     text = await response.text(errors="replace")
-                    told = Told(response.status, text, response.headers.get(hdrs.LOCATION, ""))
+                    told = Response(response.status, text, response.headers.get(hdrs.LOCATION, ""))
                     self._note_clock(response.headers.get(hdrs.DATE), sent)
                     pause = response.headers.get(hdrs.RETRY_AFTER)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -22,9 +22,9 @@ from bridge.sources.dcache.arrivals import (
     digest_of,
     version_of,
 )
-from bridge.sources.dcache.asking import Denied, Missing, Unanswered
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import ChannelGone, Connection, Entry
+from bridge.sources.dcache.http import Denied, Missing, Unanswered
 from bridge.sources.dcache.scope import Scope, is_at_or_below, joined
 from bridge.sources.dcache.state import Position
 from bridge.sources.dcache.watches import Watches
@@ -64,7 +64,7 @@ class Listing:
     complete: bool
     """Of all there is to watch."""
     began: int
-    """When, as `Healer` counts."""
+    """When, as `Lister` counts."""
     channel: int
     """Of how many this process has had; the watches of another are gone."""
     open: int
@@ -81,7 +81,7 @@ class Listing:
     """Those that are there and could not be read."""
 
 
-class Healer:
+class Lister:
     """Walks directories: watches each, then lists it, so that nothing falls between the two."""
 
     def __init__(
@@ -138,13 +138,13 @@ class Healer:
 
     # Asking for it
 
-    def look_at(self, path: str) -> None:
+    def list_soon(self, path: str) -> None:
         """Have the directory `path` watched and listed soon, with all below it."""
         if self._scope.has_directory(path):
             self._urgent[path] = self._tick()
             self._some.set()
 
-    def look_at_all(self) -> None:
+    def list_all_soon(self) -> None:
         """Have everything listed: there was a gap."""
         self.healed = False
         self._again = True
@@ -153,7 +153,7 @@ class Healer:
         self._some.set()
 
     def new_channel(self) -> None:
-        """Hear that the channel is another: no watch is left. `look_at_all` follows once it is connected."""
+        """Hear that the channel is another: no watch is left. Once it is connected, all is listed."""
         self._channel += 1
         self.walked = self.healed = self._again = False
         if self._complete is not None:
@@ -264,7 +264,7 @@ class Healer:
         else:
             listing.failed = True
             listing.unseen.append(path)
-            self.look_at(path)
+            self.list_soon(path)
         listing.open -= 1
         if listing.open == 0 and listing.channel == self._channel:
             self._began = {at: began for at, began in self._began.items() if began != listing.began}
@@ -276,12 +276,12 @@ class Healer:
             await asyncio.sleep(AGAIN_SECONDS)
             for path in list(self.unreadable)[:_MOST_AGAIN]:
                 self.unreadable[path] = self.unreadable.pop(path)  # the others are first next time
-                self.look_at(path)
+                self.list_soon(path)
 
     async def _relist(self) -> None:
         while True:
             await asyncio.sleep(self._every * random.uniform(0.9, 1.1))
-            self.look_at_all()
+            self.list_all_soon()
 
     def _is_missing(self, path: str, listing: Listing, reason: str) -> None:
         self.unreadable.pop(path, None)
@@ -387,7 +387,7 @@ class Healer:
         if not listing.complete:
             if listing.full:
                 self.full = True
-                self.look_at_all()
+                self.list_all_soon()
             elif self._note_unseen(listing):
                 await self._append((), self._position.text())
             return
@@ -417,7 +417,7 @@ class Healer:
             self._log.warning("dcache: the store had no room for all that was found: it is listed again")
             await asyncio.sleep(FULL_SECONDS)
             if listing.channel == self._channel:
-                self.look_at_all()
+                self.list_all_soon()
         if listing.channel == self._channel:
             self._complete = None
         self._some.set()

@@ -12,12 +12,12 @@ from typing import Any
 
 from bridge.core.errors import SourceLost, StoreError
 from bridge.core.ports import Slots, Spool
-from bridge.sources.dcache.arrivals import ARRIVALS, MOVED_IN, MOVED_OUT, Told
-from bridge.sources.dcache.asking import Denied, Missing, Refused, Unanswered
+from bridge.sources.dcache.arrivals import ARRIVALS, MOVED_IN, MOVED_OUT, InotifyEvent
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import ChannelGone, Connection
-from bridge.sources.dcache.healing import Healer
+from bridge.sources.dcache.http import Denied, Missing, Refused, Unanswered
+from bridge.sources.dcache.listing import Lister
 from bridge.sources.dcache.lookups import Lookups
 from bridge.sources.dcache.scope import Scope, joined
 from bridge.sources.dcache.state import OwnFile, Position
@@ -51,7 +51,7 @@ _HELD_BACK = (
 )
 
 
-class Reading:
+class Session:
     """Owns what was opened from `run` to its end; the runner iterates `reader.batches`."""
 
     def __init__(
@@ -100,14 +100,14 @@ class Reading:
             scope=self._scope,
             watches=self._watches,
             moves=self._moves,
-            has_walked=lambda: self.healer.walked,
-            listing=lambda: self.healer.number,
+            has_walked=lambda: self.lister.walked,
+            listing=lambda: self.lister.number,
             log=self._log,
         )
         self.reader = SpoolReader(
             spool, slots, self.lookups.resolve, self._metrics, self._log, concurrency=LOOKUPS
         )
-        self.healer = Healer(
+        self.lister = Lister(
             config,
             connection,
             spool,
@@ -136,7 +136,7 @@ class Reading:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.reader.run(), name="dcache hands out")
-                tasks.create_task(self.healer.run(), name="dcache heals")
+                tasks.create_task(self.lister.run(), name="dcache heals")
                 tasks.create_task(self._follow(), name="dcache follows its stream")
                 tasks.create_task(self._part(), name="dcache parts with directories")
                 tasks.create_task(self._note(), name="dcache notes until when it heard")
@@ -152,7 +152,7 @@ class Reading:
         """Tell what is wrong now."""
         trouble = [] if self._trouble is None else [self._trouble]
         lookups = [] if self.lookups.trouble is None else [f"look-ups fail: {self.lookups.trouble}"]
-        return [*trouble, *lookups, *self.healer.problems(), *self.reader.problems()]
+        return [*trouble, *lookups, *self.lister.problems(), *self.reader.problems()]
 
     # The stream
 
@@ -194,7 +194,7 @@ class Reading:
                 if self._anew and failures == 1:
                     # Perhaps it is held back until there is something to tell: watches are made meanwhile,
                     # and what can be found is. Once connected, all is listed again.
-                    self.healer.look_at_all()
+                    self.lister.list_all_soon()
             await asyncio.sleep(pause)
 
     async def _new_channel(self, failures: int) -> tuple[int, float]:
@@ -209,7 +209,7 @@ class Reading:
         self._watches.clear()
         self._missed("channel_lost", "dcache: events were missed; all is listed")
         self._anew = True
-        self.healer.new_channel()
+        self.lister.new_channel()
         return 0, 0.0
 
     async def _room(self) -> None:
@@ -240,7 +240,7 @@ class Reading:
         # Not sooner: what is closed after its directory was listed and before this is told by nobody.
         if self._anew:
             self._anew = False
-            self.healer.look_at_all()
+            self.lister.list_all_soon()
         elif not resumed:
             self.gap("no_event_to_resume_from")
 
@@ -254,14 +254,14 @@ class Reading:
 
     def gap(self, reason: str) -> None:
         self._missed(reason, "dcache: events were missed; all is listed")
-        self.healer.look_at_all()
+        self.lister.list_all_soon()
 
     def overflow(self, directory: str | None) -> None:
         if directory is None:
             self.gap("overflow")
             return
         self._missed("overflow", "dcache: events of a directory were lost; it is listed", path=directory)
-        self.healer.look_at(directory)
+        self.lister.list_soon(directory)
 
     def _missed(self, reason: str, line: str, **told: str) -> None:
         """Count it, and tell it once a minute: one overflow in dCache is told by each watch there is."""
@@ -277,21 +277,21 @@ class Reading:
             return
         if path in self._scope.roots:
             self._log.warning("dcache: a watch has ended", path=path)
-            self.healer.look_at(path)
+            self.lister.list_soon(path)
         elif key_of(subscription) in self._parted:
-            self.healer.look_at(path)
+            self.lister.list_soon(path)
 
     def directory_moved(self, directory: str | None) -> None:
         if directory is not None and directory in self._scope.roots:
             self._log.warning("dcache: a watched path was moved, away or back", path=directory)
-            self.healer.look_at(directory)
+            self.lister.list_soon(directory)
 
-    def directory_event(self, told: Told, directory: str | None) -> None:
+    def directory_event(self, told: InotifyEvent, directory: str | None) -> None:
         # Of a directory that is not known yet: the listing after its watch was made shows what is in it.
         if directory is not None and told.name is not None and told.action in ("IN_CREATE", MOVED_IN):
-            self.healer.look_at(joined(directory, told.name))
+            self.lister.list_soon(joined(directory, told.name))
 
-    def moved(self, told: Told, directory: str | None) -> None:
+    def moved(self, told: InotifyEvent, directory: str | None) -> None:
         if told.cookie is None or told.name is None or told.action not in (MOVED_IN, MOVED_OUT):
             return
         path = None if directory is None else joined(directory, told.name)

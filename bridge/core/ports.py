@@ -167,6 +167,8 @@ class Spooled:
     key: str
     """Names the occurrence within its source: the same key again is the same row, in its old place."""
     data: bytes
+    first_attempt: float | None = None
+    """When `Spool.tried` heard of it first, in seconds since 1970 UTC; None before."""
 
 
 class Spool(Protocol):
@@ -186,7 +188,22 @@ class Spool(Protocol):
         """Give the last position kept; None when there was never one. Raises StoreError."""
 
     async def oldest(self, *, without: Collection[int], limit: int) -> Sequence[tuple[int, Spooled]]:
-        """Give the oldest occurrences, numbered, but for `without` and those done. Raises StoreError."""
+        """Return the oldest occurrences, numbered, but for `without`, those laid aside and those done.
+
+        Raise StoreError.
+        """
+
+    async def tried(self, numbers: Collection[int], *, aside: Collection[int]) -> None:
+        """Note that `numbers` were tried without success, and lay those of them aside that are in `aside`.
+
+        Durable when it returns. Raise StoreError.
+        """
+
+    async def take_up(self, after: int, limit: int) -> int | None:
+        """Lay aside no longer the first `limit` behind number `after`; return the last, None without any.
+
+        Raise StoreError.
+        """
 
     def done(self, number: int, entered: bytes | None = None) -> None:
         """Take an occurrence away and mark `entered` in one transaction: soon, in the background.

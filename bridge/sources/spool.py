@@ -16,6 +16,7 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.ports import Slots, Spool, Spooled
+from bridge.core.steady import Steady
 from bridge.sources.handover import Handover
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -31,8 +32,14 @@ BATCH = 500
 PORTION, PORTION_BYTES = 100, 64 * 2**10
 """Occurrences, and their data, that are appended at once: of more a store that is nearly full may keep some,
 and refuses them together."""
+MOST_FAILING = 1000
+"""Occurrences of which each fails by itself, to be looked up again soon. More are laid aside in the store:
+none of the others waits for them."""
 LONGEST_PAUSE = 300.0
-"""Seconds between two look-ups of one occurrence, at most (unless it asks for more)."""
+"""Seconds between two look-ups of one occurrence, at most (unless it asks for more); and until some of those
+laid aside are taken up."""
+ROUND_SECONDS = 10.0
+"""Between two times that some of those laid aside are taken up, at least: time to look them up."""
 STORE_PAUSES = (0.5, 30.0)
 """Seconds before the store is asked again that could not be read: the first, the longest."""
 
@@ -44,6 +51,8 @@ class Found:
     event: Event
     version: bytes | None = None
     """A digest of 16 bytes of the version of what it is about, which enters once. None: it is always new."""
+    fault: str | None = None
+    """Why it can't be more than a dead letter, for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,13 @@ class Later:
     """What an occurrence is about could not be looked up; it keeps its place."""
 
     seconds: float
-    """Before the second look-up. The pause doubles with each that fails."""
+    """Before the second look-up."""
+    doubles: bool = True
+    """Whether the pause doubles with each look-up that fails."""
+    trouble: str | None = None
+    """What is wrong, for a person; None where something is only waited for."""
+    by_itself: bool = False
+    """That is about this occurrence: others may be looked up well meanwhile."""
 
 
 def portions_of(occurrences: Sequence[Spooled]) -> Iterator[Sequence[Spooled]]:
@@ -81,13 +96,14 @@ Resolve = Callable[[Spooled], Awaitable[Found | Dropped | Later]]
 class _Row:
     """One occurrence in this reader's hands."""
 
-    __slots__ = ("delivery", "event", "number", "others", "size", "version")
+    __slots__ = ("delivery", "event", "fault", "number", "others", "size", "version")
 
     def __init__(self, number: int, size: int) -> None:
         self.number = number
         self.size = size
         """Bytes, while it is in the window."""
         self.event: Event | None = None
+        self.fault: str | None = None
         self.version: bytes | None = None
         self.delivery: Delivery | None = None
         self.others: list[int] = []
@@ -145,6 +161,21 @@ class SpoolReader:
         """Look-ups that failed, by number; of those in `_later`, or just back from there."""
         self._passed = 0
         """Occurrences in `_later`, and among the `others` of some row."""
+        self._trouble = Steady()
+        self._troubled: set[int] = set()
+        """Those that can't be looked up."""
+        self._failing: set[int] = set()
+        """Those of them that fail by themselves."""
+        self._fewer_fail = asyncio.Event()
+        self._fewer_fail.set()
+        self._tried: list[int] = []
+        """Whose first look-up has failed, which is to be kept."""
+        self._leaving: list[int] = []
+        """To be laid aside."""
+        self._some_tried = asyncio.Event()
+        self._are_aside = asyncio.Event()
+        """There may be some that are laid aside."""
+        self._are_aside.set()
 
     async def append(self, occurrences: Sequence[Spooled], position: str | None = None) -> None:
         """Keep what the stream told, as `Spool.append` does, and have it handed out."""
@@ -163,8 +194,10 @@ class SpoolReader:
         self._changed.set()
 
     def problems(self) -> list[str]:
-        """Tell that the last `append` found the store full."""
-        return [] if self._full is None else [f"the store is full: {self._full}"]
+        """Return that the last `append` found the store full, and why look-ups fail."""
+        full = [] if self._full is None else [f"the store is full: {self._full}"]
+        trouble = self._trouble.problem
+        return full if trouble is None else [f"look-ups fail: {trouble}", *full]
 
     async def run(self) -> None:
         """Hand out until cancelled; then release what is in hand. Raises, in a group, what `resolve` did."""
@@ -174,6 +207,8 @@ class SpoolReader:
                 for _ in range(self._concurrency):
                     tasks.create_task(self._look_up())
                 tasks.create_task(self._bring_back())
+                tasks.create_task(self._note_tried())
+                tasks.create_task(self._take_up())
                 tasks.create_task(self._compare())
                 tasks.create_task(self._feed())
         finally:
@@ -204,7 +239,7 @@ class SpoolReader:
                 heapq.heappush(self._unresolved, (number, occurrence))
 
     def _room(self) -> int:
-        """Give how many to read: not one by one when there are many."""
+        """Return how many to read: not one by one when there are many."""
         if self._passed >= HELD or self._window_bytes >= WINDOW_BYTES or self._window > WINDOW // 2:
             return 0
         return min(WINDOW - self._window, HELD - self._passed)
@@ -233,21 +268,90 @@ class SpoolReader:
             row = self._rows[number]
             if isinstance(found, Later):
                 self._leave_window(row)
-                self._put_off(number, found.seconds)
+                self._put_off(number, found, is_first=occurrence.first_attempt is None)
                 continue
             self._failures.pop(number, None)
+            self._no_trouble(number)
             if isinstance(found, Dropped):
                 self._leave_window(row)
                 self._drop([number], found.reason)
             else:
                 self._take(row, found)
 
-    def _put_off(self, number: int, seconds: float) -> None:
+    def _put_off(self, number: int, later: Later, *, is_first: bool) -> None:
+        if later.trouble is None:
+            self._no_trouble(number)
+        else:
+            self._trouble.failed(later.trouble)
+            self._troubled.add(number)
+            if is_first:
+                self._tried.append(number)
+                self._some_tried.set()
+            if later.by_itself and self._lay_aside(number):
+                return
         failures = self._failures[number] = self._failures.get(number, 0) + 1
-        pause = min(seconds * 2 ** min(failures - 1, 30), max(seconds, LONGEST_PAUSE))
+        doubled = 2 ** min(failures - 1, 30) if later.doubles else 1
+        pause = min(later.seconds * doubled, max(later.seconds, LONGEST_PAUSE))
         heapq.heappush(self._later, (time.monotonic() + pause * random.uniform(0.75, 1), number))
         self._passed += 1
         self._sooner.set()
+
+    # What fails
+
+    def _lay_aside(self, number: int) -> bool:
+        """Leave it to the store if many fail as it does."""
+        if number not in self._failing and len(self._failing) >= MOST_FAILING:
+            self._failures.pop(number, None)
+            self._leaving.append(number)
+            self._some_tried.set()
+            return True
+        self._failing.add(number)
+        if len(self._failing) > MOST_FAILING // 2:
+            self._fewer_fail.clear()
+        return False
+
+    def _no_trouble(self, number: int) -> None:
+        self._troubled.discard(number)
+        self._failing.discard(number)
+        if len(self._failing) <= MOST_FAILING // 2:
+            self._fewer_fail.set()
+        if not self._troubled and not self._are_aside.is_set():
+            self._trouble.recovered()
+
+    async def _note_tried(self) -> None:
+        """Write whose look-up failed first when, and which of them are laid aside."""
+        while True:
+            await self._some_tried.wait()
+            self._some_tried.clear()
+            tried, self._tried = self._tried, []
+            aside, self._leaving = self._leaving, []
+            await self._ask(partial(self._spool.tried, tried, aside=aside))
+            for number in aside:
+                self._troubled.discard(number)
+                self._give_back(number)
+            if aside:
+                self._are_aside.set()
+
+    async def _take_up(self) -> None:
+        """Look from time to time at what was laid aside, some at once; soon again while few of them fail."""
+        after = 0
+        while True:
+            await self._are_aside.wait()
+            last = await self._ask(partial(self._spool.take_up, after, MOST_FAILING))
+            if last is not None:
+                after = last
+                self.wake()
+            elif after:
+                after = 0
+                continue
+            elif not self._leaving:
+                self._are_aside.clear()
+                self._no_trouble(0)
+                continue
+            await asyncio.sleep(ROUND_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST_PAUSE):
+                    await self._fewer_fail.wait()
 
     async def _bring_back(self) -> None:
         """Let what is due be read again: by its number it is among the oldest."""
@@ -269,7 +373,7 @@ class SpoolReader:
         self.wake()
 
     def _take(self, row: _Row, found: Found) -> None:
-        row.event, row.version = found.event, found.version
+        row.event, row.version, row.fault = found.event, found.version, found.fault
         if row.version is not None:
             first = self._versions.setdefault(row.version, row)
             if first is not row:
@@ -311,7 +415,7 @@ class SpoolReader:
                 _, row = heapq.heappop(self._ready)
                 self._leave_window(row)
                 assert row.event is not None  # noqa: S101 - those that are ready have one
-                row.delivery = Delivery(row.event, partial(self._settled, row))
+                row.delivery = Delivery(row.event, partial(self._settled, row), fault=row.fault)
                 row.event = None
                 batch.append(row.delivery)
             if not self._ready:

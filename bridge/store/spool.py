@@ -65,7 +65,7 @@ class SourceSpool:
         return await self._access.read(partial(spooled.position, spool=self.number))
 
     async def oldest(self, *, without: Collection[int], limit: int) -> Sequence[tuple[int, Spooled]]:
-        """Give the oldest occurrences, numbered, but for `without` and those done.
+        """Return the oldest occurrences, numbered, but for `without`, those laid aside and those done.
 
         They are at most `limit`, and fewer where they are big; none only when there is none.
         Raises StoreError.
@@ -75,6 +75,19 @@ class SourceSpool:
         others = {*without, *self._leaving}
         return await self._access.read(
             partial(spooled.oldest, source=self._source, without=others, limit=limit)
+        )
+
+    async def tried(self, numbers: Collection[int], *, aside: Collection[int]) -> None:
+        """Note that `numbers` were tried in vain, and lay those in `aside` aside. Raise StoreError."""
+        await self._access.write(partial(spooled.tried, numbers=numbers, aside=aside))
+
+    async def take_up(self, after: int, limit: int) -> int | None:
+        """Lay aside no longer the first `limit` behind number `after`; return the last, None without any.
+
+        Raise StoreError.
+        """
+        return await self._access.write(
+            partial(spooled.take_up, source=self._source, after=after, limit=limit)
         )
 
     def done(self, number: int, entered: bytes | None = None) -> None:

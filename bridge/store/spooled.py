@@ -96,6 +96,37 @@ def finish(connection: sqlite3.Connection, done: Sequence[Done], change: Change)
     change.finished += done
 
 
+def tried(
+    connection: sqlite3.Connection, numbers: Collection[int], aside: Collection[int]
+) -> tuple[None, Change]:
+    """Note when `numbers` were tried first, and lay those in `aside` aside: `attempts` says so of a row."""
+    where = "WHERE number IN (SELECT value FROM json_each(?)) AND reason = 'spooled'"
+    connection.execute(
+        f"UPDATE kept SET first_attempt = coalesce(first_attempt, ?) {where}",  # noqa: S608 - no outside text
+        (time.time(), json.dumps(list(numbers))),
+    )
+    if aside:
+        connection.execute(f"UPDATE kept SET attempts = 1 {where}", (json.dumps(list(aside)),))  # noqa: S608 - likewise
+    return None, Change()
+
+
+def take_up(connection: sqlite3.Connection, source: str, after: int, limit: int) -> tuple[int | None, Change]:
+    """Lay aside no longer the first `limit` behind number `after`; return the last of them."""
+    numbers = [
+        number
+        for (number,) in connection.execute(
+            "SELECT number FROM kept INDEXED BY spooled_by_source WHERE reason = 'spooled' "
+            "AND source = CAST(? AS TEXT) AND number > ? AND attempts > 0 ORDER BY number LIMIT ?",
+            (raw(source), after, limit),
+        )
+    ]
+    connection.execute(
+        "UPDATE kept SET attempts = 0 WHERE number IN (SELECT value FROM json_each(?))",
+        (json.dumps(numbers),),
+    )
+    return (numbers[-1] if numbers else None), Change()
+
+
 def mark(
     connection: sqlite3.Connection, spool: int, source: str, versions: Collection[bytes], listing: int
 ) -> tuple[None, Change]:
@@ -182,27 +213,28 @@ def position(connection: sqlite3.Connection, spool: int) -> str | None:
 def oldest(
     connection: sqlite3.Connection, source: str, without: Collection[int], limit: int
 ) -> list[tuple[int, Spooled]]:
-    """Give the oldest occurrences of `source` but for the numbers in `without`.
+    """Return the oldest occurrences of `source` but for the numbers in `without` and those laid aside.
 
     They are at most `limit`, and fewer where they are big; none only when there is none.
     """
     numbers = connection.execute(
         "SELECT number FROM kept INDEXED BY spooled_by_source "
-        "WHERE reason = 'spooled' AND source = CAST(? AS TEXT) ORDER BY number",
+        "WHERE reason = 'spooled' AND source = CAST(? AS TEXT) AND attempts = 0 ORDER BY number",
         (raw(source),),
     )
     with closing(numbers):  # those in `without` are the oldest: the walk over them is short
         chosen = list(islice((number for (number,) in numbers if number not in without), limit))
     rows = connection.execute(
-        "SELECT number, id, data FROM kept NOT INDEXED "
+        "SELECT number, id, data, first_attempt FROM kept NOT INDEXED "
         "WHERE number IN (SELECT value FROM json_each(?)) AND reason = 'spooled' ORDER BY number",
         (json.dumps(chosen),),
     )
     found: list[tuple[int, Spooled]] = []
     size, prefix = 0, KEY.decode()
     with closing(rows):
-        for number, key, data in rows:
-            found.append((number, Spooled(key=key.removeprefix(prefix), data=data)))
+        for number, key, data, first_attempt in rows:
+            kept = Spooled(key=key.removeprefix(prefix), data=data, first_attempt=first_attempt)
+            found.append((number, kept))
             size += len(data)
             if size >= _BYTES:
                 break

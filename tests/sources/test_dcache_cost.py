@@ -24,6 +24,8 @@ START = {
     True: FIGURES["start, with the channel of before (one more where dCache has no metronome)"],
 }
 
+pytestmark = pytest.mark.usefixtures("told_no_longer")
+
 
 class Meter:
     """Counts what the frontend was asked for since the last reading."""

@@ -29,6 +29,8 @@ from tests.sources.reading import Room, until
 
 LOGIN = {"Authorization": "Bearer bridge-token"}
 
+pytestmark = pytest.mark.usefixtures("told_no_longer")
+
 
 @pytest.fixture
 async def site() -> AsyncIterator[SandboxDcache]:

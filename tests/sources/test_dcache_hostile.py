@@ -17,8 +17,9 @@ from bridge.core.errors import SourceLost
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.dcache.streams import Stream
 from bridge.sources.dcache import arrivals, connection, listing, session
-from bridge.sources.dcache.connection import Connection
+from bridge.sources.dcache.connection import Connection, Unreadable
 from bridge.sources.dcache.http import Unanswered
+from bridge.sources.dcache.sse import ServerSentEvent
 from bridge.sources.dcache.state import OwnFile
 from bridge.sources.dcache.watches import Half
 from bridge.sources.spool import Later, SpoolReader
@@ -27,6 +28,8 @@ from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
 from tests.sources.dcache import Bridge, Running, source
 from tests.sources.reading import Room, until
+
+pytestmark = pytest.mark.usefixtures("told_no_longer")
 
 
 @pytest.fixture
@@ -99,11 +102,12 @@ async def test_a_file_or_directory_of_any_name_enters_by_its_event_and_by_a_list
 def test_a_name_that_is_no_text_is_not_taken() -> None:
     """It could be neither kept nor looked up: each opening of the source would end at it again."""
     told = r'{"event": {"mask": ["IN_CLOSE_WRITE"], "name": "a%s"}, "subscription": "s"}'
-    assert arrivals.read(told % r"\ud800") is None
-    assert arrivals.read(told % r"\ud83c\udf31") is not None
+    assert arrivals.read(ServerSentEvent("1", "inotify", told % r"\ud800")) == "its name is no text"
+    assert not isinstance(arrivals.read(ServerSentEvent("1", "inotify", told % r"\ud83c\udf31")), str)
     entry = {"fileType": "DIR", "pnfsId": "0", "mtime": 0}
-    assert connection._entry(None, {**entry, "fileName": "a\ud800"}) is None
-    assert connection._entry(None, {**entry, "fileName": "\U0001f331"}) is not None
+    with pytest.raises(Unreadable, match="no text"):
+        connection.entry_of({**entry, "fileName": "a\ud800"})
+    assert connection.entry_of({**entry, "fileName": "\U0001f331"})
 
 
 # --- directories that move ---

@@ -16,6 +16,8 @@ from bridge.sources.dcache.connection import Connection
 from tests.sources.dcache import Bridge, Running
 from tests.sources.reading import until
 
+pytestmark = pytest.mark.usefixtures("told_no_longer")
+
 
 @pytest.fixture
 async def site() -> AsyncIterator[SandboxDcache]:

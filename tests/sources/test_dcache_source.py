@@ -13,6 +13,8 @@ from bridge.sources.dcache import lookups
 from tests.sources.dcache import Bridge
 from tests.sources.reading import until
 
+pytestmark = pytest.mark.usefixtures("told_no_longer")
+
 
 @pytest.fixture
 async def site() -> AsyncIterator[SandboxDcache]:

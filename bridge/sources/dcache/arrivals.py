@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from bridge.core.event import Event
 from bridge.core.ports import Spooled
-from bridge.sources.dcache.connection import Entry
+from bridge.sources.dcache.connection import Entry, is_name
 from bridge.sources.dcache.scope import Scope, joined
+from bridge.sources.dcache.sse import ServerSentEvent
 
 CLOSED = "IN_CLOSE_WRITE"
 MOVED_IN = "IN_MOVED_TO"
@@ -35,28 +36,59 @@ class InotifyEvent(NamedTuple):
     mask: Sequence[str]
 
 
-def read(data: str) -> InotifyEvent | None:
-    """Read the data of an `inotify` event; None when it is none."""
+def read(sent: ServerSentEvent) -> InotifyEvent | str:
+    """Read an `inotify` event; return why it is none where it is none."""
+    if sent.fault is not None:
+        return sent.fault
     try:
-        told = json.loads(data)
+        told = json.loads(sent.data)
         event, subscription = told["event"], told["subscription"]
-        mask = [flag for flag in event["mask"] if isinstance(flag, str)]
+        mask = [flag for flag in _list(event["mask"]) if isinstance(flag, str)]
         name, cookie = event.get("name"), event.get("cookie")
         # Half of a surrogate pair can be neither kept nor sent.
         f"{name}{cookie}{subscription}{''.join(mask)}".encode()
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
+    except RecursionError:
+        return "it is no JSON"
+    except UnicodeEncodeError:
+        return "its name is no text"
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"it is no inotify event ({type(error).__name__}: {error})"
     actions = [flag for flag in mask if flag != "IN_ISDIR"]
     if not actions or not isinstance(subscription, str):
-        return None
+        return "it tells no action, or no subscription"
+    if name is not None and not (isinstance(name, str) and (is_name(name) or not name)):
+        return "its name is none of a file"
+    if not sent.id and name:
+        return "it has no id"
     return InotifyEvent(
         subscription,
-        name if isinstance(name, str) and name else None,
+        name or None,
         actions[0],
         "IN_ISDIR" in mask,
         cookie if isinstance(cookie, str) else None,
         mask,
     )
+
+
+def _list(told: Any) -> list[Any]:
+    if not isinstance(told, list):
+        raise TypeError("no list")
+    return told
+
+
+class BrokenOccurrenceError(Exception):
+    """What is kept of an occurrence can't be read; the text tells why."""
+
+    def __init__(self, reason: str, received: bytes) -> None:
+        super().__init__(reason)
+        self.received = received
+        """What dCache told."""
+
+
+def unreadable(key: str, reason: str, received: bytes) -> Spooled:
+    """Return what is kept of something that can't be read: its reading raises BrokenOccurrenceError."""
+    kept = {"u": reason, "r": received.decode(errors="replace")}
+    return Spooled(key=key, data=json.dumps(kept, ensure_ascii=False).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,21 +140,30 @@ class Occurrence:
 
     @classmethod
     def of(cls, spooled: Spooled) -> Occurrence:
-        """Read what `spooled` wrote."""
-        kept = json.loads(spooled.data)
-        entry = kept.get("e")
-        return cls(
-            directory=kept.get("d"),
-            name=kept["n"],
-            mask=kept["m"],
-            cookie=kept.get("k"),
-            subscription=kept.get("s", ""),
-            channel=kept.get("c", ""),
-            event=kept.get("i", ""),
-            is_new=kept.get("f", False),
-            entry=None if entry is None else Entry(*entry),
-            found="event" if entry is None else "listing",
-        )
+        """Read what `spooled` wrote. Raise BrokenOccurrenceError for anything else."""
+        try:
+            kept = json.loads(spooled.data)
+            if "u" in kept:
+                raise BrokenOccurrenceError(str(kept["u"]), str(kept["r"]).encode())
+            entry = kept.get("e")
+            found = cls(
+                directory=kept.get("d"),
+                name=kept["n"],
+                mask=kept["m"],
+                cookie=kept.get("k"),
+                subscription=kept.get("s", ""),
+                channel=kept.get("c", ""),
+                event=kept.get("i", ""),
+                is_new=kept.get("f", False),
+                entry=None if entry is None else Entry(*entry),
+                found="event" if entry is None else "listing",
+            )
+            assert found.action  # noqa: S101 - StopIteration where there is none
+            return found
+        except (StopIteration, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise BrokenOccurrenceError(
+                f"what is kept of it is broken: {type(error).__name__}", spooled.data
+            ) from None
 
 
 def version_of(path: str, entry: Entry, *, with_path: bool) -> str:
@@ -132,8 +173,21 @@ def version_of(path: str, entry: Entry, *, with_path: bool) -> str:
 
 
 def digest_of(version: str) -> bytes:
-    """Give the mark of a version (`core.ports.Spool`)."""
+    """Return the mark of a version (`core.ports.Spool`)."""
     return blake2b(version.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def broken_event(key: str, broken: BrokenOccurrenceError, identity: str) -> Event:
+    """Return what becomes a dead letter: what dCache told, as it was received."""
+    return Event(id=key, source=identity, type="org.dcache.unreadable", data=broken.received)
+
+
+def _time_of(mtime: int) -> datetime | None:
+    """Return the time of so many milliseconds since 1970; None where no calendar has it."""
+    try:
+        return _EPOCH + timedelta(milliseconds=mtime)
+    except OverflowError:  # before the year 1, or after 9999
+        return None
 
 
 def event_of(
@@ -156,7 +210,7 @@ def event_of(
     time = None
     if entry is not None:
         attributes |= {"pnfsid": entry.pnfsid, "size": str(entry.size), "mtime": str(entry.mtime)}
-        time = _EPOCH + timedelta(milliseconds=entry.mtime)
+        time = _time_of(entry.mtime)
     return Event(
         id=event_id,
         source=identity,

@@ -19,6 +19,10 @@ LOST_STORE_MARGIN = 3600.0
 known time a file's own may be though it came later."""
 
 
+class StillThere(Exception):  # noqa: N818
+    """The channel that is to be replaced is not gone."""
+
+
 class Channel:
     """Finds or makes the channel, and tells from where to go on."""
 
@@ -60,7 +64,7 @@ class Channel:
             position = Position("", since=self._since(was_there, rescan))
         position.roots = list(self._config.paths)
         if not position.channel or not await self._connection.has_channel(position.channel):
-            await self.make(position)
+            await self._take(position, await self._connection.channels(self.client_id))
         else:
             await self._prepare(position.channel)
         await self._spool.append((), position.text())
@@ -99,9 +103,15 @@ class Channel:
         old = [path for path in known if any(is_at_or_below(path, above) for above in new)]
         return dict.fromkeys(new, self._connection.now()) | dict.fromkeys(old)
 
-    async def make(self, position: Position) -> None:
-        """Take another channel for `position`: one that is left of ours, or a new one."""
+    async def replace(self, position: Position) -> None:
+        """Take another channel for `position`. Raise StillThere when dCache lists it among this user's."""
         mine = await self._connection.channels(self.client_id)
+        if position.channel in mine:
+            raise StillThere(position.channel)
+        await self._take(position, mine)
+
+    async def _take(self, position: Position, mine: Sequence[str]) -> None:
+        """Take a channel for `position`: one that is left of ours, or a new one."""
         if position.channel in mine:
             mine = [position.channel]
         for other in mine[1:]:

@@ -74,14 +74,15 @@ def _context(config: DcacheConfig) -> ssl.SSLContext:
 
 async def _look(findings: Findings, key: str, config: DcacheConfig, connection: Connection) -> None:
     limits = await connection.limits()
-    if not limits.per_user:
+    if limits.per_user is None and not limits.longest_timeout:
         findings.problem(
             f"{config.endpoint}/events tells of no channels",
             f"is `sources.{key}.endpoint` dCache's REST API (4.2 or later)?",
         )
         return
     channels = await connection.channels()
-    findings.ok(f"{config.endpoint}: the user is known, with {len(channels)} of {limits.per_user} channels")
+    allowed = "any number" if limits.per_user is None else limits.per_user
+    findings.ok(f"{config.endpoint}: the user is known, with {len(channels)} of {allowed} channels")
     _judge_life(findings, limits)
     if abs(connection.ahead) > _CLOCK_SECONDS:
         findings.warning(
@@ -89,7 +90,7 @@ async def _look(findings: Findings, key: str, config: DcacheConfig, connection: 
             "have both follow NTP: what is new after a lost store is told by time",
         )
     listed = [path for path in config.paths if await _can_list(findings, key, connection, path)]
-    if len(channels) >= limits.per_user:
+    if limits.per_user is not None and len(channels) >= limits.per_user:
         findings.warning(
             "the user has no channel left, so watching could not be tried, and a bridge that has none yet "
             "can't start",

@@ -37,6 +37,15 @@ def _path(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    if not value.strip("/") or value.startswith("/"):
+        raise ValueError(
+            f"expected a pattern of a name, such as *.nc, or of a path as seen from the watched one, such as "
+            f"raw/*.nc, found {value!r}"
+        )
+    return value
+
+
 class BearerAuth(Model):
     """A token that somebody else renews: a macaroon, or an OIDC access token."""
 
@@ -75,6 +84,9 @@ class X509Auth(Model):
             raise ValueError(f"expected a certificate and its key in PEM, but {where}: {reason}") from None
 
 
+Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
 class DcacheConfig(SourceConfig):
     """Watches directories of a dCache by its storage events, and finds by listing what they did not tell."""
 
@@ -89,9 +101,9 @@ class DcacheConfig(SourceConfig):
     """What is below them too."""
     depth: int | None = Field(default=None, ge=1)
     """How many levels of directories below a path; all when not given."""
-    include: tuple[str, ...] = ()
+    include: tuple[Pattern, ...] = ()
     """Only files that one of these patterns fits: `*.nc` a name, `raw/*.nc` a path below the watched one."""
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
     """No files that one of these patterns fits, and nothing in directories that one fits."""
     flags: tuple[Flag, ...] = Field(default=("IN_CLOSE_WRITE", "IN_MOVED_TO"), min_length=1)
     """What makes an event."""
@@ -99,6 +111,8 @@ class DcacheConfig(SourceConfig):
     """Whether a file that had entered is one again under a new name."""
     first_start: Literal["now", "everything"] = "now"
     """What of the files that are there before the first start: skip them, or let them enter."""
+    settle: Annotated[Seconds, Field(ge=0)] = 0.0
+    """How long a file must have been left alone before it enters; 0 lets it enter when it is closed."""
     client_id: str = Field(default="oscar-bridge", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """Of its channel; a suffix kept in `state_dir` makes it this replica's own."""
     request_rate: Annotated[Rate, Field(le=1000)] = 200.0

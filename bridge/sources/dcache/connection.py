@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import httpx
-from httpx_sse import EventSource
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
 
-from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.http import (
     CONNECT_SECONDS,
-    USER_AGENT,
+    MOST_BYTES,
     Denied,
     Http,
     Missing,
-    Refusal,
     Unanswered,
+    body_of,
     mapping,
     message,
     reason_of,
 )
+from bridge.sources.dcache.sse import Parser, ServerSentEvent
 from bridge.sources.dcache.watches import key_of
+from bridge.telemetry.logging import excerpt
 
 STREAM_ANSWER_SECONDS = 30.0
 TICK_SECONDS = 20.0
@@ -33,18 +37,36 @@ METRONOME = "metronome/"
 """How the key of a metronome's subscription begins."""
 QUIET_SECONDS = 600.0
 """See `silence_seconds`, where there is no metronome."""
+MOST_ENTRY_BYTES = 4096
+"""Of an answer, for each entry of a listing: a name of 255 characters, each of them escaped, takes 1,530."""
+_AT_ONCE = 100
+"""Events that are taken before others have the loop: a millisecond or two."""
 
 
 class ChannelGone(Exception):  # noqa: N818
     """The channel is no more: its time was over, or the frontend was restarted."""
 
 
+class Silence(Exception):  # noqa: N818
+    """The stream has told nothing for long."""
+
+
+class Unreadable(Exception):  # noqa: N818
+    """What is told of one file or directory is not what every entry has."""
+
+    def __init__(self, reason: str, received: bytes) -> None:
+        super().__init__(reason)
+        self.received = received
+        """What was told."""
+
+
 class Limits(NamedTuple):
     """What the site allows of channels."""
 
-    per_user: int
+    per_user: int | None
+    """None where it is told by no number."""
     longest_timeout: int
-    """Seconds a channel may live with nobody connected."""
+    """Seconds a channel may live with nobody connected; 0 where it is told by no number."""
 
 
 class Entry(NamedTuple):
@@ -60,31 +82,33 @@ class Entry(NamedTuple):
     """Milliseconds since 1970 UTC."""
 
 
+class Page(NamedTuple):
+    """A part of what is in a directory."""
+
+    pnfsid: str
+    """Of the directory."""
+    entries: Sequence[Entry]
+    unreadable: Sequence[Unreadable]
+
+    @property
+    def size(self) -> int:
+        """How many there are, whether they can be read or not."""
+        return len(self.entries) + len(self.unreadable)
+
+
 class Connection(Http):
     """What this source asks of dCache. Every call may raise Refused or Unanswered, beside its own."""
-
-    def __init__(self, config: DcacheConfig, refusal: Refusal | None = None) -> None:
-        super().__init__(config, refusal)
-        self._endpoint = config.endpoint
-        self._streaming: httpx.AsyncClient | None = None
-
-    async def __aexit__(self, *details: object) -> None:
-        if self._streaming is not None:
-            await self._streaming.aclose()
-        await super().__aexit__(*details)
 
     # Channels
 
     async def limits(self) -> Limits:
         """Ask what the site allows."""
-        channels = mapping(await self.get("/events")).get("channels")
-        lifetime = mapping(mapping(channels).get("lifetimeWhenDisconnected"))
-        return Limits(int(mapping(channels).get("maximumPerUser") or 0), int(lifetime.get("maximum") or 0))
+        return limits_of(await self.get("/events"))
 
     async def channels(self, client_id: str | None = None) -> Sequence[str]:
         """Give the ids of this user's channels, of one `client_id` or of all."""
         found = await self.get("/events/channels", {} if client_id is None else {"client-id": client_id})
-        return [str(url).rstrip("/").rpartition("/")[2] for url in found] if isinstance(found, list) else []
+        return [channel for url in _texts(found) if (channel := _channel_of(url)) is not None]
 
     async def make_channel(self, client_id: str) -> str:
         """Make a channel and give its id. Raises Denied where the user has too many.
@@ -101,7 +125,10 @@ class Connection(Http):
                     "dCache lets this user have no more channels (429): remove some, or use another user"
                 )
             raise Unanswered("dCache makes no channel (429): too many requests, or this user's channels")
-        return answer.location.rstrip("/").rpartition("/")[2]
+        made = _channel_of(answer.location)
+        if made is None:
+            raise Unanswered("POST /events/channels was answered without the channel's Location")
+        return made
 
     async def has_channel(self, channel: str) -> bool:
         """Tell whether it is still there, and ours."""
@@ -112,8 +139,10 @@ class Connection(Http):
         return True
 
     async def set_timeout(self, channel: str, seconds: int) -> None:
-        """Let the channel live for `seconds` with nobody connected. Raises Missing."""
-        await self.ask("PATCH", self._channel(channel), send={"timeout": seconds})
+        """Let the channel live for `seconds` with nobody connected. Raise Missing, Denied."""
+        answer = await self.ask("PATCH", self._channel(channel), send={"timeout": seconds}, known={400})
+        if answer.status == 400:
+            raise Denied(message(answer.text))
 
     async def delete_channel(self, channel: str) -> None:
         """End a channel; one that is gone is well too."""
@@ -139,6 +168,8 @@ class Connection(Http):
         if answer.status == 404:
             raise ChannelGone(f"channel {channel} is gone")
         if answer.status != 400:
+            if not _SUBSCRIPTION.search(answer.location):
+                raise Unanswered(f"the watch of {path} was answered without the subscription's Location")
             return answer.location
         reason = message(answer.text)
         if "permission" in reason.lower() or "not allowed" in reason.lower():
@@ -155,7 +186,7 @@ class Connection(Http):
     async def subscriptions(self, channel: str) -> Sequence[str]:
         """Give the keys of all subscriptions there are (see `watches.key_of`). Raises Missing."""
         told = await self.get(f"{self._channel(channel)}/subscriptions")
-        return [key_of(str(url)) for url in told] if isinstance(told, list) else []
+        return [key_of(url) for url in _texts(told) if _SUBSCRIPTION.search(url)]
 
     async def start_metronome(self, channel: str) -> bool:
         """Have the channel tick; False where this dCache has no metronome.
@@ -173,71 +204,97 @@ class Connection(Http):
     # Namespace
 
     async def look_up(self, path: str) -> Entry:
-        """Ask what is at `path` now. Raises Missing, Denied, Unanswered."""
-        found = _entry(path.rpartition("/")[2], mapping(await self.get(_namespace(path))))
-        if found is None:
+        """Ask what is at `path` now. Raise Missing, Denied, Unanswered, Unreadable."""
+        told = mapping(await self.get(_namespace(path)))
+        if not told:
             raise Unanswered(f"{path}: not what a look-up answers")
-        return found
+        return entry_of({**told, "fileName": path.rpartition("/")[2]})
 
-    async def list_page(self, path: str, *, offset: int, limit: int) -> tuple[str, Sequence[Entry]]:
-        """Give the PNFS-ID of a directory, and a part of what is in it.
+    async def list_page(self, path: str, *, offset: int, limit: int) -> Page:
+        """Return a part of what is in a directory.
 
-        Raises Missing (no directory any more), Denied, Unanswered.
+        Raise Missing (no directory any more), Denied, Unanswered.
         """
         query = {"children": "true", "offset": str(offset), "limit": str(limit)}
-        told = mapping(await self.get(_namespace(path), query))
+        most = MOST_BYTES + limit * MOST_ENTRY_BYTES
+        told = mapping(await self.get(_namespace(path), query, most=most))
         if told.get("fileType") != "DIR":
             raise Missing(f"{path} is no directory")
-        children = told.get("children")
-        entries = [_entry(None, mapping(child)) for child in children] if isinstance(children, list) else []
-        return str(told.get("pnfsId")), [entry for entry in entries if entry is not None]
+        return page_of(told)
 
     # The stream
 
     @asynccontextmanager
     async def stream(
         self, channel: str, last_id: str | None, *, silence: float
-    ) -> AsyncIterator[EventSource]:
+    ) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
         """Connect to the channel's events, those after `last_id` first.
 
-        Session raises httpx.ReadTimeout after `silence` seconds without a byte, httpx.HTTPError when the
-        connection breaks. Raises ChannelGone, Unanswered, Refused.
+        Reading raises Silence after `silence` seconds without an event, aiohttp.ClientError or OSError when
+        the connection breaks. Raise Missing, Denied, Unanswered, Refused.
         """
-        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", **await self.authorization()}
+        headers = {hdrs.ACCEPT: "text/event-stream", hdrs.CACHE_CONTROL: "no-store", **await self.turn()}
         if last_id is not None:
-            headers["Last-Event-ID"] = last_id
-        if self._streaming is None:
-            self._streaming = httpx.AsyncClient(
-                verify=self.tls,
-                headers={"User-Agent": USER_AGENT},
-                proxy=None if self.proxy is None else str(self.proxy),
-                trust_env=False,
-            )
-        timeout = httpx.Timeout(CONNECT_SECONDS, read=silence)
-        url = f"{self._endpoint}{self._channel(channel)}"
+            headers[hdrs.LAST_EVENT_ID] = last_id
+        url = URL(f"{self._config.endpoint}{self._channel(channel)}", encoded=True)
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS)
         try:
-            request = self._streaming.build_request("GET", url, headers=headers, timeout=timeout)
             async with asyncio.timeout(STREAM_ANSWER_SECONDS):
-                response = await self._streaming.send(request, stream=True)
-        except (httpx.HTTPError, OSError, TimeoutError) as error:
+                response = await self.session.get(
+                    url, headers=headers, timeout=timeout, allow_redirects=False, proxy=self.proxy
+                )
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unanswered(f"the stream: {reason_of(error)}") from None
         try:
-            if response.status_code in (403, 404):
-                raise ChannelGone(f"channel {channel} is gone, or another user's ({response.status_code})")
-            if response.status_code != 200:
-                await self.judge(response.status_code, f"the stream: {response.status_code}", headers, None)
+            if response.status != 200:
+                what = f"the stream: {await self._said(response)}"
+                await self.judge(response.status, what, headers, response.headers.get(hdrs.RETRY_AFTER))
                 raise Unanswered("the stream: the credential was refused, and is renewed")
-            yield EventSource(response)
+            if response.content_type != "text/event-stream":
+                raise Unanswered(f"the stream: answered {response.content_type}, no stream of events")
+            self._accepted()
+            yield _events(response.content, silence)
         finally:
-            await response.aclose()
+            response.close()
+
+    async def _said(self, response: aiohttp.ClientResponse) -> str:
+        try:
+            async with asyncio.timeout(STREAM_ANSWER_SECONDS):
+                text = (await body_of(response, MOST_BYTES)).decode(errors="replace")
+        except (aiohttp.ClientError, OSError, TimeoutError, Unanswered):
+            text = ""
+        return excerpt(f"{response.status} {message(text)}")
 
     @staticmethod
     def _channel(channel: str) -> str:
         return f"/events/channels/{quote(channel, safe='')}"
 
 
+async def _events(content: aiohttp.StreamReader, silence: float) -> AsyncIterator[ServerSentEvent]:
+    """Read to the end. What is no event, such as a proxy's comment, is no sign that dCache lives."""
+    parser, loop = Parser(), asyncio.get_running_loop()
+    until = loop.time() + silence
+    taken = 0
+    while True:
+        if loop.time() >= until:
+            raise Silence(f"silent for {silence:g} s")
+        try:
+            async with asyncio.timeout_at(until):
+                piece = await content.readany()
+        except TimeoutError:
+            raise Silence(f"silent for {silence:g} s") from None
+        if not piece:
+            return
+        for event in parser.feed(piece):
+            until = loop.time() + silence
+            yield event
+            taken += 1
+            if taken % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+
 def silence_seconds(*, ticks: bool) -> float:
-    """Give for how long a stream may be without a byte until it is taken for dead."""
+    """Return for how long a stream may tell nothing until it is taken for dead."""
     return 3 * TICK_SECONDS if ticks else QUIET_SECONDS
 
 
@@ -245,20 +302,77 @@ def _namespace(path: str) -> str:
     return f"/namespace{quote(path)}"
 
 
-def _entry(name: str | None, told: Mapping[str, Any]) -> Entry | None:
-    """Read what the namespace tells; None when it lacks what every entry has."""
-    found = name if name is not None else told.get("fileName")
-    kind, pnfsid, size, mtime = (told.get(key) for key in ("fileType", "pnfsId", "size", "mtime"))
-    if not isinstance(found, str) or not isinstance(kind, str) or not isinstance(pnfsid, str):
-        return None
+_SUBSCRIPTION = re.compile(r"/subscriptions/[!-~]+$")
+_CHANNEL = re.compile(r"[!-.0-~]+")
+"""The last part of a channel's URL: printable, without a slash."""
+
+
+def _channel_of(url: str) -> str | None:
+    """Return the id of a channel, the end of its URL; None where that is none."""
+    found = url.rstrip("/").rpartition("/")[2]
+    return found if _CHANNEL.fullmatch(found) else None
+
+
+def _texts(told: Any) -> Iterator[str]:
+    """Return the strings of a JSON list."""
+    return (each for each in told if isinstance(each, str)) if isinstance(told, list) else iter(())
+
+
+def limits_of(told: Any) -> Limits:
+    """Read what `GET events` tells."""
+    channels = mapping(mapping(told).get("channels"))
+    lifetime = mapping(channels.get("lifetimeWhenDisconnected"))
+    return Limits(_count(channels.get("maximumPerUser")), _count(lifetime.get("maximum")) or 0)
+
+
+def _count(told: Any) -> int | None:
+    is_one = isinstance(told, int) and not isinstance(told, bool) and 0 <= told < 2**63
+    return int(told) if is_one else None
+
+
+def page_of(told: Mapping[str, Any]) -> Page:
+    """Read what the namespace tells of a directory with its children."""
+    entries: list[Entry] = []
+    unreadable: list[Unreadable] = []
+    children = told.get("children")
+    for child in children if isinstance(children, list) else ():
+        try:
+            entries.append(entry_of(child))
+        except Unreadable as error:
+            unreadable.append(error)
+    return Page(str(told.get("pnfsId")), entries, unreadable)
+
+
+def entry_of(told: Any) -> Entry:
+    """Read what the namespace tells of one entry. Raise Unreadable when that is not what every entry has."""
+    known = mapping(told)
+    name, kind, pnfsid = (known.get(key) for key in ("fileName", "fileType", "pnfsId"))
+    if not (isinstance(name, str) and is_name(name) and isinstance(kind, str)):
+        raise _unreadable("an entry has no name or no type", told)
+    if not (isinstance(pnfsid, str) and pnfsid):
+        raise _unreadable(f"{name} has no PNFS-ID", told)
     try:
-        f"{found}{kind}{pnfsid}".encode()  # half of a surrogate pair can be neither kept nor sent
-    except UnicodeEncodeError:
-        return None
-    return Entry(
-        found,
-        kind,
-        pnfsid,
-        size if isinstance(size, int) else None,
-        mtime if isinstance(mtime, int) else 0,
-    )
+        f"{name}{kind}{pnfsid}".encode()
+    except UnicodeEncodeError:  # half of a surrogate pair can be neither kept nor sent
+        raise _unreadable("the name of an entry is no text", told) from None
+    size, mtime = known.get("size"), known.get("mtime", 0)
+    if kind == "REGULAR" and not (_is_whole(mtime) and (size is None or (_is_whole(size) and size >= 0))):
+        raise _unreadable(f"{name} has a size or a time that is no number", told)
+    return Entry(name, kind, pnfsid, size if _is_whole(size) else None, mtime if _is_whole(mtime) else 0)
+
+
+def is_name(text: str) -> bool:
+    """Tell whether it can be the name of something in a directory."""
+    return text not in ("", ".", "..") and "/" not in text
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _unreadable(reason: str, told: Any) -> Unreadable:
+    try:
+        received = json.dumps(told)
+    except RecursionError:
+        received = ""
+    return Unreadable(reason, received.encode()[:MOST_ENTRY_BYTES])

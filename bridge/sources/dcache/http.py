@@ -37,12 +37,16 @@ from bridge.telemetry.logging import excerpt
 
 ANSWER_SECONDS = 30.0
 """For any answer but the stream; a page of a listing is the longest."""
+MOST_BYTES = 2**20
+"""Of an answer, unless its asker knows that it may be longer."""
 CONNECT_SECONDS = 10.0
 _REREAD_SECONDS = 60.0
 """After which a token's file is read again."""
 _LONGEST_PAUSE = 60.0
 """Seconds of `Retry-After` believed at most; who was blocked is let in again after 10 by default."""
 _LATE = 0.05
+_NOT_NOW = frozenset((408, 425, 429))
+"""Of the answers 4xx those that ask to come again."""
 REFUSED_SECONDS = 25.0
 """Between two requests with a credential that was refused. dCache blocks an address after three refusals
 (`frontend.limits.error.max-allowed`), each within 20 s of the one before (`….error.block.window.time`), for
@@ -56,6 +60,10 @@ class Unanswered(Exception):  # noqa: N818 - a state of the connection more than
 
 class Refused(Unanswered):
     """The credential is missing or no good."""
+
+
+class Failing(Unanswered):
+    """An answer about this one request, such as a 500: others may be answered well."""
 
 
 class Denied(Exception):  # noqa: N818
@@ -106,7 +114,9 @@ class Http:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=64, ssl=self.tls),
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
-            headers={hdrs.USER_AGENT: USER_AGENT},
+            # Not compressed: a small body that unpacks to a huge one could not be bounded.
+            headers={hdrs.USER_AGENT: USER_AGENT, hdrs.ACCEPT_ENCODING: "identity"},
+            auto_decompress=False,
         )
         return self
 
@@ -114,12 +124,21 @@ class Http:
         if self._session is not None:
             await self._session.close()
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
-        """Give the JSON at `path`, which is encoded. Raises Missing, Denied, Refused, Unanswered."""
-        answer = await self.ask("GET", path, query=query)
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The one that was opened on entering."""
+        assert self._session is not None  # noqa: S101 - made on entering
+        return self._session
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None, *, most: int = MOST_BYTES) -> Any:
+        """Return the JSON at `path`, which is encoded, of at most `most` bytes.
+
+        Raise Missing, Denied, Refused, Unanswered.
+        """
+        answer = await self.ask("GET", path, query=query, most=most)
         try:
-            return json.loads(answer.text)
-        except ValueError:
+            return _DECODER.decode(answer.text)
+        except (ValueError, RecursionError):
             raise Unanswered(f"GET {path}: not JSON; is `endpoint` dCache's REST API?") from None
 
     async def ask(
@@ -130,22 +149,21 @@ class Http:
         send: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
         known: frozenset[int] | set[int] = frozenset(),
+        most: int = MOST_BYTES,
     ) -> Response:
-        """Make a request and give its answer when that is 2xx or `known`. `path` is encoded."""
-        assert self._session is not None  # noqa: S101 - made on entering
+        """Make a request and return its answer when that is 2xx or `known`. `path` is encoded."""
         url = URL(f"{self._config.endpoint}{path}", encoded=True)
         if query:
             url = url.with_query(query)
         for _ in range(2):
-            await self._pace.turn()
-            headers = {"Accept": "application/json", **await self.authorization()}
-            self._spare_refusals(headers)
+            headers = {hdrs.ACCEPT: "application/json", **await self.turn()}
             sent = time.time()
             try:
-                async with self._session.request(
+                async with self.session.request(
                     method, url, json=send, headers=headers, allow_redirects=False, proxy=self.proxy
                 ) as response:
-                    text = await response.text(errors="replace")
+                    # JSON is UTF-8 (RFC 8259), whatever the header says.
+                    text = (await body_of(response, most)).decode(errors="replace")
                     told = Response(response.status, text, response.headers.get(hdrs.LOCATION, ""))
                     self._note_clock(response.headers.get(hdrs.DATE), sent)
                     pause = response.headers.get(hdrs.RETRY_AFTER)
@@ -158,6 +176,13 @@ class Http:
             what = excerpt(f"{method} {path} answered {told.status}: {message(told.text)}")
             await self.judge(told.status, what, headers, pause)
         raise Refused(what)
+
+    async def turn(self) -> dict[str, str]:
+        """Return, once the next request may begin, the headers that log it in. Raise Refused, Unanswered."""
+        await self._pace.turn()
+        headers = await self.authorization()
+        self._spare_refusals(headers)
+        return headers
 
     async def judge(
         self, status: int, what: str, headers: Mapping[str, str], retry_after: str | None
@@ -178,6 +203,8 @@ class Http:
             raise Refused(what)
         if status == 429 or (status == 503 and retry_after is not None):
             self.hold(retry_after)
+        if status == 500 or (400 <= status < 500 and status not in _NOT_NOW):
+            raise Failing(what)
         raise Unanswered(what)
 
     def hold(self, retry_after: str | None) -> None:
@@ -244,16 +271,17 @@ class Http:
             raise Refused(f"the client certificate can't be read: {error}") from None
 
     async def _post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
-        assert self._session is not None  # noqa: S101 - made on entering
         try:
             # The issuer's authority may be one of the web's, the grid's or both.
             trust = ssl.create_default_context()
             self._config.tls.trust(trust)
-            async with self._session.post(
+            async with self.session.post(
                 url, data=form, headers=headers, allow_redirects=False, ssl=trust, proxy=proxy_for(url)
             ) as answer:
-                return Reply(answer.status, await answer.text(errors="replace"), None)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                return Reply(
+                    answer.status, (await body_of(answer, MOST_BYTES)).decode(errors="replace"), None
+                )
+        except (aiohttp.ClientError, OSError, TimeoutError, Unanswered) as error:
             detail = f"token endpoint: {reason_of(error)}"
             raise NoCredentialError(Answer(Verdict.UNAVAILABLE, "connect", detail)) from None
 
@@ -263,8 +291,8 @@ class Http:
             if date is not None:
                 told = parsedate_to_datetime(date).timestamp()
                 self.ahead = 0.0 if told - time.time() <= 0 <= told + 1 - sent else told - time.time()
-        except ValueError:
-            pass
+        except (ValueError, OverflowError, OSError):
+            pass  # a date that is none
 
     def now(self) -> float:
         """Give the server's time, in seconds since 1970 UTC, as far as its answers tell it."""
@@ -326,8 +354,28 @@ def message(text: str) -> str:
         told = mapping(json.loads(text))
         messages = [str(mapping(one).get("message")) for one in told.get("errors") or ()]
         return "; ".join(messages) or str(told.get("detail") or told.get("title") or text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return text
+
+
+async def body_of(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Return the body. Raise Unanswered when it is longer than `most` bytes."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > most:
+            response.close()
+            raise Unanswered(f"{response.method} {response.url.path}: more than {most} bytes")
+    return bytes(body)
+
+
+def _whole(digits: str) -> int | str:
+    """Return a JSON number; as text where it has more digits than any that dCache means."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
+
+
+_MOST_DIGITS = 30
+_DECODER = json.JSONDecoder(parse_int=_whole)
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -20,10 +20,11 @@ from bridge.sources.dcache.arrivals import (
     MOVED_SELF,
     Occurrence,
     digest_of,
+    unreadable,
     version_of,
 )
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import ChannelGone, Connection, Entry
+from bridge.sources.dcache.connection import ChannelGone, Connection, Entry, Unreadable
 from bridge.sources.dcache.http import Denied, Missing, Unanswered
 from bridge.sources.dcache.scope import Scope, is_at_or_below, joined
 from bridge.sources.dcache.state import Position
@@ -40,17 +41,20 @@ OVERLAP = 20
 MOST_WAITING = 200_000
 """Occurrences in the store, above which a listing goes slowly: what it finds will still be there later."""
 SLOW_SECONDS = 10.0
-"""A page, then."""
+"""Pause before each page while more than `MOST_WAITING` wait."""
+MOST_PAGE = 32_000
+"""Entries asked for at once where a directory changes faster than it can be listed in smaller pages: as JSON
+they take some 10 MiB."""
 FULL_SECONDS = 30.0
 """Until all is listed again after the store had no room for what a listing found."""
 ATTEMPTS = 6
-"""To watch and list a directory, of a listing."""
+"""Tries per directory."""
 _PAUSE = 0.25
 """Seconds before the second of them; each pause is twice as long."""
 AGAIN_SECONDS = 60.0
 """Until what could not be watched is tried again."""
 _MOST_AGAIN = 20
-"""Directories, each time."""
+"""Unreadable directories retried per round."""
 _MOST_TOLD = 5
 _MOST_UNLISTED = 100
 """Directories of which it is remembered that no listing has shown them: they are kept with the position."""
@@ -64,9 +68,9 @@ class Listing:
     complete: bool
     """Of all there is to watch."""
     began: int
-    """When, as `Lister` counts."""
+    """Logical time of its start."""
     channel: int
-    """Of how many this process has had; the watches of another are gone."""
+    """Generation of the channel; a listing of an older one is abandoned."""
     open: int
     """Directories that are not done."""
     failed: bool = False
@@ -308,27 +312,57 @@ class Lister:
             self._watches.add(subscription, path)
         else:
             subscription = known
-        size, offset, tail = PAGE, 0, frozenset[str]()
+        size, offset = PAGE, 0
+        before: Sequence[Entry] = ()
         while True:
             if self._spool.waiting > MOST_WAITING:
                 await asyncio.sleep(SLOW_SECONDS)
-            is_now, entries = await self._connection.list_page(path, offset=offset, limit=size)
-            if is_now == pnfsid:
+            page = await self._connection.list_page(path, offset=offset, limit=size)
+            if page.pnfsid == pnfsid:
                 # The same before and after the watch was made, so that is its, and no other's of this name.
                 self._watches.recognise(subscription, path, pnfsid)
             elif known is not None:
                 await self._watch_and_list(path, None, listing)
                 return
-            if tail and not any(entry.name in tail for entry in entries):
-                size, offset, tail = min(2 * size, 100 * PAGE), 0, frozenset()  # some moved up: once more
+            if offset and not _goes_on(before, page.entries):
+                # Some moved up, or dCache gives the same page whatever it is asked for: once more, in fewer.
+                if size >= MOST_PAGE:
+                    raise Unanswered(f"{path} can't be listed: no page goes on where the one before ended")
+                size, offset = min(2 * size, MOST_PAGE), 0
                 continue
+            await self._note_unreadable(path, page.unreadable, listing)
             if self._enters:
-                await self._enter(path, subscription, entries, listing)
-            self._descend(path, entries, listing)
-            if len(entries) < size:
+                await self._enter(path, subscription, page.entries, listing)
+            self._descend(path, page.entries, listing)
+            if page.size != size:  # fewer: the last; more: dCache gives all, whatever it is asked for
                 return
-            tail = frozenset(entry.name for entry in entries[-OVERLAP:])
+            before = page.entries
             offset += size - OVERLAP
+
+    async def _note_unreadable(self, path: str, entries: Sequence[Unreadable], listing: Listing) -> None:
+        """Have entries that can't be read become dead letters, each once; the listing is not complete."""
+        if not entries:
+            return
+        listing.failed = True
+        self._log.warning(
+            "dcache: entries of a directory can't be read",
+            path=path,
+            entries=len(entries),
+            reason=str(entries[0]),
+        )
+        told = {digest_of(f"unreadable {path} {entry.received!r}"): entry for entry in entries}
+        entered = await self._spool.entered(told.keys())
+        rows = [
+            unreadable(
+                f"unreadable/{digest.hex()}", f"an entry of {path} can't be read: {entry}", entry.received
+            )
+            for digest, entry in told.items()
+            if digest not in entered
+        ]
+        if entered:
+            await self._spool.shown(entered, listing.number)
+        for portion in portions_of(rows):
+            await self._append(portion, None)
 
     def _descend(self, path: str, entries: Sequence[Entry], listing: Listing) -> None:
         if not self._recursive:
@@ -436,6 +470,16 @@ class Lister:
             unlisted = dict(islice(unlisted.items(), _MOST_UNLISTED))
         before, position.unlisted = position.unlisted, unlisted
         return before != unlisted
+
+
+def _goes_on(before: Sequence[Entry], entries: Sequence[Entry]) -> bool:
+    """Tell whether a page begins before the end of the one before, and shows more than that."""
+    known = {entry.name for entry in before}
+    tail = {entry.name for entry in before[-OVERLAP:]}
+    names = [entry.name for entry in entries]
+    if not tail:
+        return True
+    return not tail.isdisjoint(names) and (len(names) <= OVERLAP or any(name not in known for name in names))
 
 
 def _ways_up(path: str) -> Iterator[str]:

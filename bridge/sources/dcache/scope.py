@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fnmatch import translate
+from unicodedata import normalize
 
 from bridge.sources.dcache.config import DcacheConfig
 
@@ -55,14 +56,18 @@ class Scope:
 
 
 class _Pattern:
-    """Without a slash it is about the last part of a path, with one about the path as a whole."""
+    """Without a slash it is about the last part of a path, with one about the path as a whole.
+
+    An `é` is one character or two (NFC, NFD), as the uploader's system has it: a pattern means both.
+    """
 
     def __init__(self, pattern: str) -> None:
         self._whole = "/" in pattern
-        self._fits = re.compile(translate(pattern.removeprefix("/").removesuffix("/"))).match
+        self._fits = re.compile(translate(normalize("NFC", pattern.removesuffix("/")))).match
 
     def fits(self, relative: str) -> bool:
-        return self._fits(relative if self._whole else relative.rpartition("/")[2]) is not None
+        found = relative if self._whole else relative.rpartition("/")[2]
+        return self._fits(normalize("NFC", found)) is not None
 
 
 def is_at_or_below(path: str, directory: str) -> bool:

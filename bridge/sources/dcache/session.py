@@ -12,8 +12,9 @@ from typing import Any
 
 from bridge.core.errors import SourceLost, StoreError
 from bridge.core.ports import Slots, Spool
+from bridge.core.steady import Steady
 from bridge.sources.dcache.arrivals import ARRIVALS, MOVED_IN, MOVED_OUT, InotifyEvent
-from bridge.sources.dcache.channel import Channel
+from bridge.sources.dcache.channel import Channel, StillThere
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import ChannelGone, Connection
 from bridge.sources.dcache.http import Denied, Missing, Refused, Unanswered
@@ -82,14 +83,16 @@ class Session:
         self._leaving: list[str] = []
         """Keys of watches to be ended: of directories that have left."""
         self._parted: deque[str] = deque(maxlen=_MOST_PARTED)
-        """Keys of watches ended so: should one be known again when that is told, its directory is back."""
+        """Watches that we ended because the directory moved out. If dCache tells the end of one that we watch
+        again, it has come back, and is listed."""
         self._missed_at: dict[str, float] = {}
         """When events were last told to be missed, by why."""
         self._was_held_back = False
-        """Of the last connection nothing was heard."""
-        self._trouble: str | None = "not connected yet"
+        """The last connection delivered nothing, not even a tick."""
+        self._was_connected = False
+        self._trouble = Steady("not connected yet")
         self._connected_at: float | None = None
-        self._anew = True
+        self._is_unlisted = True
         """All is to be listed once the stream is connected, however it is: this process or its channel is
         new."""
         self.lookups = Lookups(
@@ -149,10 +152,9 @@ class Session:
             self.reader.batches.fail(error)
 
     def problems(self) -> list[str]:
-        """Tell what is wrong now."""
-        trouble = [] if self._trouble is None else [self._trouble]
-        lookups = [] if self.lookups.trouble is None else [f"look-ups fail: {self.lookups.trouble}"]
-        return [*trouble, *lookups, *self.lister.problems(), *self.reader.problems()]
+        """Return what is wrong now."""
+        trouble = [] if self._trouble.problem is None else [self._trouble.problem]
+        return [*trouble, *self.lister.problems(), *self.reader.problems()]
 
     # The stream
 
@@ -163,54 +165,65 @@ class Session:
             try:
                 await self._stream.follow()
             except StreamEnded as ended:
-                failures = 0 if ended.expected or self._was_good() else failures + 1
+                failures = self._failed(failures)
                 pause = _pause(max(failures, 1), *_PAUSES)
                 self._was_held_back = ended.held_back
                 self._disconnected(str(ended), expected=ended.expected)
-            except ChannelGone as gone:
-                self._disconnected(str(gone))
-                failures, pause = await self._new_channel(failures)
             except Competing as error:
                 competing = 1 if self._was_good() else competing + 1
                 pause = _pause(competing, *COMPETING_SECONDS)
                 self._log.error(
                     "dcache: another client reads this bridge's channel", channel=self._channel.client_id
                 )
-                self._trouble = (
+                self._trouble.failed(
                     f"{error}: is `state_dir` a copy of another bridge's, or does that one still run? "
                     f"Each needs its own (client-id {self._channel.client_id}); taken back in {pause:.0f} s"
                 )
             except Overrun as error:
                 self._log.warning("dcache: disconnected, the store takes no more", reason=str(error))
-                self._trouble = f"disconnected from the stream until the store has room: {error}"
+                self._trouble.failed(f"disconnected from the stream until the store has room: {error}")
                 await self._room()
             except Refused as error:
                 pause = _REFUSED_SECONDS
                 self._disconnected(str(error))
-            except (Unanswered, Denied, Missing) as error:
-                failures += 1
+            except (Missing, Denied) as error:
+                failures = self._failed(failures)
+                self._disconnected(str(error))
+                pause = await self._replace_channel(error, failures)
+            except Unanswered as error:
+                failures = self._failed(failures)
                 pause = _pause(failures, *_PAUSES)
                 self._disconnected(str(error))
-                if self._anew and failures == 1:
+                if self._is_unlisted and failures == 1:
                     # Perhaps it is held back until there is something to tell: watches are made meanwhile,
                     # and what can be found is. Once connected, all is listed again.
                     self.lister.list_all_soon()
             await asyncio.sleep(pause)
 
-    async def _new_channel(self, failures: int) -> tuple[int, float]:
-        """Make a channel in place of one that is gone; give failures and a pause."""
+    def _failed(self, failures: int) -> int:
+        """Return how many connections in a row have ended soon."""
+        return 0 if self._was_good() else failures + 1
+
+    async def _replace_channel(self, ended: Exception, failures: int) -> float:
+        """Make a channel in place of one that is gone; return how long to wait before it is read.
+
+        404 and 403 may be the answer of something before dCache: then it still lists the channel.
+        """
+        pause = _pause(max(failures, 1), *_PAUSES)
         try:
-            await self._channel.make(self._position)
+            await self._channel.replace(self._position)
+        except StillThere:
+            self._disconnected(f"{ended}, though dCache lists the channel: does a proxy between answer so?")
+            return pause
         except (Unanswered, Denied, Missing, ChannelGone) as error:
-            self._trouble = f"the channel is gone, and no other can be made: {error}"
-            wait = _REFUSED_SECONDS if isinstance(error, Refused) else _pause(failures + 1, *_PAUSES)
-            return failures + 1, wait
+            self._disconnected(f"the channel is gone, and no other can be made: {error}")
+            return _REFUSED_SECONDS if isinstance(error, Refused) else pause
         await self.reader.append((), self._position.text())
         self._watches.clear()
         self._missed("channel_lost", "dcache: events were missed; all is listed")
-        self._anew = True
+        self._is_unlisted = True
         self.lister.new_channel()
-        return 0, 0.0
+        return 0.0 if failures <= 1 else pause
 
     async def _room(self) -> None:
         """Wait until the store has room: nobody tells, so what is waiting there is looked at."""
@@ -224,7 +237,7 @@ class Session:
         tell("dcache: the stream ended", reason=reason)
         self._metrics.up.set(0)  # also when there was no connection to be lost
         if not expected:
-            self._trouble = f"not connected: {reason}"
+            self._trouble.failed(f"not connected: {reason}")
 
     def _was_good(self) -> bool:
         since, self._connected_at = self._connected_at, None
@@ -234,12 +247,18 @@ class Session:
 
     def connected(self, *, resumed: bool) -> None:
         self._metrics.up.set(1)
-        self._trouble = _HELD_BACK if self._was_held_back else None
+        if self._was_held_back:
+            self._trouble.failed(_HELD_BACK)
+        elif self._was_connected:
+            self._trouble.recovered()
+        else:
+            self._trouble.clear()
+        self._was_connected = True
         self._connected_at = time.monotonic()
         self._log.info("dcache: connected", channel=self._position.channel, after=self._position.event)
         # Not sooner: what is closed after its directory was listed and before this is told by nobody.
-        if self._anew:
-            self._anew = False
+        if self._is_unlisted:
+            self._is_unlisted = False
             self.lister.list_all_soon()
         elif not resumed:
             self.gap("no_event_to_resume_from")
@@ -250,7 +269,8 @@ class Session:
     def heard(self) -> None:
         self._own.heard = self._connection.now()
         if self._was_held_back:
-            self._was_held_back, self._trouble = False, None
+            self._was_held_back = False
+            self._trouble.recovered()
 
     def gap(self, reason: str) -> None:
         self._missed(reason, "dcache: events were missed; all is listed")

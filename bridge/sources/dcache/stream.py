@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from hashlib import blake2b
 from typing import Any, Protocol
 
-import httpx
-from httpx_sse import EventSource, ServerSentEvent, SSEError
+import aiohttp
 
 from bridge.core.errors import StoreFullError
 from bridge.core.ports import Spooled
-from bridge.sources.dcache.arrivals import MOVED_SELF, InotifyEvent, Occurrence, read
+from bridge.sources.dcache.arrivals import MOVED_SELF, InotifyEvent, Occurrence, read, unreadable
 from bridge.sources.dcache.channel import Channel
-from bridge.sources.dcache.connection import Connection, silence_seconds
+from bridge.sources.dcache.connection import Connection, Silence, silence_seconds
+from bridge.sources.dcache.sse import ServerSentEvent
 from bridge.sources.dcache.state import Position
 from bridge.sources.dcache.watches import Watches
 from bridge.sources.spool import portions_of
 
 MOST_PENDING_BYTES = 16 * 2**20
-"""Read and not kept yet; at more the connection is left, and resumed from what is kept."""
+"""Of memory for what is read and not kept yet; at more the connection is left, and resumed from what is
+kept."""
+_EVENT_BYTES = 400
+"""What an event takes of it beside its data."""
 
 
 class StreamEnded(Exception):  # noqa: N818 - the usual end of a stream
@@ -29,7 +33,7 @@ class StreamEnded(Exception):  # noqa: N818 - the usual end of a stream
     def __init__(self, reason: str, *, expected: bool = False, held_back: bool = False) -> None:
         super().__init__(reason)
         self.expected = expected
-        """The server said that it would, or nothing had to be told: no reason to wait long."""
+        """The server announced the end, or had nothing to send: that is no trouble."""
         self.held_back = held_back
         """Not even a tick came, though there are some."""
 
@@ -121,7 +125,7 @@ class Stream:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._keep(), name="dcache keeps events")
-                    tasks.create_task(self._read(source, silence), name="dcache reads events")
+                    tasks.create_task(self._read(source), name="dcache reads events")
             except BaseExceptionGroup as group:
                 raise _first(group) from None
             finally:
@@ -129,38 +133,34 @@ class Stream:
         assert self._end is not None  # noqa: S101 - nothing else ends both tasks
         raise self._end
 
-    async def _read(self, source: EventSource, silence: float) -> None:
+    async def _read(self, source: AsyncIterator[ServerSentEvent]) -> None:
         """Read to the end, and leave to `_keep` what was read by then: it may not be told again."""
         try:
-            async for event in source.aiter_sse():
+            async for event in source:
                 self._take(event)
             self._end = StreamEnded("ended by dCache")
         except (StreamEnded, Competing, Overrun) as end:
             self._end = end
-        except httpx.ReadTimeout:
-            ticks = self._channel.has_metronome
-            self._end = StreamEnded(f"silent for {silence:g} s", expected=True, held_back=ticks)
-        except (httpx.HTTPError, OSError) as error:
+        except Silence as silence:
+            self._end = StreamEnded(str(silence), expected=True, held_back=self._channel.has_metronome)
+        except (aiohttp.ClientError, OSError) as error:
             self._end = StreamEnded(f"broken: {str(error) or type(error).__name__}")
-        except SSEError as error:
-            self._end = StreamEnded(f"not a stream of events: {error}")
         self._some.set()
 
     def _take(self, event: ServerSentEvent) -> None:
-        if event.event == "SYSTEM":
-            self._take_system(event.data)
-            return
-        if not event.data:
-            return
         if event.id:
             self._newest = event.id
             self._some.set()
-        if event.event != "inotify":
-            return
-        told = read(event.data)
-        if told is None:
-            self._listener.gap("unreadable")
-            return
+        if event.kind == "SYSTEM":
+            self._take_system(event)
+        elif event.kind == "inotify":
+            told = read(event)
+            if isinstance(told, str):
+                self._keep_unreadable(event, told)
+            else:
+                self._take_inotify(told, event.id)
+
+    def _take_inotify(self, told: InotifyEvent, event_id: str) -> None:
         directory = self._watches.path_of(told.subscription)
         if told.action == "IN_Q_OVERFLOW":
             self._listener.overflow(directory)
@@ -176,14 +176,14 @@ class Stream:
             if told.is_directory:
                 self._listener.directory_event(told, directory)
             elif self._wanted(told):
-                self._keep_soon(told, told.name, directory, event.id)
+                self._keep_soon(told, told.name, directory, event_id)
 
-    def _take_system(self, data: str) -> None:
+    def _take_system(self, event: ServerSentEvent) -> None:
         try:
-            told = json.loads(data)
+            told = json.loads(event.data)
             kind = told.get("type")
         except (ValueError, AttributeError, RecursionError):
-            self._listener.gap("unreadable")
+            self._keep_unreadable(event, "it is no JSON object")
             return
         if kind == "EVENT_LOSS":
             # The ring is empty now: until there is a new event, asking for what came after the old one would
@@ -208,9 +208,20 @@ class Stream:
             event=event_id,
             is_new=self._position.since_in(directory) is not None,
         )
-        spooled = occurrence.spooled(f"{self._position.channel}/{event_id}")
+        self._append_soon(occurrence.spooled(f"{self._position.channel}/{event_id}"), event_id)
+
+    def _keep_unreadable(self, event: ServerSentEvent, reason: str) -> None:
+        """Have it become a dead letter, and find by listing what it may have told."""
+        received = event.data.encode()
+        key = event.id or blake2b(received, digest_size=16).hexdigest()
+        spooled = unreadable(f"{self._position.channel}/{key}", f"an event can't be read: {reason}", received)
+        self._append_soon(spooled, event.id)
+        self._listener.gap("unreadable")
+
+    def _append_soon(self, spooled: Spooled, event_id: str) -> None:
         self._pending.append((spooled, event_id))
-        self._pending_bytes += len(spooled.data)
+        self._pending_bytes += len(spooled.data) + _EVENT_BYTES
+        self._some.set()
         if self._pending_bytes > MOST_PENDING_BYTES:
             raise Overrun("events come faster than the store can write them")
 
@@ -220,12 +231,12 @@ class Stream:
             await self._some.wait()
             self._some.clear()
             is_over = self._end is not None
-            if self._newest is not None:
+            if self._newest is not None or self._pending:
                 await self._write(self._newest)
             if is_over:
                 return
 
-    async def _write(self, newest: str) -> None:
+    async def _write(self, newest: str | None) -> None:
         batch, self._pending = self._pending, []
         self._pending_bytes, self._newest = 0, None
         try:
@@ -240,8 +251,10 @@ class Stream:
                     raise Overrun(str(error)) from None
         self._listener.heard()
 
-    async def _append_up_to(self, event: str, occurrences: Sequence[Spooled]) -> None:
-        before, self._position.event = self._position.event, event
+    async def _append_up_to(self, event: str | None, occurrences: Sequence[Spooled]) -> None:
+        """Keep `occurrences`, and that the stream is kept up to `event`; empty or None where it has no id."""
+        before = self._position.event
+        self._position.event = event or before
         try:
             await self._append(occurrences, self._position.text())
         except BaseException:
@@ -250,7 +263,7 @@ class Stream:
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """Give the one error that ended both tasks."""
+    """Return the one error that ended both tasks."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -13,7 +13,7 @@ import pytest
 import bridge
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Verdict
-from bridge.sources.dcache.asking import Unanswered
+from bridge.sources.dcache.http import Unanswered
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import Connection
 from bridge.sources.kafka.config import OAuthConfig

@@ -373,7 +373,7 @@ async def test_a_stream_that_comes_back_with_nothing_to_resume_from_is_a_gap_tol
 
 
 @pytest.mark.parametrize("nonsense", ['"nonsense"', '{"mask":[]}', "[" * 100_000 + "]" * 100_000])
-async def test_an_event_that_can_not_be_read_is_a_gap(
+async def test_an_event_that_can_not_be_read_is_a_dead_letter_and_a_gap(
     site: SandboxDcache, tmp_path: Path, nonsense: str
 ) -> None:
     bridge = Bridge(site, tmp_path)
@@ -385,8 +385,11 @@ async def test_an_event_that_can_not_be_read_is_a_gap(
         await site.upload("/data/in/a", b"x")
         watch.overflowing = False
         channel.tell(watch, nonsense)
-        (event,) = await running.accept(1)
-        assert event.subject == "/data/in/a", "found by listing"
+        deliveries = {one.event.subject: one for one in await running.hands.take(2)}
+        assert deliveries["/data/in/a"].fault is None, "found by listing"
+        unreadable = deliveries[None]
+        assert unreadable.fault is not None
+        assert unreadable.event.data.startswith(f'{{"event":{nonsense}'.encode()[:1000])
         assert bridge.metrics.registry.get_sample_value(
             "bridge_source_gaps_total", {"source": "arrivals", "reason": "unreadable"}
         )

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bridge.sources.dcache.arrivals import Occurrence, digest_of, event_of, read, version_of
+from bridge.core.ports import Spooled
+from bridge.sources.dcache.arrivals import (
+    BrokenOccurrenceError,
+    Occurrence,
+    digest_of,
+    event_of,
+    read,
+    unreadable,
+    version_of,
+)
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import Entry
+from bridge.sources.dcache.connection import Entry, Unreadable, entry_of, limits_of, page_of
 from bridge.sources.dcache.scope import Scope, joined
+from bridge.sources.dcache.sse import Parser, ServerSentEvent
 from bridge.sources.dcache.watches import PAIR_SECONDS, Half, Moves, Watches, key_of
 
 NAMES = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -125,6 +136,13 @@ def test_a_pattern_fits_the_name_or_the_path_below(pattern: str, path: str, fits
     assert Scope(config(include=[pattern])).has_file(path) is fits
 
 
+@given(st.sampled_from(["NFC", "NFD"]), st.sampled_from(["NFC", "NFD"]))
+def test_a_pattern_fits_however_a_name_writes_its_accents(of_pattern: Any, of_name: Any) -> None:
+    pattern, name = normalize(of_pattern, "*/caf\u00e9?.nc"), normalize(of_name, "\u00fc/caf\u00e9\u00e9.nc")
+    assert Scope(config(include=[pattern])).has_file(f"/data/in/{name}")
+    assert Scope(config(exclude=[normalize(of_pattern, "\u00fc")])).has_file(f"/data/in/{name}") is False
+
+
 def test_what_is_excluded_is_so_with_all_below_it() -> None:
     scope = Scope(config(exclude=["tmp", "raw/old"]))
     assert not scope.has_directory("/data/in/tmp")
@@ -187,23 +205,162 @@ def test_what_is_kept_of_a_listed_file_is_read_again(name: str, size: int, mtime
     assert Occurrence.of(occurrence.spooled("key")) == occurrence
 
 
-@given(st.text())
-def test_any_text_is_an_event_or_none(data: str) -> None:
-    assert read(data) is None
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["a", "DIR", "REGULAR", "IN_CREATE", "unlimited", 10**30, -1, 253402300800000]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                (
+                    *("event", "subscription", "mask", "name", "cookie", "fileName", "fileType", "pnfsId"),
+                    *("size", "mtime", "children", "channels", "maximumPerUser", "maximum"),
+                    "lifetimeWhenDisconnected",
+                )
+            )
+            | st.text(max_size=3),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=20,
+)
+"""What may be told in place of what is meant."""
+
+
+@given(st.text(), st.text())
+def test_any_text_is_an_event_or_the_reason_why_it_is_none(event_id: str, data: str) -> None:
+    assert isinstance(read(ServerSentEvent(event_id, "inotify", data)), str)
+
+
+@pytest.mark.parametrize("data", ["[" * 100_000, '{"a":' * 100_000, '{"event": ' + "9" * 5000 + "}"])
+def test_what_no_parser_takes_is_no_event(data: str) -> None:
+    assert isinstance(read(ServerSentEvent("1", "inotify", data)), str)
+
+
+@given(JSON)
+def test_any_json_is_an_event_or_the_reason_why_it_is_none(document: Any) -> None:
+    told = read(ServerSentEvent("1", "inotify", json.dumps(document)))
+    assert isinstance(told, str) or isinstance(told.action, str)
+
+
+@given(JSON, st.dictionaries(st.sampled_from(["fileName", "fileType", "pnfsId", "size", "mtime"]), JSON))
+def test_any_json_is_an_entry_or_says_why_it_is_none(document: Any, fields: dict[str, Any]) -> None:
+    for told in (document, {"fileName": "a", "fileType": "REGULAR", "pnfsId": "0", "mtime": 0, **fields}):
+        try:
+            entry = entry_of(told)
+        except Unreadable:
+            continue
+        occurrence = Occurrence(directory="/data/in", name=entry.name, mask=["IN_CLOSE_WRITE"], entry=entry)
+        again = Occurrence.of(occurrence.spooled("1"))
+        event = event_of(
+            again, f"/data/in/{entry.name}", entry, event_id="1", identity="a", scope=Scope(config())
+        )
+        assert event.attributes["mtime"] == str(entry.mtime)
+
+
+@given(JSON, st.lists(JSON, max_size=5))
+def test_of_any_listing_each_child_is_an_entry_or_unreadable(document: Any, children: list[Any]) -> None:
+    page = page_of({"fileType": "DIR", "pnfsId": document, "children": children})
+    assert page.size == len(children)
+    assert page_of({"fileType": "DIR", "children": document}).size >= 0
+
+
+@given(JSON)
+def test_any_json_tells_limits(document: Any) -> None:
+    for told in (document, {"channels": document}, {"channels": {"maximumPerUser": document}}):
+        limits = limits_of(told)
+        assert limits.per_user is None or limits.per_user >= 0
+        assert limits.longest_timeout >= 0
+
+
+@given(JSON | st.text())
+def test_any_row_of_the_store_is_an_occurrence_or_a_broken_one(document: Any) -> None:
+    try:
+        occurrence = Occurrence.of(Spooled(key="1", data=json.dumps(document).encode()))
+    except BrokenOccurrenceError:
+        return
+    assert occurrence.action
+
+
+@pytest.mark.parametrize("mtime", [253_402_300_800_000, 10**29, -(10**29)])
+def test_a_time_that_no_calendar_has_is_no_event_s_time(mtime: int) -> None:
+    entry = Entry("a", "REGULAR", "00AB", 7, mtime)
+    occurrence = Occurrence(directory="/data/in", name="a", mask=["IN_CLOSE_WRITE"], entry=entry)
+    event = event_of(occurrence, "/data/in/a", entry, event_id="1", identity="a", scope=Scope(config()))
+    assert event.time is None
+    assert event.attributes["mtime"] == str(mtime)
+
+
+def test_what_is_kept_of_something_unreadable_tells_why_and_what_was_received() -> None:
+    with pytest.raises(BrokenOccurrenceError, match="no name") as raised:
+        Occurrence.of(unreadable("1", "it has no name", b"{}"))
+    assert raised.value.received == b"{}"
+
+
+# Server-sent events
+
+
+def parsed(text: bytes, *sizes: int) -> list[ServerSentEvent]:
+    """What comes out when it is fed in pieces of these sizes, over and over."""
+    parser, found, at, number = Parser(), [], 0, 0
+    while at < len(text):
+        size = sizes[number % len(sizes)] if sizes else len(text)
+        found += parser.feed(text[at : at + size])
+        at, number = at + size, number + 1
+    return found
 
 
 @given(
-    st.recursive(
-        st.none() | st.booleans() | st.text(),
-        lambda inner: (
-            st.lists(inner)
-            | st.dictionaries(st.sampled_from(["event", "subscription", "mask", "name", "cookie"]), inner)
-        ),
-    )
+    st.lists(
+        st.sampled_from([b"data: x", b"data:y", b"id: 7", b"event: e", b":c", b"", b"data", b"retry: 1"])
+    ),
+    st.sampled_from([b"\n", b"\r", b"\r\n"]),
+    st.lists(st.integers(1, 5), min_size=1, max_size=4),
 )
-def test_any_json_is_an_event_or_none(document: Any) -> None:
-    told = read(json.dumps(document))
-    assert told is None or isinstance(told.action, str)
+def test_a_stream_is_the_same_in_whatever_pieces_and_with_whatever_line_ends(
+    lines: list[bytes], end: bytes, sizes: list[int]
+) -> None:
+    text = end.join([*lines, b"", b""])
+    assert parsed(text, *sizes) == parsed(b"\n".join([*lines, b"", b""]))
+
+
+def test_an_event_has_its_own_id_kind_and_data() -> None:
+    text = "\ufeffevent: inotify\nid: 1\ndata: a\ndata:  é\n\n: x\n\ndata: b\n\nid: 3\n\ndata: cut".encode()
+    assert parsed(text) == [ServerSentEvent("1", "inotify", "a\n é"), ServerSentEvent("", "message", "b")]
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        b"data: " + b"x" * 10**6,
+        b"data: 1234567\n" * 10_000,
+        b"id: " + b"x" * 10**6,
+        b"data: x\nevent:" + b" " * 10**6,
+    ],
+    ids=["line", "lines", "id", "kind"],
+)
+def test_what_is_too_long_is_told_cut_and_its_neighbours_go_on(long: bytes) -> None:
+    first, second, third = parsed(b"id: 1\ndata: a\n\n" + long + b"\n\nid: 3\ndata: c\n\n", 1000)
+    assert (first.data, first.fault, third.data, third.fault) == ("a", None, "c", None)
+    assert second.fault == "it is longer than 65536 bytes"
+    assert len(second.data) <= 65536
+
+
+def test_a_line_that_never_ends_takes_no_memory() -> None:
+    parser = Parser()
+    for _ in range(100):
+        assert parser.feed(b"x" * 2**16) == []
+    assert len(parser._line) == 2**16
+
+
+def test_what_is_not_utf_8_is_told_so() -> None:
+    (event,) = parsed(b"data: a\xff\n\n")
+    assert event.fault == "it is not UTF-8"
 
 
 def test_the_version_has_the_path_only_where_a_rename_makes_a_new_one() -> None:
@@ -254,6 +411,9 @@ def test_a_listed_file_and_a_told_one_are_one_event_but_for_how_it_was_found() -
         ({"auth": {"type": "bearer"}}, "token"),
         ({"auth": {"type": "x509", "cert_file": __file__}}, "certificate"),
         ({"client_id": "a b"}, "pattern"),
+        ({"include": ["/data/in/*.nc"]}, "as seen from the watched one"),
+        ({"exclude": ["/"]}, "pattern of a name"),
+        ({"settle": 0}, "duration above 0"),
     ],
 )
 def test_what_is_wrong_is_told(wrong: dict[str, Any], said: str) -> None:

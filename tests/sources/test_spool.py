@@ -489,3 +489,60 @@ async def test_the_memory_is_flat_over_100_000_occurrences(tmp_path: Path) -> No
     rate, memory = await drain(tmp_path, 100_000)
     print(f"{rate:,.0f} occurrences a second; RSS {memory[0]:,} to {max(memory):,} KiB")
     assert max(memory) < memory[0] * 1.1
+
+
+# Look-ups that fail by themselves
+
+
+async def test_what_fails_by_itself_is_laid_aside_over_a_restart_and_stops_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_FAILING", 5)
+    monkeypatch.setattr(module, "HELD", 8)
+    monkeypatch.setattr(module, "WINDOW", 4)
+    monkeypatch.setattr(module, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.05)
+    forbidden = True
+    bad = [f"bad-{number}" for number in range(40)]
+
+    async def resolve(occurrence: Spooled) -> Resolution:
+        if forbidden and occurrence.key in bad:
+            return Later(0.01, trouble="403", by_itself=True)
+        return found(occurrence)
+
+    async with world(tmp_path, resolve, before=[*bad, "good"]) as this:
+        await this.came("good")
+        this.settle("good")
+        assert this.reader.problems() == ["look-ups fail: 403"]
+        await until(lambda: this.spool.waiting == 40)
+        assert len(this.reader._rows) <= 8 + 4
+    async with world(tmp_path, resolve, before=["better"]) as this:
+        await this.came("better")
+        forbidden = False
+        await this.handed_out(41)
+        this.settle("better", *bad)
+        await until(lambda: this.spool.waiting == 0)
+
+
+async def test_it_is_kept_when_a_look_up_failed_first(tmp_path: Path) -> None:
+    seen: list[float | None] = []
+
+    async def resolve(occurrence: Spooled) -> Resolution:
+        seen.append(occurrence.first_attempt)
+        return Later(0.05, doubles=False, trouble="500") if seen[-1] is None else found(occurrence)
+
+    async with world(tmp_path, resolve, before=["a"]) as this:
+        await this.came("a")
+    assert seen[0] is None
+    assert abs(time.time() - (seen[-1] or 0)) < 60
+
+
+async def test_a_fault_makes_a_delivery_that_no_route_can_want(tmp_path: Path) -> None:
+    async def resolve(occurrence: Spooled) -> Resolution:
+        return Found(found(occurrence).event, fault="it is no event")
+
+    async with world(tmp_path, resolve, before=["a"]) as this:
+        await this.came("a")
+        assert this.deliveries["a"].fault == "it is no event"
+        this.settle("a", outcome=Outcome.DEAD_LETTERED)
+        await until(lambda: this.spool.waiting == 0)

@@ -131,6 +131,8 @@ class Events:
     async def _get(self, request: web.Request) -> web.StreamResponse:
         channel = self._channel(request)
         if "text/event-stream" in request.headers.get("Accept", ""):
+            if self._faults.stream_status:
+                raise RefusalError(self._faults.stream_status, "Sandbox fault")
             return await self._streams.serve(request, channel)
         return web.json_response({"timeout": int(channel.timeout_seconds)})
 
@@ -184,7 +186,8 @@ class Events:
             raise RefusalError(500, "Unexpected status: INTERNAL_ERROR")
         watch, new = self._inotify.subscribe(channel, Selector.of_json(selector), self._namespace)
         location = url_of(_url(request, channel.identity), kind, watch.identity)
-        return web.Response(status=201 if new else 303, headers={"Location": location})
+        headers = {} if self._faults.no_location else {"Location": location}
+        return web.Response(status=201 if new else 303, headers=headers)
 
     async def _selector(self, request: web.Request) -> web.Response:
         return web.json_response(self._subscription(request)[1].selector())

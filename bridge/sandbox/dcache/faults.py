@@ -23,6 +23,14 @@ class Faults:
     busy: int = 0
     """So many requests to the API are answered with 429 and no `Retry-After`, as by the limit of requests of
     dCache 11.2; no channel left looks the same."""
+    stream_status: int = 0
+    """Every event stream is answered so, as by a proxy before dCache; 0: by dCache."""
+    comments_every_seconds: float = 0.0
+    """A comment is sent on every stream so often, as by a proxy that keeps connections alive; 0: never."""
+    ignores_offset: bool = False
+    """A listing begins at its first entry, whatever it was asked for."""
+    no_location: bool = False
+    """Subscriptions are answered without their `Location`."""
     drop_after: int | None = None
     """After so many more inotify events the stream that carried the last of them is cut, once."""
     moved_to_first: bool | None = None

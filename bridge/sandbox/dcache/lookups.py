@@ -44,6 +44,8 @@ class Lookups:
             if not node.readable:
                 raise RefusalError(403)
             offset, limit = _range(request)
+            if self._faults.ignores_offset:
+                offset = 0
             children = self._namespace.list(node)[offset : offset + limit]
             document["children"] = [{**_attributes(child), "fileName": child.name} for child in children]
         return web.json_response(document)

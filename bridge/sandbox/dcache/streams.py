@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -61,7 +62,13 @@ class Stream:
     async def run(self, response: web.StreamResponse) -> None:
         """Write until the stream ends. ConnectionError or CancelledError when the client went."""
         while True:
-            await self._wake.wait()
+            if self._faults.comments_every_seconds:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._faults.comments_every_seconds):
+                        await self._wake.wait()
+                await response.write(b": a proxy is here\n\n")
+            else:
+                await self._wake.wait()
             self._wake.clear()
             if self._stalled:
                 continue

@@ -111,8 +111,8 @@ class DcacheConfig(SourceConfig):
     """Whether a file that had entered is one again under a new name."""
     first_start: Literal["now", "everything"] = "now"
     """What of the files that are there before the first start: skip them, or let them enter."""
-    settle: Annotated[Seconds, Field(ge=0)] = 0.0
-    """How long a file must have been left alone before it enters; 0 lets it enter when it is closed."""
+    settle: Seconds | None = None
+    """How long a file must have been left alone before it enters; null lets it enter when it is closed."""
     client_id: str = Field(default="oscar-bridge", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """Of its channel; a suffix kept in `state_dir` makes it this replica's own."""
     request_rate: Annotated[Rate, Field(le=1000)] = 200.0

@@ -21,7 +21,6 @@ from bridge.sources.dcache.http import (
     Http,
     Missing,
     Unanswered,
-    body_of,
     mapping,
     message,
     reason_of,
@@ -261,7 +260,7 @@ class Connection(Http):
         try:
             async with asyncio.timeout(STREAM_ANSWER_SECONDS):
                 text = (await body_of(response, MOST_BYTES)).decode(errors="replace")
-        except (aiohttp.ClientError, OSError, TimeoutError, Unanswered):
+        except (aiohttp.ClientError, OSError, TimeoutError):
             text = ""
         return excerpt(f"{response.status} {message(text)}")
 

@@ -31,6 +31,7 @@ from bridge.credentials import (
     read_secret_of,
 )
 from bridge.net.certificates import refusal
+from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
 from bridge.sources.dcache.config import BearerAuth, DcacheConfig, X509Auth
 from bridge.telemetry.logging import excerpt
@@ -281,7 +282,7 @@ class Http:
                 return Reply(
                     answer.status, (await body_of(answer, MOST_BYTES)).decode(errors="replace"), None
                 )
-        except (aiohttp.ClientError, OSError, TimeoutError, Unanswered) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             detail = f"token endpoint: {reason_of(error)}"
             raise NoCredentialError(Answer(Verdict.UNAVAILABLE, "connect", detail)) from None
 
@@ -356,17 +357,6 @@ def message(text: str) -> str:
         return "; ".join(messages) or str(told.get("detail") or told.get("title") or text)
     except (ValueError, TypeError, RecursionError):
         return text
-
-
-async def body_of(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """Return the body. Raise Unanswered when it is longer than `most` bytes."""
-    body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > most:
-            response.close()
-            raise Unanswered(f"{response.method} {response.url.path}: more than {most} bytes")
-    return bytes(body)
 
 
 def _whole(digits: str) -> int | str:

@@ -39,7 +39,7 @@ UPLOAD_SECONDS = 86400.0
 """Likewise of a file that was moved, or found unfinished by a listing: its end is told under the name it had
 when it was opened."""
 GIVE_UP_SECONDS = 86400.0
-"""After its first look-up, until a file that dCache refuses to tell of, or fails to, becomes a dead letter."""
+"""From the first look-up of a file that dCache refuses to tell of, or fails to, until it is a dead letter."""
 _TELL_SECONDS = 60.0
 """Between two lines of the log about look-ups that fail."""
 _MOST_UNFINISHED = 1000
@@ -94,7 +94,7 @@ class Lookups:
         """Since when an occurrence waits here for something that should come soon, by its place."""
         self._uploads: dict[str, float] = {}
         """Since when the end of an upload is waited for, by its place."""
-        self._settle = config.settle
+        self._settle = config.settle or 0.0
         self._settling: dict[str, _Settling] = {}
         """Files that are waited for until they are quiet, by path."""
         self._told_at = -math.inf

@@ -190,6 +190,10 @@ async def test_faults_are_set_and_shown_over_http(site: SandboxDcache) -> None:
             "busy": 0,
             "subscription_failures": 0,
             "refusals": 0,
+            "stream_status": 0,
+            "comments_every_seconds": 0.0,
+            "ignores_offset": False,
+            "no_location": False,
             "drop_after": None,
             "moved_to_first": True,
         }

@@ -160,7 +160,7 @@ class SpoolReader:
         self._failures: dict[int, int] = {}
         """Look-ups that failed, by number; of those in `_later`, or just back from there."""
         self._passed = 0
-        """Occurrences in `_later`, and among the `others` of some row."""
+        """Occurrences in `_later`, in `_leaving`, and among the `others` of some row."""
         self._trouble = Steady()
         self._troubled: set[int] = set()
         """Those that can't be looked up."""
@@ -303,6 +303,7 @@ class SpoolReader:
         if number not in self._failing and len(self._failing) >= MOST_FAILING:
             self._failures.pop(number, None)
             self._leaving.append(number)
+            self._passed += 1
             self._some_tried.set()
             return True
         self._failing.add(number)
@@ -326,6 +327,7 @@ class SpoolReader:
             tried, self._tried = self._tried, []
             aside, self._leaving = self._leaving, []
             await self._ask(partial(self._spool.tried, tried, aside=aside))
+            self._passed -= len(aside)
             for number in aside:
                 self._troubled.discard(number)
                 self._give_back(number)

@@ -13,9 +13,9 @@ import pytest
 import bridge
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Verdict
-from bridge.sources.dcache.http import Unanswered
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import Connection
+from bridge.sources.dcache.http import Unanswered
 from bridge.sources.kafka.config import OAuthConfig
 from bridge.sources.kafka.security import token_provider
 from bridge.sources.sqs.config import SqsConfig

@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
+from bridge.net.bodies import body_of
 from bridge.sources.dcache.http import (
     CONNECT_SECONDS,
     MOST_BYTES,

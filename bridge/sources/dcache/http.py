@@ -30,8 +30,8 @@ from bridge.credentials import (
     basic,
     read_secret_of,
 )
-from bridge.net.certificates import refusal
 from bridge.net.bodies import body_of
+from bridge.net.certificates import refusal
 from bridge.net.proxies import proxy_for
 from bridge.sources.dcache.config import BearerAuth, DcacheConfig, X509Auth
 from bridge.telemetry.logging import excerpt

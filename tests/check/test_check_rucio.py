@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from bridge.core.ports import Finding, Patience
+from bridge.net.loop import Loop
 from bridge.sandbox.kafka import free_port
 from bridge.sources.rucio.config import RucioConfig
 from tests.check.findings import is_well, said
@@ -15,8 +17,10 @@ from tests.servers import activemq as active
 from tests.servers import hermes
 from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
+from tests.servers.black_hole import black_hole
 from tests.servers.certificates import Certificates
 from tests.servers.rabbitmq import RabbitMQ
+from tests.sources.rucio import behind
 
 PATIENCE = Patience(attempt=30, unsettled=630)
 
@@ -139,6 +143,18 @@ async def test_a_topic_that_keeps_nothing_is_told(activemq: ActiveMQ, unique: st
         assert is_well(found)
     else:
         said(found, "warning", "keeps nothing for who is away", remedy="VirtualTopic")
+
+
+def test_an_address_that_swallows_everything_is_told_beside_the_one_that_works(
+    rabbitmq: RabbitMQ, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.sources.rucio.check._PLACE_SECONDS", 2.0)
+    behind(monkeypatch, "mq.test", "127.0.0.2", "127.0.0.1")
+    keys = amqp(rabbitmq, unique, brokers=f"mq.test:{rabbitmq.port}", declare={})
+    with black_hole("127.0.0.2", rabbitmq.port), asyncio.Runner(loop_factory=Loop) as runner:
+        found = runner.run(check(**keys))
+    said(found, "ok", "(127.0.0.1)", "logged in")
+    said(found, "problem", "(127.0.0.2)", "no answer in time")
 
 
 async def test_a_delivery_limit_is_told_and_a_warning_where_the_bridge_holds_or_it_is_small(

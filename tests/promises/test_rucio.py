@@ -363,18 +363,23 @@ async def test_what_came_back_twice_is_kept_before_its_broker_drops_it(world: Ru
     daemon = world.daemon()
     await world.oscar.outage()
     await world.publish(*hermes.numbered(30))
+
+    async def are_left(count: int) -> None:
+        async with asyncio.timeout(30):
+            while await world.left() != count:
+                await asyncio.sleep(0.05)
+
     for _ in range(2):
         daemon.start()
-        async with asyncio.timeout(30):
-            while await world.left():
-                await asyncio.sleep(0.05)
+        await are_left(0)
         daemon.kill()
+        await are_left(30)
     daemon.start()
     await daemon.is_up()
     async with asyncio.timeout(30):
         while await daemon.parked("plants") < 30:
             await asyncio.sleep(0.05)
-    daemon.kill()
+    assert await daemon.stop() == 0
     await world.oscar.end_outage()
     assert await world.left() == 0
     daemon.start()

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 import structlog
 
+from bridge.core import steady
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
 from bridge.sources.rucio import reader
@@ -27,6 +28,7 @@ from tests.conformance.beds import RucioBed, number
 from tests.servers import hermes
 from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
+from tests.servers.black_hole import black_hole
 from tests.servers.certificates import Certificates
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
@@ -114,6 +116,39 @@ async def test_of_several_addresses_each_is_read_and_one_that_is_down_is_told(
             second.refuse(False)
             await until(lambda: metrics.registry.get_sample_value(*up) == 1, timeout=15)
             settle(await hands.take(4))  # the last answers were lost with the link they had to go by
+    await bed.leaves(0)
+
+
+async def test_a_link_that_comes_and_goes_is_told_until_it_has_held_for_half_a_minute(
+    bed: RucioBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady, "HELD_SECONDS", 30.0)
+    async with opened(bed.source()) as hands:
+        assert not hands.source.problems()
+        for _ in range(2):
+            links = bed.proxy.accepted
+            bed.proxy.cut()
+            await until(lambda: bed.proxy.accepted > links and "over for" in f"{hands.source.problems()}")  # noqa: B023 - now
+        await bed.put(1)
+        settle(await hands.take(1))
+        assert "over for" in hands.source.problems()[0]
+        held = time.monotonic() + 31
+        monkeypatch.setattr(steady, "monotonic", lambda: held)
+        assert not hands.source.problems()
+
+
+async def test_an_address_that_swallows_everything_delays_no_other(
+    bed: RucioBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind(monkeypatch, "mq.test", "127.0.0.2", "127.0.0.1")
+    keys = {**bed.settings(), "brokers": f"mq.test:{bed.proxy.port}"}
+    with black_hole("127.0.0.2", bed.proxy.port):
+        await bed.put(3)
+        async with opened(source(**{**keys, "heartbeat": 10})) as hands:  # connecting has 20 s
+            settle(await hands.take(3))
+        async with opened(source(**{**keys, "heartbeat": 1})) as hands:
+            await until(lambda: hands.source.problems())
+            assert "(127.0.0.2): no answer in time" in hands.source.problems()[0]
     await bed.leaves(0)
 
 

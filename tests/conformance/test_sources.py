@@ -81,6 +81,20 @@ async def test_what_is_not_settled_at_the_end_is_given_back(bed: Bed) -> None:
     await bed.leaves(0)
 
 
+@pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq", "stomp-activemq", "kafka"], indirect=True)
+async def test_what_can_not_be_read_is_a_fault_and_what_is_beside_it_is_read(bed: Bed) -> None:
+    await bed.put(3)
+    await bed.poison()
+    await bed.put(3, first=3)
+    async with opened(bed.source()) as hands:
+        taken = await hands.take(7)
+        settle(taken)
+        assert not hands.source.problems()
+    assert [bool(delivery.fault) for delivery in taken].count(True) == 1
+    assert sorted(number(each.event) for each in taken if each.fault is None) == list(range(6))
+    await bed.leaves(0)
+
+
 async def test_an_idle_source_does_nothing(bed: Bed) -> None:
     async with opened(bed.source()) as hands:
         await hands.takes_nothing(0.5)

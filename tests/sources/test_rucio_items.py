@@ -43,17 +43,6 @@ async def takes(bed: RucioBed, count: int) -> list[Delivery]:
     return taken
 
 
-async def test_what_can_not_be_read_is_a_fault_and_those_beside_it_come_by_the_same_link(
-    bed: RucioBed,
-) -> None:
-    await bed.put(3)
-    await bed.poison()
-    await bed.put(3, first=3)
-    taken = await takes(bed, 7)
-    assert len(faults(taken)) == 1
-    assert sorted(number(each.event) for each in taken if each.fault is None) == list(range(6))
-
-
 @ON_RABBIT
 @pytest.mark.parametrize(
     "properties",

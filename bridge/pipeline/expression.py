@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -91,26 +92,27 @@ class Expression:
             kind = "text" if isinstance(data, str) else "bytes"
             advice = "ask first: `type(data) == map`, or `has()` of the member"
             return Unroutable(f"{text} (data is not JSON but {kind}, {len(data)} long; {advice})", "not_json")
-        if isinstance(error, TypeError) and (hints := self._texts(view)):
+        if isinstance(error, TypeError) and (hints := self._hints(view)):
             text += f" ({'; '.join(hints)})"
         return Unroutable(text)
 
-    def _texts(self, view: View) -> list[str]:
-        """Say which of the values that it reads are text, and how a number is made of those that are one."""
-        return [
-            f"`{written}` is text" + (f": use `double({written})`" if _NUMBER.fullmatch(value) else "")
-            for written, value in self._read(view)
-            if isinstance(value, str)
-        ]
-
-    def _read(self, view: View) -> list[tuple[str, Any]]:
-        found = []
-        for written, keys in self._paths.items():
-            value: Any = view.variables
+    def _hints(self, view: View) -> list[str]:
+        """Say of what it reads which is text, with what makes a number of it, and which is in no object."""
+        hints = []
+        for written, (root, *keys) in self._paths.items():
+            value: Any = view.variables[root] if view.shape is _OBJECT or root != "data" else {}
             for key in keys:
-                value = value.get(key) if hasattr(value, "get") else None
-            found.append((written, value))
-        return found
+                if not isinstance(value, Mapping):
+                    hints.append(f"what `{written}` would be in is no object")
+                    break
+                if key not in value:
+                    break
+                value = value[key]
+            else:
+                if isinstance(value, str):
+                    advice = f": use `double({written})`" if _NUMBER.fullmatch(value) else ""
+                    hints.append(f"`{written}` is text{advice}")
+        return hints
 
     @cached_property
     def _paths(self) -> dict[str, tuple[str, ...]]:

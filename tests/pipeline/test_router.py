@@ -175,14 +175,16 @@ async def test_a_dead_letter_of_a_route_says_which_expression_and_why() -> None:
         ("data.size > 0", "(`data.size` is text: use `double(data.size)`)"),
         ('data["size"] > 0', '(`data["size"]` is text: use `double(data["size"])`)'),
         ("data.meta.n + 1 > 0", "(`data.meta.n` is text: use `double(data.meta.n)`)"),
-        ("data.name > 0", "(`data.name` is text)"),
+        ("data.absent.x == 1 || data.name > 0", "(`data.name` is text)"),
+        ("data.none.x > 0", "(what `data.none.x` would be in is no object)"),
+        ("data.size.x.y > 0", "(what `data.size.x.y` would be in is no object)"),
         ("attributes.size > 0", "(`attributes.size` is text: use `double(attributes.size)`)"),
     ],
 )
 async def test_a_number_that_came_as_text_is_told_with_what_makes_a_number_of_it(
     when: str, hint: str
 ) -> None:
-    data = b'{"size": "10", "meta": {"n": "-1.5e3"}, "name": "a"}'
+    data = b'{"size": "10", "meta": {"n": "-1.5e3"}, "name": "a", "none": null}'
     cause, detail = await _one(when, data, attributes={"size": "10"})
     assert cause == "route"
     assert hint in detail

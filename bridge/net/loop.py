@@ -19,7 +19,7 @@ from aiohappyeyeballs import start_connection
 
 _MOST_THREADS = 64
 """Look-ups under way at once. Each is of another name, and a configuration has few of them."""
-_NEXT_ADDRESS_SECONDS = 0.25
+NEXT_ADDRESS_SECONDS = 0.25
 """How long one address is tried alone before the next one is tried beside it (RFC 8305, section 8)."""
 
 
@@ -128,7 +128,7 @@ class Loop(uvloop.Loop):
         addresses = await self.getaddrinfo(
             host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags
         )
-        plug = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, loop=self)
+        plug = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=self)
         try:
             if options.get("ssl") and options.get("server_hostname") is None:
                 options["server_hostname"] = host

@@ -165,6 +165,18 @@ async def test_a_name_stands_for_its_addresses_of_ipv4_once_each(monkeypatch: py
         await resolve("no-such.invalid:1")
 
 
+async def test_a_broker_with_an_address_of_each_family_is_reached_by_the_one_that_answers(
+    bed: RucioBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bed.put(1)
+    port = bed.proxy.port
+    behind(monkeypatch, "mq.test", "::1", "127.0.0.2")
+    async with Proxy(bed.proxy.target_port, host="::1", port=port):
+        with black_hole("127.0.0.2", port):
+            async with opened(source(**{**bed.settings(), "brokers": f"mq.test:{port}"})) as hands:
+                settle(await hands.take(1))
+
+
 async def test_a_defect_is_told_and_not_waited_for(bed: RucioBed, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("a defect")

@@ -12,8 +12,11 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
+from aiohappyeyeballs import start_connection
+
 from bridge.core.errors import CredentialError
 from bridge.net.certificates import refusal
+from bridge.net.loop import NEXT_ADDRESS_SECONDS
 from bridge.sources.rucio.config import RucioConfig
 
 _RESOLVE_SECONDS = 10.0
@@ -51,10 +54,23 @@ class Place:
     address: str
     """Numeric."""
     port: int
+    other: str | None = None
+    """The same broker's address of the other family, where it has one of each."""
 
     def __str__(self) -> str:
         address = f"[{self.address}]" if ":" in self.address else self.address
         return self.broker if self.address == self.host else f"{self.broker} ({address})"
+
+    async def plug(self) -> socket.socket:
+        """Connect to the address that answers. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        addresses = [
+            address
+            for one in (self.address, self.other)
+            if one is not None
+            for address in await loop.getaddrinfo(one, self.port, type=socket.SOCK_STREAM)
+        ]
+        return await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +122,10 @@ def patience(config: RucioConfig) -> float:
 
 
 async def resolve(broker: str) -> list[Place]:
-    """Give the addresses behind `HOST:PORT`: of IPv4 where there are any, as hermes does. Raises LinkLost."""
+    """Give the addresses behind `HOST:PORT`: of IPv4 where there are any, as hermes does. Raises LinkLost.
+
+    Where there is one address of each family they are the same broker's, which is reached by either of them.
+    """
     host, _, port = broker.rpartition(":")
     host = host.strip("[]")
     try:
@@ -115,10 +134,14 @@ async def resolve(broker: str) -> list[Place]:
     except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
         reason = getattr(error, "strerror", None) or str(error) or "no answer of the DNS"
         raise LinkLost(f"{host} can't be resolved: {reason}") from None
-    families = {family for family, *_ in found}
-    wanted = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
-    addresses = dict.fromkeys(str(address[0]) for family, *_, address in found if family == wanted)
-    return [Place(broker, host, address, int(port)) for address in addresses]
+    by_family: dict[int, list[str]] = {socket.AF_INET: [], socket.AF_INET6: []}
+    for family, *_, address in found:
+        if family in by_family and str(address[0]) not in by_family[family]:
+            by_family[family].append(str(address[0]))
+    four, six = by_family[socket.AF_INET], by_family[socket.AF_INET6]
+    if len(four) == len(six) == 1:
+        return [Place(broker, host, four[0], int(port), other=six[0])]
+    return [Place(broker, host, address, int(port)) for address in four or six]
 
 
 class _Ear(asyncio.StreamReader):
@@ -151,19 +174,22 @@ class Wire:
         loop = asyncio.get_running_loop()
         reader = _Ear(limit=_BUFFER, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport, _ = await loop.create_connection(
-            lambda: protocol,
-            place.address,
-            place.port,
-            ssl=context,
-            server_hostname=None if context is None else place.host,
-        )
+        plug = await place.plug()
         # Where a broker of STOMP gives no signs of life, this still notices a machine that is gone.
-        plug = transport.get_extra_info("socket")
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, math.ceil(config.heartbeat))
         plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, math.ceil(config.heartbeat / 3))
         plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        try:
+            transport, _ = await loop.create_connection(
+                lambda: protocol,
+                sock=plug,
+                ssl=context,
+                server_hostname=None if context is None else place.host,
+            )
+        except BaseException:
+            plug.close()
+            raise
         return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def silent(self, seconds: float) -> NoReturn:

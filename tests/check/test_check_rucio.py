@@ -175,6 +175,12 @@ async def test_a_stream_is_told(rabbitmq: RabbitMQ, unique: str) -> None:
     await rabbitmq.declare(unique, x_queue_type="stream")
     found = await check(**amqp(rabbitmq, unique))
     said(found, "problem", f"{unique} is a stream", remedy="sources.closed.queue")
+    by_stomp = {"destination": f"/amq/queue/{unique}", "virtual_host": rabbit.VIRTUAL_HOST}
+    found = await check(**stomp(rabbitmq, **by_stomp))
+    said(found, "problem", f"/amq/queue/{unique} is a stream", remedy="sources.closed.destination")
+    await rabbitmq.declare(f"{unique}-classic")
+    found = await check(**stomp(rabbitmq, **{**by_stomp, "destination": f"/amq/queue/{unique}-classic"}))
+    assert is_well(found)
 
 
 async def test_holding_longer_than_rabbitmq_allows_is_told(rabbitmq: RabbitMQ, unique: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
+from bridge.sources.rucio import amqp_queue
 from bridge.sources.rucio.amqp_queue import look
 from tests.conformance.beds import number
 from tests.servers import hermes
@@ -130,6 +131,17 @@ async def test_a_queue_that_is_there_is_taken_as_it_is(
     async with opened(source(**on_rabbit(rabbitmq, queue=unique, declare=declare))) as hands:
         await to_rabbit(rabbitmq, f"/topic/{unique}", hermes.message())
         settle(await hands.take(1))
+
+
+async def test_a_queue_that_is_made_has_no_limit_where_a_broker_would_have_one(
+    rabbitmq: RabbitMQ, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ from 4.0 has one by default; before, it takes -1 for a limit that nothing comes below."""
+    monkeypatch.setattr(amqp_queue, "_version", lambda _connection: (4, 0))
+    await rabbitmq.declare(f"{unique}-by-default", x_queue_type="quorum")
+    assert await limit(rabbitmq, f"{unique}-by-default") == 20
+    async with opened(source(**on_rabbit(rabbitmq, queue=unique, declare={}))):
+        assert await limit(rabbitmq, unique) is None
 
 
 async def test_a_queue_that_is_made_drops_nothing(rabbitmq: RabbitMQ, unique: str) -> None:

@@ -68,7 +68,7 @@ async def _look_at(
             if config.protocol == "amqp":
                 await _look_by_amqp(findings, config, key, place, patience)
             else:
-                await _look_by_stomp(findings, config, place)
+                await _look_by_stomp(findings, config, key, place)
     except TimeoutError:
         _tell(findings, config, key, place, "no answer in time")
     except LinkLost as lost:
@@ -82,9 +82,7 @@ async def _look_by_amqp(
 
     queue = await look(config, place)
     if queue is not None and queue.is_stream:
-        findings.problem(
-            f"{place}: {config.queue} is a stream, {NO_STREAM}", f"correct `sources.{key}.queue`"
-        )
+        _tell_stream(findings, key, f"{place}: {config.queue}", "queue")
     elif queue is not None:
         limit = "" if queue.delivery_limit is None else f", a delivery limit of {queue.delivery_limit}"
         findings.ok(
@@ -118,11 +116,17 @@ def _judge_limit(findings: Findings, queue: str, limit: int | None, patience: Pa
         )
 
 
-async def _look_by_stomp(findings: Findings, config: RucioConfig, place: Place) -> None:
+async def _look_by_stomp(findings: Findings, config: RucioConfig, key: str, place: Place) -> None:
     from bridge.sources.rucio.stomp import look  # likewise
 
-    await look(config, place)
+    if await look(config, place):
+        _tell_stream(findings, key, f"{place}: {config.destination}", "destination")
+        return
     findings.ok(f"{place}: logged in; {config.destination} was not tried, since that would take messages")
+
+
+def _tell_stream(findings: Findings, key: str, what: str, of: str) -> None:
+    findings.problem(f"{what} is a stream, {NO_STREAM}", f"correct `sources.{key}.{of}`")
 
 
 def _tell(findings: Findings, config: RucioConfig, key: str, place: Place, trouble: str) -> None:

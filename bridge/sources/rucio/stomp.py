@@ -45,6 +45,8 @@ class _StompLink:
         """Seconds between our signs of life; 0 when the broker wants none."""
         self.hears_every = 0.0
         """Seconds between the broker's; 0 when it gives none."""
+        self._server = ""
+        """What the broker says it is: `RabbitMQ/4.1.0`; nothing where it does not say."""
 
     async def connect(self, config: RucioConfig, password: str | None) -> None:
         """Say who we are. Raises LinkLost."""
@@ -65,9 +67,34 @@ class _StompLink:
         told = answer.headers
         if told.get("version") != "1.2":
             raise LinkLost(f"speaks STOMP {told.get('version', '1.0')}, not 1.2")
+        self._server = told.get("server", "")
         ours, theirs = _beats(told.get("heart-beat", "0,0"))
         self.hears_every = max(ours, beat) / 1000 if ours else 0.0
         self.sends_every = max(theirs, beat) / 1000 if theirs else 0.0
+
+    async def is_stream(self, destination: str) -> bool:
+        """Tell whether `destination` is a stream of RabbitMQ; the link is over then. Raises OSError.
+
+        Of all queues, only streams can be read from an offset. From "next", where nothing comes but what is
+        sent meanwhile, and reading a stream takes nothing from it.
+        """
+        if not self._server.startswith("RabbitMQ/") or not destination.startswith("/amq/queue/"):
+            return False
+        self._send(
+            "SUBSCRIBE",
+            {
+                "id": _SUBSCRIPTION,
+                "destination": destination,
+                "ack": "client-individual",
+                "prefetch-count": "1",
+                "x-stream-offset": "next",
+                "receipt": "subscribed",
+            },
+        )
+        try:
+            return (await self._next()).command == "RECEIPT"
+        except LinkLost:  # refused: it is none
+            return False
 
     async def subscribe(self, config: RucioConfig, prefetch: int) -> None:
         """Subscribe, and have the broker confirm it. Raises LinkLost."""
@@ -170,12 +197,12 @@ async def open_link(
         yield link
 
 
-async def look(config: RucioConfig, place: Place) -> None:
-    """Log in and out. Nothing is subscribed to, since that would take messages. Raises LinkLost."""
+async def look(config: RucioConfig, place: Place) -> bool:
+    """Log in, and tell whether the destination is a stream. No message is taken. Raises LinkLost."""
     async with _connected(config, place, lambda _message: None) as link:
         with _losing():
             async with asyncio.timeout(patience(config)):
-                await link.close()
+                return await link.is_stream(str(config.destination))
 
 
 @asynccontextmanager

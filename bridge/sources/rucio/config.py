@@ -71,10 +71,10 @@ class ClientTls(Tls):
 
 
 class DeclareConfig(Model):
-    """An AMQP queue to be made where it is missing: durable, and bound."""
+    """An AMQP queue to be made where it is missing, durable, and to be bound. One that is there stays as it is."""
 
     queue_type: Literal["quorum", "classic"] = "quorum"
-    """A queue that is there must be of this type."""
+    """Of one that is made; a quorum queue is made without a delivery limit."""
     exchange: str | None = Field(default=None, min_length=1, max_length=255)
     """The exchange to bind it to, which must be there; what STOMP sends to `/topic/…` is in `amq.topic`."""
     routing_key: str = Field(default="#", max_length=255)

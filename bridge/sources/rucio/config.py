@@ -71,7 +71,7 @@ class ClientTls(Tls):
 
 
 class DeclareConfig(Model):
-    """An AMQP queue to be made where it is missing, durable, and to be bound. One that is there stays as it is."""
+    """An AMQP queue to be made where it is missing, durable, and bound. One that is there stays as it is."""
 
     queue_type: Literal["quorum", "classic"] = "quorum"
     """Of one that is made; a quorum queue is made without a delivery limit."""

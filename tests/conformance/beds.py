@@ -258,6 +258,11 @@ class DcacheBed(Bed):
         for n in range(first, first + count):
             await self._site.upload(f"/data/in/{n}", b"leaf")
 
+    async def poison(self) -> None:
+        upload = await self._site.begin_upload("/data/in/poison")
+        upload.node.pnfs_id = ""
+        await self._site.finish_upload(upload, b"leaf")
+
     async def left(self) -> int:
         return self._store.spool("uploads").waiting
 

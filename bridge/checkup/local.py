@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bridge.commands import known
 from bridge.core.errors import StoreError
@@ -98,7 +99,13 @@ async def _port(findings: Findings, host: str, port: int, daemon: str | None) ->
         findings.note("http.port is 0: any free port is taken, and told in the log alone")
         return
     try:
-        trouble = _bind(host, port)
+        async with asyncio.timeout(_ASK_SECONDS):  # a name, perhaps, for which no server answers
+            addresses = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        trouble = _bind(addresses)
+    except TimeoutError:
+        trouble = OSError(None, f"its name was not resolved within {_ASK_SECONDS:g} s")
     except OSError as error:
         trouble = error
     if trouble is None:
@@ -117,11 +124,9 @@ async def _port(findings: Findings, host: str, port: int, daemon: str | None) ->
         )
 
 
-def _bind(host: str, port: int) -> OSError | None:
+def _bind(addresses: Sequence[tuple[Any, ...]]) -> OSError | None:
     """Try to take the port as the bridge would; gives the first address' trouble."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
+    for family, kind, protocol, _, address in addresses:
         with socket.socket(family, kind, protocol) as scout:
             scout.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:

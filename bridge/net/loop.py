@@ -1,6 +1,6 @@
 """The event loop that all commands run in: how every client looks up names and connects.
 
-All clients (aiohttp, aiobotocore, httpx, aiokafka, aiormq, our STOMP) come here, so what is said here holds
+All clients (aiohttp, aiobotocore, aiokafka, aiormq, our STOMP) come here, so what is said here holds
 for each of them.
 """
 

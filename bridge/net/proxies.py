@@ -1,7 +1,7 @@
 """Which HTTP proxy stands before a URL: one rule for every client that speaks HTTP.
 
-The libraries have a rule each. aiohttp and botocore know no `ALL_PROXY`, aiohttp takes no proxy without a
-scheme, httpx no `no_proxy` with a port; and two of them read passwords of ~/.netrc, which nobody configured.
+The libraries have a rule each: aiohttp and botocore know no `ALL_PROXY`, aiohttp takes no proxy without a
+scheme, and reads passwords of ~/.netrc, which nobody configured.
 """
 
 from __future__ import annotations

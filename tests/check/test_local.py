@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -131,3 +132,14 @@ async def test_a_port_that_is_taken_is_a_problem(tmp_path: Path, taken: int) -> 
     said(found, "problem", f"port {taken} is taken", about="http", remedy="another `http.port`")
     found = await check_local(settings(tmp_path, http={"host": "192.0.2.1", "port": 9464}))
     said(found, "problem", "can't listen on 192.0.2.1", about="http", remedy="an address of this machine")
+
+
+async def test_a_name_that_no_server_answers_for_holds_no_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr("bridge.checkup.local._ASK_SECONDS", 0.1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60))
+    found = await check_local(settings(tmp_path, http={"host": "slow.invalid", "port": 9464}))
+    over.set()
+    said(found, "problem", "slow.invalid port 9464: its name was not resolved", about="http")

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import httpx
 import pytest
 
 from bridge.net import loop as net_loop
@@ -41,7 +40,7 @@ class Names:
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
-        host = host.decode() if isinstance(host, bytes) else host  # anyio's
+        host = host.decode() if isinstance(host, bytes) else host
         if flags & socket.AI_NUMERICHOST or (host not in self.addresses and not host.startswith("dead-")):
             return _real(host, port, family, type, proto, flags)
         self.asked[host] += 1
@@ -82,11 +81,6 @@ async def by_aiohttp(url: str) -> int:
         return response.status
 
 
-async def by_httpx(url: str) -> int:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        return (await client.post(url, timeout=LONG)).status_code
-
-
 async def by_streams(url: str) -> int:
     """As aiokafka, and the STOMP and AMQP clients, connect."""
     host, _, port = url.removeprefix("http://").partition(":")
@@ -97,7 +91,7 @@ async def by_streams(url: str) -> int:
     return status
 
 
-clients = pytest.mark.parametrize("post", [by_aiohttp, by_httpx, by_streams])
+clients = pytest.mark.parametrize("post", [by_aiohttp, by_streams])
 Post = Callable[[str], Awaitable[int]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -128,7 +129,7 @@ async def test_a_partition_that_loses_its_leader_is_told_and_holds_up_no_other(
                 await until(lambda: lag(metrics) == 0)
                 proxy.garbled = NO_LEADER
                 await until(
-                    lambda: f"no answer for {unique}/2: no broker leads" in str(hands.source.problems())
+                    lambda: f"no records of {unique}/2 come: no broker leads" in str(hands.source.problems())
                 )
                 await broker.produce(unique, [b"other"])
                 settle(await hands.take(1))
@@ -139,6 +140,39 @@ async def test_a_partition_that_loses_its_leader_is_told_and_holds_up_no_other(
                 await until(lambda: not hands.source.problems())
 
 
+async def test_a_partition_that_its_broker_refuses_is_told_with_the_reason_and_asked_for_with_pauses(
+    unique: str, at_once: None
+) -> None:
+    asked = 0
+
+    def count(data: bytes) -> bool:
+        nonlocal asked
+        asked += struct.unpack_from(">h", data, 4)[0] == FETCH
+        return True
+
+    async with Proxy(0) as proxy:
+        with Tansu(advertised_port=proxy.port) as broker:
+            proxy.target_port = broker.port
+            await broker.create_topic(unique, partitions=2)
+            await broker.produce(unique, [b"0"] * 7)
+            await broker.produce(unique, [b"1"] * 9, partition=1)
+            proxy.garbled = (struct.pack(">ihq", 1, 0, 9), struct.pack(">ihq", 1, STORAGE_ERROR, 9))
+            proxy.asked = count
+            async with opened(source(broker, unique)) as hands:
+                settle(await hands.take(7))
+                await until(lambda: f"no records of {unique}/1 come" in str(hands.source.problems()))
+                assert "which leads them, says KafkaStorageError" in str(hands.source.problems())
+                begun, before = time.monotonic(), asked
+                await hands.takes_nothing(1)
+                assert asked - before < 8 * (time.monotonic() - begun), "it is asked as fast as it answers"
+                proxy.garbled = None
+                settle(await hands.take(9))
+                await until(lambda: not hands.source.problems())
+
+
+FETCH = 1
+STORAGE_ERROR = 56
+"""Of the Kafka protocol guide: an API key, an error code."""
 COORDINATION = (8, 9, 11, 12)
 """Commits, their fetching, joining and heartbeats (Kafka protocol guide, api keys)."""
 

@@ -100,6 +100,55 @@ async def test_a_record_that_makes_no_sense_is_a_dead_letter_as_received(tansu: 
     assert await tansu.committed(unique, unique) == {0: 3}
 
 
+async def test_a_batch_that_comes_cut_holds_its_partition_alone_and_is_not_skipped(
+    unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a record longer than a fetch from a broker before Kafka 0.10.1."""
+    monkeypatch.setattr(unreadable, "RETRY_SECONDS", 0.1)
+    made = batch(b"long")
+    length = len(made) - 12
+    async with Proxy(0) as proxy:
+        with Tansu(advertised_port=proxy.port) as broker:
+            proxy.target_port = broker.port
+            await broker.create_topic(unique, partitions=2)
+            await broker.produce(unique, [b"good"])
+            await broker.produce_batch(unique, made)
+            proxy.garbled = (struct.pack(">qi", 1, length), struct.pack(">qi", 1, length + 1000))
+            async with opened(source(broker, unique)) as hands:
+                settle(await hands.take(1))
+                await until(
+                    lambda: f"{unique}/0 is held at offset 1: a batch of" in str(hands.source.problems())
+                )
+                await broker.produce(unique, [b"other"], partition=1)
+                settle(await hands.take(1))
+                proxy.garbled = None
+                settle(await hands.take(1))
+                assert hands.data == [b"good", b"other", b"long"]
+
+
+async def test_a_topic_that_may_not_be_read_holds_up_no_other(
+    unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unreadable, "RETRY_SECONDS", 0.1)
+    async with Proxy(0) as proxy:
+        with Tansu(advertised_port=proxy.port) as broker:
+            proxy.target_port = broker.port
+            both = (unique, f"{unique}-denied")
+            for topic, count in zip(both, (5, 9), strict=True):
+                await broker.create_topic(topic)
+                await broker.produce(topic, [topic.encode()] * count)
+            denied = 29  # TOPIC_AUTHORIZATION_FAILED
+            proxy.garbled = (struct.pack(">ihq", 0, 0, 9), struct.pack(">ihq", 0, denied, 9))
+            async with opened(source(broker, unique, topics=both)) as hands:
+                settle(await hands.take(5))
+                told = f"{unique}-denied/0 is held at offset 0: TopicAuthorizationFailed"
+                await until(lambda: told in str(hands.source.problems()))
+                await broker.produce(unique, [b"on"])
+                settle(await hands.take(1))
+                proxy.garbled = None
+                settle(await hands.take(9))
+
+
 def test_a_batch_is_taken_apart_as_aiokafka_reads_it() -> None:
     for compression in range(5):
         made = batch(b"1", None, b"3", headers=[("a", b"\xff"), ("b", None)], compression=compression)

@@ -37,7 +37,7 @@ _aiokafka_log = logging.getLogger("aiokafka")
 CONNECT_SECONDS = 10.0
 """For one connection to a broker, TLS and SASL included."""
 PAUSE_SECONDS = 0.25
-"""Between two rounds of asking all brokers for the cluster's layout."""
+"""Between two rounds of asking for the cluster's layout, and after a fetch that was refused in part."""
 CLOSE_SECONDS = 5.0
 """For leaving the group and closing the connections, and once more when that must be cut off."""
 
@@ -68,6 +68,8 @@ class _Client(AIOKafkaClient):  # type: ignore[misc] # aiokafka is not typed
         self._get_conn_lock_value = nullcontext()
         self._opening: defaultdict[Any, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._updated = -PAUSE_SECONDS
+        self.refusals: dict[TopicPartition, str] = {}
+        """Why brokers refused the last fetch of a partition: aiokafka only logs most reasons."""
 
     async def _get_conn(
         self, node_id: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT, no_hint: bool = False
@@ -86,6 +88,27 @@ class _Client(AIOKafkaClient):  # type: ignore[misc] # aiokafka is not typed
         if connection is not None:
             connection.__class__ = _Connection
         return connection
+
+    async def send(
+        self, node_id: Any, request: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT
+    ) -> Any:
+        answer = await super().send(node_id, request, group=group)
+        if isinstance(request, FetchRequest):
+            refused = {
+                TopicPartition(topic, number): for_code(code).__name__
+                for topic, partitions in answer.topics
+                for number, code, *_ in partitions
+                if code
+            }
+            if refused:
+                # aiokafka asks again at once, as fast as the broker refuses.
+                await asyncio.sleep(PAUSE_SECONDS)
+            if refused or self.refusals:
+                for topic, partitions in answer.topics:
+                    for number, *_ in partitions:
+                        self.refusals.pop(TopicPartition(topic, number), None)
+                self.refusals |= refused
+        return answer
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> Any:
         if cluster_metadata is self.cluster:
@@ -152,12 +175,25 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
         super().__setitem__(place, result)
 
 
-def guard(consumer: AIOKafkaConsumer, stopped: Stopped) -> None:
-    """Have `consumer`, started and not subscribed yet, call `stopped` where it would raise and skip.
+def take_over(consumer: AIOKafkaConsumer, stopped: Stopped) -> None:
+    """Have `consumer`, started and not subscribed yet, leave to us what can't be read, and all positions.
 
-    The partition's position is then the offset told. Called in the midst of `getmany`.
+    It calls `stopped` in the midst of `getmany`, where it would raise and skip; the partition's position is
+    then the offset told. Positions are ours to `seek` after each assignment: it would ask the coordinator for
+    them, and fetch nothing while that gives no answer.
     """
     consumer._fetcher._records = _Fetched(stopped)
+    consumer._fetcher._update_fetch_positions = _wait_for_positions
+
+
+async def _wait_for_positions(assignment: Any, _node: int, places: Collection[TopicPartition]) -> bool:
+    """Return once all of `places` have a position, or the assignment is over."""
+    positions = asyncio.gather(*(assignment.state_value(place).wait_for_position() for place in places))
+    try:
+        await asyncio.wait([positions, assignment.unassign_future], return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        pass  # whoever cancels a task of the fetcher awaits it, and expects no error
+    return False
 
 
 def has_records(consumer: AIOKafkaConsumer, place: TopicPartition) -> bool:
@@ -187,6 +223,12 @@ async def fetch_batches(
     if code:
         raise for_code(code)(place.topic)
     return bytes(batches)
+
+
+def refusal(consumer: AIOKafkaConsumer, place: TopicPartition) -> str | None:
+    """Return why a broker refused the last fetch of `place`; None when it did not."""
+    reason: str | None = consumer._client.refusals.get(place)
+    return reason
 
 
 # The group

@@ -10,7 +10,6 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetad
 from aiokafka.errors import (
     CommitFailedError,
     KafkaError,
-    NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     RecordTooLargeError,
     TopicAuthorizationFailedError,
@@ -104,7 +103,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._watch = Watch(
             consumer, config, health, self._ledgers, assigned=self._assigned, waits=self._waits
         )
-        aiokafka_private.guard(consumer, lambda place, _, error: self._unreadable.hold(place, error))
+        aiokafka_private.take_over(consumer, lambda place, _, error: self._unreadable.hold(place, error))
 
     @property
     def is_assigned(self) -> bool:
@@ -167,10 +166,6 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             except OffsetOutOfRangeError as error:
                 for place, offset in error.args[0].items():
                     await self._read_on_from_earliest(place, offset)
-                continue
-            except NoOffsetForPartitionError:
-                # aiokafka was faster than `on_partitions_assigned`, which will seek.
-                await self._assigned.wait()
                 continue
             except RecordTooLargeError as error:
                 _, place, offset, *_ = error.args

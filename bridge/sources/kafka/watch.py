@@ -118,14 +118,17 @@ class Watch:
         self.silent = [place for place in ours if now - self._answers[place][1] >= SILENCE_SECONDS]
         led = aiokafka_private.by_leader(self._consumer, self.silent)
         for node, places in led.items():
-            who = "no broker leads them" if node in (None, -1) else self._name(node or 0)
-            self._health.failed(("leader", node), f"no answer for {_some(places)}: {who}")
+            if node is None or node < 0:
+                why = "no broker leads them"
+            else:
+                refusals = {aiokafka_private.refusal(self._consumer, place) for place in places} - {None}
+                broker = aiokafka_private.describe(self._consumer, node)
+                said = f"says {', '.join(sorted(map(str, refusals)))}" if refusals else "is silent"
+                why = f"{broker}, which leads them, {said}"
+            self._health.failed(("leader", node), f"no records of {_some(places)} come: {why}")
         for node in self._blamed - set(led):
             self._health.recovered(("leader", node))
         self._blamed |= set(led)
-
-    def _name(self, node: int) -> str:
-        return f"{aiokafka_private.describe(self._consumer, node)}, which leads them, is silent"
 
     async def _look_after_the_coordinator(self) -> None:
         while True:

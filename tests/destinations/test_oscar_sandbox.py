@@ -100,6 +100,14 @@ async def test_a_run_that_met_a_hiccup_of_the_issuer_is_made_once_more(oscar: Sa
     assert len(oscar.ledger.runs) == 1
 
 
+async def test_a_run_that_its_gateway_gave_up_waiting_for_is_not_repeated(oscar: SandboxOscar) -> None:
+    oscar.settings.simulated_seconds, oscar.settings.run_timeout_seconds = 3600, 0.05
+    async with service(oscar.url, ADMIN, mode="run") as plants:
+        answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause) == (Verdict.UNKNOWN, "http_504")
+    assert len(oscar.ledger.runs) == 1
+
+
 async def test_a_run_of_an_offloaded_service_is_not_repeated(oscar: SandboxOscar) -> None:
     oscar.add_service("far", interlink_node_name="hpc-1")
     async with service(oscar.url, ADMIN, key="far", mode="run") as far:

@@ -140,7 +140,8 @@ class Pods:
         after `run_timeout_seconds`.
         """
         if self._settings.simulate:
-            await asyncio.sleep(self._settings.simulated_seconds)
+            async with asyncio.timeout(self._settings.run_timeout_seconds):
+                await asyncio.sleep(self._settings.simulated_seconds)
             return 0, b""
         async with asyncio.timeout(self._settings.run_timeout_seconds), self._slots:
             self._runs += 1

@@ -21,8 +21,8 @@ from bridge.store.waiting import Choice, Known, Waiting
 
 NEVER_IN_A_LANE = "never reached a lane, and no route could choose one: replay it --to a service"
 UNREAD = "no event, but what its source was told: only that source could read it"
-NO_SUCH_LANE = "its service is not in the configuration any more"
-NO_SUCH_SOURCE = "its source is not in the configuration any more"
+NO_SUCH_LANE = "its service is not in the configuration any more: replay it --to another"
+NO_SUCH_SOURCE = "its source is not in the configuration any more: replay it --to a service"
 HAS_A_LANE = "its service is in the configuration: the lane takes it"
 HAS_A_SOURCE = "its source is in the configuration, and will take it"
 SPOOLED_ONLY = "no event yet, but what its source was told: it can only be buried"

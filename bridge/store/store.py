@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Seque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 import structlog
@@ -27,7 +28,15 @@ from bridge.store.writer import Answer, Work, Writer
 from bridge.telemetry.metrics import Metrics
 
 _T = TypeVar("_T")
+_HANG_SECONDS = 20.0
+"""How long one transaction, or one question, may be under way before it is a problem to be told."""
 _log = structlog.get_logger(__name__)
+
+
+def _hang(what: str, since: float | None) -> str | None:
+    if since is None or (seconds := monotonic() - since) < _HANG_SECONDS:
+        return None
+    return f"the disk does not answer: a {what} has been under way for {seconds:.0f} s"
 
 
 class Store:
@@ -45,6 +54,7 @@ class Store:
         self._reading = ThreadPoolExecutor(1, "store reading")
         self._reader: sqlite3.Connection | None = None
         self._read_trouble: str | None = None
+        self._reading_since: float | None = None
         self._over: str | None = None
         """Why nothing more is taken: closed, or broken by a defect."""
         self._broken = asyncio.Event()
@@ -193,7 +203,7 @@ class Store:
     # State
 
     def problems(self) -> list[str]:
-        """Tell why the last write or read failed, that the budget is reached, and a defect."""
+        """Tell why the last write or read failed or hangs, that the budget is reached, and a defect."""
         writer = self._writer
         told = (
             writer.trouble,
@@ -201,7 +211,8 @@ class Store:
             self._read_trouble,
             self._over if self._broken.is_set() else None,
         )
-        return [problem for problem in told if problem is not None]
+        hangs = (_hang("write", writer.writing_since), _hang("read", self._reading_since))
+        return [problem for problem in (*told, *hangs) if problem is not None]
 
     async def broken(self) -> NoReturn:
         """Wait for a defect after which nothing can be kept any more. Raises StoreError, which tells it.
@@ -262,6 +273,7 @@ class Store:
         return await self._loop.run_in_executor(self._reading, self._answer, question)
 
     def _answer(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        self._reading_since = monotonic()
         try:
             if self._reader is None:
                 self._reader = schema.connect(self._path, mode="rw")
@@ -273,6 +285,8 @@ class Store:
             if schema.damaged(error):
                 salvage.suspect(self._path)
             raise StoreError(self._read_trouble) from error
+        finally:
+            self._reading_since = None
         self._read_trouble = None
         return found
 

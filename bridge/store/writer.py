@@ -90,6 +90,8 @@ class Writer:
         """Why the last write failed."""
         self.full: str | None = None
         """That the budget is reached."""
+        self.writing_since: float | None = None
+        """Monotonic time at which the write under way began."""
         self.bytes = 0
         """On the disk."""
         self._used = self._wal_bytes = 0
@@ -293,6 +295,7 @@ class Writer:
     def _attempt(self, call: Callable[[], object]) -> StoreError | None:
         """Call what writes; give what went wrong. Another program that holds the file is waited for."""
         while True:
+            self.writing_since = monotonic()
             try:
                 call()
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
@@ -303,6 +306,8 @@ class Writer:
                     salvage.suspect(self._path)
                 self._disconnect()
                 return StoreError(self.trouble)
+            finally:
+                self.writing_since = None
             self.trouble = None
             return None
 

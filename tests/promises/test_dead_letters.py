@@ -83,8 +83,21 @@ async def test_a_letter_of_a_service_no_longer_configured_is_left_as_it_is(world
     done = world.daemon(renamed).command("dead-letters", "replay", "--all")
     assert done.stdout.splitlines() == [
         "0 parked for their lanes",
-        "3 left as they are: its service is not in the configuration any more",
+        "3 left as they are: its service is not in the configuration any more: replay it --to another",
     ]
+
+
+async def test_a_command_to_a_bridge_whose_store_is_in_trouble_fails_in_one_line(world: World) -> None:
+    daemon = world.daemon()
+    await with_dead_letters(world, daemon, 1)
+    away = daemon.store.rename(daemon.store.with_name("away"))
+    for arguments in (["replay", "--all"], ["discard", "--all"]):
+        done = daemon.command("dead-letters", *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"oscar-bridge: the bridge that runs: {daemon.store} can't be ")
+    away.rename(daemon.store)
+    assert daemon.command("dead-letters", "discard", "--all").stdout == "1 discarded\n"
 
 
 async def test_a_command_that_says_nothing_of_which_is_refused(world: World) -> None:

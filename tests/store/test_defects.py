@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.ports import Spooled
 from bridge.store import Filter, Store, StoreConfig, orders
+from bridge.store import store as store_module
+from bridge.store.changes import Change
 from bridge.store.writer import Writer
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import event, letter
+from tests.store.events import event, letter, until
 
 
 def broken(*_: object, **__: object) -> None:
@@ -111,3 +114,24 @@ async def test_a_store_that_breaks_while_it_closes_closes(state_dir: Path, metri
         waiting = [store.park(event(str(number)), "plants") for number in range(10)]
         store._take_in = broken  # type: ignore[method-assign,assignment]
     assert [future.exception() for future in waiting] == [None] * 10
+
+
+async def test_a_disk_that_does_not_answer_is_told_while_it_lasts(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_HANG_SECONDS", 0.05)
+    answers = threading.Event()
+    async with Store.open(state_dir, metrics) as store:
+        try:
+            for question, told in (
+                (store.write(lambda _: (answers.wait(60), Change())), "a write has been under way"),
+                (store.read(lambda _: answers.wait(60)), "a read has been under way"),
+            ):
+                asked = asyncio.ensure_future(question)
+                await until(lambda told=told: any(told in problem for problem in store.problems()))
+                answers.set()
+                await asked
+                await until(lambda: not store.problems())
+                answers.clear()
+        finally:
+            answers.set()

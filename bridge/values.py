@@ -208,6 +208,18 @@ class Tls(Model):
                 raise ValueError(f"expected certificates in PEM, but {self.ca_file} has none") from None
         if self.ca_path is not None and not _trust_directory(context, self.ca_path):
             raise ValueError(f"expected files with certificates in PEM, but {self.ca_path} has none")
+        if self.ca_path is not None and isinstance(context, Context):
+            context.refuse_revoked(self.ca_path)
+
+    def issuer_context(self) -> Context:
+        """Make the context for a token endpoint, which is verified in any case.
+
+        Its authority may be one of the system's, or one of those given.
+        """
+        context = Context(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_default_certs()
+        self.trust(context)
+        return context
 
     def context(self) -> Context:
         """Make the context for connecting."""
@@ -216,8 +228,6 @@ class Tls(Model):
             context.load_default_certs()
         else:
             self.trust(context)
-        if self.ca_path is not None:
-            context.refuse_revoked(self.ca_path)
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

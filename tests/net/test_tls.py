@@ -80,6 +80,21 @@ def test_a_revoked_server_is_refused_from_the_next_connection_on(
     run(loop, main())
 
 
+def test_a_token_endpoint_that_is_revoked_is_refused(grid: Grid) -> None:
+    async def main() -> None:
+        file = grid.authorities / "grid.r0"
+        file.write_bytes(grid.authority.revocations([]))
+        context = Tls.model_validate({"ca_path": str(grid.authorities)}).issuer_context()
+        async with serving(server_context(grid.server)) as (port, _):
+            assert await greeted(port, context) == b"hello"
+            file.write_bytes(grid.authority.revocations([grid.certificate]))
+            os.utime(file, ns=(1, 1))
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await greeted(port, context)
+
+    run(Loop, main())
+
+
 def test_an_authority_without_a_list_or_with_an_old_or_a_forged_one_is_believed(grid: Grid) -> None:
     revoked = [grid.certificate]
     lists = {

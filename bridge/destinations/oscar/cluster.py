@@ -119,9 +119,7 @@ class OscarCluster:
                 endpoint=str(self.endpoint),
             )
         if isinstance(auth, OidcAuth) and auth.token_endpoint.startswith("https:"):
-            # The issuer gets a refresh token: always verified, by the system's authorities or the cluster's.
-            self._issuer_context = ssl.create_default_context()
-            tls.trust(self._issuer_context)
+            self._issuer_context = tls.issuer_context()
         self._tls = tls.context() if secure else True
         self._session = self._new_session(fresh=False)
         return self

@@ -273,9 +273,7 @@ class Http:
 
     async def _post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
         try:
-            # The issuer's authority may be one of the web's, the grid's or both.
-            trust = ssl.create_default_context()
-            self._config.tls.trust(trust)
+            trust = await asyncio.to_thread(self._config.tls.issuer_context)
             async with self.session.post(
                 url, data=form, headers=headers, allow_redirects=False, ssl=trust, proxy=proxy_for(url)
             ) as answer:

@@ -38,8 +38,9 @@ def ssl_context(tls: TlsConfig | None) -> ssl.SSLContext:
     if tls is None:
         return ssl.create_default_context()
     try:
-        context = tls.context()
-        if tls.truststore_file is not None:
+        if tls.truststore_file is None:
+            context = tls.context()
+        else:
             password = secret(tls.truststore_password, tls.truststore_password_file)
             context = Context(ssl.PROTOCOL_TLS_CLIENT)
             context.load_verify_locations(cadata=_trusted(tls.truststore_file, password))

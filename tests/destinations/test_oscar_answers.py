@@ -220,7 +220,7 @@ def test_no_answer_is_harmless_to_jobs_and_unknown_to_what_may_have_run(
         ("job", 404, "", ACCESS_TOKEN, False, False),
         ("run", 401, "", SERVICE_TOKEN, True, True),
         ("run", 401, "the application's", SERVICE_TOKEN, False, False),
-        ("run", 404, "", ACCESS_TOKEN, True, True),
+        ("run", 404, "", ACCESS_TOKEN, False, False),
         ("run", 404, "", SERVICE_TOKEN, False, False),
         ("run", 404, "the application's", ACCESS_TOKEN, False, False),
         ("run", 500, "", ACCESS_TOKEN, False, False),

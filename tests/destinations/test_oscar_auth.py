@@ -307,6 +307,15 @@ async def test_an_empty_404_of_run_is_asked_once_more_since_the_issuer_may_have_
         oscar.management_status, oscar.services = 200, set()
         answer = await plants.prepare(event()).attempt()
         assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "http_404")
+        assert len(oscar.requests) == 6
+
+
+async def test_an_access_token_that_was_revoked_makes_no_run_a_dead_letter() -> None:
+    async with oidc(FakeOscar(refusal=404, answer=always(200, "done")), mode="run") as (issuer, plants):
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+        issuer.oscar.bearers = set()  # long before its expiry
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+    assert len(issuer.forms) == 2
 
 
 @pytest.mark.parametrize(("status", "text"), [(404, "no such column"), (401, "no such user"), (403, "")])

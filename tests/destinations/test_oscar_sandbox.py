@@ -94,10 +94,20 @@ async def test_a_run_that_met_a_hiccup_of_the_issuer_is_made_once_more(oscar: Sa
         oscar.faults.set(Fault(statuses={503: 1.0}), "userinfo")
         away = await plants.prepare(event()).attempt()
         assert (away.verdict, away.cause) == (Verdict.REFUSED, "credentials")  # the management API says 401
-        assert oscar.ledger.requests == 2
+        assert oscar.ledger.requests == 1
         oscar.faults.clear()
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
     assert len(oscar.ledger.runs) == 1
+
+
+async def test_a_user_info_endpoint_that_throttles_makes_no_run_a_dead_letter(oscar: SandboxOscar) -> None:
+    verdicts = set()
+    oscar.faults.set(Fault(statuses={429: 0.5}), "userinfo")
+    for number in range(40):  # each with an access token that OSCAR has not seen yet
+        async with service(oscar.url, oidc(oscar), mode="run") as plants:
+            verdicts.add((await plants.prepare(event(number)).attempt()).verdict)
+    assert {Verdict.ACCEPTED, Verdict.REFUSED} <= verdicts
+    assert verdicts <= {Verdict.ACCEPTED, Verdict.REFUSED, Verdict.UNAVAILABLE, Verdict.FAILED}
 
 
 async def test_a_run_that_its_gateway_gave_up_waiting_for_is_not_repeated(oscar: SandboxOscar) -> None:

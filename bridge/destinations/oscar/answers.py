@@ -167,15 +167,14 @@ def about_the_token(mode: Literal["job", "run"], answer: Answer, *, doubtful: bo
 
     OSCAR's own 401 always, and a token that OSCAR can't read. An access token that expired, or is refused,
     shows as a 5xx on `/job` (job.go reads the user before it tests the error), so those count where the token
-    is `doubtful`, near its expiry. On `/run` it shows as an empty 404 (run.go), which OSCAR also gives when
-    the issuer has a hiccup, so that one is worth asking once more in any case.
+    is `doubtful`, near its expiry. On `/run` it shows as an empty 404 (run.go), which needs a look.
     """
     status = answer.status
     if status is None or answer.verdict is Verdict.DUPLICATE:
         return False
     if mode == "job":
         return (status in (401, 502) and answer.verdict is Verdict.REFUSED) or (status >= 500 and doubtful)
-    return answer.verdict is Verdict.REFUSED and status in (401, 404, 502)
+    return answer.verdict is Verdict.REFUSED and status in (401, 502)
 
 
 def needs_an_introduction(mode: Literal["job", "run"], answer: Answer) -> bool:

@@ -73,24 +73,18 @@ class OscarService:
             answer = await self._post(name, body, authorization)
             if answer.verdict is Verdict.ACCEPTED:
                 return answer
-            if about_the_token(self._mode, answer, doubtful=bearer.doubtful):
-                another = await self._another_token(answer, authorization)
-                if another is not None:
-                    answer = await self._post(name, body, another)
+            if about_the_token(self._mode, answer, doubtful=bearer.doubtful) and (
+                another := await bearer.renew(authorization)
+            ):
+                answer = await self._post(name, body, another)
             if needs_an_introduction(self._mode, answer):
                 await self._cluster.introduce()
                 answer = await self._post(name, body, bearer.current or await bearer.get())
             if answer.status == 404 and self._mode == "run":
-                return await self._look_for_the_service(answer)
+                return await self._look_after_a_404(answer, name, body)
         except NoCredentialError as error:
             return error.answer
         return answer
-
-    async def _another_token(self, answer: Answer, used: str) -> str | None:
-        """Return what to ask once more with, None for nothing. Raises NoCredentialError."""
-        if answer.status == 404 and not self._bearer.doubtful:
-            return used  # the issuer had a hiccup, more likely than a token that is refused in its best time
-        return await self._bearer.renew(used)
 
     async def federated(self) -> bool:
         """Ask whether other clusters may run its jobs, so that one event may have two.
@@ -101,11 +95,15 @@ class OscarService:
         federation = definition.get("federation")
         return isinstance(federation, dict) and bool(federation.get("members"))
 
-    async def _look_for_the_service(self, answer: Answer) -> Answer:
+    async def _look_after_a_404(self, answer: Answer, name: str, body: bytes) -> Answer:
         """Tell the application's 404, which is about the event, from OSCAR's, which is not.
 
-        A bare service token can't look, and needs not: since 4.0.0 it gets 401 for an unknown service.
-        Raises NoCredentialError where the answer may be OSCAR's, and OSCAR can't tell now.
+        By the look of it the application's: then OSCAR is only asked whether it has such a service. A bare
+        service token can't ask, and needs not: since 4.0.0 it gets 401 for an unknown service.
+
+        By the look of it OSCAR's, which could not find out about the access token: where the management API
+        takes the token, OSCAR has it in its cache from then on, so what a second call answers is final.
+        Raises NoCredentialError.
         """
         if not self._cluster.manages:
             return answer
@@ -115,8 +113,12 @@ class OscarService:
             if error.answer.status == 404 or answer.verdict is Verdict.REFUSED:
                 raise
             return answer
-        # The service is there, and the token was taken: so it was the application that answered.
-        return replace(answer, verdict=Verdict.REJECTED)
+        if answer.verdict is not Verdict.REFUSED:
+            return answer
+        answer = await self._post(name, body, self._bearer.current or await self._bearer.get())
+        if answer.status == 404 and answer.verdict is Verdict.REFUSED:
+            return replace(answer, verdict=Verdict.REJECTED)
+        return answer
 
     async def _post(self, name: str, body: bytes, authorization: str) -> Answer:
         cluster, mode = self._cluster, self._mode

@@ -111,6 +111,20 @@ async def test_cut_and_stalled_connections_lose_nothing(unique: str) -> None:
             assert await broker.committed(unique, unique) == {0: 50}
 
 
+async def test_an_answer_too_long_for_memory_is_not_read_and_loses_nothing(
+    tansu: Tansu, unique: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await tansu.create_topic(unique)
+    async with opened(source(tansu, unique)) as hands:
+        await until(lambda: hands.source._reader is not None and hands.source._reader.is_assigned)
+        with monkeypatch.context() as patch:
+            patch.setattr(aiokafka_private, "_MOST_FRAME", 10_000)
+            await tansu.produce(unique, [b"x" * 100_000])
+            await until(lambda: "more than 10000, is not read" in caplog.text)
+            assert not hands.seen
+        settle(await hands.take(1))
+
+
 async def test_a_silent_broker_is_a_lost_source(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "SILENCE_SECONDS", 0.5)
     monkeypatch.setattr(watch, "CALL_SECONDS", 2.0)  # the broker needs some of it, before it is silent

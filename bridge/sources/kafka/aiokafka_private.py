@@ -41,6 +41,8 @@ PAUSE_SECONDS = 0.25
 CLOSE_SECONDS = 5.0
 """For leaving the group and closing the connections, and once more when that must be cut off."""
 
+_MOST_FRAME = 2**28
+"""Bytes of one answer. A broker gives the first batch whole, which has 1 MiB by default, and 100 at some."""
 _WHOLE_BATCH = 2**20
 """A broker gives the first batch whole, however long it is (KIP-74)."""
 
@@ -58,6 +60,16 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc] # aiokafka is not t
         if isinstance(request, MetadataRequest):
             request._allow_auto_topic_creation = False
         return super().send(request, expect_response)
+
+
+class _Frames(asyncio.StreamReader):
+    """What is read of a connection; aiokafka itself takes up to 2 GiB into memory, if the broker says so."""
+
+    async def readexactly(self, n: int) -> bytes:
+        if n > _MOST_FRAME:
+            _aiokafka_log.warning("An answer of %d bytes, more than %d, is not read", n, _MOST_FRAME)
+            raise ConnectionAbortedError(f"an answer of {n} bytes, more than {_MOST_FRAME}")
+        return await super().readexactly(n)
 
 
 class _Client(AIOKafkaClient):  # type: ignore[misc] # aiokafka is not typed
@@ -87,6 +99,8 @@ class _Client(AIOKafkaClient):  # type: ignore[misc] # aiokafka is not typed
                 return None
         if connection is not None:
             connection.__class__ = _Connection
+            if connection._reader is not None:
+                connection._reader.__class__ = _Frames
         return connection
 
     async def send(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import struct
 import time
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -12,9 +15,11 @@ from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from bridge.core import steady
 from bridge.core.errors import SourceLost
+from bridge.net.loop import Loop
 from bridge.sources.kafka import positions, watch
 from bridge.telemetry.metrics import Metrics
 from tests.check.stubs import broker_that_answers
+from tests.servers.black_hole import black_hole
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.proxy import Proxy
 from tests.servers.tansu import Tansu, free_port
@@ -222,3 +227,31 @@ async def test_a_topic_that_appears_is_read_from_its_first_record(
         settle(await hands.take(1, timeout=30))
         assert hands.data == [b"first"]
         await until(lambda: not later.problems())
+
+
+def test_a_first_address_that_never_answers_keeps_nobody_from_the_broker(
+    tansu: Tansu, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a broken IPv6 before a working IPv4."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *more: Any, **hints: Any) -> Any:
+        if host not in ("half", b"half"):
+            return real(host, port, *more, **hints)
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in ("127.0.0.2", "127.0.0.1")
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    class Half:
+        bootstrap_servers = f"half:{tansu.port}"
+
+    async def read() -> None:
+        await tansu.create_topic(unique)
+        await tansu.produce(unique, [b"1"])
+        async with opened(source(Half(), unique)) as hands:
+            settle(await hands.take(1))
+
+    with black_hole("127.0.0.2", tansu.port), asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(asyncio.wait_for(read(), 60))

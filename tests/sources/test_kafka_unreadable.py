@@ -141,7 +141,7 @@ async def test_a_topic_that_may_not_be_read_holds_up_no_other(
             proxy.garbled = (struct.pack(">ihq", 0, 0, 9), struct.pack(">ihq", 0, denied, 9))
             async with opened(source(broker, unique, topics=both)) as hands:
                 settle(await hands.take(5))
-                told = f"{unique}-denied/0 is held at offset 0: TopicAuthorizationFailed"
+                told = f"{unique}-denied/0 is held at offset 0: [Error 29] TopicAuthorizationFailed"
                 await until(lambda: told in str(hands.source.problems()))
                 await broker.produce(unique, [b"on"])
                 settle(await hands.take(1))

@@ -30,7 +30,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from bridge.core.errors import reason
+from bridge.sources.kafka.connection import reason_of
 
 _aiokafka_log = logging.getLogger("aiokafka")
 
@@ -38,6 +38,8 @@ CONNECT_SECONDS = 10.0
 """For one connection to a broker, TLS and SASL included."""
 PAUSE_SECONDS = 0.25
 """Between two rounds of asking for the cluster's layout, and after a fetch that was refused in part."""
+OUTAGE_SECONDS = 1.0
+"""Between two rounds of asking for the layout, of which the first had no answer."""
 CLOSE_SECONDS = 5.0
 """For leaving the group and closing the connections, and once more when that must be cut off."""
 
@@ -79,7 +81,7 @@ class _Client(AIOKafkaClient):  # type: ignore[misc] # aiokafka is not typed
         # Its own lock lets one connection be opened at a time; one that hangs stops all reading.
         self._get_conn_lock_value = nullcontext()
         self._opening: defaultdict[Any, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._updated = -PAUSE_SECONDS
+        self._next_update = 0.0
         self.refusals: dict[TopicPartition, str] = {}
         """Why brokers refused the last fetch of a partition: aiokafka only logs most reasons."""
 
@@ -127,11 +129,10 @@ class _Client(AIOKafkaClient):  # type: ignore[misc] # aiokafka is not typed
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> Any:
         if cluster_metadata is self.cluster:
             # While a partition has no leader, the fetcher asks again as soon as it is answered.
-            await asyncio.sleep(self._updated + PAUSE_SECONDS - monotonic())
-        try:
-            return await super()._metadata_update(cluster_metadata, topics)
-        finally:
-            self._updated = monotonic()
+            await asyncio.sleep(self._next_update - monotonic())
+        updated = await super()._metadata_update(cluster_metadata, topics)
+        self._next_update = monotonic() + (PAUSE_SECONDS if updated else OUTAGE_SECONDS)
+        return updated
 
 
 def make_consumer(**options: Any) -> AIOKafkaConsumer:
@@ -301,7 +302,7 @@ async def coordinator_trouble(
                     break
                 answers.append(f"{describe(client, asked)} says {for_code(answer.error_code).__name__}")
     except (KafkaError, OSError) as error:
-        answers.append(reason(error))
+        answers.append(reason_of(error))
     except TimeoutError:
         answers.append(f"no answer in {seconds:g} s")
     if node is None:

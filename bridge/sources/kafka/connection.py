@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from aiokafka.errors import KafkaError
+
+from bridge.core.errors import reason, root_cause
 from bridge.net.certificates import refusal
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.kafka.security import ssl_context, token_provider
@@ -29,6 +32,12 @@ def client_options(config: KafkaConfig) -> dict[str, Any]:
         "sasl_kerberos_domain_name": config.kerberos_domain_name,
         "sasl_oauth_token_provider": None if config.oauth is None else token_provider(config.oauth),
     }
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what `error`, or the first in its group, says; aiokafka's own say of which type they are."""
+    error = root_cause(error)
+    return str(error) if isinstance(error, KafkaError) else reason(error)
 
 
 class _Collector(logging.Handler):

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from bridge.sources.kafka import aiokafka_private
 from bridge.sources.kafka.beginnings import Beginnings
+from bridge.sources.kafka.connection import reason_of
 from bridge.sources.kafka.health import Health
 from bridge.sources.kafka.ledger import Ledger
 
@@ -106,7 +107,8 @@ class Positions:
                 fresh = [place for place in places if place not in committed]
                 starts = await self._beginnings.of(self._consumer, fresh, begins)
         except (KafkaError, TimeoutError) as error:
-            late.update(dict.fromkeys(places, str(error) or "its leader does not answer"))
+            why = reason_of(error) if isinstance(error, KafkaError) else "its leader does not answer"
+            late.update(dict.fromkeys(places, why))
             return
         if revocations != self._revocations or not self._consumer.assignment().issuperset(places):
             return

@@ -16,12 +16,13 @@ from aiokafka.errors import (
 )
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.core.errors import SourceLost, reason, root_cause
+from bridge.core.errors import SourceLost, root_cause
 from bridge.core.ports import Slots
 from bridge.sources.handover import Handover
 from bridge.sources.kafka import aiokafka_private
 from bridge.sources.kafka.beginnings import Beginnings
 from bridge.sources.kafka.config import KafkaConfig
+from bridge.sources.kafka.connection import reason_of
 from bridge.sources.kafka.health import Health
 from bridge.sources.kafka.ledger import Ledger
 from bridge.sources.kafka.positions import Lost, Positions
@@ -130,7 +131,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 self._log.error("kafka reader failed", exc_info=error)
             self._release_all()
             self._metrics.lag(None)
-            lost = error if isinstance(error, SourceLost) else SourceLost(reason(error))
+            lost = error if isinstance(error, SourceLost) else SourceLost(reason_of(error))
             self.batches.fail(lost)
             if not self._joined.done():
                 self._joined.set_exception(lost)
@@ -142,7 +143,9 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         try:
             await self._commit(CLOSE_SECONDS)
         except (KafkaError, SourceLost) as error:
-            self._log.warning("kafka: last commit failed; its events will come again", reason=reason(error))
+            self._log.warning(
+                "kafka: last commit failed; its events will come again", reason=reason_of(error)
+            )
         finally:
             self._release_all()
             self._metrics.lag(None)
@@ -341,7 +344,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 await aiokafka_private.commit(self._consumer, offsets)
             except CommitFailedError as error:
                 # The group goes on without us: the rebalance that follows takes the partitions away.
-                self._log.warning("kafka: commit refused", reason=reason(error.__cause__ or error))
+                self._log.warning("kafka: commit refused", reason=reason_of(error.__cause__ or error))
                 return
             for place, ledger in ledgers.items():
                 ledger.committed = offsets[place].offset
@@ -362,7 +365,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 await self._drained()
             await self._commit(CALL_SECONDS)
         except (KafkaError, SourceLost) as error:
-            self._log.warning("kafka: commit before a rebalance failed", reason=reason(error))
+            self._log.warning("kafka: commit before a rebalance failed", reason=reason_of(error))
         finally:
             self._release_all()
             self._ledgers.clear()
@@ -384,7 +387,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 await self._positions.begin(places, seconds / 2)
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - aiokafka would only log it
             cause = root_cause(error)
-            self._fail(cause if isinstance(cause, SourceLost) else SourceLost(reason(cause)))
+            self._fail(cause if isinstance(cause, SourceLost) else SourceLost(reason_of(cause)))
             return
         self._log.info("kafka: partitions assigned", partitions=[_name(place) for place in places])
         self._watch.joined()

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from bridge.sources.kafka import aiokafka_private, batches
 from bridge.sources.kafka.batches import Batch, UnreadableError
+from bridge.sources.kafka.connection import reason_of
 from bridge.sources.kafka.health import Health
 from bridge.sources.kafka.ledger import Ledger
 
@@ -68,7 +69,7 @@ class Unreadable:
     def hold(self, place: TopicPartition, error: Exception) -> None:
         """Read nothing more of `place`, because of `error`, until it was taken apart."""
         self._consumer.pause(place)
-        self._held[place] = _Held(f"{type(error).__name__}: {error}", due=monotonic())
+        self._held[place] = _Held(reason_of(error), due=monotonic())
         self._due.set()
 
     def take(self, most: int) -> dict[TopicPartition, list[Any]]:

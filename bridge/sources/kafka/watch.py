@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from bridge.core.errors import SourceLost
 from bridge.sources.kafka import aiokafka_private
 from bridge.sources.kafka.config import KafkaConfig
-from bridge.sources.kafka.connection import complaints
+from bridge.sources.kafka.connection import complaints, reason_of
 from bridge.sources.kafka.health import Health
 from bridge.sources.kafka.ledger import Ledger
 
@@ -159,7 +159,7 @@ class Watch:
         except TimeoutError:
             return f"the coordinator of group {group} gave no answer in {CALL_SECONDS:g} s"
         except KafkaError as error:
-            return f"the coordinator of group {group} does not tell its commits: {error}"
+            return f"the coordinator of group {group} does not tell its commits: {reason_of(error)}"
         return None
 
 

@@ -141,6 +141,18 @@ async def test_a_silent_broker_is_a_lost_source(unique: str, monkeypatch: pytest
                     await hands.take(1)
 
 
+async def test_a_client_that_has_stopped_reading_is_a_lost_source(
+    tansu: Tansu, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an answer of a broker that it does not expect makes it."""
+    await tansu.create_topic(unique)
+    async with opened(source(tansu, unique)) as hands:
+        assert hands.source._consumer is not None
+        monkeypatch.setattr(hands.source._consumer._fetcher, "_get_actions_per_node", None)
+        with pytest.raises(SourceLost, match="Unexpected error during data retrieval"):
+            await hands.take(1)
+
+
 async def test_no_broker_is_a_lost_source_with_the_reason(unique: str) -> None:
     with socket.socket() as bound:  # nobody else gets the port, and nobody listens on it
         bound.bind(("127.0.0.1", 0))

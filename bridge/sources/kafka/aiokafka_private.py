@@ -211,6 +211,13 @@ async def _wait_for_positions(assignment: Any, _node: int, places: Collection[To
     return False
 
 
+def raise_what_ended_reading(consumer: AIOKafkaConsumer) -> None:
+    """Raise the error that ended the client's reading, if one has: `getmany` would wait without end."""
+    task = consumer._fetcher._fetch_task
+    if task.done() and not task.cancelled():
+        task.result()
+
+
 def has_records(consumer: AIOKafkaConsumer, place: TopicPartition) -> bool:
     """Tell whether the client has records of `place` in store."""
     return place in consumer._fetcher._records

@@ -74,7 +74,11 @@ class Positions:
             late, places = self.late, list(self.late)
             if not late:
                 continue
-            await self._begin(late, LEADER_SECONDS)
+            try:
+                async with asyncio.timeout(2 * LEADER_SECONDS):
+                    await self._begin(late, LEADER_SECONDS)
+            except TimeoutError:
+                continue  # the coordinator is silent, and told of
             for place in places:
                 if place in late:
                     name = f"{place.topic}/{place.partition}"

@@ -21,7 +21,7 @@ RETRY_SECONDS = 30.0
 """Between two tries to read a held partition on: the broker's copy may be mended, or another lead."""
 SOON_SECONDS = 1.0
 """Likewise, after a try that met no answer."""
-_ASK_SECONDS = 20.0
+_ASK_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -106,9 +106,10 @@ class Unreadable:
                 pass
             self._due.clear()
             now = monotonic()
-            for place, held in list(self._held.items()):
-                if held.batch is None and held.due <= now:
-                    await self._take_apart(place, held)
+            async with asyncio.TaskGroup() as tasks:
+                for place, held in self._held.items():
+                    if held.batch is None and held.due <= now:
+                        tasks.create_task(self._take_apart(place, held))
 
     async def _take_apart(self, place: TopicPartition, held: _Held) -> None:
         if self._held.get(place) is not held:
@@ -120,7 +121,11 @@ class Unreadable:
                 raw = await aiokafka_private.fetch_batches(
                     self._consumer, place, offset, isolation_level=self._isolation_level
                 )
-            batch = batches.first_batch(raw, place.topic, place.partition, offset) if raw else None
+            batch = None
+            if raw:  # in a thread: a batch may be long
+                batch = await asyncio.to_thread(
+                    batches.first_batch, raw, place.topic, place.partition, offset
+                )
         except OffsetOutOfRangeError:
             batch = None  # the reader counts what is gone
         except UnreadableError as error:

@@ -72,16 +72,20 @@ class Watch:
             tasks.create_task(self._look_after_the_coordinator())
 
     async def look_for_topics(self) -> None:
-        """Tell which topics of the configuration are not there. Raises SourceLost, KafkaError."""
+        """Tell which topics of the configuration are not there. Raises SourceLost."""
         if any(not self._consumer.partitions_for_topic(topic) for topic in self._config.topics):
-            async with answer("a question for the topics", CALL_SECONDS):
-                await aiokafka_private.refresh_layout(self._consumer)
+            try:
+                async with answer("a question for the topics", CALL_SECONDS):
+                    await aiokafka_private.refresh_layout(self._consumer)
+            except KafkaError as error:
+                raise SourceLost(reason_of(error)) from error
         self._tell_topics()
 
     async def _look_often(self) -> None:
         asked = monotonic()
         while True:
             await asyncio.sleep(min(LOOK_SECONDS, SILENCE_SECONDS / 2))
+            aiokafka_private.raise_what_ended_reading(self._consumer)
             if self._assigned.is_set():
                 self._tell_topics()
                 self._tell_leaders()

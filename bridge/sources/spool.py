@@ -135,7 +135,7 @@ class SpoolReader:
         self._metrics = metrics
         self._log = log
         self._concurrency = concurrency
-        self._full: str | None = None
+        self._full = Steady()
         metrics.remembered(lambda: spool.remembered)
         metrics.waiting(lambda: spool.waiting)
 
@@ -182,10 +182,10 @@ class SpoolReader:
         try:
             await self._spool.append(occurrences, position)
         except StoreFullError as error:
-            self._full = str(error)
+            self._full.failed(f"the store is full: {error}")
             raise
         if occurrences:
-            self._full = None
+            self._full.recovered()
             self.wake()
 
     def wake(self) -> None:
@@ -195,9 +195,8 @@ class SpoolReader:
 
     def problems(self) -> list[str]:
         """Return that the last `append` found the store full, and why look-ups fail."""
-        full = [] if self._full is None else [f"the store is full: {self._full}"]
-        trouble = self._trouble.problem
-        return full if trouble is None else [f"look-ups fail: {trouble}", *full]
+        problems = (self._trouble.problem, self._full.problem)
+        return [problem for problem in problems if problem is not None]
 
     async def run(self) -> None:
         """Hand out until cancelled; then release what is in hand. Raises, in a group, what `resolve` did."""
@@ -242,7 +241,7 @@ class SpoolReader:
         """Return how many to read: not one by one when there are many."""
         if self._passed >= HELD or self._window_bytes >= WINDOW_BYTES or self._window > WINDOW // 2:
             return 0
-        return min(WINDOW - self._window, HELD - self._passed)
+        return min(WINDOW, HELD - self._passed) - self._window
 
     async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
         """Ask the store until it answers; it tells itself what is wrong with it."""
@@ -282,7 +281,7 @@ class SpoolReader:
         if later.trouble is None:
             self._no_trouble(number)
         else:
-            self._trouble.failed(later.trouble)
+            self._trouble.failed(f"look-ups fail: {later.trouble}")
             self._troubled.add(number)
             if is_first:
                 self._tried.append(number)

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from bridge.core.ports import Finding, Patience
 from bridge.sandbox.dcache import SandboxDcache
+from bridge.sandbox.dcache.events import Events
 from bridge.sandbox.kafka import free_port
 from bridge.sources.dcache.config import DcacheConfig
 from tests.check.findings import is_well, said
@@ -103,3 +104,21 @@ async def test_a_clock_that_is_off_is_told(site: SandboxDcache, monkeypatch: pyt
 
     monkeypatch.setattr(web.StreamResponse, "prepare", late)
     said(await check(site.base), "warning", "the clocks of dCache and of this machine")
+
+
+@pytest.mark.parametrize(
+    "limits", [{"channels": {"maximumPerUser": "unlimited"}}, {"channels": [7]}, [], "[" * 10**5]
+)
+async def test_limits_of_any_type_are_told_or_passed_by(
+    site: SandboxDcache, monkeypatch: pytest.MonkeyPatch, limits: Any
+) -> None:
+    async def odd(_events: Events, _request: web.Request) -> web.Response:
+        if isinstance(limits, str):
+            return web.Response(text=limits, content_type="application/json")
+        return web.json_response(limits)
+
+    monkeypatch.setattr(Events, "_limits", odd)
+    async with SandboxDcache(site.settings) as another:
+        await another.mkdir("/data/in")
+        found = await check(another.base)
+    said(found, "problem", "not JSON" if isinstance(limits, str) else "tells of no channels")

@@ -116,6 +116,35 @@ async def test_a_look_up_that_can_not_be_read_is_a_dead_letter_of_its_file(
         assert deliveries["/data/in/good"].fault is None
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"event: inotify\nid: \xc3\xa9\ndata: {}\n\n",
+        b"event: inotify\nid: " + b"9" * 60_000 + b"\ndata: {}\n\n",
+        b"event: inotify\nid: 7\ndata: \xff\n\n",
+        b"event: inotify\nid: 7\ndata: " + b"x" * 200_000 + b"\n\n",
+        b"event: SYSTEM\ndata: []\n\n",
+    ],
+    ids=["id", "long id", "not UTF-8", "long", "SYSTEM"],
+)
+async def test_an_event_that_can_not_be_read_is_a_dead_letter_and_the_stream_goes_on(
+    site: SandboxDcache, tmp_path: Path, sent: bytes
+) -> None:
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        (stream,) = site._streams
+        stream.send(sent)
+        await site.upload("/data/in/a", b"x")
+        deliveries = {one.event.subject: one for one in await running.hands.take(2)}
+        assert "an event can't be read" in str(deliveries[None].fault)
+        assert deliveries["/data/in/a"].fault is None
+        assert list(site._streams) == [stream]
+        for one in deliveries.values():
+            one.settle(Outcome.ACCEPTED)
+        await running.nothing_more()
+
+
 @pytest.mark.parametrize("limits", [{"channels": {"maximumPerUser": "unlimited"}}, {"channels": 7}, [], None])
 async def test_limits_of_any_type_are_no_reason_not_to_read(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Any

@@ -385,6 +385,7 @@ async def test_a_batch_that_nobody_took_is_released_and_found_again(tmp_path: Pa
         await here.came("1", "2")
 
 
+@pytest.mark.usefixtures("told_no_longer")
 async def test_a_full_store_is_told_until_an_append_succeeds_and_drains_meanwhile(tmp_path: Path) -> None:
     async with world(tmp_path, config=StoreConfig(max_bytes=2**20)) as here:
         number = 0

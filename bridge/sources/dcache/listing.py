@@ -12,6 +12,7 @@ from typing import Any
 
 from bridge.core.errors import StoreFullError
 from bridge.core.ports import Spool, Spooled
+from bridge.core.steady import Steady
 from bridge.sources.dcache.arrivals import (
     ARRIVALS,
     CLOSED,
@@ -137,6 +138,8 @@ class Lister:
         """All directories have been watched on this channel."""
         self.unreadable: dict[str, str] = {}
         """Directories that can't be watched or listed, and why."""
+        self._trouble = Steady()
+        """The last of them."""
         self.full = False
         """The store had no room for all that the last listing found."""
 
@@ -169,8 +172,10 @@ class Lister:
         self._some.set()
 
     def problems(self) -> list[str]:
-        """Tell what can't be watched."""
-        told = [f"{path} can't be watched: {reason}" for path, reason in self.unreadable.items()]
+        """Return what can't be watched."""
+        told = [_unwatched(path, reason) for path, reason in self.unreadable.items()]
+        if not told and self._trouble.problem is not None:
+            told = [self._trouble.problem]
         more = [f"and {len(told) - _MOST_TOLD} more directories"] if len(told) > _MOST_TOLD else []
         full = ["the store is full: not all that was found could be kept"] if self.full else []
         return [*told[:_MOST_TOLD], *more, *full]
@@ -248,7 +253,7 @@ class Lister:
                 return
             try:
                 await self._watch_and_list(path, pnfsid, listing)
-                self.unreadable.pop(path, None)
+                self._is_readable(path)
             except ChannelGone:
                 continue  # the stream finds out too, and makes another
             except Unanswered as error:
@@ -288,15 +293,22 @@ class Lister:
             self.list_all_soon()
 
     def _is_missing(self, path: str, listing: Listing, reason: str) -> None:
-        self.unreadable.pop(path, None)
         if path in self._scope.roots:
             listing.failed = True
             self._is_unreadable(path, reason)
+        else:
+            self._is_readable(path)
+
+    def _is_readable(self, path: str) -> None:
+        self.unreadable.pop(path, None)
+        if not self.unreadable:
+            self._trouble.recovered()
 
     def _is_unreadable(self, path: str, reason: str) -> None:
         if self.unreadable.get(path) != reason:
             self._log.warning("dcache: a directory can't be watched", path=path, reason=reason)
         self.unreadable[path] = reason
+        self._trouble.failed(_unwatched(path, reason))
 
     async def _watch_and_list(self, path: str, pnfsid: str | None, listing: Listing) -> None:
         """Watch and list one directory, `pnfsid` by what the directory above it has shown.
@@ -470,6 +482,10 @@ class Lister:
             unlisted = dict(islice(unlisted.items(), _MOST_UNLISTED))
         before, position.unlisted = position.unlisted, unlisted
         return before != unlisted
+
+
+def _unwatched(path: str, reason: str) -> str:
+    return f"{path} can't be watched: {reason}"
 
 
 def _goes_on(before: Sequence[Entry], entries: Sequence[Entry]) -> bool:

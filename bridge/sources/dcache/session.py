@@ -92,7 +92,7 @@ class Session:
         self._was_connected = False
         self._trouble = Steady("not connected yet")
         self._connected_at: float | None = None
-        self._is_unlisted = True
+        self._list_all_once_connected = True
         """All is to be listed once the stream is connected, however it is: this process or its channel is
         new."""
         self.lookups = Lookups(
@@ -194,7 +194,7 @@ class Session:
                 failures = self._failed(failures)
                 pause = _pause(failures, *_PAUSES)
                 self._disconnected(str(error))
-                if self._is_unlisted and failures == 1:
+                if self._list_all_once_connected and failures == 1:
                     # Perhaps it is held back until there is something to tell: watches are made meanwhile,
                     # and what can be found is. Once connected, all is listed again.
                     self.lister.list_all_soon()
@@ -221,7 +221,7 @@ class Session:
         await self.reader.append((), self._position.text())
         self._watches.clear()
         self._missed("channel_lost", "dcache: events were missed; all is listed")
-        self._is_unlisted = True
+        self._list_all_once_connected = True
         self.lister.new_channel()
         return 0.0 if failures <= 1 else pause
 
@@ -257,8 +257,8 @@ class Session:
         self._connected_at = time.monotonic()
         self._log.info("dcache: connected", channel=self._position.channel, after=self._position.event)
         # Not sooner: what is closed after its directory was listed and before this is told by nobody.
-        if self._is_unlisted:
-            self._is_unlisted = False
+        if self._list_all_once_connected:
+            self._list_all_once_connected = False
             self.lister.list_all_soon()
         elif not resumed:
             self.gap("no_event_to_resume_from")

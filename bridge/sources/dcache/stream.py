@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -25,6 +26,10 @@ MOST_PENDING_BYTES = 16 * 2**20
 kept."""
 _EVENT_BYTES = 400
 """What an event takes of it beside its data."""
+
+
+_ID = re.compile(r"-?[0-9]{1,19}")
+"""dCache counts the events of a channel (Channel.java)."""
 
 
 class StreamEnded(Exception):  # noqa: N818 - the usual end of a stream
@@ -148,6 +153,9 @@ class Stream:
         self._some.set()
 
     def _take(self, event: ServerSentEvent) -> None:
+        if event.id and not _ID.fullmatch(event.id):  # it could not be asked from
+            self._keep_unreadable(event._replace(id=""), "its id is no number")
+            return
         if event.id:
             self._newest = event.id
             self._some.set()

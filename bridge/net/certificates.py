@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import structlog
 
-from bridge.core.errors import CredentialError
 from bridge.core.ports import Severity
 
 _log = structlog.get_logger(__name__)
@@ -85,7 +84,7 @@ class OwnCertificate:
         """Return its validity, and how well it is, with its file and date for a person."""
         try:
             found = self.validity()
-        except (OSError, ValueError, IndexError, CredentialError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is in the file, it stops nothing else
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             return None, Severity.PROBLEM, f"our certificate {self.file} can't be read: {reason}"
         now, until = time.time(), _date(found.ends)

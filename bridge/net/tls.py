@@ -63,8 +63,14 @@ class _Checked(ssl.SSLObject):
     def do_handshake(self) -> None:
         super().do_handshake()
         context = self.context
-        if isinstance(context, Context) and context._revocations is not None:  # noqa: SLF001 - its own half
+        if not isinstance(context, Context) or context._revocations is None:  # noqa: SLF001 - its own half
+            return
+        try:
             context._revocations.check(self.getpeercert(binary_form=True) or b"")  # noqa: SLF001
+        except ssl.SSLError:
+            raise
+        except Exception as error:  # noqa: BLE001 - OpenSSL has verified it, and another error ends no handshake
+            _log.warning("certificate not looked up", detail=f"{type(error).__name__}: {error}")
 
 
 class Revocations:
@@ -86,7 +92,7 @@ class Revocations:
         self._told: set[Path] = set()
         for path in sorted(directory.iterdir()):
             if path.suffix in (".pem", ".crt", ".cer") or path.suffix[1:].isdigit():
-                with suppress(OSError, ValueError):
+                with suppress(Exception):  # a key, or what OpenSSL alone can read
                     for found in x509.load_pem_x509_certificates(path.read_bytes()):
                         subject = found.subject.public_bytes()
                         self._authorities.setdefault(subject, []).append((path.stem, found))
@@ -131,7 +137,7 @@ class Revocations:
             if self._lists.get(path, (0, None))[0] != changed:
                 raw = path.read_bytes()
                 found = None
-                with suppress(ValueError):
+                with suppress(Exception):
                     found = x509.load_pem_x509_crl(raw) if _PEM in raw else x509.load_der_x509_crl(raw)
                 self._lists[path] = changed, found
             return self._lists[path][1]
@@ -144,7 +150,7 @@ class Revocations:
 
 
 def _is_signed_by(found: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    with suppress(ValueError, TypeError):
+    with suppress(Exception):  # of another kind of key, or by an algorithm that is not known here
         return found.is_signature_valid(authority.public_key())  # type: ignore[arg-type] # else TypeError
     return False
 

@@ -95,6 +95,24 @@ def test_a_token_endpoint_that_is_revoked_is_refused(grid: Grid) -> None:
     run(Loop, main())
 
 
+def test_a_certificate_that_cannot_be_looked_up_is_what_openssl_says(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(_raw: bytes) -> None:
+        raise ValueError("invalid version")
+
+    async def main() -> None:
+        (grid.authorities / "grid.r0").write_bytes(grid.authority.revocations([grid.certificate]))
+        context = grid.context()
+        monkeypatch.setattr("cryptography.x509.load_der_x509_certificate", unreadable)
+        async with serving(server_context(grid.server)) as (port, _):
+            with capture_logs() as logs:
+                assert await greeted(port, context) == b"hello"
+        assert [line["detail"] for line in logs] == ["ValueError: invalid version"]
+
+    run(Loop, main())
+
+
 def test_an_authority_without_a_list_or_with_an_old_or_a_forged_one_is_believed(grid: Grid) -> None:
     revoked = [grid.certificate]
     lists = {

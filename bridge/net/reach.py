@@ -92,12 +92,20 @@ async def reach(
     return False
 
 
+def note_proxy(findings: Findings, url: URL | str) -> URL | None:
+    """Return the proxy that stands before `url`, and tell of it."""
+    proxy = proxy_for(url)
+    if proxy is not None:
+        findings.note(f"{URL(url).host} is reached through the proxy {place_of(proxy)}")
+    return proxy
+
+
 async def reach_url(
     findings: Findings, url: URL | str, tls: ssl.SSLContext | None, *, address_key: str, ca_key: str
 ) -> bool:
     """Connect to where `url` leads, or to the proxy before it, which is then told; else as `reach`."""
     url = URL(url)
-    proxy = proxy_for(url)
+    proxy = note_proxy(findings, url)
     if proxy is None:
         return await reach(
             findings,
@@ -107,7 +115,6 @@ async def reach_url(
             address_key=address_key,
             ca_key=ca_key,
         )
-    findings.note(f"{url.host} is reached through the proxy {place_of(proxy)}")
     # What is behind it is told by the questions that follow.
     return await reach(
         findings,

@@ -12,15 +12,16 @@ import pytest
 
 import bridge
 from bridge.core.errors import SourceLost
-from bridge.core.ports import Verdict
+from bridge.core.ports import Patience, Verdict
+from bridge.destinations.oscar.check import check as check_cluster
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import Connection
 from bridge.sources.dcache.http import Unanswered
-from bridge.sources.kafka.config import OAuthConfig
+from bridge.sources.kafka.config import KafkaConfig, OAuthConfig
 from bridge.sources.kafka.security import token_provider
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import connect
-from tests.destinations.fake_oscar import event, service, token
+from tests.destinations.fake_oscar import cluster_config, event, service, token
 
 NOWHERE = "http://somewhere.test"
 """Only a proxy can know where that is."""
@@ -143,6 +144,27 @@ async def test_no_proxy_with_a_port_is_obeyed(
     with contextlib.suppress(AssertionError):  # those who expect an answer of the proxy
         await ask()
     assert not proxy.asked
+
+
+async def test_check_tells_the_proxy_before_each(proxy: Proxy) -> None:
+    """It gives those problems too, since that proxy leads nowhere."""
+    oidc = {"type": "oidc", "token_endpoint": f"{NOWHERE}/token", "client_id": "me", "refresh_token": "r"}
+    sasl = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "OAUTHBEARER"}
+    oauth = {"token_endpoint": f"{NOWHERE}/token", "client_id": "me", "client_secret": "s"}
+    kafka = {"type": "kafka", "bootstrap_servers": "127.0.0.1:9", "topics": ["t"], "group_id": "g"}
+    sqs = {"type": "sqs", "queue": "q", "region": "eu-west-1", "endpoint_url": NOWHERE}
+    keys = {"access_key_id": "a", "secret_access_key": "s"}
+    patience = Patience(attempt=1, unsettled=1)
+    told = f"somewhere.test is reached through the proxy http://127.0.0.1:{proxy.port}"
+    for found in (
+        await check_cluster("main", cluster_config(NOWHERE), {}),
+        await check_cluster("main", cluster_config("http://127.0.0.1:9", oidc), {}),
+        await dcache_config().check("arrivals", patience),
+        await KafkaConfig.model_validate({**kafka, **sasl, "oauth": oauth}).check("uploads", patience),
+        await SqsConfig.model_validate({**sqs, **keys}).check("bucket", patience),
+    ):
+        assert [one.message for one in found].count(told) == 1
+        assert "word" not in str(found)
 
 
 @pytest.mark.parametrize("ask", [queue, kafka_issuer, issuer])

@@ -26,7 +26,7 @@ from bridge.destinations.oscar.config import (
 )
 from bridge.destinations.oscar.definitions import Definitions, Version
 from bridge.net.bodies import body_of
-from bridge.net.reach import reach_url
+from bridge.net.reach import note_proxy, reach_url
 from bridge.telemetry.logging import excerpt
 
 _ASK_SECONDS = 5.0
@@ -44,6 +44,8 @@ async def check(key: str, config: ClusterConfig, services: Mapping[str, ServiceC
     try:
         async with OscarCluster(key, config, connections=1) as cluster:
             _warn_of_openness(findings, key, cluster, config)
+            if isinstance(config.auth, OidcAuth):
+                note_proxy(findings, config.auth.token_endpoint)
             if not await reach_url(
                 findings,
                 cluster.endpoint,

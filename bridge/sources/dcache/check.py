@@ -9,8 +9,9 @@ from contextlib import suppress
 
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Finding, Findings, Patience
+from bridge.credentials import OidcAuth
 from bridge.net.certificates import REFUSED, REMEDY
-from bridge.net.reach import reach_url
+from bridge.net.reach import note_proxy, reach_url
 from bridge.sources.dcache.config import DcacheConfig, X509Auth
 from bridge.sources.dcache.connection import ChannelGone, Connection, Limits
 from bridge.sources.dcache.http import Denied, Missing, Refused, Unanswered
@@ -26,6 +27,8 @@ async def check(config: DcacheConfig, key: str, _patience: Patience) -> Sequence
     """Look at the dCache of `sources.{key}`. A channel is made for trying the watches, and ended."""
     findings = Findings(f"source {key}")
     _warn_of_openness(findings, key, config)
+    if isinstance(config.auth, OidcAuth):
+        note_proxy(findings, config.auth.token_endpoint)
     if not await _reached(findings, key, config):
         return findings.found
     try:

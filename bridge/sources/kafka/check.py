@@ -16,6 +16,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, for_code
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
 from bridge.net.certificates import REFUSED, REMEDY
+from bridge.net.reach import note_proxy
 from bridge.sources.kafka import aiokafka_private
 from bridge.sources.kafka.check_group import ASK_SECONDS, TROUBLE, GroupLook, some, text_of
 from bridge.sources.kafka.config import KafkaConfig, whole
@@ -47,6 +48,8 @@ async def check(config: KafkaConfig, key: str, patience: Patience) -> Sequence[F
                 f"`{name}.verify: false`: whoever answers is believed, and gets the credentials",
                 f"set `sources.{key}.{name}.ca_file` or `ca_path`, and remove `verify`",
             )
+    if config.oauth is not None and config.oauth.token_endpoint is not None:
+        note_proxy(findings, config.oauth.token_endpoint)
     if await reach_bootstrap_servers(findings, key, config, options["ssl_context"]):
         try:
             async with asyncio.timeout(_ALL_SECONDS):

@@ -186,7 +186,7 @@ async def test_twenty_and_more_seeded_mistakes_are_each_named_with_a_remedy(
     assert not [one for one in unexplained if one["about"] != "configuration"]
     about = {one["about"] for one in told["findings"] if one["severity"] in ("problem", "warning")}
     assert about.isdisjoint({"source uploads", "service plants", "cluster main"}), "and no false alarm"
-    assert took < 20
+    assert took < 60  # and not minutes, as names and addresses are given up elsewhere
     assert not [secret for secret in SECRETS if secret in done.stdout]
     assert world.oscar.ledger.requests == 0, "nothing was invoked"
 
@@ -208,7 +208,7 @@ async def test_a_bridge_that_hangs_everywhere_is_told_in_time(world: World) -> N
     assert done.returncode == 1
     for about in ("cluster main", "cluster two", "source uploads", "source bucket"):
         assert f"problem  {about}" in done.stdout
-    assert took < 20
+    assert took < 60  # and not minutes, as names and addresses are given up elsewhere
 
 
 async def test_check_and_where_beside_a_running_daemon(world: World) -> None:

@@ -66,12 +66,17 @@ def test_a_url_tells_the_server_and_where_it_is_aws_the_region(
         ({"access_key_id": "AKIA"}, "expected access_key_id and secret_access_key"),
         ({"secret_access_key": "hunter2"}, "expected access_key_id and secret_access_key"),
         ({"session_token": "hunter2"}, "session_token is given"),
-        ({**STATIC, "secret_access_key_file": __file__}, "one of secret_access_key and"),
-        ({**STATIC, "session_token": "x", "session_token_file": __file__}, "one of session_token and"),
+        ({**STATIC, "secret_access_key_file": "FILE"}, "one of secret_access_key and"),
+        ({**STATIC, "session_token": "x", "session_token_file": "FILE"}, "one of session_token and"),
         ({**STATIC, "profile": "lab"}, "one of profile and access_key_id"),
     ],
 )
-def test_mistakes_are_told_with_what_was_expected(values: dict[str, Any], expected: str) -> None:
+def test_mistakes_are_told_with_what_was_expected(
+    values: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2\n")
+    values = {key: str(secret) if value == "FILE" else value for key, value in values.items()}
     with pytest.raises(ValidationError, match=expected) as raised:
         config(**values)
     assert "hunter2" not in str(raised.value)

@@ -76,8 +76,8 @@ def _markdown(table: Table, parts: Collection[str], effort: Effort, cores: Cores
         f"second, and is not measured. {POLLERS} receives are under way at once. Most of a message's cost is "
         "aiobotocore's (signing and parsing of two calls for ten messages): the bare loop pays it too.",
         "rucio": f"Rucio's brokers are those of Debian; before, stomp.py puts {effort.rucio:,} messages "
-        f"into a queue of each (RabbitMQ's a quorum queue), as hermes does; aiormq {version('aiormq')} and "
-        f"stompman's frames ({version('stompman')}) read them.",
+        f"into a queue of each (RabbitMQ's a quorum queue), as hermes does. AMQP is read with aiormq "
+        f"{version('aiormq')}, STOMP by the bridge itself.",
         "store": f"The store alone is one process with its loop and its writer thread on the one core, its "
         f"file under {tempfile.gettempdir()}, every group of events synced. The way back is that of a bridge "
         f"that starts with {effort.parked_back:,} events parked.",

@@ -18,8 +18,8 @@ from bridge.sources.rucio.stomp_frames import Frame, Parser, dump
 from bridge.telemetry.logging import excerpt
 
 _SUBSCRIPTION = "oscar-bridge"
-_CHUNK = 2**16
-"""Bytes parsed at once: less than a millisecond, for a hundred messages."""
+_CHUNK = 2**15
+"""Bytes parsed at once: some milliseconds, with what is made of their messages."""
 _KNOWN = frozenset(
     {
         "ack",

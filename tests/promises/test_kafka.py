@@ -1,4 +1,4 @@
-"""What is not well with Kafka is told in every look at /readyz and the metrics, and stops nothing beside it."""
+"""What is not well with Kafka is told in every look at the daemon, and stops nothing beside it."""
 
 from __future__ import annotations
 

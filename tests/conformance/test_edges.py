@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.conformance.world import BedWorld
+from tests.promises.world import until
 
 GOOD = 6
 
@@ -17,6 +18,22 @@ def getaddrinfo(host, port, family=0, type=0, proto=0, flags=0):
     return real(host, port, family, type, proto, flags)
 socket.getaddrinfo = getaddrinfo
 """
+
+
+async def test_a_poisoned_item_is_a_dead_letter_and_its_neighbours_are_jobs(world: BedWorld) -> None:
+    await world.bed.put(GOOD // 2)
+    await world.bed.poison()
+    await world.bed.put(GOOD // 2, GOOD // 2)
+    daemon = world.daemon()
+    daemon.start()
+    await world.one_job_each(GOOD)
+    await until(lambda: daemon.said("dead letter", cause="unreadable"), what="the dead letter")
+    await world.bed.leaves(0, seconds=30)
+    assert await daemon.metric("bridge_dead_letters", service="", cause="unreadable") == 1
+    assert await daemon.metric("bridge_source_losses_total", source="uploads") == 0
+    assert len(daemon.said("source open")) == 1
+    await daemon.becomes_ready()
+    assert await daemon.stop() == 0
 
 
 async def test_a_peer_that_is_there_and_does_not_answer_is_never_taken_for_well(world: BedWorld) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bridge.core.identity import invocation_name
 from bridge.core.ports import Verdict
-from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from bridge.sandbox.oscar import Fault, SandboxOscar, Settings, kubernetes
 from bridge.sandbox.oscar.kubernetes import TROUBLES
 from tests.destinations.fake_oscar import event, service
 
@@ -64,6 +64,30 @@ async def test_a_full_quota_is_waited_for_and_a_job_being_deleted_is_a_duplicate
         oscar.jobs.delete(job)
         assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.DUPLICATE
     assert oscar.ledger.created == {NAME: 1}
+
+
+async def test_a_job_that_oscar_made_after_we_had_hung_up_is_a_duplicate(
+    oscar: SandboxOscar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_in = asyncio.Event()
+
+    async def sleep(_seconds: float) -> None:
+        await let_in.wait()
+
+    monkeypatch.setattr(kubernetes, "sleep", sleep)
+    oscar.settings.api_calls_per_second = 0.001  # the burst is enough for five jobs
+    async with service(oscar.url, ADMIN, timeout_seconds=1) as plants:
+        for number in range(2, 7):
+            assert (await plants.prepare(event(number)).attempt()).verdict is Verdict.ACCEPTED
+        late = await plants.prepare(event(1)).attempt()
+        assert (late.verdict, late.cause) == (Verdict.UNAVAILABLE, "timeout")
+        oscar.settings.api_calls_per_second = None
+        let_in.set()
+        async with asyncio.timeout(30):
+            while NAME not in oscar.ledger.created:
+                await asyncio.sleep(0.001)
+        assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.DUPLICATE
+    assert oscar.ledger.created[NAME] == 1
 
 
 async def test_a_user_whom_oscar_has_never_seen_is_introduced_once(oscar: SandboxOscar) -> None:

@@ -176,7 +176,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 self._unreadable.hold(place, error)
                 continue
             except TopicAuthorizationFailedError as error:
-                for place in self._ledgers:
+                for place in self._ledgers.keys() & self._consumer.assignment():
                     if place.topic in error.args:
                         self._unreadable.hold(place, error)
                 continue

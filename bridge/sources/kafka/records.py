@@ -8,6 +8,7 @@ from typing import Any
 
 from bridge.core.delivery import Delivery, Watcher
 from bridge.core.event import Event
+from bridge.sources.kafka.batches import Record
 
 RECORD = "org.apache.kafka.record"
 TOMBSTONE = "org.apache.kafka.tombstone"
@@ -16,7 +17,7 @@ TOMBSTONE = "org.apache.kafka.tombstone"
 
 def to_delivery(record: Any, source: str, settled: Watcher) -> Delivery:
     """Make the Delivery of one record, aiokafka's or one taken apart; one that is no Event tells why."""
-    fault = getattr(record, "fault", None)
+    fault = record.fault if type(record) is Record else None
     try:
         if fault is None:
             return Delivery(to_event(record, source), settled)

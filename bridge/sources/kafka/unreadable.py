@@ -69,6 +69,8 @@ class Unreadable:
     def hold(self, place: TopicPartition, error: Exception) -> None:
         """Read nothing more of `place`, because of `error`, until it was taken apart."""
         self._consumer.pause(place)
+        if place in self._held:
+            return
         self._held[place] = _Held(reason_of(error), due=monotonic())
         self._due.set()
 

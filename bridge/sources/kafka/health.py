@@ -14,28 +14,35 @@ class Health:
     def __init__(self, log: Any) -> None:
         self._log = log
         self._problems: dict[Hashable, Steady] = {}
+        self._failing: set[Hashable] = set()
+        """Those of them that are not over."""
 
     def failed(self, what: Hashable, reason: str) -> None:
-        """Note that `what` is not well; the log says so once a reason."""
+        """Note that `what` is not well; the log says so once."""
         steady = self._problems.get(what)
         if steady is None or steady.problem is None:
             self._log.error("kafka: not well", reason=reason)
         steady = self._problems.setdefault(what, Steady())
         steady.failed(reason)
+        self._failing.add(what)
 
     def recovered(self, what: Hashable) -> None:
         """Note that `what` is well."""
         steady = self._problems.get(what)
         if steady is None:
             return
+        if what in self._failing:
+            self._failing.discard(what)
+            self._log.info("kafka: well again", problem=steady.problem)
+        steady.recovered()
         if steady.problem is None:
             del self._problems[what]
-        steady.recovered()
 
     def forget(self, is_ours: Callable[[Hashable], bool]) -> None:
         """Drop at once what is not ours to tell any more."""
         for what in [what for what in self._problems if not is_ours(what)]:
             del self._problems[what]
+            self._failing.discard(what)
 
     def problems(self) -> list[str]:
         """Return what is not well, or was so a short while ago."""

@@ -17,6 +17,7 @@ from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.ports import Slots, Spool, Spooled
 from bridge.core.steady import Steady
+from bridge.sources.failing import Failing
 from bridge.sources.handover import Handover
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -32,14 +33,8 @@ BATCH = 500
 PORTION, PORTION_BYTES = 100, 64 * 2**10
 """Occurrences, and their data, that are appended at once: of more a store that is nearly full may keep some,
 and refuses them together."""
-MOST_FAILING = 1000
-"""Occurrences of which each fails by itself, to be looked up again soon. More are laid aside in the store:
-none of the others waits for them."""
 LONGEST_PAUSE = 300.0
-"""Seconds between two look-ups of one occurrence, at most (unless it asks for more); and until some of those
-laid aside are taken up."""
-ROUND_SECONDS = 10.0
-"""Between two times that some of those laid aside are taken up, at least: time to look them up."""
+"""Seconds between two look-ups of one occurrence, at most (unless it asks for more)."""
 STORE_PAUSES = (0.5, 30.0)
 """Seconds before the store is asked again that could not be read: the first, the longest."""
 
@@ -64,6 +59,18 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an occurrence can't be looked up."""
+
+    cause: str
+    """A bounded word for the metrics."""
+    reason: str
+    """For a person."""
+    by_itself: bool = False
+    """It is about this occurrence: others may be looked up well meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
 class Later:
     """What an occurrence is about could not be looked up; it keeps its place."""
 
@@ -71,10 +78,8 @@ class Later:
     """Before the second look-up."""
     doubles: bool = True
     """Whether the pause doubles with each look-up that fails."""
-    trouble: str | None = None
-    """What is wrong, for a person; None where something is only waited for."""
-    by_itself: bool = False
-    """That is about this occurrence: others may be looked up well meanwhile."""
+    trouble: Trouble | None = None
+    """What is wrong; None where something is only waited for."""
 
 
 def portions_of(occurrences: Sequence[Spooled]) -> Iterator[Sequence[Spooled]]:
@@ -160,22 +165,8 @@ class SpoolReader:
         self._failures: dict[int, int] = {}
         """Look-ups that failed, by number; of those in `_later`, or just back from there."""
         self._passed = 0
-        """Occurrences in `_later`, in `_leaving`, and among the `others` of some row."""
-        self._trouble = Steady()
-        self._troubled: set[int] = set()
-        """Those that can't be looked up."""
-        self._failing: set[int] = set()
-        """Those of them that fail by themselves."""
-        self._fewer_fail = asyncio.Event()
-        self._fewer_fail.set()
-        self._tried: list[int] = []
-        """Whose first look-up has failed, which is to be kept."""
-        self._leaving: list[int] = []
-        """To be laid aside."""
-        self._some_tried = asyncio.Event()
-        self._are_aside = asyncio.Event()
-        """There may be some that are laid aside."""
-        self._are_aside.set()
+        """Occurrences in `_later`, and among the `others` of some row."""
+        self._failing = Failing(spool, ask=self._ask, laid_aside=self._give_back, look=self.wake)
 
     async def append(self, occurrences: Sequence[Spooled], position: str | None = None) -> None:
         """Keep what the stream told, as `Spool.append` does, and have it handed out."""
@@ -195,7 +186,7 @@ class SpoolReader:
 
     def problems(self) -> list[str]:
         """Return that the last `append` found the store full, and why look-ups fail."""
-        problems = (self._trouble.problem, self._full.problem)
+        problems = (self._failing.problem, self._full.problem)
         return [problem for problem in problems if problem is not None]
 
     async def run(self) -> None:
@@ -206,8 +197,7 @@ class SpoolReader:
                 for _ in range(self._concurrency):
                     tasks.create_task(self._look_up())
                 tasks.create_task(self._bring_back())
-                tasks.create_task(self._note_tried())
-                tasks.create_task(self._take_up())
+                tasks.create_task(self._failing.run())
                 tasks.create_task(self._compare())
                 tasks.create_task(self._feed())
         finally:
@@ -239,9 +229,10 @@ class SpoolReader:
 
     def _room(self) -> int:
         """Return how many to read: not one by one when there are many."""
-        if self._passed >= HELD or self._window_bytes >= WINDOW_BYTES or self._window > WINDOW // 2:
+        passed = self._passed + self._failing.leaving
+        if passed >= HELD or self._window_bytes >= WINDOW_BYTES or self._window > WINDOW // 2:
             return 0
-        return min(WINDOW, HELD - self._passed) - self._window
+        return min(WINDOW, HELD - passed) - self._window
 
     async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
         """Ask the store until it answers; it tells itself what is wrong with it."""
@@ -270,7 +261,7 @@ class SpoolReader:
                 self._put_off(number, found, is_first=occurrence.first_attempt is None)
                 continue
             self._failures.pop(number, None)
-            self._no_trouble(number)
+            self._failing.ended(number)
             if isinstance(found, Dropped):
                 self._leave_window(row)
                 self._drop([number], found.reason)
@@ -278,15 +269,13 @@ class SpoolReader:
                 self._take(row, found)
 
     def _put_off(self, number: int, later: Later, *, is_first: bool) -> None:
-        if later.trouble is None:
-            self._no_trouble(number)
+        trouble = later.trouble
+        if trouble is None:
+            self._failing.ended(number)
         else:
-            self._trouble.failed(f"look-ups fail: {later.trouble}")
-            self._troubled.add(number)
-            if is_first:
-                self._tried.append(number)
-                self._some_tried.set()
-            if later.by_itself and self._lay_aside(number):
+            self._metrics.retried(trouble.cause)
+            if self._failing.failed(number, trouble.reason, by_itself=trouble.by_itself, is_first=is_first):
+                self._failures.pop(number, None)
                 return
         failures = self._failures[number] = self._failures.get(number, 0) + 1
         doubled = 2 ** min(failures - 1, 30) if later.doubles else 1
@@ -294,65 +283,6 @@ class SpoolReader:
         heapq.heappush(self._later, (time.monotonic() + pause * random.uniform(0.75, 1), number))
         self._passed += 1
         self._sooner.set()
-
-    # What fails
-
-    def _lay_aside(self, number: int) -> bool:
-        """Leave it to the store if many fail as it does."""
-        if number not in self._failing and len(self._failing) >= MOST_FAILING:
-            self._failures.pop(number, None)
-            self._leaving.append(number)
-            self._passed += 1
-            self._some_tried.set()
-            return True
-        self._failing.add(number)
-        if len(self._failing) > MOST_FAILING // 2:
-            self._fewer_fail.clear()
-        return False
-
-    def _no_trouble(self, number: int) -> None:
-        self._troubled.discard(number)
-        self._failing.discard(number)
-        if len(self._failing) <= MOST_FAILING // 2:
-            self._fewer_fail.set()
-        if not self._troubled and not self._are_aside.is_set():
-            self._trouble.recovered()
-
-    async def _note_tried(self) -> None:
-        """Write whose look-up failed first when, and which of them are laid aside."""
-        while True:
-            await self._some_tried.wait()
-            self._some_tried.clear()
-            tried, self._tried = self._tried, []
-            aside, self._leaving = self._leaving, []
-            await self._ask(partial(self._spool.tried, tried, aside=aside))
-            self._passed -= len(aside)
-            for number in aside:
-                self._troubled.discard(number)
-                self._give_back(number)
-            if aside:
-                self._are_aside.set()
-
-    async def _take_up(self) -> None:
-        """Look from time to time at what was laid aside, some at once; soon again while few of them fail."""
-        after = 0
-        while True:
-            await self._are_aside.wait()
-            last = await self._ask(partial(self._spool.take_up, after, MOST_FAILING))
-            if last is not None:
-                after = last
-                self.wake()
-            elif after:
-                after = 0
-                continue
-            elif not self._leaving:
-                self._are_aside.clear()
-                self._no_trouble(0)
-                continue
-            await asyncio.sleep(ROUND_SECONDS)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LONGEST_PAUSE):
-                    await self._fewer_fail.wait()
 
     async def _bring_back(self) -> None:
         """Let what is due be read again: by its number it is among the oldest."""

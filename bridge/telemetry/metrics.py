@@ -62,6 +62,11 @@ class Metrics:
             "Times that events were missed and what they told is looked for, by why.",
             ["source", "reason"],
         )
+        self.source_retries = counter(
+            "bridge_source_retries_total",
+            "Look-ups of files that failed and will be made again, by why.",
+            ["source", "reason"],
+        )
         self.versions_remembered = gauge(
             "bridge_versions_remembered",
             "Versions of files that have entered, remembered until a listing shows them no more.",
@@ -129,6 +134,7 @@ class SourceMetrics:
         self._oldest = metrics.oldest_unsettled.labels(key)
         self._remembered = metrics.versions_remembered
         self._gaps = metrics.gaps
+        self._retries = metrics.source_retries
 
     def filtered(self, reason: str) -> None:
         """Count one event that no route wanted, by a bounded reason."""
@@ -148,6 +154,10 @@ class SourceMetrics:
     def gap(self, reason: str) -> None:
         """Count that events were missed, by a bounded reason."""
         self._gaps.labels(self.key, reason).inc()
+
+    def retried(self, reason: str) -> None:
+        """Count a look-up that failed and will be made again, by a bounded reason."""
+        self._retries.labels(self.key, reason).inc()
 
     def remembered(self, count: Callable[[], int]) -> None:
         """Take how many versions are remembered from `count` at each scrape."""

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from bridge.core.delivery import Outcome
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sources import spool
+from bridge.sources import failing, spool
 from bridge.sources.dcache import connection, http, listing, lookups, session
 from bridge.sources.dcache.connection import Connection
 from bridge.sources.dcache.http import Unanswered
@@ -252,6 +252,27 @@ async def test_of_a_body_that_does_not_end_no_more_is_read_than_its_bound(tmp_pa
     assert sent < 20 * http.MOST_BYTES
 
 
+async def test_the_watches_of_fifty_thousand_directories_are_read(tmp_path: Path) -> None:
+    front = (
+        "https://dcache.example.org:3880/api/v1/events/channels/YubiguXBZXx4w6lns2cR6w/subscriptions/inotify/"
+    )
+
+    async def many(_request: web.Request) -> web.Response:
+        return web.json_response([f"{front}{number:036X}" for number in range(50_000)])
+
+    application = web.Application()
+    application.add_routes([web.get("/{path:.*}", many)])
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with Connection(source(None, None, tmp_path, endpoint=url)._config) as asked:  # type: ignore[arg-type]
+            assert len(await asked.subscriptions("YubiguXBZXx4w6lns2cR6w")) == 50_000
+    finally:
+        await runner.cleanup()
+
+
 async def test_an_event_without_an_end_is_left_as_silence(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,10 +353,11 @@ async def test_a_watch_without_a_location_is_told_and_made_again(
 async def test_files_that_may_not_be_looked_up_stop_no_others_and_enter_once_they_may(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool, "MOST_FAILING", 5)
+    monkeypatch.setattr(failing, "MOST", 5)
     monkeypatch.setattr(spool, "HELD", 20)
     monkeypatch.setattr(spool, "WINDOW", 10)
-    monkeypatch.setattr(spool, "ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(failing, "ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(failing, "LONGEST_ROUND_SECONDS", 0.3)
     monkeypatch.setattr(spool, "LONGEST_PAUSE", 0.3)
     await site.mkdir("/data/in/forbidden")
     bridge = Bridge(site, tmp_path)

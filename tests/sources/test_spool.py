@@ -20,8 +20,9 @@ from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.ports import Spooled
 from bridge.pipeline.intake import Intake
+from bridge.sources import failing
 from bridge.sources import spool as module
-from bridge.sources.spool import Dropped, Found, Later, SpoolReader
+from bridge.sources.spool import Dropped, Found, Later, SpoolReader, Trouble
 from bridge.store import Store, StoreConfig
 from bridge.telemetry.metrics import Metrics
 
@@ -498,17 +499,18 @@ async def test_the_memory_is_flat_over_100_000_occurrences(tmp_path: Path) -> No
 async def test_what_fails_by_itself_is_laid_aside_over_a_restart_and_stops_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_FAILING", 5)
+    monkeypatch.setattr(failing, "MOST", 5)
     monkeypatch.setattr(module, "HELD", 8)
     monkeypatch.setattr(module, "WINDOW", 4)
-    monkeypatch.setattr(module, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(failing, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(failing, "LONGEST_ROUND_SECONDS", 0.05)
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.05)
     forbidden = True
     bad = [f"bad-{number}" for number in range(40)]
 
     async def resolve(occurrence: Spooled) -> Resolution:
         if forbidden and occurrence.key in bad:
-            return Later(0.01, trouble="403", by_itself=True)
+            return Later(0.01, trouble=Trouble("denied", "403", by_itself=True))
         return found(occurrence)
 
     async with world(tmp_path, resolve, before=[*bad, "good"]) as this:
@@ -530,7 +532,9 @@ async def test_it_is_kept_when_a_look_up_failed_first(tmp_path: Path) -> None:
 
     async def resolve(occurrence: Spooled) -> Resolution:
         seen.append(occurrence.first_attempt)
-        return Later(0.05, doubles=False, trouble="500") if seen[-1] is None else found(occurrence)
+        if seen[-1] is None:
+            return Later(0.05, doubles=False, trouble=Trouble("failing", "500"))
+        return found(occurrence)
 
     async with world(tmp_path, resolve, before=["a"]) as this:
         await this.came("a")

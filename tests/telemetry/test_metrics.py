@@ -23,6 +23,7 @@ _NAMES = {
     "bridge_retries_total": ("counter", ["service", "cause"]),
     "bridge_oldest_unsettled_seconds": ("gauge", ["source"]),
     "bridge_source_gaps_total": ("counter", ["source", "reason"]),
+    "bridge_source_retries_total": ("counter", ["source", "reason"]),
     "bridge_versions_remembered": ("gauge", ["source"]),
     "bridge_source_up": ("gauge", ["source"]),
     "bridge_source_losses_total": ("counter", ["source"]),

@@ -39,6 +39,8 @@ QUIET_SECONDS = 600.0
 """See `silence_seconds`, where there is no metronome."""
 MOST_ENTRY_BYTES = 4096
 """Of an answer, for each entry of a listing: a name of 255 characters, each of them escaped, takes 1,530."""
+MOST_SUBSCRIPTION_BYTES = 32 * 2**20
+"""Of the list of a channel's subscriptions: 100,000 URLs, twice what a node of ZooKeeper has room for."""
 _AT_ONCE = 100
 """Events that are taken before others have the loop: a millisecond or two."""
 
@@ -185,7 +187,7 @@ class Connection(Http):
 
     async def subscriptions(self, channel: str) -> Sequence[str]:
         """Give the keys of all subscriptions there are (see `watches.key_of`). Raises Missing."""
-        told = await self.get(f"{self._channel(channel)}/subscriptions")
+        told = await self.get(f"{self._channel(channel)}/subscriptions", most=MOST_SUBSCRIPTION_BYTES)
         return [key_of(url) for url in _texts(told) if _SUBSCRIPTION.search(url)]
 
     async def start_metronome(self, channel: str) -> bool:

@@ -13,24 +13,14 @@ from typing import Any
 from bridge.core.errors import StoreFullError
 from bridge.core.ports import Spool, Spooled
 from bridge.core.steady import Steady
-from bridge.sources.dcache.arrivals import (
-    ARRIVALS,
-    CLOSED,
-    MOVED_IN,
-    MOVED_OUT,
-    MOVED_SELF,
-    Occurrence,
-    digest_of,
-    unreadable,
-    version_of,
-)
+from bridge.sources.dcache.arrivals import ARRIVALS, MOVED_IN, MOVED_OUT, MOVED_SELF
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import ChannelGone, Connection, Entry, Unreadable
+from bridge.sources.dcache.connection import ChannelGone, Connection, Entry
+from bridge.sources.dcache.entering import Entering
 from bridge.sources.dcache.http import Denied, Missing, Unanswered
 from bridge.sources.dcache.scope import Scope, is_at_or_below, joined
 from bridge.sources.dcache.state import Position
 from bridge.sources.dcache.watches import Watches
-from bridge.sources.spool import portions_of
 from bridge.telemetry.metrics import SourceMetrics
 
 WALKERS = 4
@@ -105,7 +95,6 @@ class Lister:
     ) -> None:
         self._recursive = config.recursive
         self._every = config.relist
-        self._with_path = config.renames == "arrival"
         self._enters = bool(ARRIVALS & set(config.flags))
         self._flags = sorted({*config.flags, "IN_CREATE", MOVED_IN, MOVED_OUT})
         self._connection = connection
@@ -114,6 +103,9 @@ class Lister:
         self._scope = scope
         self._watches = watches
         self._append = append
+        self._entering = Entering(
+            spool, position, scope, append, with_path=config.renames == "arrival", log=log
+        )
         self._on_walked = on_walked
         self._metrics = metrics
         self._log = log
@@ -342,39 +334,16 @@ class Lister:
                     raise Unanswered(f"{path} can't be listed: no page goes on where the one before ended")
                 size, offset = min(2 * size, MOST_PAGE), 0
                 continue
-            await self._note_unreadable(path, page.unreadable, listing)
+            if page.unreadable:
+                listing.failed = True
+                await self._entering.bury(path, page.unreadable, listing.number)
             if self._enters:
-                await self._enter(path, subscription, page.entries, listing)
+                await self._entering.enter(path, subscription, page.entries, listing.number)
             self._descend(path, page.entries, listing)
             if page.size != size:  # fewer: the last; more: dCache gives all, whatever it is asked for
                 return
             before = page.entries
             offset += size - OVERLAP
-
-    async def _note_unreadable(self, path: str, entries: Sequence[Unreadable], listing: Listing) -> None:
-        """Have entries that can't be read become dead letters, each once; the listing is not complete."""
-        if not entries:
-            return
-        listing.failed = True
-        self._log.warning(
-            "dcache: entries of a directory can't be read",
-            path=path,
-            entries=len(entries),
-            reason=str(entries[0]),
-        )
-        told = {digest_of(f"unreadable {path} {entry.received!r}"): entry for entry in entries}
-        entered = await self._spool.entered(told.keys())
-        rows = [
-            unreadable(
-                f"unreadable/{digest.hex()}", f"an entry of {path} can't be read: {entry}", entry.received
-            )
-            for digest, entry in told.items()
-            if digest not in entered
-        ]
-        if entered:
-            await self._spool.shown(entered, listing.number)
-        for portion in portions_of(rows):
-            await self._append(portion, None)
 
     def _descend(self, path: str, entries: Sequence[Entry], listing: Listing) -> None:
         if not self._recursive:
@@ -385,49 +354,6 @@ class Lister:
             return
         listing.open += len(found)
         self._add(found)
-
-    async def _enter(self, path: str, subscription: str, entries: Sequence[Entry], listing: Listing) -> None:
-        """Let enter what has not. Its files are known with their versions: no look-up is needed."""
-        files: dict[bytes, Entry] = {}
-        unfinished: list[Spooled] = []
-        for entry in entries:
-            at = joined(path, entry.name)
-            if entry.kind != "REGULAR" or not self._scope.has_file(at):
-                continue
-            if entry.size is not None:
-                files[digest_of(version_of(at, entry, with_path=self._with_path))] = entry
-                continue
-            # Its end may be told under another name that it had, where nothing is by then: it is looked up.
-            occurrence = Occurrence(directory=path, name=entry.name, mask=[CLOSED], subscription=subscription)
-            unfinished.append(occurrence.spooled(f"unfinished/{entry.pnfsid}:{at}"))
-        if unfinished:
-            for portion in portions_of(unfinished):
-                await self._append(portion, None)
-        if not files:
-            return
-        entered = await self._spool.entered(files.keys())
-        if entered:
-            await self._spool.shown(entered, listing.number)
-        since = self._position.since_in(path)
-        old = [
-            digest
-            for digest, entry in files.items()
-            if digest not in entered and since is not None and entry.mtime < since * 1000
-        ]
-        if old:
-            await self._spool.mark(old, listing.number)
-        new = files.keys() - entered - set(old)
-        if new:
-            rows = [
-                Occurrence(
-                    directory=path, name=entry.name, mask=[CLOSED], subscription=subscription, entry=entry
-                ).spooled(f"listed/{digest.hex()}")
-                for digest, entry in sorted(files.items(), key=lambda each: each[1].mtime)
-                if digest in new
-            ]
-            for portion in portions_of(rows):
-                await self._append(portion, None)
-            self._log.debug("dcache: found by listing", path=path, files=len(rows))
 
     async def _finish(self, listing: Listing) -> None:
         if not listing.complete:

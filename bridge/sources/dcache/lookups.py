@@ -26,7 +26,7 @@ from bridge.sources.dcache.connection import Connection, Entry, Unreadable
 from bridge.sources.dcache.http import Denied, Failing, Missing, Unanswered
 from bridge.sources.dcache.scope import Scope, joined
 from bridge.sources.dcache.watches import PAIR_SECONDS, Moves, Watches
-from bridge.sources.spool import Dropped, Found, Later
+from bridge.sources.spool import Dropped, Found, Later, Trouble
 
 _RETRY_KNOWN_SOON = 0.25
 """Seconds until the next look at what will be known in a moment."""
@@ -178,7 +178,8 @@ class Lookups:
         if now - self._told_at >= _TELL_SECONDS:
             self._told_at = now
             self._log.warning("dcache: a file can't be looked up", path=path, reason=str(error))
-        return Later(_AGAIN, trouble=str(error), by_itself=by_itself)
+        cause = "denied" if isinstance(error, Denied) else "failing" if by_itself else "unanswered"
+        return Later(_AGAIN, trouble=Trouble(cause, str(error), by_itself=by_itself))
 
     def _broken(self, spooled: Spooled, error: BrokenOccurrenceError) -> Found:
         event = broken_event(spooled.key, error, self._identity)
@@ -217,7 +218,7 @@ class Lookups:
                 await self._spool.mark([digest], self._listing())
                 digest = digest_of(f"new {version}")
         except StoreError as error:
-            return Later(_AGAIN, trouble=str(error))
+            return Later(_AGAIN, trouble=Trouble("store", str(error)))
         return self._found(occurrence, path, entry, version, digest)
 
     def _found(

@@ -64,7 +64,7 @@ def _open_what_is_closed() -> None:
     ):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, access)  # the lowest number that is free: this one
-            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", errors="backslashreplace"))
 
 
 def _let_go_of_output() -> str | None:

@@ -17,6 +17,22 @@ Message = bytes | tuple[bytes | None, bytes | None]
 """A value, or a key and a value; None as the value is a tombstone."""
 
 
+async def produce_batch(bootstrap_servers: str, topic: str, batch: bytes, partition: int = 0) -> None:
+    """Put a batch as it is, such as one that no producer would make, into a topic; perhaps make the topic."""
+    client = AIOKafkaClient(bootstrap_servers=bootstrap_servers)
+    await client.bootstrap()
+    try:
+        await client._wait_on_metadata(topic)
+        leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        request = ProduceRequest(
+            transactional_id=None, required_acks=1, timeout=5000, topics=[(topic, [(partition, batch)])]
+        )
+        answer = await client.send(leader, request)
+        assert answer.topics[0][1][0][1] == 0, answer
+    finally:
+        await client.close()
+
+
 class Tansu(Server):
     """One broker process. Topics and commits live in its memory: a restart empties it.
 
@@ -90,16 +106,7 @@ class Tansu(Server):
 
     async def produce_batch(self, topic: str, batch: bytes, *, partition: int = 0) -> None:
         """Put a batch as it is, such as one that no producer would make."""
-        client = AIOKafkaClient(bootstrap_servers=f"127.0.0.1:{self.port}")
-        await client.bootstrap()
-        try:
-            request = ProduceRequest(
-                transactional_id=None, required_acks=1, timeout=5000, topics=[(topic, [(partition, batch)])]
-            )
-            answer = await client.send(client.get_random_node(), request)
-            assert answer.topics[0][1][0][1] == 0, answer
-        finally:
-            await client.close()
+        await produce_batch(f"127.0.0.1:{self.port}", topic, batch, partition)
 
     async def prepare_group(self, group: str, topic: str) -> None:
         """Bring `group` past its generation 0, in which aiokafka's members do not leave it when they stop.

@@ -80,10 +80,10 @@ class Reader:
 
         self._held: dict[str, Held] = {}
         """What is kept invisible, by MessageId."""
+        self._due_at = self._gives_way_at = math.inf
+        """Monotonic seconds at which the next is put off, and at which the next gives way, so far."""
         self._due_sooner = asyncio.Event()
-        """What is to be put off next may be due sooner than was thought."""
         self._gives_way_sooner = asyncio.Event()
-        """Likewise what gives way next."""
         self._groups = Groups()
         self._answers = Answers(
             queue, metrics, log, is_held=lambda name: name in self._held, answered=self._forget
@@ -178,7 +178,7 @@ class Reader:
         held = self._held.get(name)
         if held is not None:  # a second receipt of what we have: only the newest one is good for an answer
             held.receipt = receipt
-            held.is_received(time.monotonic(), visibility)
+            self._is_received(held, visibility)
             self._log.info("sqs: a message in hand came again", message=held.id)
             return
         event = to_event(message, self._identity)
@@ -191,12 +191,16 @@ class Reader:
             fault=fault_of(message),
             nearly_dead=nearly_dead(event, self._most_receipts),
         )
-        held.is_received(time.monotonic(), visibility)
-        if len(self._held) == 1:
-            self._due_sooner.set()
-            self._gives_way_sooner.set()
+        self._is_received(held, visibility)
         if self._groups.enter(held):
             self._offer(held.delivery)
+
+    def _is_received(self, held: Held, visibility: int) -> None:
+        held.is_received(time.monotonic(), visibility)
+        if held.due < self._due_at:
+            self._due_sooner.set()
+        if held.gives_way < self._gives_way_at:
+            self._gives_way_sooner.set()
 
     # Handing over
 
@@ -257,8 +261,8 @@ class Reader:
                     for held in batch:
                         held.due = math.inf  # until its call is over
                     calls.create_task(self._keep(batch, visibility))
-                soonest = min((held.due for held in self._held.values()), default=math.inf)
-                await _until(self._due_sooner, max(soonest - time.monotonic(), visibility / 40))
+                self._due_at = min((held.due for held in self._held.values()), default=math.inf)
+                await _until(self._due_sooner, max(self._due_at - time.monotonic(), visibility / 40))
 
     async def _keep(self, batch: Sequence[Held], visibility: int) -> None:
         await self._answers.call(batch, visibility, partial(self._kept, time.monotonic(), visibility))
@@ -283,8 +287,8 @@ class Reader:
             for held in [each for each in self._held.values() if each.gives_way <= now]:
                 if self._held.get(held.id) is held:  # else it went with one before it
                     self._let_go(held)
-            soonest = min((held.gives_way for held in self._held.values()), default=math.inf)
-            await _until(self._gives_way_sooner, soonest - time.monotonic())
+            self._gives_way_at = min((held.gives_way for held in self._held.values()), default=math.inf)
+            await _until(self._gives_way_sooner, self._gives_way_at - time.monotonic())
 
     def _let_go(self, held: Held) -> None:
         self._log.warning(

@@ -26,7 +26,7 @@ def proxy_for(url: URL | str, environ: Mapping[str, str] = os.environ) -> URL | 
     found = _variable(environ, f"{url.scheme}_proxy") or _variable(environ, "all_proxy")
     if found is None or not found[1] or _is_excepted(url, environ):
         return None
-    return _proxy(*found)
+    return _proxy(found[1])
 
 
 def place_of(proxy: URL) -> str:
@@ -41,7 +41,7 @@ def mistakes_in(environ: Mapping[str, str]) -> list[Mistake]:
         found = _variable(environ, f"{scheme}_proxy") or _variable(environ, "all_proxy")
         if found is not None and found[1]:
             try:
-                _proxy(*found)
+                _proxy(found[1])
             except ValueError as error:
                 mistakes[found[0]] = Mistake(f"environment variable {found[0]}", "", str(error))
     return list(mistakes.values())
@@ -55,7 +55,7 @@ def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str] | None:
     return None
 
 
-def _proxy(name: str, value: str) -> URL:
+def _proxy(value: str) -> URL:
     try:
         proxy = URL(value if "://" in value else f"http://{value}")
         if proxy.scheme in ("http", "https") and proxy.host and proxy.port:

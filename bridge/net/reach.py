@@ -30,7 +30,7 @@ async def reach(
 ) -> bool:
     """Connect to `host`:`port`, with `tls` where it is given, and hang up; add what hinders to `findings`.
 
-    `address_key` and `ca_key` are the keys of the configuration that a remedy names. Gives whether a
+    `address_key` and `ca_key` are the keys of the configuration that a remedy names. Return whether a
     connection came about, within twelve seconds.
     """
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

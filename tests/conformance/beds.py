@@ -79,7 +79,7 @@ class Bed(ABC):
         built: Source = config.build("uploads", Metrics().source("uploads"), self.keeping)
         return built
 
-    async def leaves(self, count: int, *, seconds: float = 10.0) -> None:
+    async def leaves(self, count: int, *, seconds: float = 30.0) -> None:
         """Return once `count` are left."""
         last = -1
         try:

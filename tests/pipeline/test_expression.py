@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from time import monotonic
+from time import process_time
 from typing import Any
 
 import pytest
@@ -348,9 +348,9 @@ def test_how_much_an_expression_may_go_through(when: str, most: int | None) -> N
 )
 async def test_a_long_list_never_keeps_the_process_from_turning(when: str, values: int, found: str) -> None:
     data = json.dumps({"size": 1, "tags": [1], "files": list(range(values))}).encode()
-    began = monotonic()
+    began = process_time()
     cause, detail = await one(when, data)
-    assert monotonic() - began < 5
+    assert process_time() - began < 5
     assert cause == found
     assert ("are too many for it" in detail) is (found == "route")
 

@@ -27,7 +27,7 @@ from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, MotoQue
 from tests.servers.tansu import Tansu
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 30.0, what: str = "") -> None:
+async def until(condition: Callable[[], object], *, seconds: float = 60.0, what: str = "") -> None:
     """Return once `condition()` holds; fails with `what` when it does not in time."""
     try:
         async with asyncio.timeout(seconds):

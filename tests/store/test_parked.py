@@ -286,9 +286,9 @@ async def test_fifty_thousand_parked_events_take_no_memory_and_come_back_in_orde
         before = _resident()
         await park(store, some(48_000, first=2_000))
         assert store.waiting(SERVICE) == 50_000
-        began = time.perf_counter()
+        began = time.process_time()
         rows = await store.parked(SERVICE, without=(), limit=500)
-        assert time.perf_counter() - began < 0.5  # some milliseconds on a quiet machine
+        assert time.process_time() - began < 0.5  # some milliseconds on a quiet machine
         assert [row.number for row in rows] == sorted(row.number for row in rows)
         count, _ = await bring_back(store)
         assert count == 50_000

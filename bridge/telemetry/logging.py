@@ -111,7 +111,7 @@ class _Handler(logging.Handler):
                 self._put(record)
             elif self._damper.holding > holding:  # it will be due though nothing else is written
                 self.writer.wake()
-        except Exception:  # noqa: BLE001 - as every handler of the standard library's does
+        except Exception:  # noqa: BLE001 - a line that can't be made is told of, and ends nothing
             self.handleError(record)
 
     def flush(self) -> None:
@@ -132,7 +132,12 @@ class _Handler(logging.Handler):
         self.writer.put(redact_text(line).encode("utf-8", "backslashreplace"))
 
     def _put(self, record: logging.LogRecord) -> None:
-        self.writer.put(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - likewise; this may be the writer's own thread
+            self.handleError(record)
+        else:
+            self.writer.put(f"{line}\n".encode("utf-8", "backslashreplace"))
 
     def _tell(self, held_back: Iterable[tuple[logging.LogRecord, int]]) -> None:
         for record, count in held_back:

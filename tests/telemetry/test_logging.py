@@ -315,3 +315,32 @@ async def test_a_secret_is_blanked_in_what_is_held_back_too(log: Log) -> None:
     logging.getLogger().handlers[0].flush()
     assert len(log.lines) == 2
     assert SECRET not in log.text
+
+
+async def test_a_line_that_can_not_be_made_ends_neither_its_caller_nor_the_log(
+    log: Log, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise LookupError("no text")
+
+    monkeypatch.setattr(damping, "WINDOW_SECONDS", 0.1)
+    logger = log.configure()
+    for _ in range(2):  # the second is held back, and told in the writer's thread
+        logger.warning("source lost", reason="x")
+        logging.getLogger("elsewhere").warning("%d lines", "no number")
+    logger.warning("odd too", odd=Odd())
+    handler = logging.getLogger().handlers[0]
+    monkeypatch.setattr(handler.formatter, "format", lambda _record: 1 / 0)
+    told = ""
+
+    def is_told(text: str) -> bool:
+        nonlocal told
+        told += capsys.readouterr().err
+        return text in told
+
+    await until(lambda: is_told("ZeroDivisionError"), what="what is due is tried")
+    monkeypatch.undo()
+    logger.warning("good")
+    await until(lambda: any(line["event"] == "good" for line in log.lines), what="the next line")
+    assert is_told("LookupError: no text")

@@ -141,7 +141,7 @@ async def murder(world: World, kills: int, seed: int) -> list[str]:
         daemon.start()
     await world.all_jobs(seconds=60)
     await daemon.becomes_ready()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while await world.committed() < len(world.ids) + len(poison):
         assert time.monotonic() < deadline, "not everything was committed"
         await asyncio.sleep(0.1)

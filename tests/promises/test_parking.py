@@ -113,7 +113,7 @@ async def outlive_a_dead_service(
 
 async def until_parked(daemon: Daemon, count: int) -> None:
     """Return once so many events wait for `flood`."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (waiting := await daemon.parked("flood")) != count:
         assert time.monotonic() < deadline, f"{waiting} in place of {count}"
         await asyncio.sleep(0.05)

@@ -133,7 +133,7 @@ class ActiveMQ(Server):
             writer.write(stompman.dump_frame(connect) + stompman.dump_frame(subscribe))
             parser = stompman.FrameParser()
             found: list[bytes] = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while True:
                     data = await reader.read(65536)
                     assert data, "the broker hung up"

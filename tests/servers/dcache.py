@@ -14,7 +14,7 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 
 PLAIN = ssl.create_default_context()
 """For `verify=`: without it every client of plain HTTP reads all certificates there are, too."""
-_SECONDS = 10.0
+_SECONDS = 60.0
 
 
 class Listener:

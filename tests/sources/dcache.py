@@ -93,7 +93,7 @@ class Running:
 
         await until(is_so, 20)
 
-    async def accept(self, count: int, *, timeout: float = 20.0) -> list[Event]:
+    async def accept(self, count: int, *, timeout: float = 60.0) -> list[Event]:
         """Take and accept so many."""
         taken = await self.hands.take(count, timeout=timeout)
         for delivery in taken:

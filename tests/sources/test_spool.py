@@ -42,7 +42,7 @@ async def at_once(occurrence: Spooled) -> Resolution:
     return found(occurrence)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition never came"

@@ -49,7 +49,7 @@ async def client(site: SandboxDcache, *arguments: str) -> AsyncIterator[tuple[Pr
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await process.wait()
             await reading
 

@@ -21,7 +21,7 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
         yield cluster
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)

@@ -80,7 +80,7 @@ async def test_a_job_is_made_though_its_caller_has_hung_up(
     await asyncio.wait([call])
     assert "late" not in oscar.ledger.created
     lets_in.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while "late" not in oscar.ledger.created:
             await asyncio.sleep(0.001)
     assert await job(oscar, http, "late") == (500, 'jobs.batch "late" already exists')

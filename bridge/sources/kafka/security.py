@@ -21,6 +21,7 @@ from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
 from bridge.net.tls import Context
 from bridge.sources.kafka.config import OAuthConfig, TlsConfig
+from bridge.telemetry.logging import excerpt
 from bridge.values import read_secret, secret
 
 if TYPE_CHECKING:
@@ -148,9 +149,8 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
                 try:
                     await self._ask()
                 except (aiohttp.ClientError, OSError, CredentialError, *_ODD) as error:
-                    raise KafkaConnectionError(
-                        f"no access token from {self._endpoint}: {str(error) or type(error).__name__}"
-                    ) from error
+                    why = excerpt(str(error)) or type(error).__name__
+                    raise KafkaConnectionError(f"no access token from {self._endpoint}: {why}") from error
             return self._token
 
     async def _ask(self) -> None:

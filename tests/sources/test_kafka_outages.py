@@ -9,14 +9,15 @@ import time
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.protocol.coordination import FindCoordinatorResponse_v0
 from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from bridge.core import steady
 from bridge.core.errors import SourceLost
 from bridge.net.loop import Loop
-from bridge.sources.kafka import positions, watch
+from bridge.sources.kafka import aiokafka_private, positions, watch
 from bridge.telemetry.metrics import Metrics
 from tests.check.stubs import broker_that_answers
 from tests.servers.black_hole import black_hole
@@ -255,3 +256,45 @@ def test_a_first_address_that_never_answers_keeps_nobody_from_the_broker(
 
     with black_hole("127.0.0.2", tansu.port), asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(asyncio.wait_for(read(), 60))
+
+
+async def test_a_broker_where_connections_hang_holds_up_no_other(
+    unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiokafka_private, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(positions, "LEADER_SECONDS", 0.5)
+    with MockKafka(brokers=2) as cluster:
+        client = AIOKafkaClient(bootstrap_servers=cluster.bootstrap_servers)
+        await client.bootstrap()
+        coordinator = await client.coordinator_lookup(CoordinationType.GROUP, unique)
+        (dead,) = {broker for broker in client.cluster.brokers() if broker.nodeId != coordinator}
+        alive: list[int] = []
+        numbers: set[int] = set()
+        topic = unique
+        while not 0 < len(alive) < len(numbers):  # the mock cluster draws the leaders
+            topic = f"{topic}-"
+            numbers = await client._wait_on_metadata(topic)
+            places = {number: TopicPartition(topic, number) for number in numbers}
+            leaders = {number: client.cluster.leader_for_partition(place) for number, place in places.items()}
+            alive = sorted(number for number, leader in leaders.items() if leader == coordinator)
+        await client.close()
+        producer = AIOKafkaProducer(bootstrap_servers=cluster.bootstrap_servers)
+        await producer.start()
+        for number in numbers:
+            await producer.send_and_wait(topic, b"%d" % number, partition=number)
+        await producer.stop()
+        loop = asyncio.get_running_loop()
+        connect = loop.create_connection
+
+        async def create_connection(protocol: Any, host: Any, port: Any, **more: Any) -> Any:
+            if port == dead.port:
+                await asyncio.sleep(3600)
+            return await connect(protocol, host, port, **more)
+
+        monkeypatch.setattr(loop, "create_connection", create_connection)
+        async with opened(source(cluster, topic, group_id=unique, session_timeout=6)) as hands:
+            settle(await hands.take(len(alive), timeout=30))
+            assert sorted(hands.data) == [b"%d" % number for number in alive]
+            await until(lambda: "can't be begun" in str(hands.source.problems()), timeout=30)
+            monkeypatch.setattr(loop, "create_connection", connect)
+            settle(await hands.take(len(numbers) - len(alive), timeout=30))

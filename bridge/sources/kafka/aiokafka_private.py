@@ -77,13 +77,24 @@ class _Frames(asyncio.StreamReader):
 class _Client(AIOKafkaClient):  # type: ignore[misc] # aiokafka is not typed
     """A client that creates no topic, and in which a broker out of reach holds up no other."""
 
-    def adopt(self) -> None:
+    def adopt(self, connect_seconds: float) -> None:
+        self._connect_seconds = connect_seconds
         # Its own lock lets one connection be opened at a time; one that hangs stops all reading.
         self._get_conn_lock_value = nullcontext()
         self._opening: defaultdict[Any, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._next_update = 0.0
         self.refusals: dict[TopicPartition, str] = {}
         """Why brokers refused the last fetch of a partition: aiokafka only logs most reasons."""
+
+    async def bootstrap(self) -> None:
+        """Ask one address after the other: one that is silent leaves the others their share of the time."""
+        usual: int = vars(self)["_request_timeout_ms"]
+        share = min(CONNECT_SECONDS, self._connect_seconds / len(self.hosts))
+        self._request_timeout_ms = min(usual, int(1000 * share))
+        try:
+            await super().bootstrap()
+        finally:
+            self._request_timeout_ms = usual
 
     async def _get_conn(
         self, node_id: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT, no_hint: bool = False
@@ -135,19 +146,22 @@ class _Client(AIOKafkaClient):  # type: ignore[misc] # aiokafka is not typed
         return updated
 
 
-def make_consumer(**options: Any) -> AIOKafkaConsumer:
-    """Make a consumer that creates no topic, and keeps brokers apart."""
+def make_consumer(connect_seconds: float, **options: Any) -> AIOKafkaConsumer:
+    """Make a consumer that creates no topic, and keeps brokers apart.
+
+    It tries all its bootstrap servers within `connect_seconds`.
+    """
     consumer = AIOKafkaConsumer(**options)
     consumer._client.__class__ = _Client
-    consumer._client.adopt()
+    consumer._client.adopt(connect_seconds)
     return consumer
 
 
-def make_admin(**options: Any) -> AIOKafkaAdminClient:
+def make_admin(connect_seconds: float, **options: Any) -> AIOKafkaAdminClient:
     """Make an admin client likewise."""
     admin = AIOKafkaAdminClient(**options)
     admin._client.__class__ = _Client
-    admin._client.adopt()
+    admin._client.adopt(connect_seconds)
     return admin
 
 

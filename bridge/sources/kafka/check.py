@@ -25,6 +25,8 @@ from bridge.sources.kafka.reaching import reach_bootstrap_servers, reach_brokers
 
 _ALL_SECONDS = 11.0
 _CONNECT_SECONDS = 4.0
+_MARGIN_SECONDS = 0.5
+"""In which the client itself says that it could not connect."""
 _CLOSE_SECONDS = 2.0
 _SHORT_RETENTION = 3600.0
 
@@ -83,8 +85,8 @@ class _Look:
 
     async def all(self) -> None:
         options = {**self._options, "request_timeout_ms": int(ASK_SECONDS * 1000)}
-        admin = aiokafka_private.make_admin(**options)
-        consumer = aiokafka_private.make_consumer(**options, group_id=None)
+        admin = aiokafka_private.make_admin(_CONNECT_SECONDS, **options)
+        consumer = aiokafka_private.make_consumer(_CONNECT_SECONDS, **options, group_id=None)
         try:
             if not await self._connected(admin):
                 return
@@ -116,7 +118,7 @@ class _Look:
     async def _connected(self, admin: AIOKafkaAdminClient) -> bool:
         with complaints() as told:
             try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
+                async with asyncio.timeout(_CONNECT_SECONDS + _MARGIN_SECONDS):
                     await admin.start()
             except TROUBLE as error:
                 text = "; ".join(told) or str(error) or type(error).__name__

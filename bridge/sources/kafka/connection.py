@@ -52,7 +52,9 @@ class _Collector(logging.Handler):
         if asyncio.current_task() is self.task:
             errors = [one for one in (record.args or ()) if isinstance(one, BaseException)]
             said = [told for error in errors if (told := refusal(error)) is not None]
-            self.messages.append(": ".join([record.getMessage(), *said]))
+            if any(isinstance(error, TimeoutError) and not str(error) for error in errors):
+                said.append("no answer in time")
+            self.messages.append(": ".join([record.getMessage().rstrip(": "), *said]))
 
 
 @contextmanager

@@ -17,12 +17,14 @@ from bridge.core.ports import Slots
 from bridge.sources.kafka.aiokafka_private import close_consumer, make_consumer
 from bridge.sources.kafka.beginnings import Beginnings
 from bridge.sources.kafka.config import KafkaConfig, whole
-from bridge.sources.kafka.connection import client_options, complaints
+from bridge.sources.kafka.connection import client_options, complaints, reason_of
 from bridge.sources.kafka.health import Health
 from bridge.sources.kafka.reader import Reader
 from bridge.telemetry.metrics import SourceMetrics
 
 _CONNECT_SECONDS = 30.0
+_MARGIN_SECONDS = 5.0
+"""In which the client itself says that it could not connect."""
 _REQUEST_SECONDS = 40.0
 """One request; above the time a broker may hold back the answer to a join."""
 _RETRY_SECONDS = 0.5
@@ -115,19 +117,20 @@ class KafkaSource:
 
     async def _connect(self) -> AIOKafkaConsumer:
         try:
-            consumer = make_consumer(**self._options())
+            consumer = make_consumer(_CONNECT_SECONDS, **self._options())
         except CredentialError as error:
             raise SourceLost(str(error)) from error
         with complaints() as told:
             try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
+                async with asyncio.timeout(_CONNECT_SECONDS + _MARGIN_SECONDS):
                     await consumer.start()
             except BaseException as error:
                 await close_consumer(consumer)
                 if isinstance(error, TimeoutError):
                     told.append(f"no answer in {_CONNECT_SECONDS:g} s")
                 elif isinstance(error, (KafkaError, OSError, ValueError)):
-                    told.append(str(error) or type(error).__name__)
+                    if not told:
+                        told.append(reason_of(error))
                 else:
                     raise
                 raise SourceLost("; ".join(told)) from error

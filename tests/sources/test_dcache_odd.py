@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from bridge.core import steady
 from bridge.core.delivery import Outcome
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sources import failing, spool
@@ -202,6 +203,22 @@ async def test_a_channel_that_is_gone_each_time_is_made_anew_less_and_less_often
         assert site.requests["POST events"] - made < 50
         await site.upload("/data/in/a", b"x")
         await running.accept(1)
+
+
+async def test_a_stream_that_breaks_again_and_again_is_told_until_it_has_held(
+    site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady, "HELD_SECONDS", 3600.0)
+    bridge = Bridge(site, tmp_path)
+    async with bridge.running() as running:
+        await running.healed()
+        assert problems(running) == "", "a start that has gone well"
+        site.trouble.drop_streams()
+        await until(lambda: site.connected == 0)
+        await until(lambda: "(over for" in problems(running))
+        assert site.connected
+        monkeypatch.setattr(steady, "HELD_SECONDS", 0.0)
+        assert problems(running) == ""
 
 
 async def test_a_proxy_s_comments_are_no_sign_that_dcache_lives(

@@ -45,9 +45,9 @@ class Channel:
         return f"{self._config.client_id}-{self._own.suffix}"
 
     async def open(self, rescan: Rescan | None) -> Position:
-        """Find where this replica was, and a channel. Raises SourceLost when only a person can tell.
+        """Find where this replica was, and a channel. Raise SourceLost when only a person can tell.
 
-        Raises what `Connection` and the store raise.
+        Raise what `Connection` and the store raise.
         """
         was_there = self._own.load()
         kept = await self._spool.position()
@@ -73,7 +73,7 @@ class Channel:
         return position
 
     def _since(self, was_there: bool, rescan: Rescan | None) -> float | None:
-        """Tell from when files enter, where the store knows nothing: it is new, or was lost."""
+        """Return from when files enter, where the store knows nothing: it is new, or was lost."""
         wanted = rescan if was_there else rescan or self._config.first_start
         if wanted is not None:
             self._log.info("dcache: no position is known", first_start=wanted)
@@ -88,7 +88,7 @@ class Channel:
         )
 
     def _new_paths(self, known: Sequence[str] | None) -> dict[str, float | None]:
-        """Give what of `paths` was not watched before, and what below it was (`Position.unlisted`)."""
+        """Return what of `paths` was not watched before, and what below it was (`Position.unlisted`)."""
         if known is None:
             return {}
         whole = self._config.recursive

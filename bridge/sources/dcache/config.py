@@ -75,7 +75,7 @@ class X509Auth(Model):
         return self
 
     def load(self, context: ssl.SSLContext) -> None:
-        """Load them into `context`. Raises ValueError when they are no pair."""
+        """Load them into `context`. Raise ValueError when they are no pair."""
         try:
             context.load_cert_chain(self.cert_file, self.key_file, password="")
         except (ssl.SSLError, OSError) as error:

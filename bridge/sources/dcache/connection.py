@@ -41,8 +41,8 @@ MOST_ENTRY_BYTES = 4096
 """Of an answer, for each entry of a listing: a name of 255 characters, each of them escaped, takes 1,530."""
 MOST_SUBSCRIPTION_BYTES = 32 * 2**20
 """Of the list of a channel's subscriptions: 100,000 URLs, twice what a node of ZooKeeper has room for."""
-_AT_ONCE = 100
-"""Events that are taken before others have the loop: a millisecond or two."""
+_SLICE_BYTES = 8192
+"""Of the stream that are taken before others have the loop: some 40 events, or a millisecond."""
 
 
 class ChannelGone(Exception):  # noqa: N818
@@ -108,12 +108,12 @@ class Connection(Http):
         return limits_of(await self.get("/events"))
 
     async def channels(self, client_id: str | None = None) -> Sequence[str]:
-        """Give the ids of this user's channels, of one `client_id` or of all."""
+        """Return the ids of this user's channels, of one `client_id` or of all."""
         found = await self.get("/events/channels", {} if client_id is None else {"client-id": client_id})
         return [channel for url in _texts(found) if (channel := _channel_of(url)) is not None]
 
     async def make_channel(self, client_id: str) -> str:
-        """Make a channel and give its id. Raises Denied where the user has too many.
+        """Make a channel and return its id. Raise Denied where the user has too many.
 
         dCache answers so with 429 and no reason (Registrar.java, ErrorResponseProvider.java). Its limit of
         requests is a 429 too, in dCache 11.2 without a `Retry-After`: so the channels are counted.
@@ -133,7 +133,7 @@ class Connection(Http):
         return made
 
     async def has_channel(self, channel: str) -> bool:
-        """Tell whether it is still there, and ours."""
+        """Return whether it is still there, and ours."""
         try:
             await self.get(self._channel(channel))
         except (Missing, Denied):
@@ -156,9 +156,9 @@ class Connection(Http):
     # Subscriptions
 
     async def watch(self, channel: str, path: str, flags: Sequence[str]) -> str:
-        """Watch a directory and give its subscription; one that was watched already is so again.
+        """Watch a directory and return its subscription; one that was watched already is so again.
 
-        Raises Missing when the path is gone, Denied when it may not be read, ChannelGone.
+        Raise Missing when the path is gone, Denied when it may not be read, ChannelGone.
         """
         selector = {"path": path, "flags": [*flags, "IN_ONLYDIR"]}
         answer = await self.ask(
@@ -186,7 +186,7 @@ class Connection(Http):
             pass
 
     async def subscriptions(self, channel: str) -> Sequence[str]:
-        """Give the keys of all subscriptions there are (see `watches.key_of`). Raises Missing."""
+        """Return the keys of all subscriptions there are (see `watches.key_of`). Raise Missing."""
         told = await self.get(f"{self._channel(channel)}/subscriptions", most=MOST_SUBSCRIPTION_BYTES)
         return [key_of(url) for url in _texts(told) if _SUBSCRIPTION.search(url)]
 
@@ -276,7 +276,6 @@ async def _events(content: aiohttp.StreamReader, silence: float) -> AsyncIterato
     """Read to the end. What is no event, such as a proxy's comment, is no sign that dCache lives."""
     parser, loop = Parser(), asyncio.get_running_loop()
     until = loop.time() + silence
-    taken = 0
     while True:
         if loop.time() >= until:
             raise Silence(f"silent for {silence:g} s")
@@ -287,12 +286,12 @@ async def _events(content: aiohttp.StreamReader, silence: float) -> AsyncIterato
             raise Silence(f"silent for {silence:g} s") from None
         if not piece:
             return
-        for event in parser.feed(piece):
-            until = loop.time() + silence
-            yield event
-            taken += 1
-            if taken % _AT_ONCE == 0:
+        for at in range(0, len(piece), _SLICE_BYTES):
+            if at:
                 await asyncio.sleep(0)
+            for event in parser.feed(piece[at : at + _SLICE_BYTES]):
+                until = loop.time() + silence
+                yield event
 
 
 def silence_seconds(*, ticks: bool) -> float:
@@ -364,7 +363,7 @@ def entry_of(told: Any) -> Entry:
 
 
 def is_name(text: str) -> bool:
-    """Tell whether it can be the name of something in a directory."""
+    """Return whether it can be the name of something in a directory."""
     return text not in ("", ".", "..") and "/" not in text
 
 

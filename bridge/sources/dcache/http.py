@@ -215,7 +215,7 @@ class Http:
     # Credentials
 
     def _spare_refusals(self, headers: Mapping[str, str]) -> None:
-        """Let one request alone find out whether a refused credential is taken by now. Raises Refused."""
+        """Let one request alone find out whether a refused credential is taken by now. Raise Refused."""
         refusal, used = self._refusal, headers.get(hdrs.AUTHORIZATION, "")
         if used == self._fresh or self._named(used) != refusal.credential:
             return
@@ -232,7 +232,7 @@ class Http:
         self._refusal.credential = self._fresh = None
 
     async def authorization(self) -> dict[str, str]:
-        """Give the header of a request. Raises Refused, Unanswered when there is no credential."""
+        """Return the header of a request. Raise Refused, Unanswered when there is no credential."""
         self._load_certificate()
         auth = self._config.auth
         try:
@@ -247,7 +247,7 @@ class Http:
         return {}
 
     async def _renewed(self, used: str) -> str | None:
-        """Give another credential than `used`, which was refused, if there is one."""
+        """Return another credential than `used`, which was refused, if there is one."""
         try:
             if self._bearer is not None:
                 return await self._bearer.renew(used)
@@ -294,7 +294,7 @@ class Http:
             pass  # a date that is none
 
     def now(self) -> float:
-        """Give the server's time, in seconds since 1970 UTC, as far as its answers tell it."""
+        """Return the server's time, in seconds since 1970 UTC, as far as its answers tell it."""
         return time.time() + self.ahead
 
     def seconds_left(self) -> float:
@@ -343,12 +343,12 @@ def _raise(error: CredentialError) -> None:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """Give `value` where it is a JSON object, else an empty one."""
+    """Return `value` where it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def message(text: str) -> str:
-    """Give what dCache's JSON for an error says, in its older or its newer form (RFC 7807); else the text."""
+    """Return what dCache says in its JSON for an error, older or newer (RFC 7807); else `text`."""
     try:
         told = mapping(json.loads(text))
         messages = [str(mapping(one).get("message")) for one in told.get("errors") or ()]
@@ -374,7 +374,7 @@ def _seconds(retry_after: str | None) -> float:
 
 
 def reason_of(error: BaseException) -> str:
-    """Tell why there was no answer."""
+    """Return why there was no answer."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not believed: {error.verify_message}"
     if (said := refusal(error)) is not None:

@@ -175,7 +175,7 @@ class Lister:
     # Doing it
 
     async def run(self) -> None:
-        """Walk until cancelled. Raises StoreError, in a group; for a full store it only waits."""
+        """Walk until cancelled. Raise StoreError, in a group; for a full store it only waits."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._try_again(), name="dcache tries again")
             tasks.create_task(self._relist(), name="dcache lists again")
@@ -206,7 +206,7 @@ class Lister:
         return listing
 
     def _will_be_listed(self, path: str, asked: int) -> bool:
-        """Tell whether a walk from `path` or above has begun since it was asked for, or is to begin."""
+        """Return whether a walk from `path` or above has begun since it was asked for, or is to begin."""
         for above in _ways_up(path) if self._recursive else (path,):
             if self._began.get(above, 0) > asked or (above != path and above in self._urgent):
                 return True
@@ -415,7 +415,7 @@ def _unwatched(path: str, reason: str) -> str:
 
 
 def _goes_on(before: Sequence[Entry], entries: Sequence[Entry]) -> bool:
-    """Tell whether a page begins before the end of the one before, and shows more than that."""
+    """Return whether a page begins before the end of the one before, and shows more than that."""
     known = {entry.name for entry in before}
     tail = {entry.name for entry in before[-OVERLAP:]}
     names = [entry.name for entry in entries]
@@ -425,7 +425,7 @@ def _goes_on(before: Sequence[Entry], entries: Sequence[Entry]) -> bool:
 
 
 def _ways_up(path: str) -> Iterator[str]:
-    """Give `path`, the directory it is in, and so on up to `/`."""
+    """Return `path`, the directory it is in, and so on up to `/`."""
     yield path
     while path != "/":
         path = path.rpartition("/")[0] or "/"

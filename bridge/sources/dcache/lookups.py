@@ -194,7 +194,7 @@ class Lookups:
         return None if directory is None else joined(directory, occurrence.name)
 
     async def _entry(self, occurrence: Occurrence, path: str) -> tuple[str, Entry]:
-        """Look it up where it was told, then where its directory is by now; give where it was found."""
+        """Look it up where it was told, then where its directory is by now; return where it was found."""
         try:
             return path, await self._connection.look_up(path)
         except Missing:
@@ -234,7 +234,7 @@ class Lookups:
     # Files that are written again and again
 
     def _is_settling(self, path: str, key: str) -> bool:
-        """Tell whether another occurrence waits until `path` is quiet; the one that waits has its turn."""
+        """Return whether another occurrence waits until `path` is quiet; the one that waits has its turn."""
         waiting = self._settling.get(path)
         if waiting is not None and waiting.is_waiting and waiting.key == key:
             waiting.is_waiting = False
@@ -261,7 +261,7 @@ class Lookups:
     # Waiting
 
     def _waits_for_end(self, key: str) -> bool:
-        """Tell whether the end of an upload whose file was moved, or listed, is still waited for."""
+        """Return whether the end of an upload whose file was moved, or listed, is still waited for."""
         since = self._uploads.get(key)
         now = time.monotonic()
         if since is None and len(self._uploads) < _MOST_UNFINISHED:
@@ -277,14 +277,14 @@ class Lookups:
         return occurrence.cookie is not None and self._moves.was_within(occurrence.cookie)
 
     def _may_be_half(self, key: str, occurrence: Occurrence) -> bool:
-        """Tell whether it matters where a file came from, and is not known yet."""
+        """Return whether it matters where a file came from, and is not known yet."""
         if occurrence.cookie is None or self._was_within(occurrence):
             return False
         matters = MOVED_IN not in self._flags or (occurrence.is_new and not self._with_path)
         return matters and self._waits(f"{key} half", PAIR_SECONDS)
 
     def _waits(self, key: str, seconds: float) -> bool:
-        """Tell whether `key` has waited for less than `seconds`."""
+        """Return whether `key` has waited for less than `seconds`."""
         now = time.monotonic()
         since = self._waiting.setdefault(key, now)
         if now - since < seconds:

@@ -20,17 +20,17 @@ class Scope:
         self._exclude = [_Pattern(pattern) for pattern in config.exclude]
 
     def root_of(self, path: str) -> str | None:
-        """Give the watched path that `path` is, or is below; the nearest, None when there is none."""
+        """Return the watched path that `path` is, or is below; the nearest, None when there is none."""
         found = [root for root in self.roots if is_at_or_below(path, root)]
         return max(found, key=len, default=None)
 
     def relative(self, path: str) -> str:
-        """Give `path` as seen from its watched path, which has it; empty for the watched path itself."""
+        """Return `path` as seen from its watched path, which has it; empty for the watched path itself."""
         root = self.root_of(path)
         return path if root is None else path.removeprefix(root).removeprefix("/")
 
     def has_directory(self, path: str) -> bool:
-        """Tell whether the directory `path` is to be watched."""
+        """Return whether the directory `path` is to be watched."""
         if self.root_of(path) is None:
             return False
         relative = self.relative(path)
@@ -40,14 +40,14 @@ class Scope:
         return (self._depth is None or depth <= self._depth) and not self._excluded(relative)
 
     def has_file(self, path: str) -> bool:
-        """Tell whether the file `path`, in a directory that is watched, is wanted."""
+        """Return whether the file `path`, in a directory that is watched, is wanted."""
         relative = self.relative(path)
         if self._excluded(relative):
             return False
         return not self._include or any(pattern.fits(relative) for pattern in self._include)
 
     def _excluded(self, relative: str) -> bool:
-        """Tell whether it, or a directory above it, fits a pattern of `exclude`."""
+        """Return whether it, or a directory above it, fits a pattern of `exclude`."""
         if not self._exclude:
             return False
         parts = relative.split("/")
@@ -71,10 +71,10 @@ class _Pattern:
 
 
 def is_at_or_below(path: str, directory: str) -> bool:
-    """Tell whether `path` is `directory` or in it, at any depth."""
+    """Return whether `path` is `directory` or in it, at any depth."""
     return path == directory or directory == "/" or path.startswith(directory + "/")
 
 
 def joined(directory: str, name: str) -> str:
-    """Give the path of `name` in `directory`."""
+    """Return the path of `name` in `directory`."""
     return f"/{name}" if directory == "/" else f"{directory}/{name}"

@@ -188,7 +188,6 @@ class Session:
                 self._disconnected(str(error))
             except (Missing, Denied) as error:
                 failures = self._failed(failures)
-                self._disconnected(str(error))
                 pause = await self._replace_channel(error, failures)
             except Unanswered as error:
                 failures = self._failed(failures)
@@ -218,6 +217,7 @@ class Session:
         except (Unanswered, Denied, Missing, ChannelGone) as error:
             self._disconnected(f"the channel is gone, and no other can be made: {error}")
             return _REFUSED_SECONDS if isinstance(error, Refused) else pause
+        self._disconnected(str(ended))
         await self.reader.append((), self._position.text())
         self._watches.clear()
         self._missed("channel_lost", "dcache: events were missed; all is listed")
@@ -372,7 +372,7 @@ class Session:
                 await asyncio.to_thread(self._own.save)
 
     def _has_left(self, key: str, old: str | None) -> bool:
-        """Tell whether the watch is of what was moved away, and of nothing that has come back."""
+        """Return whether the watch is of what was moved away, and of nothing that has come back."""
         now_at = self._watches.path_of(key)
         return now_at is None or (old is not None and (now_at == old or now_at.startswith(old + "/")))
 

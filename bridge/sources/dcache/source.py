@@ -42,7 +42,7 @@ class DcacheSource:
 
     @asynccontextmanager
     async def open(self, slots: Slots) -> AsyncIterator[AsyncIterator[Sequence[Delivery]]]:
-        """Find the channel or make one, and read it. Raises SourceLost with the reason when it can't be."""
+        """Find the channel or make one, and read it. Raise SourceLost with the reason when it can't be."""
         if not self._config.tls.verify:
             self._log.warning(
                 "dcache: whoever answers is believed, and gets the credentials (tls.verify: false)"

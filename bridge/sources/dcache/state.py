@@ -36,7 +36,7 @@ class Position:
     """The paths that were watched; None in what an older bridge kept."""
 
     def since_in(self, directory: str | None) -> float | None:
-        """Give what `since` is for the files in `directory` (None: in one that is not known)."""
+        """Return what `since` is for the files in `directory` (None: in one that is not known)."""
         if self.since is not None or not self.unlisted:
             return self.since
         if directory is None:
@@ -51,7 +51,7 @@ class Position:
 
     @classmethod
     def of(cls, text: str) -> Position:
-        """Read what `text` wrote. Raises StoreError when it is something else."""
+        """Read what `text` wrote. Raise StoreError when it is something else."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError):
@@ -90,7 +90,7 @@ class OwnFile:
         return there
 
     def save(self) -> None:
-        """Write it, durably, in whatever thread. Raises SourceLost."""
+        """Write it, durably, in whatever thread. Raise SourceLost."""
         with self._saving:
             self._save()
 

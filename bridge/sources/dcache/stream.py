@@ -115,7 +115,7 @@ class Stream:
     async def follow(self) -> None:
         """Read until the connection ends, and raise why.
 
-        Raises StreamEnded, Competing, Overrun (the store is full, or too slow), and what
+        Raise StreamEnded, Competing, Overrun (the store is full, or too slow), and what
         `Connection.stream` and the store raise. What was read and not kept comes again with the next
         connection.
         """

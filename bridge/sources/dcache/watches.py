@@ -14,7 +14,7 @@ _MOST_COOKIES = 20_000
 
 
 def key_of(subscription: str) -> str:
-    """Give what names a subscription within its channel: the end of its URL.
+    """Return what names a subscription within its channel: the end of its URL.
 
     The front of it may be another for each client, where the frontend is behind a proxy.
     """
@@ -56,7 +56,7 @@ class Watches:
             self._seen[key] = pnfsid, subscription
 
     def of_directory(self, path: str, pnfsid: str) -> str | None:
-        """Give the subscription about `path` if it is sure that it watches the directory `pnfsid`."""
+        """Return the subscription about `path` if it is sure that it watches the directory `pnfsid`."""
         seen, subscription = self._seen.get(self._keys.get(path, ""), ("", ""))
         return subscription if seen == pnfsid else None
 
@@ -66,23 +66,23 @@ class Watches:
             self._seen.pop(key, None)
 
     def keys(self) -> set[str]:
-        """Give the keys of all."""
+        """Return the keys of all."""
         return set(self._paths)
 
     def path_of(self, subscription: str) -> str | None:
-        """Give the directory it is about, None when that is not known."""
+        """Return the directory it is about, None when that is not known."""
         return self._paths.get(key_of(subscription))
 
     def key_at(self, path: str) -> str | None:
-        """Give the key of the subscription about `path`."""
+        """Return the key of the subscription about `path`."""
         return self._keys.get(path)
 
     def end(self, subscription: str) -> str | None:
-        """Forget a subscription that is over; give the path it was about."""
+        """Forget a subscription that is over; return the path it was about."""
         return self._drop(key_of(subscription))
 
     def below(self, path: str) -> list[tuple[str, str]]:
-        """Give key and path of each watch at `path` and below."""
+        """Return key and path of each watch at `path` and below."""
         front = "/" if path == "/" else f"{path}/"
         return [(key, at) for at, key in self._keys.items() if at == path or at.startswith(front)]
 
@@ -133,24 +133,24 @@ class Moves:
         self._within: OrderedDict[str, None] = OrderedDict()
 
     def left(self, cookie: str, half: Half) -> Half | None:
-        """Take an IN_MOVED_FROM; give the other half when that has come already."""
+        """Take an IN_MOVED_FROM; return the other half when that has come already."""
         return self._pair(cookie, half, self._from, self._to)
 
     def came(self, cookie: str, half: Half) -> Half | None:
-        """Take an IN_MOVED_TO; give the other half when that has come already."""
+        """Take an IN_MOVED_TO; return the other half when that has come already."""
         return self._pair(cookie, half, self._to, self._from)
 
     def was_within(self, cookie: str) -> bool:
-        """Tell whether both halves of the rename have come."""
+        """Return whether both halves of the rename have come."""
         return cookie in self._within
 
     def gone(self, now: float) -> list[Half]:
-        """Give what left and has not come anywhere in time, each told once."""
+        """Return what left and has not come anywhere in time, each told once."""
         _outdated(self._to, now)
         return _outdated(self._from, now)
 
     def due(self) -> float | None:
-        """Give when `gone` is worth asking next, None while nothing waits for its other half."""
+        """Return when `gone` is worth asking next, None while nothing waits for its other half."""
         oldest = [next(iter(halves.values())).at for halves in (self._from, self._to) if halves]
         return min(oldest) + PAIR_SECONDS if oldest else None
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bridge.core.errors import StoreError
+from bridge.core.errors import StoreError, StoreLockedError
 from bridge.core.event import Event
 from bridge.pipeline.router import matcher
 from bridge.settings import Settings
@@ -109,8 +109,11 @@ async def give(settings: Settings, command: Command) -> Count:
             raise StoreError(
                 f"there is no store in {settings.state_dir}: is state_dir right, and has the bridge run?"
             )
-        async with Store.open(settings.state_dir, Metrics(), settings.store) as store:
-            answer = await carry_out(store, known(settings), document)
+        try:
+            async with Store.open(settings.state_dir, Metrics(), settings.store) as store:
+                answer = await carry_out(store, known(settings), document)
+        except StoreLockedError as error:
+            raise StoreError(f"{error}, which takes no command now: it starts or stops; try again") from error
     return Count(changed=answer["changed"], refused=dict(answer["refused"]))
 
 

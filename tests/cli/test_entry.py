@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from bridge.cli import main
 from bridge.store import Store
+from bridge.store.directory import claim
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import letter
 
@@ -72,6 +74,20 @@ def test_a_standard_descriptor_that_is_closed_or_full_changes_no_more_than_it_mu
     assert "Traceback" not in done.stdout + done.stderr
     if redirected == "2>&-" and status:
         assert done.stdout == "", "what goes wrong is no output"
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_bridge_that_starts_or_stops_is_told_as_such_to_a_command(
+    file: Path, state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = claim(state_dir)
+    try:
+        for arguments in (["dead-letters", "replay", "--all"], ["parked", "bury", "--all"]):
+            assert main([*arguments, "-c", str(file)]) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"process {os.getpid()}, which takes no command now" in line
+    finally:
+        os.close(lock)
 
 
 def test_what_was_closed_is_not_given_to_a_file(file: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
+from bridge.sources.rucio import stomp
 from bridge.sources.rucio.link import LinkLost, Message, Place, Wire
 from bridge.sources.rucio.stomp import open_link
 from tests.servers.hermes import message
@@ -234,6 +235,23 @@ async def test_messages_that_can_not_be_acknowledged_are_faulty_and_those_beside
         assert ["acknowledged" in (delivery.fault or "") for delivery in taken] == [False, True, True, False]
         settle(taken)
         await until(lambda: sum(frame.startswith(b"ACK") for frame in server.heard) == 2)
+        assert len(server.connections) == 1
+
+
+async def test_a_length_that_takes_in_the_messages_behind_it_holds_them_up_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stomp, "_STALLED_SECONDS", 0.1)
+    wrong = b"MESSAGE\nack:1\ncontent-length:5000\n\n{}\x00\n"
+    async with (
+        broker(says(told(b"0", "0"), wrong, told(b"2", "2"), told(b"3", "3"))) as server,
+        opened(source(**at(server))) as hands,
+    ):
+        taken = await hands.take(4)
+        assert [delivery.event.data for delivery in taken] == [b"0", b"{}", b"2", b"3"]
+        assert "content-length of 5000" in (taken[1].fault or "")
+        settle(taken)
+        await until(lambda: sum(frame.startswith(b"ACK") for frame in server.heard) == 4)
         assert len(server.connections) == 1
 
 

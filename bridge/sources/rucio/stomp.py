@@ -20,6 +20,8 @@ from bridge.telemetry.logging import excerpt
 _SUBSCRIPTION = "oscar-bridge"
 _CHUNK = 2**15
 """Bytes parsed at once: some milliseconds, with what is made of their messages."""
+_STALLED_SECONDS = 2.0
+"""Without a byte, after which a body that seems to have ended before its content-length has."""
 _KNOWN = frozenset(
     {
         "ack",
@@ -161,15 +163,25 @@ class _StompLink:
 
     async def _next(self, *secrets: str | None) -> Frame:
         while not self._frames:
-            data = await self._wire.reader.read(_CHUNK)
-            if not data:
-                raise LinkLost("the broker hung up")
-            self._frames = self._parser.feed(data)
+            self._frames = await self._more()
             self._frames.reverse()
         frame = self._frames.pop()
         if frame.command == "ERROR":
             raise LinkLost(f"refused: {excerpt(_said(frame), *(secret for secret in secrets if secret))}")
         return frame
+
+    async def _more(self) -> list[Frame]:
+        in_doubt = self._parser.is_in_doubt
+        try:
+            async with asyncio.timeout(_STALLED_SECONDS if in_doubt else None):
+                data = await self._wire.reader.read(_CHUNK)
+        except TimeoutError:
+            if not in_doubt:
+                raise
+            return self._parser.end_body()
+        if not data:
+            raise LinkLost("the broker hung up")
+        return self._parser.feed(data)
 
     async def _beat(self) -> NoReturn:
         while True:

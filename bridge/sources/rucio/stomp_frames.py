@@ -68,11 +68,23 @@ class Parser:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._steps = self._read()
+        self._counts = False
+        """A body is read by its content-length, and is not complete."""
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take `data`; return the frames that are complete by it. Raises LinkLost when no end is in sight."""
         self._buffer += data
         return list(iter(self._steps.__next__, None))  # None ends it, and is none of them
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether a body that is not complete may have ended: it has a zero byte, as JSON never has."""
+        return self._counts and 0 in self._buffer
+
+    def end_body(self) -> list[Frame]:
+        """Take a body in doubt to have ended at its zero byte; return the frames that are complete so."""
+        self._counts = False
+        return self.feed(b"")
 
     def _read(self) -> Steps:
         while True:
@@ -130,9 +142,11 @@ class Parser:
         buffer = self._buffer
         length = _content_length(frame)
         if length is not None and length <= MOST_BODY:
-            while len(buffer) <= length:
+            self._counts = True
+            while self._counts and len(buffer) <= length:
                 yield None
-            if buffer[length] == 0:
+            self._counts = False
+            if len(buffer) > length and buffer[length] == 0:
                 frame.body = bytes(buffer[:length])
                 del buffer[: length + 1]
                 return

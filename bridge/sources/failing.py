@@ -74,13 +74,17 @@ class Failing:
         if not by_itself:
             return False
         if number not in self._by_themselves and len(self._by_themselves) >= MOST:
-            self._leaving.append(number)
-            self._some_to_write.set()
+            self.lay_aside(number)
             return True
         self._by_themselves.add(number)
         if len(self._by_themselves) > MOST // 2:
             self._few.clear()
         return False
+
+    def lay_aside(self, number: int) -> None:
+        """Leave `number` to the store, to be taken up later."""
+        self._leaving.append(number)
+        self._some_to_write.set()
 
     def ended(self, number: int) -> None:
         """Note that `number` has been looked up, or waits for something else."""

@@ -80,6 +80,8 @@ class Later:
     """Whether the pause doubles with each look-up that fails."""
     trouble: Trouble | None = None
     """What is wrong; None where something is only waited for."""
+    aside: bool = False
+    """It is left to the store meanwhile: many wait so, and others shall not wait for them."""
 
 
 def portions_of(occurrences: Sequence[Spooled]) -> Iterator[Sequence[Spooled]]:
@@ -272,6 +274,9 @@ class SpoolReader:
         trouble = later.trouble
         if trouble is None:
             self._failing.ended(number)
+            if later.aside:
+                self._failing.lay_aside(number)
+                return
         else:
             self._metrics.retried(trouble.cause)
             if self._failing.failed(number, trouble.reason, by_itself=trouble.by_itself, is_first=is_first):

@@ -442,6 +442,31 @@ async def test_a_file_that_is_written_again_and_again_enters_once_it_is_quiet(
         assert time.time() - version.mtime / 1000 >= 0.9, "each of the 50 is a millisecond younger"
         await running.nothing_more()
         assert site.requests["GET namespace"] < 60, "those that come meanwhile are not looked up"
+        assert running.source._session is not None
+        assert running.source._session.lookups._settling == {}
+
+
+async def test_files_that_are_waited_for_until_they_are_quiet_stop_no_others(
+    site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "MOST_SETTLING", 5)
+    monkeypatch.setattr(spool, "HELD", 20)
+    monkeypatch.setattr(spool, "WINDOW", 10)
+    monkeypatch.setattr(failing, "ROUND_SECONDS", 0.05)
+    bridge = Bridge(site, tmp_path, settle="1s")
+    async with bridge.running() as running:
+        await running.healed()
+        for number in range(60):
+            await site.upload(f"/data/in/{number}", b"x")
+        quiet = await site.begin_upload("/data/in/quiet")
+        quiet.node.mtime -= 10_000
+        monkeypatch.setattr("bridge.sandbox.dcache.namespace.time.time", lambda: quiet.node.mtime / 1000)
+        await site.finish_upload(quiet, b"x")
+        monkeypatch.undo()
+        assert (await running.accept(1))[0].subject == "/data/in/quiet"
+        while len(set(bridge.paths)) < 61:
+            await running.accept(1)
+        await running.nothing_more()
 
 
 @pytest.mark.parametrize("way", ["told", "listed"])

@@ -42,6 +42,8 @@ GIVE_UP_SECONDS = 86400.0
 """From the first look-up of a file that dCache refuses to tell of, or fails to, until it is a dead letter."""
 _TELL_SECONDS = 60.0
 """Between two lines of the log about look-ups that fail."""
+MOST_SETTLING = 5000
+"""Files waited for in memory at once until they are quiet; more are laid aside in the store meanwhile."""
 _MOST_UNFINISHED = 1000
 """Files waited for so long at once: they take room in the hands of `SpoolReader`."""
 UNKNOWN_SECONDS = 10.0
@@ -135,14 +137,16 @@ class Lookups:
             return await self._arrived(occurrence, path, occurrence.entry)
         if occurrence.action == MOVED_IN and self._may_be_half(spooled.key, occurrence):
             return Later(_RETRY_KNOWN_SOON)
-        return await self._look_up(spooled, occurrence, path)
+        found = await self._look_up(spooled, occurrence, path)
+        if not isinstance(found, Later):
+            self._settling.pop(path, None)
+        return found
 
     async def _look_up(self, spooled: Spooled, occurrence: Occurrence, path: str) -> Found | Dropped | Later:
         key = spooled.key
         try:
             path, entry = await self._entry(occurrence, path)
         except Missing:
-            self._settling.pop(path, None)
             if occurrence.action == MOVED_IN and self._waits(f"{key} gone", PAIR_SECONDS):
                 return Later(_AGAIN)  # its directory may have been moved, which is told in a moment
             return Dropped("gone")
@@ -162,7 +166,7 @@ class Lookups:
             return Later(_AGAIN) if waits else Dropped("unfinished")
         seconds = self._seconds_to_settle(path, entry, key)
         if seconds is not None:
-            return Later(seconds, doubles=False)
+            return Later(seconds, doubles=False, aside=path not in self._settling)
         return await self._arrived(occurrence, path, entry)
 
     def _failed(self, spooled: Spooled, occurrence: Occurrence, path: str, error: Exception) -> Found | Later:
@@ -246,16 +250,17 @@ class Lookups:
         Its time of change is compared with dCache's own clock. A writer may set that time as it likes: what
         is the same after a whole wait is quiet too.
         """
+        if not self._settle:
+            return None
         now, version = time.monotonic(), (entry.pnfsid, entry.size, entry.mtime)
         age = self._connection.now() - entry.mtime / 1000
         before = self._settling.pop(path, None)
         same = before is not None and before.version == version
         since = before.since if before is not None and same else now
-        if not self._settle or age >= self._settle or now - since >= self._settle:
+        if age >= self._settle or now - since >= self._settle:
             return None
-        self._settling[path] = _Settling(key, version, since)
-        while len(self._settling) > _MOST_WAITING:
-            del self._settling[next(iter(self._settling))]
+        if len(self._settling) < MOST_SETTLING:
+            self._settling[path] = _Settling(key, version, since)
         return min(max(self._settle - age, 0.0), self._settle - (now - since)) + 0.01
 
     # Waiting

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from typing import cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -103,17 +104,19 @@ def _admitting(server: web.Server | None) -> Callable[[], asyncio.BaseProtocol]:
     def admit() -> web.RequestHandler:
         connections = server.connections
         for oldest in connections[: max(0, len(connections) + 1 - _MOST_CONNECTIONS)]:
-            _hang_up(oldest)
+            abort(oldest)
         connection = server()
-        loop.call_later(_REQUEST_SECONDS, _hang_up, connection)
+        loop.call_later(_REQUEST_SECONDS, abort, connection)
         return connection
 
     return admit
 
 
-def _hang_up(connection: web.RequestHandler) -> None:
-    if isinstance(connection.transport, asyncio.Transport):
-        connection.transport.abort()  # to close it would wait for who does not read
+def abort(connection: web.RequestHandler) -> None:
+    """End a connection at once, whatever is under way on it."""
+    transport = cast("asyncio.WriteTransport | None", connection.transport)  # uvloop's is none by its class
+    if transport is not None:
+        transport.abort()  # to close it would wait for who does not read
 
 
 @web.middleware

@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from bridge.core.errors import BridgeError
+from bridge.web.server import abort
 
 FILE = "commands.sock"
 _ANSWER_SECONDS = 60.0
@@ -58,8 +59,8 @@ async def listen(state_dir: Path, handler: Handler) -> AsyncIterator[None]:
         return connection
 
     def hang_up(connection: web.RequestHandler) -> None:
-        if connection in silent and isinstance(connection.transport, asyncio.Transport):
-            connection.transport.abort()
+        if connection in silent:
+            abort(connection)
         silent.discard(connection)
 
     loop = asyncio.get_running_loop()

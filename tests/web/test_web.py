@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, closing
+from typing import Any
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from pydantic import ValidationError
 
+from bridge.net.loop import Loop
 from bridge.telemetry.metrics import Metrics
 from bridge.web import HttpConfig, Problem, serve
 from tests.promises.world import until
@@ -143,28 +145,49 @@ def is_open(caller: socket.socket) -> bool:
         return False
 
 
-async def test_who_opens_connections_and_asks_nothing_takes_no_descriptors_from_the_bridge(
-    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+loops = pytest.mark.parametrize("loop", [Loop, asyncio.SelectorEventLoop])
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def run(loop: LoopFactory, main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(main, 60))
+
+
+@loops
+def test_who_opens_connections_and_asks_nothing_takes_no_descriptors_from_the_bridge(
+    monkeypatch: pytest.MonkeyPatch, loop: LoopFactory
 ) -> None:
     monkeypatch.setattr("bridge.web.server._MOST_CONNECTIONS", 8)
-    async with serve(ANY_PORT, CollectorRegistry(), ready) as url:
-        with ExitStack() as stack:
-            callers = []
-            for _ in range(100):
-                callers.append(half_a_request(stack, url))
-                await asyncio.sleep(0)
-            async with http.get(f"{url}/livez") as answer:
-                assert answer.status == 200
-            await until(lambda: sum(map(is_open, callers)) <= 8)
-            assert is_open(callers[-1]), "the oldest goes first"
+
+    async def main() -> None:
+        async with serve(ANY_PORT, CollectorRegistry(), ready) as url, aiohttp.ClientSession() as http:
+            with ExitStack() as stack:
+                callers = []
+                for _ in range(100):
+                    callers.append(half_a_request(stack, url))
+                    await asyncio.sleep(0)
+                async with http.get(f"{url}/livez") as answer:
+                    assert answer.status == 200
+                await until(lambda: sum(map(is_open, callers)) <= 8)
+                assert is_open(callers[-1]), "the oldest goes first"
+
+    run(loop, main())
 
 
-async def test_half_a_request_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@loops
+def test_half_a_request_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, loop: LoopFactory
+) -> None:
     monkeypatch.setattr("bridge.web.server._REQUEST_SECONDS", 0.1)
-    async with serve(ANY_PORT, CollectorRegistry(), ready) as url:
-        with ExitStack() as stack:
-            caller = half_a_request(stack, url)
-            await until(lambda: not is_open(caller))
+
+    async def main() -> None:
+        async with serve(ANY_PORT, CollectorRegistry(), ready) as url:
+            with ExitStack() as stack:
+                caller = half_a_request(stack, url)
+                await until(lambda: not is_open(caller))
+
+    run(loop, main())
 
 
 async def test_a_connection_has_one_answer(http: aiohttp.ClientSession) -> None:

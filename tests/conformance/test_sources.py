@@ -81,7 +81,9 @@ async def test_what_is_not_settled_at_the_end_is_given_back(bed: Bed) -> None:
     await bed.leaves(0)
 
 
-@pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq", "stomp-activemq", "kafka", "dcache"], indirect=True)
+@pytest.mark.parametrize(
+    "bed", ["amqp", "stomp-rabbitmq", "stomp-activemq", "kafka", "dcache"], indirect=True
+)
 async def test_what_can_not_be_read_is_a_fault_and_what_is_beside_it_is_read(bed: Bed) -> None:
     await bed.put(3)
     await bed.poison()

@@ -179,6 +179,7 @@ async def test_a_partition_that_its_broker_refuses_is_told_with_the_reason_and_a
 FETCH = 1
 STORAGE_ERROR = 56
 """Of the Kafka protocol guide: an API key, an error code."""
+JOIN_GROUP = 11
 COORDINATION = (8, 9, 11, 12)
 """Commits, their fetching, joining and heartbeats (Kafka protocol guide, api keys)."""
 
@@ -202,6 +203,28 @@ async def test_a_coordinator_that_goes_away_is_told_while_reading_goes_on(
                 await until(lambda: not hands.source.problems())
                 settle([delivery])
             assert await broker.committed(unique, unique) == {0: 1}
+
+
+async def test_a_rebalance_that_does_not_end_is_told(
+    unique: str, monkeypatch: pytest.MonkeyPatch, at_once: None
+) -> None:
+    metrics = Metrics()
+    monkeypatch.setattr(watch, "REBALANCE_SECONDS", 1.0)
+    async with Proxy(0) as proxy:
+        with Tansu(advertised_port=proxy.port) as broker:
+            proxy.target_port = broker.port
+            await broker.create_topic(unique)
+            async with opened(source(broker, unique, metrics=metrics)) as hands:
+                await until(lambda: lag(metrics) == 0)
+                assert hands.source._consumer is not None
+                proxy.asked = lambda data: struct.unpack_from(">h", data, 4)[0] != JOIN_GROUP
+                hands.source._consumer._coordinator.request_rejoin()
+                await until(lambda: f"group {unique} has given no partitions" in str(hands.source.problems()))
+                assert lag(metrics) is None
+                proxy.asked = lambda _data: True
+                await until(lambda: not hands.source.problems())
+                await broker.produce(unique, [b"on"])
+                settle(await hands.take(1))
 
 
 async def test_a_topic_that_does_not_exist_is_told_and_not_made(own_tansu: Tansu) -> None:

@@ -359,6 +359,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Drain, commit, release the rest, forget. aiokafka waits for this before it joins again."""
         self._assigned.clear()
+        self._metrics.lag(None)
         try:
             self._release(self.batches.withdraw())
             if not (self._is_expelled() or self._stopping or self._failure.done()):

@@ -24,6 +24,8 @@ SILENCE_SECONDS = 15.0
 LOOK_SECONDS = 1.0
 STUCK_SECONDS = 60.0
 """The brokers are there, yet no fetch has been answered this long: the client is stuck."""
+REBALANCE_SECONDS = 60.0
+"""A rebalance is told of when it takes longer: bridges end theirs in half of it."""
 STUCK_REBALANCE_SECONDS = 900.0
 """A rebalance waits for its slowest member, whose own max.poll.interval is 5 minutes by default."""
 JOIN_SECONDS = 120.0
@@ -91,6 +93,7 @@ class Watch:
                 self._tell_leaders()
             now = monotonic()
             silence = now - self._heard
+            self._tell_rebalance(silence)
             if min(silence, now - asked) < SILENCE_SECONDS:
                 continue
             async with answer("a question after a silence", CALL_SECONDS):
@@ -109,6 +112,16 @@ class Watch:
                 self._health.failed(
                     ("topic", topic), f"topic {topic} does not exist, or may not be described"
                 )
+
+    def _tell_rebalance(self, silence: float) -> None:
+        if self._assigned.is_set():
+            self._health.recovered("rebalance")
+        elif self._joined and silence > REBALANCE_SECONDS:
+            self._health.failed(
+                "rebalance",
+                f"group {self._config.group_id} has given no partitions for {REBALANCE_SECONDS:g} s: another "
+                "member holds up its rebalance, or its coordinator does not answer",
+            )
 
     def _tell_leaders(self) -> None:
         """Find the partitions without an answer, and tell of the brokers that lead them."""

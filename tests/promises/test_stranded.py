@@ -85,22 +85,6 @@ async def test_they_are_buried_without_a_daemon_and_replayed_to_another_service(
     world.assert_one_job_an_event()
 
 
-async def test_a_command_that_does_not_say_which_events_is_refused(world: World) -> None:
-    daemon = world.daemon()
-    for arguments, told in (
-        (["move", "--to", "plants"], "say which events are meant"),
-        (["move", "--all", "--service", "old", "--to", "plants"], "by number, by one option, or --all"),
-        (["move", "--all", "--to", "plant"], "did you mean `plants`"),
-        (["bury"], "say which events are meant"),
-        (["list", "--service", "a", "--source", "b"], "leave out --service"),
-    ):
-        done = daemon.command("parked", *arguments)
-        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
-    for arguments in (["list"], ["bury", "--all"]):
-        done = daemon.command("parked", *arguments)
-        assert (done.returncode, "there is no store" in done.stderr) == (1, True)
-
-
 def choosing(world: World, to: str, **more: Any) -> dict[str, Any]:
     return world.configuration(routes=[{"from": "uploads", "to": to, "allow": ["plants"]}], **more)
 

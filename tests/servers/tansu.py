@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -125,6 +125,18 @@ class Tansu(Server):
         await consumer.start()
         consumer._coordinator.generation = 1  # only decides whether it leaves; it is not sent
         await consumer.stop()
+
+    async def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit for `group`, of which no member may be connected."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=f"127.0.0.1:{self.port}", group_id=group, enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            consumer.assign(list(offsets))
+            await consumer.commit(dict(offsets))
+        finally:
+            await consumer.stop()
 
     async def committed(self, group: str, topic: str) -> dict[int, int]:
         """Give the committed offsets of `group`, by partition."""

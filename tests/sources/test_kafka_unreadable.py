@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from hypothesis import given, settings
@@ -53,7 +54,9 @@ async def test_a_damaged_record_holds_its_partition_alone_and_is_told_until_it_i
             assert await broker.committed(unique, unique) == {0: 3, 1: 6}
 
 
-async def test_a_held_partition_stays_told_when_the_source_is_opened_again(unique: str) -> None:
+async def test_a_held_partition_stays_told_when_the_source_is_opened_again_until_it_is_passed(
+    unique: str,
+) -> None:
     async with Proxy(0) as proxy:
         with Tansu(advertised_port=proxy.port) as broker:
             proxy.target_port = broker.port
@@ -67,6 +70,12 @@ async def test_a_held_partition_stays_told_when_the_source_is_opened_again(uniqu
             assert "is held at offset 0" in held.problems()[0]
             async with opened(held):
                 assert "is held at offset 0" in held.problems()[0]
+            await broker.produce(unique, [b"behind"])
+            await broker.commit(unique, {TopicPartition(unique, 0): 1})  # as `--reset-offsets` does
+            async with opened(held) as hands:
+                await hands.take(1)
+                assert hands.data == [b"behind"]
+                assert "over for" in held.problems()[0]
 
 
 async def test_a_header_whose_name_is_no_text_is_read_with_its_neighbours(tansu: Tansu, unique: str) -> None:

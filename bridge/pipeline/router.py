@@ -25,6 +25,9 @@ from bridge.values import Model
 
 _TURN = 0.005
 """Seconds of routing after which the other tasks of the process get their turn."""
+_LONG = 0.02
+"""Seconds of one evaluation after which the others get as long as it took: they need several turns to answer
+one request."""
 _SLOW = 0.001
 """Seconds that an evaluation may take, of which the operator is not told."""
 _FEW, _OF = 10, 1_000
@@ -236,7 +239,7 @@ class Router:
                 if now - began > _SLOW:
                     route.was_slow(now - began, self._events, self._metrics.key)
                 if now - self._turn_began > _TURN:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(now - began if now - began > _LONG else 0)
                     now = self._turn_began = perf_counter()
                 began = now
         if len(lanes) == 1 and not dead:

@@ -50,6 +50,31 @@ async def test_routing_gives_way_to_the_other_tasks(monkeypatch: pytest.MonkeyPa
     assert house.filtered("no_match") == 100
 
 
+async def test_a_slow_expression_leaves_the_others_as_long_as_it_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They need several turns to answer one request. How long the source was idle before does not count."""
+    now = 0.0
+    pauses: list[float] = []
+
+    def evaluate(_self: Expression, view: View) -> Any:
+        nonlocal now
+        now += 0.25 if view.variables["subject"] == "slow" else 0.01
+        return False
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(router_module, "perf_counter", lambda: now)
+    monkeypatch.setattr(router_module.Expression, "evaluate", evaluate)
+    monkeypatch.setattr(router_module.asyncio, "sleep", sleep)
+    house = House(route(when="subject == ''"), plants=ACCEPTED)
+    for subject in ("slow", "quick", "slow"):
+        now += 3600
+        await house.router.route(Delivery(event("a", subject=subject)))
+    assert pauses == [0.25, 0, 0.25]
+
+
 async def test_an_event_released_while_others_have_their_turn_goes_nowhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

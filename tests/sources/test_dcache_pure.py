@@ -211,7 +211,8 @@ JSON = st.recursive(
     | st.integers()
     | st.floats()
     | st.text()
-    | st.sampled_from(["a", "DIR", "REGULAR", "IN_CREATE", "unlimited", 10**30, -1, 253402300800000]),
+    | st.sampled_from(["a", "DIR", "REGULAR", "IN_CREATE", "unlimited", 10**30, -1, 253402300800000])
+    | st.sampled_from(["a\ud800", "..", "a/b", ""]),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
@@ -253,7 +254,10 @@ def test_any_json_is_an_entry_or_says_why_it_is_none(document: Any, fields: dict
     for told in (document, {"fileName": "a", "fileType": "REGULAR", "pnfsId": "0", "mtime": 0, **fields}):
         try:
             entry = entry_of(told)
-        except Unreadable:
+        except Unreadable as error:
+            kept = unreadable("1", str(error), error.received)
+            with pytest.raises(BrokenOccurrenceError):
+                Occurrence.of(kept)
             continue
         occurrence = Occurrence(directory="/data/in", name=entry.name, mask=["IN_CLOSE_WRITE"], entry=entry)
         again = Occurrence.of(occurrence.spooled("1"))

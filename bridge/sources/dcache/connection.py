@@ -41,6 +41,8 @@ MOST_ENTRY_BYTES = 4096
 """Of an answer, for each entry of a listing: a name of 255 characters, each of them escaped, takes 1,530."""
 MOST_SUBSCRIPTION_BYTES = 32 * 2**20
 """Of the list of a channel's subscriptions: 100,000 URLs, twice what a node of ZooKeeper has room for."""
+_MOST_CHARACTERS = 1024
+"""Of a name. dCache takes 255 (Chimera's `t_dirs`)."""
 _SLICE_BYTES = 8192
 """Of the stream that are taken before others have the loop: some 40 events, or a millisecond."""
 
@@ -351,20 +353,20 @@ def entry_of(told: Any) -> Entry:
     if not (isinstance(name, str) and is_name(name) and isinstance(kind, str)):
         raise _unreadable("an entry has no name or no type", told)
     if not (isinstance(pnfsid, str) and pnfsid):
-        raise _unreadable(f"{name} has no PNFS-ID", told)
+        raise _unreadable(f"an entry has no PNFS-ID: {name}", told)
     try:
         f"{name}{kind}{pnfsid}".encode()
     except UnicodeEncodeError:  # half of a surrogate pair can be neither kept nor sent
         raise _unreadable("the name of an entry is no text", told) from None
     size, mtime = known.get("size"), known.get("mtime", 0)
     if kind == "REGULAR" and not (_is_whole(mtime) and (size is None or (_is_whole(size) and size >= 0))):
-        raise _unreadable(f"{name} has a size or a time that is no number", told)
+        raise _unreadable(f"an entry has a size or a time that is no number: {name}", told)
     return Entry(name, kind, pnfsid, size if _is_whole(size) else None, mtime if _is_whole(mtime) else 0)
 
 
 def is_name(text: str) -> bool:
     """Return whether it can be the name of something in a directory."""
-    return text not in ("", ".", "..") and "/" not in text
+    return text not in ("", ".", "..") and "/" not in text and len(text) <= _MOST_CHARACTERS
 
 
 def _is_whole(value: Any) -> bool:
@@ -376,4 +378,6 @@ def _unreadable(reason: str, told: Any) -> Unreadable:
         received = json.dumps(told)
     except RecursionError:
         received = ""
+    # A name may be what is wrong with it.
+    reason = excerpt(reason.encode(errors="backslashreplace").decode())
     return Unreadable(reason, received.encode()[:MOST_ENTRY_BYTES])

@@ -18,8 +18,10 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from bridge import __version__
+from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.core.ports import Verdict
+from bridge.destinations.oscar import client
 from bridge.destinations.oscar.client import OscarService, announce
 from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.destinations.oscar.config import ServiceConfig
@@ -371,6 +373,38 @@ async def test_an_event_too_large_is_rejected_unsent() -> None:
     assert "131066" in large.detail
     assert "131065" in large.detail
     assert len(oscar.requests) == 1
+
+
+async def test_an_event_that_can_t_be_encoded_for_a_reason_nobody_foresaw_is_rejected_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = client.encode
+
+    def fails(given: Event, **more: Any) -> bytes:
+        return real(given, **more) if given.id == "event-2" else bytes(given.data[10])
+
+    monkeypatch.setattr(client, "encode", fails)
+    async with FakeOscar().serve() as oscar, service(oscar.url, TOKEN_AUTH) as plants:
+        with capture_logs() as logs:
+            odd = await plants.prepare(event(1)).attempt()
+            good = await plants.prepare(event(2)).attempt()
+    assert (odd.verdict, odd.cause, good.verdict) == (Verdict.REJECTED, "defect", Verdict.ACCEPTED)
+    assert odd.detail == "defect in calling OSCAR: IndexError: index out of range"
+    assert [line["of"] for line in logs if line.get("exc_info")] == ["event-1"]
+    assert len(oscar.bodies) == 1
+
+
+@pytest.mark.parametrize(("mode", "verdict"), [("job", Verdict.FAILED), ("run", Verdict.UNKNOWN)])
+async def test_a_call_that_fails_in_a_way_nobody_foresaw_fails_alone(
+    mode: str, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: Any, **_more: Any) -> Any:
+        raise ZeroDivisionError
+
+    async with FakeOscar().serve() as oscar, service(oscar.url, TOKEN_AUTH, mode=mode) as plants:
+        monkeypatch.setattr(client, "post", fails)
+        answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause) == (verdict, "defect")
 
 
 async def test_an_ingress_that_refuses_the_body_unread_is_heard() -> None:

@@ -9,6 +9,7 @@ import structlog
 from aiohttp import hdrs
 from multidict import istr
 
+from bridge.core.errors import reason
 from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.core.ports import Answer, Verdict
@@ -63,10 +64,25 @@ class OscarService:
         except PayloadError as error:
             rejected = Answer(Verdict.REJECTED, error.cause, excerpt(str(error)))
             return OscarInvocation(self, name, b"", rejected)
+        except Exception as error:  # noqa: BLE001 - it would come again and again, and end the process each time
+            return OscarInvocation(self, name, b"", self._failed(event.id, error, Verdict.REJECTED))
         return OscarInvocation(self, name, body)
 
     async def attempt(self, name: str, body: bytes) -> Answer:
-        """Make one attempt, and once more where the answer is about the token, or may be."""
+        """Make one attempt, and once more where the answer is about the token, or may be.
+
+        An event for which it fails in a way nobody foresaw fails alone.
+        """
+        try:
+            return await self._attempt(name, body)
+        except Exception as error:  # noqa: BLE001 - likewise
+            return self._failed(name, error, Verdict.UNKNOWN if self._fresh else Verdict.FAILED)
+
+    def _failed(self, what: str, error: Exception, verdict: Verdict) -> Answer:
+        _log.exception("a call can't be made", service=self.name, of=what)
+        return Answer(verdict, "defect", excerpt(f"defect in calling OSCAR: {reason(error)}"))
+
+    async def _attempt(self, name: str, body: bytes) -> Answer:
         bearer = self._bearer
         try:
             authorization = bearer.current or await bearer.get()

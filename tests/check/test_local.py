@@ -138,8 +138,14 @@ async def test_a_name_that_no_server_answers_for_holds_no_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
+
+    def getaddrinfo(*arguments: Any) -> None:
+        if not arguments[5] & socket.AI_NUMERICHOST:
+            over.wait(60)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
     monkeypatch.setattr("bridge.checkup.local._ASK_SECONDS", 0.1)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60))
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     found = await check_local(settings(tmp_path, http={"host": "slow.invalid", "port": 9464}))
     over.set()
     said(found, "problem", "slow.invalid port 9464: its name was not resolved", about="http")

@@ -262,7 +262,7 @@ def _losing() -> Iterator[None]:
         yield
     except (AMQPError, OSError, CredentialError) as error:  # TimeoutError is an OSError
         raise LinkLost(_why(error)) from None
-    except RuntimeError:  # so aiormq says that a channel or a connection is closed
+    except (RuntimeError, StopAsyncIteration):  # so aiormq says that a channel or a connection is closed
         raise LinkLost("the connection is closed") from None
 
 

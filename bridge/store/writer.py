@@ -185,7 +185,7 @@ class Writer:
             self._do(work)
         if self.trouble is not None and not group and work is None:
             self._attempt(self._probe)
-        if monotonic() >= self._expiry.due and not self._ended:
+        if self.trouble is None and monotonic() >= self._expiry.due and not self._ended:
             self._attempt(self._expire)
         if self.trouble is None:
             self._attempt(self._look_around)
@@ -208,7 +208,9 @@ class Writer:
         group: list[Keep | int | Done] = list(self._forgets)
         self._taken = []
         pause = _PROBE_SECONDS if self.trouble or self.full or self._forgets else _LOOK_SECONDS
-        until = min(self._expiry.due, monotonic() + pause)
+        until = monotonic() + pause
+        if self.trouble is None:
+            until = min(until, self._expiry.due)
         size, urgent, quiet = 0, False, True
         while len(group) < _GROUP_ITEMS + len(self._forgets) and size < _GROUP_BYTES:
             try:
@@ -285,6 +287,8 @@ class Writer:
             self._tell(change, [(work.done, result)])
 
     def _probe(self) -> None:
+        """Do all that a write needs, so that what is in its way is told until it is gone."""
+        self._disk_left()
         self._ready().execute(f"PRAGMA user_version = {VERSION}")
 
     def _expire(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.ports import Spooled
-from bridge.store import Filter, Store, StoreConfig, orders
+from bridge.store import Filter, Store, StoreConfig, orders, writer
 from bridge.store import store as store_module
 from bridge.store.changes import Change
 from bridge.store.writer import Writer
@@ -37,6 +37,30 @@ async def test_a_disk_that_can_not_be_asked_is_trouble_and_not_the_end(
                 await store.park(event("1"), "plants")
         await store.park(event("1"), "plants")
         assert store.waiting("plants") == 1
+
+
+async def test_a_disk_that_can_t_be_asked_is_told_until_it_can(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_PROBE_SECONDS", 0.01)
+    asked = 0
+
+    def gone(_path: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise OSError(5, "Input/output error")
+
+    async with Store.open(state_dir, metrics) as store, asyncio.timeout(30):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "statvfs", gone)
+            with pytest.raises(StoreError, match="Input/output error"):
+                await store.park(event("1"), "plants")
+            while asked < 5:
+                (told,) = store.problems()
+                assert told.endswith("can't be written: [Errno 5] Input/output error")
+                await asyncio.sleep(0.001)
+        while store.problems():
+            await asyncio.sleep(0.001)
 
 
 async def test_a_disk_that_is_gone_while_the_store_is_full_ends_nothing(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from hypothesis import settings
 
+from bridge.net.loop import Loop
 from tests.servers.activemq import ActiveMQ
 from tests.servers.certificates import Certificates
 from tests.servers.mock_kafka import MockKafka
@@ -38,6 +40,11 @@ def _seeded(request: pytest.FixtureRequest) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"what was drawn is drawn again with TEST_SEED={SEED}")
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Any]:
+    """Run tests in the loop that the bridge runs in, but for those of a conftest with a loop of its own."""
+    return {"bridge": Loop}
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from typing import NoReturn
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, NoReturn
 
 from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost
@@ -22,6 +22,7 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
     def __init__(self) -> None:
         self._batch: list[Delivery] = []
         self._lost: BaseException | None = None
+        self._is_lost = asyncio.Event()
         self._wakes = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -83,6 +84,21 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
         """Tell the taker when `reading`, which feeds this, ends of itself: nothing would come any more."""
         reading.add_done_callback(self._ended)
 
+    async def begun(self, beginning: Coroutine[Any, Any, object]) -> None:
+        """Return once `beginning` is done. Raises what it raises, and what `fail` was told before its end."""
+        tasks = [asyncio.create_task(beginning), asyncio.create_task(self._is_lost.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if self._lost is not None:
+            raise self._lost
+        if tasks[0].cancelled():  # by a library: nobody has cancelled us
+            raise SourceLost("its beginning was broken off")
+        tasks[0].result()
+
     def _ended(self, reading: asyncio.Task[None]) -> None:
         if self._lost is None:
             error = None if reading.cancelled() else reading.exception()
@@ -91,4 +107,5 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
     def fail(self, lost: BaseException) -> None:
         """Tell the taker, now and whenever it asks again."""
         self._lost = lost
+        self._is_lost.set()
         self._wakes.set()

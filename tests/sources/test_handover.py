@@ -76,6 +76,17 @@ async def test_a_reader_that_ends_of_itself_is_a_loss(
     handover.rests_on(asyncio.create_task(reads()))
     with pytest.raises(told):
         await anext(handover)
+    with pytest.raises(told):
+        await handover.begun(asyncio.Event().wait())
+
+
+async def test_what_begins_is_waited_for_with_its_own_failure() -> None:
+    handover = Handover()
+    await handover.begun(ends())
+    with pytest.raises(LookupError):
+        await handover.begun(fails())
+    with pytest.raises(SourceLost):
+        await handover.begun(breaks_off())
 
 
 async def test_the_loss_that_a_reader_told_before_it_ended_is_the_one_that_counts() -> None:

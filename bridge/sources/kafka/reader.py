@@ -90,7 +90,8 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._releasing = False
         self._stopping = False
         self._failure: asyncio.Future[SourceLost] = asyncio.get_running_loop().create_future()
-        self._joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._joined = asyncio.Event()
+        """The group has given partitions once, or none."""
         self._most_slots = 0
         # Waiting for a full bridge must not look like a member that reads nothing.
         self._keep_alive = min(POLL_SECONDS, config.max_poll_interval / 4)
@@ -131,10 +132,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 self._log.error("kafka reader failed", exc_info=error)
             self._release_all()
             self._metrics.lag(None)
-            lost = error if isinstance(error, SourceLost) else SourceLost(reason_of(error))
-            self.batches.fail(lost)
-            if not self._joined.done():
-                self._joined.set_exception(lost)
+            self.batches.fail(error if isinstance(error, SourceLost) else SourceLost(reason_of(error)))
 
     async def close(self) -> None:
         """Commit what is settled, release the rest, leave the group. Never raises what the broker did."""
@@ -393,8 +391,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._log.info("kafka: partitions assigned", partitions=[_name(place) for place in places])
         self._watch.joined()
         self._assigned.set()
-        if not self._joined.done():
-            self._joined.set_result(None)
+        self._joined.set()
 
     # Giving up
 

@@ -84,7 +84,7 @@ class KafkaSource:
         running = asyncio.create_task(reader.run(), name="kafka reader")
         reader.batches.rests_on(running)
         try:
-            await reader.joined()
+            await reader.batches.begun(reader.joined())
             yield reader.batches
         finally:
             self._consumer = self._reader = None

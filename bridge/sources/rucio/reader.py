@@ -59,7 +59,6 @@ class Reader:
         """What can't be reached, or could not be until a moment ago: names and addresses."""
         self._changed = asyncio.Event()
         """Some link came about, or an attempt at one failed."""
-        self._failed: SourceLost | None = None
         self._ready: deque[Delivery] = deque()
         """Received, and not handed over yet."""
         self._some_ready = asyncio.Event()
@@ -72,12 +71,13 @@ class Reader:
         return [f"{what}: {problem}" for what, problem in told if problem is not None]
 
     async def opened(self) -> None:
-        """Return once one address is read. Raises SourceLost when every attempt has failed."""
+        """Return once one address is read; without end when `run` ends before.
+
+        Raises SourceLost when every attempt has failed.
+        """
         while not self._up:
             await self._changed.wait()
             self._changed.clear()
-            if self._failed is not None:
-                raise self._failed
             unknown = {broker for broker in self._config.brokers if broker not in self._addresses}
             if not self._up and unknown.union(map(str, self._links)) <= self._down.keys():
                 raise SourceLost("; ".join(self.problems()))
@@ -92,9 +92,7 @@ class Reader:
                     tasks.create_task(self._look_up(broker, tasks))
         except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
             self._log.error("rucio reader failed", exc_info=group)
-            self._failed = SourceLost(explain(group))
-            self.batches.fail(self._failed)
-            self._changed.set()
+            self.batches.fail(SourceLost(explain(group)))
         finally:
             self.batches.withdraw()
 

@@ -45,7 +45,7 @@ class RucioSource:
         running = asyncio.create_task(reader.run(), name="rucio reader")
         reader.batches.rests_on(running)
         try:
-            await reader.opened()
+            await reader.batches.begun(reader.opened())
             self._reader = reader
             yield reader.batches
         finally:

@@ -333,6 +333,10 @@ def test_a_stream_is_the_same_in_whatever_pieces_and_with_whatever_line_ends(
     assert parsed(text, *sizes) == parsed(b"\n".join([*lines, b"", b""]))
 
 
+def test_a_line_feed_of_its_own_is_an_empty_line_also_behind_one_that_belonged_to_a_carriage_return() -> None:
+    assert parsed(b"data: x\r\n\ndata: y\r\n\n", 1) == parsed(b"data: x\n\ndata: y\n\n")
+
+
 def test_an_event_has_its_own_id_kind_and_data() -> None:
     text = "\ufeffevent: inotify\nid: 1\ndata: a\ndata:  é\n\n: x\n\ndata: b\n\nid: 3\n\ndata: cut".encode()
     assert parsed(text) == [ServerSentEvent("1", "inotify", "a\n é"), ServerSentEvent("", "message", "b")]

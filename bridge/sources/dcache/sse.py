@@ -41,7 +41,7 @@ class Parser:
     def feed(self, piece: bytes) -> list[ServerSentEvent]:
         """Take the next bytes, and return the events that are complete by now."""
         if self._after_return and piece:
-            piece = piece.removeprefix(b"\n")
+            piece, self._after_return = piece.removeprefix(b"\n"), False
         if not piece:
             return []
         self._after_return = piece.endswith(b"\r")

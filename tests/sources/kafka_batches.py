@@ -17,19 +17,24 @@ def batch(
     headers: Sequence[Header] = (),
     compression: int = 0,
     first_offset: int = 0,
+    key: bytes | None = None,
+    attributes: int = 0,
     replacing: tuple[bytes, bytes] = (b"", b""),
 ) -> bytes:
-    """Make one batch of `values`; of its bytes, the `replacing` first is replaced by the second."""
+    """Make one batch of `values`, with `attributes` beside its compression.
+
+    Of its bytes, the `replacing` first is replaced by the second.
+    """
     builder = DefaultRecordBatchBuilder(2, compression, 0, -1, -1, -1, 10**6)
     for number, value in enumerate(values):
-        builder.append(number, TIMESTAMP + number, b"k%d" % number, value, list(headers))
+        builder.append(number, TIMESTAMP + number, key or b"k%d" % number, value, list(headers))
     made = bytes(builder.build())
     old, new = replacing
     assert len(old) == len(new)
     if old:
         assert old in made
         made = made.replace(old, new)
-    made = struct.pack(">q", first_offset) + made[8:]
+    made = struct.pack(">q", first_offset) + made[8:22] + bytes([made[22] | attributes]) + made[23:]
     return made[:17] + struct.pack(">I", calc_crc32c(made[21:])) + made[21:]
 
 

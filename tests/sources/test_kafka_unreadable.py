@@ -110,6 +110,21 @@ async def test_a_record_that_makes_no_sense_is_a_dead_letter_as_received(tansu: 
     assert await tansu.committed(unique, unique) == {0: 3}
 
 
+async def test_what_is_no_record_of_ours_before_one_that_makes_no_sense_is_passed_over(
+    mock_kafka: MockKafka, unique: str
+) -> None:
+    """As marks of a transaction's end are, and the records of one that was aborted."""
+    commit, unknown = struct.pack(">hh", 0, 1), b"k"
+    marks = [batch(b"mark", key=key, attributes=0x20) for key in (commit, unknown, commit)]
+    odd = batch(b"odd", replacing=(b"odd\x00", b"odd\x40"))
+    for made in (batch(b"before"), *marks, odd, batch(b"after")):
+        await produce_batch(mock_kafka.bootstrap_servers, unique, made)
+    async with opened(source(mock_kafka, unique, session_timeout=6)) as hands:
+        settle(await hands.take(3))
+        assert [delivery.event.attributes["offset"] for delivery in hands.seen] == ["0", "4", "5"]
+        assert [delivery.fault is None for delivery in hands.seen] == [True, False, True]
+
+
 async def test_a_batch_that_comes_cut_holds_its_partition_alone_and_is_not_skipped(
     unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

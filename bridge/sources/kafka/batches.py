@@ -19,6 +19,8 @@ _OVERHEAD = 12
 _MAGIC = 16
 _CRC_COVERS_FROM = 21
 _LOG_APPEND_TIME = 0x08
+_CONTROL = 0x20
+"""Of a batch that marks the end of a transaction: its records are Kafka's own."""
 _CODEC = 0x07
 _DECODE: dict[int, Callable[[bytes], bytes]] = {
     0: bytes,
@@ -80,6 +82,8 @@ def first_batch(raw: bytes, topic: str, partition: int, offset: int) -> Batch:
         raise UnreadableError("its checksum (CRC) is wrong: what the broker keeps, or sent, is damaged")
     if base + last < offset:
         raise UnreadableError(f"the broker gave a batch that ends with offset {base + last}")
+    if attributes & _CONTROL:
+        return Batch((), base + last + 1)
     codec = attributes & _CODEC
     try:
         body = _DECODE[codec](batch[_HEADER.size :])

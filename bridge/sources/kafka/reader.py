@@ -105,15 +105,17 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._watch = Watch(
             consumer, config, health, self._ledgers, assigned=self._assigned, waits=self._waits
         )
-        aiokafka_private.take_over(consumer, lambda place, _, error: self._unreadable.hold(place, error))
+        aiokafka_private.take_over(
+            consumer, lambda place, offset, error: self._unreadable.hold(place, error, offset)
+        )
 
     @property
     def is_assigned(self) -> bool:
         return self._assigned.is_set()
 
     async def joined(self) -> None:
-        """Return once the group has given partitions, or none. Raises SourceLost when it does not."""
-        await asyncio.shield(self._joined)
+        """Return once the group has given partitions, or none; without end when `run` ends before."""
+        await self._joined.wait()
         await self._watch.look_for_topics()
 
     async def run(self) -> None:
@@ -171,7 +173,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             except RecordTooLargeError as error:
                 _, place, offset, *_ = error.args
                 self._consumer.seek(place, offset)  # it went past it
-                self._unreadable.hold(place, error)
+                self._unreadable.hold(place, error, offset)
                 continue
             except TopicAuthorizationFailedError as error:
                 for place in self._ledgers.keys() & self._consumer.assignment():

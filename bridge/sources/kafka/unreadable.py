@@ -29,6 +29,9 @@ class _Held:
     """One partition that is held."""
 
     reason: str
+    offset: int
+    """Of what can't be read; what is before it, and was not handed over, was passed over with reason: records
+    of a transaction that was aborted, and marks of its end."""
     due: float
     """When to try again, as `monotonic`."""
     batch: Batch | None = None
@@ -66,12 +69,15 @@ class Unreadable:
         """The partitions that are held."""
         return set(self._held)
 
-    def hold(self, place: TopicPartition, error: Exception) -> None:
-        """Read nothing more of `place`, because of `error`, until it was taken apart."""
+    def hold(self, place: TopicPartition, error: Exception, offset: int = 0) -> None:
+        """Read nothing more of `place`, because of `error` at `offset`, until it was taken apart.
+
+        Where it does not tell an offset, it is about what would be handed over next.
+        """
         self._consumer.pause(place)
         if place in self._held:
             return
-        self._held[place] = _Held(reason_of(error), due=monotonic())
+        self._held[place] = _Held(reason_of(error), offset, due=monotonic())
         self._due.set()
 
     def take(self, most: int) -> dict[TopicPartition, list[Any]]:
@@ -116,7 +122,7 @@ class Unreadable:
     async def _take_apart(self, place: TopicPartition, held: _Held) -> None:
         if self._held.get(place) is not held:
             return  # revoked meanwhile
-        offset = self._ledgers[place].position
+        offset = max(held.offset, self._ledgers[place].position)
         held.due = monotonic() + RETRY_SECONDS
         try:
             async with asyncio.timeout(_ASK_SECONDS):

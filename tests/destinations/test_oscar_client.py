@@ -390,7 +390,7 @@ async def test_an_event_that_can_t_be_encoded_for_a_reason_nobody_foresaw_is_rej
             good = await plants.prepare(event(2)).attempt()
     assert (odd.verdict, odd.cause, good.verdict) == (Verdict.REJECTED, "defect", Verdict.ACCEPTED)
     assert odd.detail == "defect in calling OSCAR: IndexError: index out of range"
-    assert [line["of"] for line in logs if line.get("exc_info")] == ["event-1"]
+    assert [line["reason"] for line in logs if line.get("exc_info")] == ["IndexError: index out of range"]
     assert len(oscar.bodies) == 1
 
 

@@ -65,7 +65,7 @@ class OscarService:
             rejected = Answer(Verdict.REJECTED, error.cause, excerpt(str(error)))
             return OscarInvocation(self, name, b"", rejected)
         except Exception as error:  # noqa: BLE001 - it would come again and again, and end the process each time
-            return OscarInvocation(self, name, b"", self._failed(event.id, error, Verdict.REJECTED))
+            return OscarInvocation(self, name, b"", self._failed(error, Verdict.REJECTED))
         return OscarInvocation(self, name, body)
 
     async def attempt(self, name: str, body: bytes) -> Answer:
@@ -76,11 +76,12 @@ class OscarService:
         try:
             return await self._attempt(name, body)
         except Exception as error:  # noqa: BLE001 - likewise
-            return self._failed(name, error, Verdict.UNKNOWN if self._fresh else Verdict.FAILED)
+            return self._failed(error, Verdict.UNKNOWN if self._fresh else Verdict.FAILED)
 
-    def _failed(self, what: str, error: Exception, verdict: Verdict) -> Answer:
-        _log.exception("a call can't be made", service=self.name, of=what)
-        return Answer(verdict, "defect", excerpt(f"defect in calling OSCAR: {reason(error)}"))
+    def _failed(self, error: Exception, verdict: Verdict) -> Answer:
+        why = reason(error)
+        _log.exception("a call can't be made", service=self.name, reason=excerpt(why))
+        return Answer(verdict, "defect", excerpt(f"defect in calling OSCAR: {why}"))
 
     async def _attempt(self, name: str, body: bytes) -> Answer:
         bearer = self._bearer

@@ -190,10 +190,7 @@ async def test_check_tells_the_proxy_before_each(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("ask", [queue, kafka_issuer, issuer])
-async def test_an_answer_without_end_is_not_read_to_the_end(
-    proxy: Proxy, ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bridge.sources.sqs.http._LONGEST_ANSWER", 1 << 20)
+async def test_an_answer_without_end_is_not_read_to_the_end(proxy: Proxy, ask: Ask) -> None:
     proxy.endless = True
     await ask(NOWHERE)
     assert proxy.sent < 32 << 20, "what the sockets' buffers hold beside it"

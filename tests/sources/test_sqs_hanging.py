@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from bridge.sources.sqs import answers, reader
 from bridge.sources.sqs.answers import Answers
 from bridge.sources.sqs.held import Held
 from bridge.telemetry.metrics import Metrics
-from tests.servers.scripted_sqs import ScriptedSqs, served
+from tests.servers.scripted_sqs import ScriptedSqs, refusal, served
 from tests.sources.reading import opened, settle, until
 
 
@@ -67,6 +68,20 @@ async def test_a_call_that_hangs_keeps_no_other_message_from_being_put_off(
         [good] = await hands.take(1)
         await until(lambda: server.changes()["good"] >= 2, timeout=60)
         assert [bad.outcome, good.outcome] == [None, None]
+
+
+async def test_what_the_queue_fails_to_put_off_is_tried_again_after_a_pause(
+    server: ScriptedSqs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falls_due(monkeypatch, gives_way=600)
+    server.attributes["VisibilityTimeout"] = "2"
+    server.answers["ChangeMessageVisibilityBatch"] = lambda _: refusal("InternalError", status=500)
+    server.messages = ["a"]
+    async with opened(server.source()) as hands:
+        await hands.take(1)
+        began = time.monotonic()
+        await until(lambda: server.changes()["a"] >= 6)
+        assert time.monotonic() - began > 5 * 0.1
 
 
 async def test_deletes_that_hang_keep_no_message_from_being_put_off(

@@ -16,7 +16,17 @@ LONGEST_HOLD = 12 * 3600.0 - 60.0
 class Held:
     """One message from its receipt until it is deleted or given back. Times are monotonic seconds."""
 
-    __slots__ = ("delivery", "due", "failures", "gives_way", "group", "id", "receipt", "received")
+    __slots__ = (
+        "delivery",
+        "due",
+        "failures",
+        "gives_way",
+        "group",
+        "id",
+        "not_before",
+        "receipt",
+        "received",
+    )
 
     def __init__(
         self,
@@ -37,6 +47,8 @@ class Held:
         """When it must be out of the bridge's hands: a little before others can have it."""
         self.due = 0.0
         """When to put that off; infinity while that is under way, and when it can't be any more."""
+        self.not_before = 0.0
+        """When to try again to put that off, after a failure."""
         self.failures = 0
         """To delete it or to give it back."""
         self.delivery = Delivery(

@@ -13,8 +13,10 @@ from botocore.httpsession import ProxyConfiguration
 from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
 
-_LONGEST_ANSWER = 64 << 20
+_LONGEST_MESSAGES = 64 << 20
 """Bytes: ten messages of 1 MiB, each letter of which may be six in JSON."""
+_LONGEST_ANSWER = 1 << 20
+"""Bytes of any other answer."""
 
 
 class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is not typed
@@ -38,8 +40,10 @@ class HttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is not ty
         """Send `request` and read its answer. Raises BotoCoreError."""
         request.stream_output = True  # so that it is left to us to read it
         response = await super().send(request)
+        has_messages = request.headers.get("X-Amz-Target") == b"AmazonSQS.ReceiveMessage"
         try:
-            response._content = await body_of(response.raw, _LONGEST_ANSWER)  # noqa: SLF001 - where it is looked for
+            most = _LONGEST_MESSAGES if has_messages else _LONGEST_ANSWER
+            response._content = await body_of(response.raw, most)  # noqa: SLF001 - where it is looked for
         except (aiohttp.ClientError, TimeoutError) as error:
             raise HTTPClientError(error=error) from error
         return response

@@ -255,8 +255,13 @@ class Reader:
         async with asyncio.TaskGroup() as calls:
             while True:
                 now, visibility = time.monotonic(), self._visibility
-                # What falls due a little later goes along: it makes full batches.
-                due = [held for held in self._held.values() if held.due <= now + visibility / 8]
+                # What falls due a little later goes along, which makes full batches: but nothing that failed,
+                # or it would be tried again as fast as the queue refuses.
+                due = [
+                    held
+                    for held in self._held.values()
+                    if held.due <= now + visibility / 8 and held.not_before <= now
+                ]
                 for batch in batches(due):
                     for held in batch:
                         held.due = math.inf  # until its call is over
@@ -272,7 +277,7 @@ class Reader:
         if refusal is None:
             held.is_kept(now, visibility)
         elif not refusal.stale:
-            held.due = time.monotonic() + visibility * random.uniform(0.05, 0.1)
+            held.due = held.not_before = time.monotonic() + visibility * random.uniform(0.05, 0.1)
         elif held.receipt == receipt and self._held.get(held.id) is held:
             # It was deleted or came to somebody else: our copy must not stay beside that one.
             self._answers.count_stale(held, refusal)

@@ -21,7 +21,7 @@ run: $(VENV)/.ready
 ## Everything CI runs.
 test: check
 	$(BIN)/python -m tests.servers.debian
-	$(BIN)/pytest -q -n 3 --dist worksteal -m "not prove" $(ARGS)
+	$(BIN)/pytest -q -n 4 --dist worksteal -m "not prove" $(ARGS)
 
 ## Static checks: lint, format, types, the rules of who imports whom.
 check: $(VENV)/.ready
@@ -33,7 +33,7 @@ check: $(VENV)/.ready
 ## The long fault runs behind the promises in the README.
 prove: $(VENV)/.ready
 	$(BIN)/python -m tests.servers.debian
-	TEST_SEED=$${TEST_SEED:-$$RANDOM} $(BIN)/pytest -q -n 2 --dist worksteal -m prove $(ARGS)
+	TEST_SEED=$${TEST_SEED:-$$RANDOM} $(BIN)/pytest -q -n 4 --dist worksteal -m prove $(ARGS)
 
 ## The figures in the README.
 bench: $(VENV)/.ready

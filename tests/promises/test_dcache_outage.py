@@ -174,12 +174,20 @@ async def test_a_day_without_oscar_takes_disk_alone_and_ends_with_the_oldest_fir
     some = min(10_000, files // 2)
     uploaded = await upload(dcache_world, some)
     await until_kept(daemon, lambda now: now == {"parked": some, "spooled": 0}, seconds=60)
-    before = await Use.of(daemon)
+    first = await Use.of(daemon)
+    # What thousands a second need for a moment, Python's allocator keeps: it is the burst that shows in
+    # memory, not the backlog. So the same burst comes twice, and the second one must show nothing any more.
+    burst = (files - some) // 2
     async with watched(daemon) as busy:
-        uploaded += await upload(dcache_world, files - some, some)
+        uploaded += await upload(dcache_world, burst, some)
+        await until_kept(daemon, lambda now: now == {"parked": some + burst, "spooled": 0}, seconds=200)
+    before = await Use.of(daemon)
+    async with watched(daemon) as busy_again:
+        uploaded += await upload(dcache_world, burst, some + burst)
         await until_kept(daemon, lambda now: sum(now.values()) >= files, seconds=60)
+    busy += busy_again
     async with watched(daemon) as waiting:
-        await until_kept(daemon, lambda now: now == {"parked": files, "spooled": 0}, seconds=280)
+        await until_kept(daemon, lambda now: now == {"parked": files, "spooled": 0}, seconds=200)
     if unreachable:
         await oscar.end_outage()
     else:
@@ -188,19 +196,19 @@ async def test_a_day_without_oscar_takes_disk_alone_and_ends_with_the_oldest_fir
         await until(lambda: len(oscar.ledger.created) >= files, seconds=200, what="all jobs are made")
     moved = all_have_one_job(dcache_world, uploaded)
 
-    told = {"before": [before], "busy": busy, "waiting": waiting, "afterwards": afterwards}
+    told = {"first": [first], "before": [before], "busy": busy, "waiting": waiting, "afterwards": afterwards}
     for when, uses in told.items():
         memory, store, disk = ([use[at] / MIB for use in uses] for at in range(3))
         print(
             f"{when}: resident {min(memory):.1f} to {max(memory):.1f} MiB, store {max(store):.1f} MiB, "
             f"disk {max(disk):.1f} MiB"
         )
-    size = (waiting[-1].store - before.store) / (files - some)
+    size = (waiting[-1].store - before.store) / burst
     print(f"{size:.0f} bytes an event; at most {-min(moved)} places too late, {max(moved)} too early")
 
     assert all(abs(use.memory / before.memory - 1) <= 0.1 for use in waiting)
     # While thousands arrive a second, those read and not written yet are in memory, too.
-    assert max(use.memory for use in busy) <= 1.1 * before.memory + MOST_PENDING_BYTES
+    assert max(use.memory for use in busy) <= 1.1 * first.memory + MOST_PENDING_BYTES
     assert max(use.store for use in [*busy, *waiting]) <= budget
     # What is accepted leaves by way of SQLite's log, which nothing asks for room.
     assert max(max(use.store, use.disk) for use in [*busy, *waiting, *afterwards]) <= budget + OVERDRAWN

@@ -33,6 +33,8 @@ _ROOM = 64
 _TOGETHER = 32
 """Events that are made ready for their attempts one after the other: between two attempts each would find the
 processor's caches full of other things, which doubles its cost."""
+_TOGETHER_BYTES = 2**16
+"""More of their data are not made ready in one go: nothing else in the process goes on meanwhile."""
 
 _log = structlog.get_logger(__name__)
 
@@ -350,7 +352,11 @@ class Lane:
         if invocation is None:
             invocation = prepare(delivery.event)
             if not ready:
+                size = delivery.event.size
                 for other in islice(self._queue, _TOGETHER):
+                    size += other.event.size
+                    if size > _TOGETHER_BYTES:
+                        break
                     ready[other] = prepare(other.event)
         return invocation
 

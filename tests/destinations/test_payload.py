@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from faassupervisor.events import parse_event
@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.event import Event
+from bridge.destinations.oscar import payload
 from bridge.destinations.oscar.payload import (
     MAX_EVENT_BYTES,
     MAX_INTERLINK_BYTES,
@@ -431,3 +432,36 @@ def test_a_cloudevent_comes_out_of_the_shell_whole(
         assert value["data"] == json.loads(data)
     else:
         assert base64.b64decode(value.get("data_base64", "")) == data
+
+
+@pytest.mark.parametrize("mode", ["auto", "base64", "cloudevent"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        json.dumps({"a": [{"k": "text *? [x] é\n"}] * 20_000}).encode(),
+        b'{"Records":[' + b'{"requestParameters":{"principalId":"p"}},' * 40_000 + b"{}]}",
+        b"\xff" * 200_000,
+    ],
+    ids=["escapes", "credentials", "binary"],
+)
+def test_what_is_far_too_large_is_refused_without_being_encoded(
+    data: bytes, mode: payload.Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To encode a megabyte takes a tenth of a second and more, in which nothing else goes on."""
+
+    def never(*_: object) -> NoReturn:
+        raise AssertionError("it is encoded")
+
+    for part in ("_parse", "_re_encode", "_base64", "_without_credentials"):
+        monkeypatch.setattr(payload, part, never)
+    with pytest.raises(PayloadTooLargeError) as refused:
+        encode(Event(id="1", source="s", type="t", data=data), mode=mode)
+    assert MAX_EVENT_BYTES < refused.value.size <= len(data)
+
+
+def test_white_space_and_what_chooses_credentials_make_no_event_too_large() -> None:
+    spaced = b"{" + b" \n" * 200_000 + b'"a":1}'
+    assert encode(Event(id="1", source="s", type="t", data=spaced)) == b'{"a":1}'
+    for key in (b"storage_provider", rb"storage\u005fprovider"):
+        chosen = b'{"a":1,"' + key + b'":"' + b"x" * 200_000 + b'"}'
+        assert encode(Event(id="1", source="s", type="t", data=chosen)) == b'{"a":1}'

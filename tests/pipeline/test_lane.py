@@ -121,6 +121,20 @@ async def test_events_are_made_ready_in_bounded_batches_and_one_released_is_forg
     bench.assert_nothing_is_remembered()
 
 
+async def test_large_events_are_made_ready_one_by_one() -> None:
+    """Each takes milliseconds, in which nothing else goes on."""
+    destination = ScriptedDestination(seconds=1)
+    bench = Bench(destination, concurrency=1)
+    given = [Delivery(event(number, b"x" * 40_000)) for number in range(10)]
+    await bench.put(given)
+    async with bench.running():
+        await asyncio.sleep(0.5)
+        assert destination.prepared == ["0"]
+        await settled(given)
+    assert destination.ids == [str(number) for number in range(10)]
+    bench.assert_nothing_is_remembered()
+
+
 async def test_a_full_lane_takes_more_when_some_room_has_gathered() -> None:
     bench = Bench(ScriptedDestination(seconds=1), queue=100, concurrency=1)
     await bench.put(deliveries(100))

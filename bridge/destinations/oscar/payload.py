@@ -35,6 +35,11 @@ MAX_EVENT_BYTES = 131_065
 MAX_INTERLINK_BYTES = 98_298
 """The longest body for an InterLink service, whose body OSCAR wraps in base64 (`pkg/types/interlink.go`)."""
 
+_WHITE_SPACE = b" \t\n\r"
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
+_MOST_REMOVED = 2**20
+"""Bytes of an event that choose credentials, at most: none that has more of them is sent without them."""
+
 _MAX_DEPTH = 500
 """Deeper JSON goes as base64: the supervisor's Python gives up at 1,000 levels, its own calls included."""
 
@@ -66,15 +71,28 @@ def encode(
     `Records[].requestParameters` and `storage_provider` (OSCAR `job.go`, decodeEventBytes and
     parseDelegatedStorageProvider). Raises PayloadTooLargeError.
     """
+    data = event.data
+    if len(data) > max_bytes:
+        # Whatever it becomes, it has this at least: to encode megabytes would stop all else for seconds.
+        least = len(data.translate(None, _WHITE_SPACE))
+        if mode == "auto" and not trusted and _may_lose_members(data):
+            least -= _MOST_REMOVED
+        if least > max_bytes:
+            raise PayloadTooLargeError(least, max_bytes, "the event, encoded as briefly as can be,")
     if mode == "base64":
-        encoded = _base64(event.data)
+        encoded = _base64(data)
     elif mode == "cloudevent":
         encoded = _re_encode(_cloudevent(event))
     else:
-        encoded = _auto(event.data, trusted, max_bytes)
+        encoded = _auto(data, trusted, max_bytes)
     if len(encoded) > max_bytes:
         raise PayloadTooLargeError(len(encoded), max_bytes)
     return encoded
+
+
+def _may_lose_members(data: bytes) -> bool:
+    """Tell whether `_without_credentials` may find something in `data`, however it is spelled."""
+    return b"principalId" in data or b"storage_provider" in data or _ESCAPED_LETTER.search(data) is not None
 
 
 def _auto(data: bytes, trusted: bool, max_bytes: int) -> bytes:

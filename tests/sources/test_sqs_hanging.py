@@ -10,6 +10,7 @@ import pytest
 
 from bridge.core.delivery import Outcome
 from bridge.core.event import Event
+from bridge.core.steady import Steady
 from bridge.sources.sqs import answers, reader
 from bridge.sources.sqs.answers import Answers
 from bridge.sources.sqs.held import Held
@@ -70,17 +71,23 @@ async def test_a_call_that_hangs_keeps_no_other_message_from_being_put_off(
         assert [bad.outcome, good.outcome] == [None, None]
 
 
-async def test_what_the_queue_fails_to_put_off_is_tried_again_after_a_pause(
+async def test_what_the_queue_fails_to_put_off_is_tried_again_after_a_pause_and_told_if_it_lasts(
     server: ScriptedSqs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     falls_due(monkeypatch, gives_way=600)
     server.attributes["VisibilityTimeout"] = "2"
+    monkeypatch.setattr(answers, "TELL_SECONDS", 0.2)
     server.answers["ChangeMessageVisibilityBatch"] = lambda _: refusal("InternalError", status=500)
     server.messages = ["a"]
     async with opened(server.source()) as hands:
         await hands.take(1)
         began = time.monotonic()
         await until(lambda: server.changes()["a"] >= 6)
+        (told,) = hands.source.problems()
+        assert "messages can't be kept from others: " in told
+        assert "status 500" in told
+        del server.answers["ChangeMessageVisibilityBatch"]
+        await until(lambda: "over for" in hands.source.problems()[0])
         assert time.monotonic() - began > 5 * 0.1
 
 
@@ -117,6 +124,7 @@ async def test_what_came_again_is_not_given_back_by_its_old_receipt() -> None:
         Queue(),  # type: ignore[arg-type] # as much of one as is asked
         Metrics().source("bucket"),
         None,
+        trouble=Steady(),
         is_held=lambda name: name == "again",
         answered=lambda _held: None,
     )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from bridge.core.steady import Steady
 from bridge.sources.sqs.connection import BATCH, CALL_SECONDS, Entry, Queue, Refusal, Throttled, Unanswered
 from bridge.sources.sqs.held import Held
 from bridge.telemetry.metrics import SourceMetrics
@@ -18,6 +19,8 @@ ATTEMPTS = 5
 """To delete a message, or to give it back."""
 CALLS = 8
 """Batch calls under way at once, of answers and of those that put off."""
+TELL_SECONDS = 5.0
+"""For which calls fail, and none is answered, until that is told: one of them alone is made again."""
 
 Tell = Callable[[Held, str, Refusal | None], None]
 """Told of one message, the receipt that was used, and why it was not done; None when it was."""
@@ -32,13 +35,17 @@ class Answers:
         metrics: SourceMetrics,
         log: Any,
         *,
+        trouble: Steady,
         is_held: Callable[[str], bool],
         answered: Callable[[Held], None],
     ) -> None:
         """Take `is_held`, which tells whether a message is in hand, by its MessageId, and `answered`.
 
-        The latter hears of each message that nothing is owed for any more.
+        The latter hears of each message that nothing is owed for any more; `trouble` of calls that fail.
         """
+        self._trouble = trouble
+        self._failing: dict[str, float] = {}
+        """What calls are for of which the last one failed, and since when they do (monotonic)."""
         self._queue = queue
         self._metrics = metrics
         self._log = log
@@ -91,9 +98,16 @@ class Answers:
             seconds = CALL_SECONDS
             if visibility:
                 seconds = min(seconds, max(held.gives_way for held in batch) - time.monotonic())
+            done = "kept from others" if visibility else "deleted" if visibility is None else "given back"
             try:
                 refused: Mapping[int, Refusal] = await self._queue.answer(entries, seconds=seconds)
+                self._failing.pop(done, None)
+                if not self._failing:
+                    self._trouble.recovered()
             except (Unanswered, Throttled) as failure:
+                since = self._failing.setdefault(done, time.monotonic())
+                if time.monotonic() - since >= TELL_SECONDS:
+                    self._trouble.failed(f"messages can't be {done}: {failure}")
                 refused = dict.fromkeys(range(len(batch)), Refusal(stale=False, reason=str(failure)))
             for at, held in enumerate(batch):
                 tell(held, entries[at][0], refused.get(at))

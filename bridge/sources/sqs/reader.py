@@ -52,9 +52,12 @@ class Reader:
         slots: Slots,
         metrics: SourceMetrics,
         throttled: Steady,
+        unanswered: Steady,
         log: Any,
     ) -> None:
-        """Take `throttled`, which outlives this: what SQS said when it last asked for fewer calls."""
+        """Take what outlives this: `throttled`, what SQS said when it last asked for fewer calls, and
+        `unanswered`, why messages could last not be answered.
+        """
         self.batches = Handover()
         self._throttled = throttled
         self._queue = queue
@@ -86,7 +89,12 @@ class Reader:
         self._gives_way_sooner = asyncio.Event()
         self._groups = Groups()
         self._answers = Answers(
-            queue, metrics, log, is_held=lambda name: name in self._held, answered=self._forget
+            queue,
+            metrics,
+            log,
+            trouble=unanswered,
+            is_held=lambda name: name in self._held,
+            answered=self._forget,
         )
         self._failing: dict[str, tuple[float, int]] = {}
         """What kind of call fails, since when and how many times."""

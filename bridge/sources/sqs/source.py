@@ -33,6 +33,7 @@ class SqsSource:
         self._metrics = metrics
         self._log = structlog.get_logger(__name__).bind(source=key)
         self._throttled = Steady()
+        self._unanswered = Steady()
         self._reader: Reader | None = None
 
     @asynccontextmanager
@@ -51,6 +52,7 @@ class SqsSource:
                 slots=slots,
                 metrics=self._metrics,
                 throttled=self._throttled,
+                unanswered=self._unanswered,
                 log=self._log,
             )
             self._reader = reader
@@ -66,5 +68,6 @@ class SqsSource:
                 await reader.close()
 
     def problems(self) -> Sequence[str]:
-        """Tell that SQS asks for fewer calls, until it has not for a while."""
-        return [] if self._throttled.problem is None else [self._throttled.problem]
+        """Tell that SQS asks for fewer calls, or fails to delete, until it has not for a while."""
+        told = (self._throttled.problem, self._unanswered.problem)
+        return [problem for problem in told if problem is not None]

@@ -17,7 +17,7 @@ from aiokafka.protocol.metadata import MetadataResponse_v1
 from bridge.core import steady
 from bridge.core.errors import SourceLost
 from bridge.net.loop import Loop
-from bridge.sources.kafka import aiokafka_private, positions, watch
+from bridge.sources.kafka import aiokafka_private, positions, reader, watch
 from bridge.telemetry.metrics import Metrics
 from tests.check.stubs import broker_that_answers
 from tests.servers.black_hole import black_hole
@@ -144,6 +144,28 @@ async def test_a_partition_that_loses_its_leader_is_told_and_holds_up_no_other(
                 await broker.produce(unique, [b"2"], partition=2)
                 settle(await hands.take(1))
                 await until(lambda: not hands.source.problems())
+
+
+async def test_a_leader_that_answers_again_once_the_source_was_opened_anew_is_told_no_more(
+    unique: str, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(aiokafka_private, "CLOSE_SECONDS", 0.1)
+    async with Proxy(0) as proxy:
+        with Tansu(advertised_port=proxy.port) as broker:
+            proxy.target_port = broker.port
+            await broker.create_topic(unique)
+            kafka = source(broker, unique)
+            async with opened(kafka):
+                proxy.stall()
+                await until(lambda: "is silent" in str(kafka.problems()))
+                proxy.cut()
+            proxy.stall(False)
+            assert "is silent" in str(kafka.problems())
+            async with opened(kafka) as hands:
+                await until(lambda: not kafka.problems())
+                await broker.produce(unique, [b"1"])
+                settle(await hands.take(1))
 
 
 async def test_a_partition_that_its_broker_refuses_is_told_with_the_reason_and_asked_for_with_pauses(

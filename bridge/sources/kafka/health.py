@@ -38,6 +38,11 @@ class Health:
         if steady.problem is None:
             del self._problems[what]
 
+    @property
+    def failing(self) -> frozenset[Hashable]:
+        """What is not well now, whoever noted it: one reader's successor has to note that it is over."""
+        return frozenset(self._failing)
+
     def forget(self, is_ours: Callable[[Hashable], bool]) -> None:
         """Drop at once what is not ours to tell any more."""
         for what in [what for what in self._problems if not is_ours(what)]:

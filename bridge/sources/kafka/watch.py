@@ -31,6 +31,8 @@ STUCK_REBALANCE_SECONDS = 900.0
 JOIN_SECONDS = 120.0
 """For the first assignment, from a coordinator that is there."""
 _MOST_NAMES = 5
+_LEADER = "a leader"
+"""With a node's id, the key of a broker; partitions are keys too, and no topic has a name with a space."""
 
 
 class Watch:
@@ -59,7 +61,6 @@ class Watch:
         """By partition: the time the client gives its last answer, and when we saw that change."""
         self.silent: list[TopicPartition] = []
         """Partitions whose leader does not answer."""
-        self._blamed: set[int | None] = set()
 
     def joined(self) -> None:
         """Note that an assignment has come."""
@@ -142,10 +143,10 @@ class Watch:
                 broker = aiokafka_private.describe(self._consumer, node)
                 said = f"says {', '.join(sorted(map(str, refusals)))}" if refusals else "is silent"
                 why = f"{broker}, which leads them, {said}"
-            self._health.failed(("leader", node), f"no records of {_some(places)} come: {why}")
-        for node in self._blamed - set(led):
-            self._health.recovered(("leader", node))
-        self._blamed |= set(led)
+            self._health.failed((_LEADER, node), f"no records of {_some(places)} come: {why}")
+        for what in self._health.failing - {(_LEADER, node) for node in led}:
+            if isinstance(what, tuple) and what[0] == _LEADER:
+                self._health.recovered(what)
 
     async def _look_after_the_coordinator(self) -> None:
         while True:

@@ -28,6 +28,8 @@ from bridge.store.writer import Answer, Work, Writer
 from bridge.telemetry.metrics import Metrics
 
 _T = TypeVar("_T")
+_CLOSE_SECONDS = 5.0
+"""For the read that is under way when the store closes."""
 _HANG_SECONDS = 20.0
 """How long one transaction, or one question, may be under way before it is a problem to be told."""
 _log = structlog.get_logger(__name__)
@@ -97,10 +99,12 @@ class Store:
         finally:
             store._over, writer.closing = store._over or "the store is closed", True
             writer.queue.put(None)
-            store._reading.submit(store._stop_reading)
+            stopped = store._loop.run_in_executor(store._reading, store._stop_reading)
             store._reading.shutdown(wait=False)
             await writer.closed.wait()
             writer.thread.join()
+            # A disk that hangs under a read may keep its thread for ever, but not who closes.
+            await asyncio.wait([stopped], timeout=_CLOSE_SECONDS)
 
     # Keeping
 

@@ -128,6 +128,7 @@ def refusing(context: ssl.SSLContext) -> Iterator[int]:
                     with suppress(ssl.SSLError):
                         wrapped.do_handshake()
                     with socket.socket(fileno=wrapped.detach()) as bare:
+                        bare.settimeout(3)
                         bare.shutdown(socket.SHUT_WR)
                         while bare.recv(4096):  # what is unread would reset it, and the alert be lost
                             pass

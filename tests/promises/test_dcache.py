@@ -79,7 +79,6 @@ async def test_a_restart_of_dcache_that_forgets_the_channel_loses_nothing(dcache
         if n == 100:
             dcache_world.site.trouble.restart()
     await dcache_world.every_version_has_one_job()
-    await daemon.becomes_ready()
     assert await daemon.metric("bridge_source_gaps_total", source="arrivals", reason="channel_lost") == 1
 
 

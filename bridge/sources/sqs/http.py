@@ -13,8 +13,8 @@ from botocore.httpsession import ProxyConfiguration
 from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
 
-_LONGEST_MESSAGES = 64 << 20
-"""Bytes: ten messages of 1 MiB, each letter of which may be six in JSON."""
+_LONGEST_MESSAGES = 32 << 20
+"""Bytes: ten messages of 1 MiB, of which what takes four bytes may take twelve in JSON."""
 _LONGEST_ANSWER = 1 << 20
 """Bytes of any other answer."""
 

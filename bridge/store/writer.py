@@ -40,6 +40,8 @@ _WAL_BYTES = 64 * 2**20
 """A write-ahead log above this is brought into the file even if readers must be waited for."""
 _DISK_BYTES = 2**20
 """Left free on the disk, for what takes away: it is written to the log too."""
+_REFUSED_SECONDS = 20.0
+"""For how long a refusal is told though something smaller would fit: who tries again does so sooner."""
 _CHECKPOINT_MILLISECONDS = 100
 """How long readers are waited for then."""
 
@@ -94,13 +96,14 @@ class Writer:
         """Monotonic time at which the write under way began."""
         self.bytes = 0
         """On the disk."""
-        self._used = self._wal_bytes = 0
+        self._used = self._wal_bytes = self._reusable = 0
         self._disk_is_short = False
         """Whether the disk, not the budget, leaves the least room."""
         self._taken: list[Keep | int | Done | Work] = []
         """What this turn took from the queue."""
         self._ended = False
         self._wanted = 0
+        self._refused_at = 0.0
         self._forgets: list[int | Done] = []
         """Which could not be written: again with the next group."""
         self._expiry = Expiry(config.keep_dead_for)
@@ -200,7 +203,9 @@ class Writer:
         if self.full is not None:
             most = min(self._config.max_bytes, self._used + self._left())
             wanted = max(min(self._wanted, most // 10), most // 100)
-            if self._room(wanted) >= wanted:
+            room = self._room(max(wanted, self._wanted))
+            held = monotonic() - self._refused_at >= _REFUSED_SECONDS
+            if room >= wanted and (room >= self._wanted or held):
                 self.full = None
 
     def _gather(self) -> tuple[list[Keep | int | Done], Work | None]:
@@ -260,7 +265,7 @@ class Writer:
         return change, refused
 
     def _is_full(self, wanted: int) -> None:
-        self._wanted = wanted
+        self._wanted, self._refused_at = wanted, monotonic()
         why = f"is at its limit of {_size(self._config.max_bytes)} (store.max_bytes)"
         if self._disk_is_short:
             why = "has a disk that is nearly full"
@@ -362,14 +367,15 @@ class Writer:
         return min(budget, disk)
 
     def _disk_left(self) -> int:
-        """Give the bytes of new rows that the disk has room for.
+        """Give the bytes of new rows that the disk has room for, in pages of the file that are free or new.
 
         What is in the log will take its place in the file too. On a disk that is full to the last byte it
         never could, and nothing could be taken away any more: it would stay full until a person makes room.
         """
         disk = os.statvfs(self._path.parent)
         free = disk.f_bavail * disk.f_frsize - self._wal_bytes - _DISK_BYTES
-        return free // 4  # half for the log, which takes whole pages
+        # A row takes twice its bytes in whole pages of the log, and as much of the file where none are free.
+        return min(free // 2, (free + self._reusable) // 4)
 
     def _measure(self) -> None:
         """Count the pages in use, and the log: deleted pages are written again before the file grows."""
@@ -382,6 +388,7 @@ class Writer:
         with suppress(FileNotFoundError):
             self._wal_bytes = Path(f"{self._path}-wal").stat().st_size
         self._used = (pages - free) * size + self._wal_bytes
+        self._reusable = free * size
         self.bytes = pages * size + self._wal_bytes
 
     def _checkpoint(self) -> bool:

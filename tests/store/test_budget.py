@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from bridge.core.errors import StoreFullError
-from bridge.store import Filter, Store, StoreConfig, orders
+from bridge.store import Filter, Store, StoreConfig, orders, writer
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, on_a_tmpfs, parked, parked_ids, until, value
 
@@ -109,6 +109,24 @@ async def test_a_budget_made_smaller_is_told_and_what_is_kept_stays(
         assert len(await parked_ids(store)) == 400
 
 
+async def test_a_full_store_is_told_as_long_as_what_does_not_fit_is_tried_again(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks in between would take it for well, though a source waits."""
+    monkeypatch.setattr(writer, "_PROBE_SECONDS", 0.01)
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        large = event("large", data=b"x" * 2 * MIB)
+        for _ in range(3):
+            with pytest.raises(StoreFullError):
+                await store.park(large, "plants")
+            for _ in range(20):
+                assert "store.max_bytes" in store.problems()[0]
+                await asyncio.sleep(0.01)
+        await store.park(event("small"), "plants")
+        monkeypatch.setattr(writer, "_REFUSED_SECONDS", 0.0)
+        await until(lambda: store.problems() == [])
+
+
 async def test_a_reader_that_is_slow_does_not_make_the_log_grow_beyond_the_budget(
     state_dir: Path, metrics: Metrics
 ) -> None:
@@ -200,7 +218,7 @@ def test_a_disk_that_kept_events_have_filled_is_free_again_once_they_go(tmp_path
                 for row in await store.parked("plants", without=(), limit=500):
                     store.forget(row.number)
                 await until(lambda: not store.problems())
-                await store.park(event("later"), "plants")
+                await store.park(event("later", data=os.urandom(20_000)), "plants")
             async with Store.open(state, Metrics(CollectorRegistry())) as store:
                 print(store.waiting("plants"))
         asyncio.run(main())

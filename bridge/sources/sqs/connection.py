@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from aiobotocore.config import AioConfig
@@ -20,6 +21,7 @@ from botocore.exceptions import (
     NoRegionError,
     SSLError,
 )
+from botocore.loaders import create_loader
 
 from bridge import __version__
 from bridge.core.errors import CredentialError, SourceLost
@@ -55,6 +57,9 @@ _THROTTLED = frozenset(
 _TRUSTED_TOO_MUCH = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What botocore raises where an answer is not SQS's, or the environment's variables are not AWS's."""
 _NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
+_loader = cache(create_loader)
+"""What reads botocore's descriptions of AWS's services from a search path, and keeps them: megabytes that
+each opening of a queue would read anew, and leave behind in reference cycles."""
 
 
 class Unanswered(Exception):  # noqa: N818 - a finding about one call, not an error of the bridge
@@ -218,7 +223,9 @@ async def connect(config: SqsConfig) -> AsyncIterator[Queue]:
 
 
 def _client(config: SqsConfig) -> Any:
+    # A session an opening, since it keeps the credentials that it found: those on disk may have been renewed.
     session = AioSession(profile=config.profile)
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     # For all clients of this session: a role's credentials are asked for by others than this queue's.
     session.set_default_client_config(AioConfig(http_session_cls=HttpSession))
     return session.create_client(

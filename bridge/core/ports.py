@@ -153,6 +153,12 @@ class Keeper(Protocol):
         A crash before that brings it back, and its identity makes the second attempt harmless.
         """
 
+    def now(self) -> float:
+        """Return the time by which what is kept has an age, in seconds since 1970 UTC.
+
+        It lags behind a clock that is set ahead, or is far beyond what the store knows at its opening.
+        """
+
     def waiting(self, service: str) -> int:
         """Count the parked events of a service."""
 
@@ -235,6 +241,9 @@ class Spool(Protocol):
 
     async def next_listing(self) -> int:
         """Give a listing's number, greater than any before it on this store, and durable."""
+
+    def now(self) -> float:
+        """Return the time by which `Spooled.first_attempt` has an age, as `Keeper.now` does."""
 
     @property
     def waiting(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from itertools import islice
 from time import monotonic
@@ -56,8 +55,6 @@ class Parking:
         self._caught_up = caught_up
         self._to_write: dict[Delivery, Past | None] = {}
         self._told = -_TELL_SECONDS
-        self._clock_at_start = time.time() - monotonic()
-        """What the clock told when the monotonic one was 0, by the time of the start."""
         self._back: dict[Delivery, int] = {}
         self._back_bytes = 0
         self._something_to_write = asyncio.Event()
@@ -197,17 +194,9 @@ class Parking:
         past = None
         if row.first_attempt is not None:
             now = monotonic()
-            began = now - self._age(row.first_attempt)
+            began = now - max(0.0, self._keeper.now() - row.first_attempt)
             past = Past(first_attempt=row.first_attempt, began=began, failed_at=now, attempts=row.attempts)
         self._put_back(delivery, past)
-
-    def _age(self, first_attempt: float) -> float:
-        """Return the seconds since a first attempt, however the clock was set since this process began.
-
-        Of an attempt before it was set ahead, the clock as it was at the start tells the truth; of one
-        after that, the clock as it is.
-        """
-        return max(0.0, min(time.time(), self._clock_at_start + monotonic()) - first_attempt)
 
     def _returned(self, delivery: Delivery, outcome: Outcome) -> None:
         number = self._back.pop(delivery)

@@ -11,13 +11,13 @@ import structlog
 
 from bridge.store import changes, schema
 from bridge.store.changes import Change
+from bridge.store.clock import DAY, is_doubtful, newest_seen
 
 _log = structlog.get_logger(__name__)
 
 _ITEMS = 500
 _SECONDS = 600.0
 """Dead letters deleted at once, and between looks for such."""
-_DAY = 86400.0
 
 
 class Expiry:
@@ -38,8 +38,7 @@ class Expiry:
         """Delete some of them, the oldest first; None where none is. Raises sqlite3.Error."""
         self.due = monotonic() + self._every
         now = time.time()
-        (seen,) = connection.execute("SELECT max(seen) FROM clock").fetchone()
-        if not self._believes(now, seen or 0.0):
+        if not self._believes(now, newest_seen(connection)):
             return None
         with schema.transaction(connection):
             connection.execute("UPDATE clock SET seen = ?", (now,))
@@ -51,18 +50,18 @@ class Expiry:
         return change
 
     def _believes(self, now: float, seen: float) -> bool:
-        if not seen or now <= seen + _DAY:
+        if not is_doubtful(now, seen):
             self._doubted_since = None
             return True
         if self._doubted_since is None:
             self._doubted_since = monotonic()
             _log.warning(
                 "the clock is far beyond the newest time that the store has seen: no dead letter is deleted "
-                "for its age before it has told so for a day",
+                "for its age before it has told so for a day, and parked events grow older from then on",
                 clock=_date(now),
                 seen=_date(seen),
             )
-        return monotonic() - self._doubted_since >= _DAY
+        return monotonic() - self._doubted_since >= DAY
 
 
 def _expire(connection: sqlite3.Connection, before: float, limit: int) -> tuple[int, Change]:

@@ -28,6 +28,9 @@ class Access(Protocol):
     async def write(self, call: Callable[[sqlite3.Connection], tuple[_T, Change]], size: int = 0) -> _T:
         """Have the writing thread make a transaction that takes about `size` bytes more."""
 
+    def now(self) -> float:
+        """Return the time by which what is kept has an age."""
+
     def finish(self, done: Done) -> bool:
         """Have it done soon, with others; False when it is too late for that."""
 
@@ -146,6 +149,10 @@ class SourceSpool:
     async def next_listing(self) -> int:
         """Give the number of a listing that begins now. Raises StoreError."""
         return await self._access.write(partial(spooled.next_listing, spool=self.number, source=self._source))
+
+    def now(self) -> float:
+        """Return the time by which what is kept has an age, in seconds since 1970 UTC."""
+        return self._access.now()
 
     @property
     def waiting(self) -> int:

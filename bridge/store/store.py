@@ -134,6 +134,10 @@ class Store:
             self._writer.queue.put(Keep.of(row, done))
         return done
 
+    def now(self) -> float:
+        """Return the time by which what is kept has an age (`Clock.now`)."""
+        return self._writer.clock.now()
+
     # Parked events
 
     async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:

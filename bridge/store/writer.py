@@ -19,6 +19,7 @@ import structlog
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.store import changes, salvage, schema, spooled
 from bridge.store.changes import Change, Keep
+from bridge.store.clock import Clock, newest_seen
 from bridge.store.config import StoreConfig
 from bridge.store.directory import claim
 from bridge.store.expiry import Expiry
@@ -85,6 +86,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self.queue: SimpleQueue[Keep | int | Done | Work | None] = SimpleQueue()
         self.opened: asyncio.Future[None] = self._loop.create_future()
+        self.clock = Clock(0.0)
+        """Made anew when the file is opened."""
         self.closed = asyncio.Event()
         self.closing = False
         """Set by the loop before None goes into the queue."""
@@ -172,6 +175,7 @@ class Writer:
         connection = self._connect()
         salvage.check(self._path, connection)
         schema.upgrade(connection)
+        self.clock = Clock(newest_seen(connection))
         change = changes.totals(connection)
         spooled.totals(connection, change)
         return change

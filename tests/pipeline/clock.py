@@ -61,7 +61,8 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "pipeline.lane",
         "pipeline.limits",
         "pipeline.parking",
+        "store.clock",
     ):
         monkeypatch.setattr(f"bridge.{module}.monotonic", now)
-    for module in ("lane", "parking"):
-        monkeypatch.setattr(f"bridge.pipeline.{module}.time", SimpleNamespace(time=wall_clock))
+    for module in ("pipeline.lane", "store.clock"):
+        monkeypatch.setattr(f"bridge.{module}.time", SimpleNamespace(time=wall_clock))

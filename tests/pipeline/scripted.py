@@ -15,6 +15,7 @@ from bridge.core.ports import Answer, DeadLetter, Destination, Parked, Verdict
 from bridge.pipeline.lane import Lane, LaneConfig
 from bridge.pipeline.limits import LimitsConfig
 from bridge.pipeline.retry import RetryConfig
+from bridge.store.clock import Clock
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.clock import now
 
@@ -86,13 +87,15 @@ class ScriptedInvocation:
 class MemoryKeeper:
     """Keeps letters and parked events in memory, or fails while `broken`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, seen: float = 0.0) -> None:
+        """`seen` is the newest time that it knows, as a store does that was open before."""
         self.letters: list[DeadLetter] = []
         self.rows: dict[tuple[str, str, str], Parked] = {}
         """Parked events by source, id and service, in the order of their numbers."""
         self.broken = False
         self.full = False
         self.refusals = 0
+        self.now = Clock(seen).now
         self._numbers = count(1)
         self._wakes: dict[str, Callable[[], None]] = {}
 

@@ -12,7 +12,8 @@ import pytest
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer, Parked
-from tests.pipeline.clock import now
+from tests.pipeline import clock
+from tests.pipeline.clock import now, wall_clock
 from tests.pipeline.scripted import (
     ACCEPTED,
     FAILED,
@@ -228,6 +229,24 @@ async def test_the_first_attempt_counts_through_parking_and_a_restart() -> None:
     assert letter.cause == "gave_up"
     assert now() - began < 2.2 * day
     assert letter.attempts > 100
+
+
+@pytest.mark.parametrize(("hours", "lost"), [(25, 0), (24 * 365, 0), (23, 3)])
+async def test_a_start_with_a_clock_more_than_a_day_beyond_what_the_store_knows_makes_no_parked_event_old(
+    monkeypatch: pytest.MonkeyPatch, hours: int, lost: int
+) -> None:
+    """A day and less may be how long the bridge was off."""
+    hour, seen = 3600, wall_clock()
+    monkeypatch.setattr(clock, "EPOCH", clock.EPOCH + hours * hour)
+    keeper = MemoryKeeper(seen=seen)
+    for number in range(3):
+        await keeper.park(event(number), "plants", attempts=1, first_attempt=seen - 2 * hour)
+    bench = Bench(ScriptedDestination(UNREACHABLE), park=True, keeper=keeper, give_up_after=24 * hour)
+    async with bench.running():
+        await asyncio.sleep(20 * hour)
+        assert len(keeper.letters) == lost
+        await until(lambda: len(keeper.letters) == 3, within=10 * hour)
+    assert {letter.cause for letter in keeper.letters} == {"gave_up"}
 
 
 async def test_a_rejected_event_that_came_back_becomes_a_dead_letter() -> None:

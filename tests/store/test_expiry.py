@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from bridge.store import Store, StoreConfig, expiry, read_dead_letters, writer
+from bridge.store import Store, StoreConfig, clock, expiry, read_dead_letters, writer
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import letter, until
 
@@ -20,9 +20,10 @@ class Clocks:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = self.later = 0.0
         real = time.time, time.monotonic
-        clock = SimpleNamespace(time=lambda: real[0]() + self.ahead + self.later)
-        monkeypatch.setattr(expiry, "time", clock)
-        monkeypatch.setattr(expiry, "monotonic", lambda: real[1]() + self.later)
+        told = SimpleNamespace(time=lambda: real[0]() + self.ahead + self.later)
+        for module in (clock, expiry):
+            monkeypatch.setattr(module, "time", told)
+            monkeypatch.setattr(module, "monotonic", lambda: real[1]() + self.later)
         monkeypatch.setattr(writer, "monotonic", lambda: real[1]() + self.later)
 
 
@@ -79,3 +80,20 @@ async def test_a_bridge_that_was_off_for_long_deletes_after_a_day_and_one_that_w
                 await until(lambda: "1" not in {row.event_id for row in read_dead_letters(state_dir)})
             else:
                 assert "1" in {row.event_id for row in read_dead_letters(state_dir)}
+
+
+@pytest.mark.parametrize(("off_for", "counted"), [(0.9 * DAY, 0.9 * DAY), (1.1 * DAY, 0.0)])
+async def test_what_is_kept_has_no_age_by_a_clock_that_was_in_doubt_at_the_start(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, off_for: float, counted: float
+) -> None:
+    clocks = Clocks(monkeypatch)
+    async with Store.open(state_dir, metrics) as store:
+        await look_again(store, clocks)
+        before = store.now()
+    clocks.ahead = off_for
+    async with Store.open(state_dir, Metrics(CollectorRegistry())) as store:
+        assert store.now() - before == pytest.approx(counted, abs=1000)
+        clocks.later += DAY
+        await look_again(store, clocks)
+        assert store.now() - before == pytest.approx(counted + DAY, abs=2000)
+        assert store.spool("dcache").now() == pytest.approx(store.now(), abs=1000)

@@ -100,8 +100,6 @@ class Lookups:
         self._settling: dict[str, _Settling] = {}
         """Files that are waited for until they are quiet, by path."""
         self._told_at = -math.inf
-        self._clock_at_start = time.time() - time.monotonic()
-        """What the clock told when the monotonic one was 0, by the time of the start."""
 
     async def resolve(self, spooled: Spooled) -> Found | Dropped | Later:
         """Look up what `spooled` is about."""
@@ -173,9 +171,7 @@ class Lookups:
         """Try again what can't be looked up; give up in the end what fails by itself."""
         by_itself = isinstance(error, Denied | Failing)
         first = spooled.first_attempt
-        # However the clock was set since this process began.
-        clock = min(time.time(), self._clock_at_start + time.monotonic())
-        if by_itself and first is not None and clock - first >= GIVE_UP_SECONDS:
+        if by_itself and first is not None and self._spool.now() - first >= GIVE_UP_SECONDS:
             fault = f"{path} could not be looked up for {GIVE_UP_SECONDS / 3600:.0f} h: {error}"
             return Found(self._event(occurrence, path, None, spooled.key), fault=fault)
         now = time.monotonic()

@@ -502,3 +502,34 @@ async def test_nothing_is_remembered_of_what_was_waited_for(site: SandboxDcache,
         await site.upload("/data/in/a", b"x")
         assert not isinstance(await lookups.resolve(told), Later)
         assert lookups._waiting == {}
+
+
+# --- what is told of an answer ---
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("<html><body>Maintenance of intranet-7, call +31 20 555</body></html>", ""),
+        ('{"message": "intranet-7"}', ""),
+        ('{"errors": [{"message": "Internal problem", "status": "503"}]}', ": Internal problem"),
+        ('{"title": "Service Unavailable", "detail": "no pool manager"}', ": no pool manager"),
+    ],
+)
+async def test_of_a_proxy_s_page_the_status_alone_is_told_and_the_text_is_logged(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(status=503, text=text)
+
+    async with serving(web.route("*", "/{path:.*}", page)) as url:
+        config = source(None, None, tmp_path, endpoint=url)._config  # type: ignore[arg-type]
+        async with Connection(config) as asked:
+            with capture_logs() as logs, pytest.raises(Unanswered) as stream:
+                async with asked.stream("channel", None, silence=60):
+                    pass
+            with pytest.raises(Unanswered) as listing:
+                await asked.list_page("/data/in", offset=0, limit=1)
+    assert str(stream.value) == f"the stream answered 503{told}"
+    assert str(listing.value).endswith(f"answered 503{told}")
+    assert [line["text"] for line in logs] == ([] if told else [text])

@@ -146,7 +146,7 @@ class Connection(Http):
         """Let the channel live for `seconds` with nobody connected. Raise Missing, Denied."""
         answer = await self.ask("PATCH", self._channel(channel), send={"timeout": seconds}, known={400})
         if answer.status == 400:
-            raise Denied(message(answer.text))
+            raise Denied(self.describe("the channel's life-time", answer.status, answer.text))
 
     async def delete_channel(self, channel: str) -> None:
         """End a channel; one that is gone is well too."""
@@ -175,7 +175,7 @@ class Connection(Http):
             if not _SUBSCRIPTION.search(answer.location):
                 raise Unanswered(f"the watch of {path} was answered without the subscription's Location")
             return answer.location
-        reason = message(answer.text)
+        reason = message(answer.text) or self.describe(f"the watch of {path}", 400, answer.text)
         if "permission" in reason.lower() or "not allowed" in reason.lower():
             raise Denied(reason)
         raise Missing(reason)
@@ -251,7 +251,7 @@ class Connection(Http):
             raise Unanswered(f"the stream: {reason_of(error)}") from None
         try:
             if response.status != 200:
-                what = f"the stream: {await self._said(response)}"
+                what = self.describe("the stream", response.status, await _text(response))
                 await self.judge(response.status, what, headers, response.headers.get(hdrs.RETRY_AFTER))
                 raise Unanswered("the stream: the credential was refused, and is renewed")
             if response.content_type != "text/event-stream":
@@ -261,17 +261,17 @@ class Connection(Http):
         finally:
             response.close()
 
-    async def _said(self, response: aiohttp.ClientResponse) -> str:
-        try:
-            async with asyncio.timeout(STREAM_ANSWER_SECONDS):
-                text = (await body_of(response, MOST_BYTES)).decode(errors="replace")
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            text = ""
-        return excerpt(f"{response.status} {message(text)}")
-
     @staticmethod
     def _channel(channel: str) -> str:
         return f"/events/channels/{quote(channel, safe='')}"
+
+
+async def _text(response: aiohttp.ClientResponse) -> str:
+    try:
+        async with asyncio.timeout(STREAM_ANSWER_SECONDS):
+            return (await body_of(response, MOST_BYTES)).decode(errors="replace")
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return ""
 
 
 async def _events(content: aiohttp.StreamReader, silence: float) -> AsyncIterator[ServerSentEvent]:

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Self
 
 import aiohttp
+import structlog
 from aiohttp import hdrs
 from yarl import URL
 
@@ -36,11 +37,15 @@ from bridge.net.proxies import proxy_for
 from bridge.sources.dcache.config import BearerAuth, DcacheConfig, X509Auth
 from bridge.telemetry.logging import excerpt
 
+_log = structlog.get_logger(__name__)
+
 ANSWER_SECONDS = 30.0
 """For any answer but the stream; a page of a listing is the longest."""
 MOST_BYTES = 2**20
 """Of an answer, unless its asker knows that it may be longer."""
 CONNECT_SECONDS = 10.0
+_TELL_SECONDS = 60.0
+"""Between two log lines that show such a text."""
 _REREAD_SECONDS = 60.0
 """After which a token's file is read again."""
 _LONGEST_PAUSE = 60.0
@@ -100,6 +105,7 @@ class Http:
         self._config = config
         self.tls = config.tls.context()
         self.proxy = proxy_for(config.endpoint)
+        self._told_at = -math.inf
         self._pace = _Pace(config.request_rate)
         self._bearer = _bearer(config, self._post)
         self._basic: str | None = None
@@ -174,9 +180,25 @@ class Http:
             if not blocked and (200 <= told.status < 300 or told.status in known):
                 self._accepted()
                 return told
-            what = excerpt(f"{method} {path} answered {told.status}: {message(told.text)}")
+            what = self.describe(f"{method} {path}", told.status, told.text)
             await self.judge(told.status, what, headers, pause)
         raise Refused(what)
+
+    def describe(self, request: str, status: int, text: str) -> str:
+        """Return what an answer says that is no success: its status, and what dCache says of it.
+
+        Readiness shows that to anyone, so any other text, such as a proxy's page, is for the log alone.
+        """
+        said, now = message(text), time.monotonic()
+        if not said and text and now - self._told_at >= _TELL_SECONDS:
+            self._told_at = now
+            _log.warning(
+                "dcache: an answer without a message of dCache's: does a proxy between answer so?",
+                request=request,
+                status=status,
+                text=excerpt(text),
+            )
+        return excerpt(f"{request} answered {status}: {said}")
 
     async def turn(self) -> dict[str, str]:
         """Return, once the next request may begin, the headers that log it in. Raise Refused, Unanswered."""
@@ -348,13 +370,13 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def message(text: str) -> str:
-    """Return what dCache says in its JSON for an error, older or newer (RFC 7807); else `text`."""
+    """Return what dCache says in its JSON for an error, older or newer (RFC 7807); else nothing."""
     try:
         told = mapping(json.loads(text))
         messages = [str(mapping(one).get("message")) for one in told.get("errors") or ()]
-        return "; ".join(messages) or str(told.get("detail") or told.get("title") or text)
+        return "; ".join(messages) or str(told.get("detail") or told.get("title") or "")
     except (ValueError, TypeError, RecursionError):
-        return text
+        return ""
 
 
 def _whole(digits: str) -> int | str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from bridge.core.delivery import Outcome
+from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
 from bridge.sources.rucio import amqp_queue
 from bridge.sources.rucio.amqp_queue import look
+from bridge.sources.rucio.config import RucioConfig
+from bridge.sources.rucio.link import Message, resolve
+from bridge.sources.rucio.stomp import open_link
 from tests.conformance.beds import number
 from tests.servers import hermes
+from tests.servers.activemq import ActiveMQ
 from tests.servers.rabbitmq import RabbitMQ
 from tests.sources.reading import opened, settle, until
-from tests.sources.rucio import on_rabbit, source, to_rabbit
+from tests.sources.rucio import on_active, on_rabbit, source, to_active, to_rabbit
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["amqp", "stomp"])
 
@@ -51,17 +57,18 @@ async def test_what_was_given_back_twice_is_nearly_dead(
     assert await rabbitmq.ready(unique) == 3
 
 
+@PROTOCOLS
 async def test_what_is_released_while_the_link_holds_uses_up_one_delivery(
-    rabbitmq: RabbitMQ, unique: str
+    rabbitmq: RabbitMQ, unique: str, protocol: str
 ) -> None:
     """It is given back when the link ends: before, it would come again by this very link."""
     await rabbitmq.declare(unique, x_queue_type="quorum", x_delivery_limit=20)
     await to_rabbit(rabbitmq, f"/amq/queue/{unique}", *hermes.numbered(40))
-    async with opened(source(**reading(rabbitmq, unique))) as hands:
+    async with opened(source(**reading(rabbitmq, unique, protocol))) as hands:
         taken = await hands.take(32)
         settle(taken, Outcome.RELEASED)
         await hands.takes_nothing(0.3)
-    async with opened(source(**reading(rabbitmq, unique))) as hands:
+    async with opened(source(**reading(rabbitmq, unique, protocol))) as hands:
         again = await hands.take(32)
         settle(again)
         again += await hands.take(8)
@@ -106,6 +113,89 @@ async def test_a_link_begins_with_few_messages_and_has_all_it_may_once_it_settle
         return await rabbitmq.ready(unique) == 200
 
     await until(is_given_back)
+
+
+@pytest.mark.parametrize(
+    ("destination", "arguments"),
+    [
+        ("/queue/{}", None),
+        ("/amq/queue/{}", {}),
+        ("/amq/queue/{}", {"x_queue_type": "quorum"}),
+    ],
+    ids=["made-by-stomp", "classic", "quorum"],
+)
+async def test_a_link_by_stomp_begins_with_few_messages_and_has_all_it_may_once_it_settles(
+    rabbitmq: RabbitMQ, unique: str, destination: str, arguments: dict[str, object] | None
+) -> None:
+    if arguments is not None:
+        await rabbitmq.declare(unique, **arguments)
+    destination = destination.format(unique)
+    await to_rabbit(rabbitmq, destination, *hermes.numbered(600))
+    keys = {**reading(rabbitmq, unique, "stomp"), "destination": destination, "max_in_flight": 150}
+    async with opened(source(**keys)) as hands:
+        taken = await hands.take(32)
+        await hands.takes_nothing(0.3)
+        settle(taken)
+        while len(taken) < 600:
+            more = await hands.take(1)
+            settle(more)
+            taken += more
+        assert sorted(number(delivery.event) for delivery in taken) == list(range(600))
+        await to_rabbit(rabbitmq, destination, *hermes.numbered(200))
+        await hands.take(150)
+        await hands.takes_nothing(0.3)
+
+    async def is_given_back() -> bool:
+        return await rabbitmq.ready(unique) == 200
+
+    await until(is_given_back)
+
+
+async def test_a_single_active_consumer_by_stomp_goes_on_with_the_few_it_began_with(
+    rabbitmq: RabbitMQ, unique: str
+) -> None:
+    await rabbitmq.declare(unique, x_queue_type="quorum", x_single_active_consumer=True)
+    await to_rabbit(rabbitmq, f"/amq/queue/{unique}", *hermes.numbered(200))
+    async with opened(source(**reading(rabbitmq, unique, "stomp"))) as hands:
+        taken: list[Delivery] = []
+        while len(taken) < 200:
+            more = await hands.take(1)
+            settle(more)
+            taken += more
+        assert [number(delivery.event) for delivery in taken] == list(range(200))
+
+
+async def test_a_topic_by_stomp_is_subscribed_to_once_so_that_nothing_comes_twice(
+    rabbitmq: RabbitMQ, unique: str
+) -> None:
+    keys = {**reading(rabbitmq, unique, "stomp"), "destination": f"/topic/{unique}"}
+    async with opened(source(**keys)) as hands:
+        for _ in range(2):
+            await to_rabbit(rabbitmq, f"/topic/{unique}", *hermes.numbered(40))
+            taken = await hands.take(40)
+            settle(taken)
+            await hands.takes_nothing(0.2)
+        assert len(hands.seen) == 80
+
+
+async def test_activemq_drops_nothing_however_often_it_comes_back(activemq: ActiveMQ, unique: str) -> None:
+    """Its clients' limit is 6 by default. So a link begins with all that it may have in hand."""
+    keys = on_active(activemq, destination=f"/queue/{unique}", max_in_flight=100)
+    await to_active(activemq, f"/queue/{unique}", *hermes.numbered(100))
+    config = RucioConfig.model_validate({**keys, "type": "rucio"})
+    (place,) = await resolve(config.brokers[0])
+    for _ in range(8):
+        came: list[Message] = []
+        async with open_link(config, place, 100, came.append) as link:  # cut at its end, not closed
+            losing = asyncio.create_task(link.lost())
+            await until(lambda came=came: len(came) == 100)
+            losing.cancel()
+            await asyncio.wait([losing])
+    async with opened(source(**keys)) as hands:
+        taken = await hands.take(100)
+        settle(taken)
+    assert sorted(number(delivery.event) for delivery in taken) == list(range(100))
+    assert {delivery.event.attributes["redelivered"] for delivery in taken} == {"true"}
 
 
 async def test_a_stream_is_not_read(rabbitmq: RabbitMQ, unique: str) -> None:

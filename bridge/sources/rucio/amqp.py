@@ -21,6 +21,7 @@ from bridge.sources.rucio.amqp_queue import QueueFound
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.door import CONSUMER, Door, foreign
 from bridge.sources.rucio.link import (
+    FIRST_PREFETCH,
     NO_STREAM,
     LinkLost,
     Message,
@@ -36,9 +37,6 @@ from bridge.telemetry.logging import excerpt
 
 _ANSWER_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
-_FIRST_PREFETCH = 32
-"""Of a link that has settled nothing yet. What is in hand when the bridge dies has used up one of the
-deliveries that a quorum queue allows, so a bridge that dies again and again shall have little."""
 
 # What it says at ERROR of every connection that is refused or cut, the bridge says once in its own words.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
@@ -79,7 +77,7 @@ class _AmqpLink:
             raise LinkLost(f"{queue} is a stream, {NO_STREAM}")
         cast("Channel", self._channel).consumers[CONSUMER] = self._delivered
         self._most = min(prefetch, 65535)
-        await self._consume(min(self._most, _FIRST_PREFETCH))
+        await self._consume(min(self._most, FIRST_PREFETCH))
 
     async def _consume(self, prefetch: int) -> None:
         """Consume with `prefetch`, which holds for consumers that begin after it is set."""

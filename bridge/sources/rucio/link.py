@@ -27,6 +27,9 @@ MOST_BODY = 2**24
 """Bytes of one message's body; hermes' have some hundreds."""
 OVERSIZE_KEPT = 2**16
 """What is kept of a body that has more, for a person to look at."""
+FIRST_PREFETCH = 32
+"""Of a link that has settled nothing yet. What is in hand when the bridge dies has used up one of the
+deliveries that a quorum queue allows, so a bridge that dies again and again shall have little."""
 NO_STREAM = (
     "which does not tell what was read of it: what is sent while the bridge is away would be lost. Have a "
     "quorum queue bound to its exchange, and read that"

@@ -13,11 +13,25 @@ from typing import NoReturn
 
 from bridge.core.errors import CredentialError
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import LinkLost, Message, Place, Tag, Take, Wire, explain, first_end, patience
+from bridge.sources.rucio.link import (
+    FIRST_PREFETCH,
+    LinkLost,
+    Message,
+    Place,
+    Tag,
+    Take,
+    Wire,
+    explain,
+    first_end,
+    patience,
+)
 from bridge.sources.rucio.stomp_frames import Frame, Parser, dump
 from bridge.telemetry.logging import excerpt
 
 _SUBSCRIPTION = "oscar-bridge"
+_QUEUES = ("/queue/", "/amq/queue/")
+"""How RabbitMQ's destinations begin that are one queue, however many subscribe to it. Of any other, each
+subscription has a queue of its own, and with it every message."""
 _CHUNK = 2**15
 """Bytes parsed at once: some milliseconds, with what is made of their messages."""
 _STALLED_SECONDS = 2.0
@@ -49,6 +63,13 @@ class _StompLink:
         """Seconds between the broker's; 0 when it gives none."""
         self._server = ""
         """What the broker says it is: `RabbitMQ/4.1.0`; nothing where it does not say."""
+        self._destination = ""
+        self._prefetch = 0
+        """Of all subscriptions together."""
+        self._most = 0
+        """What the prefetch grows to."""
+        self._answered = 0
+        """Messages acknowledged since the prefetch has last grown."""
 
     async def connect(self, config: RucioConfig, password: str | None) -> None:
         """Say who we are. Raises LinkLost."""
@@ -80,7 +101,7 @@ class _StompLink:
         Of all queues, only streams can be read from an offset. From "next", where nothing comes but what is
         sent meanwhile, and reading a stream takes nothing from it.
         """
-        if not self._server.startswith("RabbitMQ/") or not destination.startswith("/amq/queue/"):
+        if not self._is_rabbitmq or not destination.startswith("/amq/queue/"):
             return False
         self._send(
             "SUBSCRIBE",
@@ -98,28 +119,40 @@ class _StompLink:
         except LinkLost:  # refused: it is none
             return False
 
+    @property
+    def _is_rabbitmq(self) -> bool:
+        return self._server.startswith("RabbitMQ/")
+
     async def subscribe(self, config: RucioConfig, prefetch: int) -> None:
         """Subscribe, and have the broker confirm it. Raises LinkLost."""
-        headers = {
-            "id": _SUBSCRIPTION,
-            "destination": str(config.destination),
-            "ack": "client-individual",
-            "activemq.prefetchSize": str(prefetch),
-            "prefetch-count": str(prefetch),  # RabbitMQ's name of it
-            "receipt": "subscribed",
-        }
+        self._destination, self._most = str(config.destination), prefetch
+        # ActiveMQ drops nothing for having come back often: that is for its clients to count (JMS's do).
+        grows = self._is_rabbitmq and self._destination.startswith(_QUEUES)
+        more: dict[str, str] = {"receipt": "subscribed"}
         if config.subscription is not None:
-            headers |= {
+            more |= {
                 "id": config.subscription,  # RabbitMQ names the queue after it
                 "activemq.subscriptionName": config.subscription,
                 "durable": "true",
                 "auto-delete": "false",
             }
         if config.selector is not None:
-            headers["selector"] = config.selector
-        self._send("SUBSCRIBE", headers)
+            more["selector"] = config.selector
+        self._subscribe(min(prefetch, FIRST_PREFETCH) if grows else prefetch, more)
         while (frame := await self._next()).command != "RECEIPT":
             self._receive(frame)  # RabbitMQ may send messages before the receipt
+
+    def _subscribe(self, prefetch: int, more: Mapping[str, str]) -> None:
+        """Ask for `prefetch` messages beside those that were asked for before."""
+        headers = {
+            "id": f"{_SUBSCRIPTION}-{self._prefetch}" if self._prefetch else _SUBSCRIPTION,
+            "destination": self._destination,
+            "ack": "client-individual",
+            "activemq.prefetchSize": str(prefetch),
+            "prefetch-count": str(prefetch),  # RabbitMQ's name of it
+        }
+        self._prefetch += prefetch
+        self._send("SUBSCRIBE", {**headers, **more})
 
     async def lost(self) -> NoReturn:
         ends = [self._read()]
@@ -133,6 +166,12 @@ class _StompLink:
     async def answer(self, done: Sequence[Tag]) -> None:
         for tag in done:
             self._send("ACK", {"id": str(tag)})
+        self._answered += len(done)
+        if self._answered >= self._prefetch < self._most:
+            # Beside those there are: a subscription's prefetch stays as it is, and what has come by one that
+            # has ended can't be acknowledged any more. Nothing need be waited for: a refusal ends the link.
+            self._answered = 0
+            self._subscribe(min(self._prefetch, self._most - self._prefetch), {})
 
     async def waiting(self) -> int | None:
         return None

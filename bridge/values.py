@@ -24,7 +24,8 @@ from bridge.core.errors import CredentialError
 from bridge.net.tls import Context
 
 NOT_THERE = "not_there"
-"""The type of the error about a file or directory that is not there; another start may find it."""
+"""The type of the error about a file or directory that is not there, or a secret's that is empty as yet;
+another start may find it."""
 _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -92,10 +93,12 @@ def _readable(path: Path) -> Path:
 
 def _one_line(path: Path) -> Path:
     try:
-        lines = len(_secret_text(path).splitlines())
+        text = _secret_text(path)
     except UnicodeDecodeError:
         raise ValueError(f"expected a secret, but {path} is not text in UTF-8") from None
-    if lines > 1:
+    if not text.strip():
+        raise _not_there(f"expected a secret, but {path} is empty")
+    if (lines := len(text.splitlines())) > 1:
         raise ValueError(f"expected a secret, which is one line, but {path} has {lines} lines")
     return path
 
@@ -143,7 +146,7 @@ wherever it is given."""
 ReadableFile = Annotated[Located, AfterValidator(_readable)]
 """A file that can be read when the bridge starts."""
 SecretFile = Annotated[ReadableFile, AfterValidator(_one_line)]
-"""Such a file with a secret in it. It may be empty as yet: what writes it may start with the bridge."""
+"""Such a file with a secret in it. One that is empty is like one that is not there: it may be written yet."""
 Directory = Annotated[Located, AfterValidator(_directory)]
 """A directory that is there when the bridge starts."""
 HttpUrl = Annotated[str, AfterValidator(_http_url)]

@@ -31,7 +31,8 @@ class Mistake:
     message: str
     """What was expected, what was found, and the likely fix."""
     may_pass: bool = False
-    """Whether it is a file that is not there: what mounts or writes it may start after the bridge."""
+    """Whether it is a file that is not there, or a secret's that is empty: what mounts or writes it may start
+    after the bridge."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.key}: {self.message}" if self.key else f"{self.place}: {self.message}"

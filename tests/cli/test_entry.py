@@ -127,6 +127,18 @@ def test_a_file_that_is_not_there_yet_is_no_mistake_to_be_given_up_for(
     assert "late/password: No such file or directory" in told
 
 
+@pytest.mark.parametrize("command", [["run"], ["check"]])
+def test_a_secret_s_file_that_is_empty_is_like_one_that_is_not_there_yet(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "password").write_text("\n")
+    file.write_text(file.read_text().replace('password: "hunter2"', "password_file: password"))
+    assert main([*command, "-c", str(file)]) == 75
+    told = capsys.readouterr().err
+    assert f"{file}:3:" in told
+    assert f"password_file: expected a secret, but {tmp_path / 'password'} is empty" in told
+
+
 def test_a_file_that_may_not_be_read_and_one_that_is_no_directory_are_mistakes(
     file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

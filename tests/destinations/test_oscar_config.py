@@ -13,6 +13,7 @@ from bridge.credentials import EGI_TOKEN_ENDPOINT, OidcAuth
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 
 BASIC = {"type": "basic", "username": "oscar", "password": "very-secret"}
+PASSWORD_FILE = str(Path(__file__).parents[1] / "settings" / "broken" / "password")
 
 
 def cluster(endpoint: str = "https://oscar.example.org", auth: Any = BASIC, **more: Any) -> ClusterConfig:
@@ -52,7 +53,7 @@ def test_an_endpoint_that_is_none_is_told(endpoint: str, said: str) -> None:
             "one of `password` and `password_file`, but neither is given",
         ),
         (
-            {**BASIC, "password_file": "/dev/null"},
+            {**BASIC, "password_file": PASSWORD_FILE},
             "one of `password` and `password_file`, but both are given",
         ),
         ({"type": "service-token"}, "one of `token` and `token_file`, but neither is given"),
@@ -63,7 +64,7 @@ def test_an_endpoint_that_is_none_is_told(endpoint: str, said: str) -> None:
                 "client_id": "c",
                 "refresh_token": "r",
                 "client_secret": "s",
-                "client_secret_file": "/dev/null",
+                "client_secret_file": PASSWORD_FILE,
             },
             "at most one of `client_secret` and `client_secret_file`",
         ),

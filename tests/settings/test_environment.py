@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr
 
@@ -69,17 +71,19 @@ def test_a_secret_from_the_environment_is_taken_as_it_is(load_text: Loader, secr
     assert password(load_text(environ={"BRIDGE__CLUSTERS__MAIN__AUTH__PASSWORD": secret})) == secret
 
 
-def test_a_secret_from_the_environment_replaces_the_files(load_text: Loader) -> None:
+def test_a_secret_from_the_environment_replaces_the_files(load_text: Loader, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter2\n")
     text = MINIMAL.replace('password: "hunter2"', "password_file: /nowhere")
     assert password(load_text(text, {"BRIDGE__CLUSTERS__MAIN__AUTH__PASSWORD": "given"})) == "given"
-    settings = load_text(environ={"BRIDGE__CLUSTERS__MAIN__AUTH__PASSWORD_FILE": "/dev/null"})
+    settings = load_text(environ={"BRIDGE__CLUSTERS__MAIN__AUTH__PASSWORD_FILE": "password"})
     assert password(settings) is None
 
 
-def test_a_secret_and_its_file_from_the_environment_are_too_much(load_text: Loader) -> None:
+def test_a_secret_and_its_file_from_the_environment_are_too_much(load_text: Loader, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter2\n")
     auth = "BRIDGE__CLUSTERS__MAIN__AUTH__PASSWORD"
     with pytest.raises(ConfigurationError, match="but both are given"):
-        load_text(environ={auth: "x", f"{auth}_FILE": "/dev/null"})
+        load_text(environ={auth: "x", f"{auth}_FILE": "password"})
 
 
 def test_variables_of_others_are_not_looked_at(load_text: Loader) -> None:

@@ -213,6 +213,7 @@ def test_a_proxy_that_cannot_be_used_stops_the_start(load_text: Loader) -> None:
     ("content", "told"),
     [
         (b"hunter2\nsecond\n", "expected a secret, which is one line, but {file} has 2 lines"),
+        (b" \r\n", "expected a secret, but {file} is empty"),
         (b"\xffhunter2", "expected a secret, but {file} is not text in UTF-8"),
     ],
 )

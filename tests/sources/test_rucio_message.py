@@ -19,6 +19,7 @@ from bridge.sources.rucio.message import Unreadable, Unwanted, read
 from tests.servers.hermes import message
 
 ALL: frozenset[str] = frozenset()
+PASSWORD_FILE = str(Path(__file__).parents[1] / "settings" / "broken" / "password")
 
 
 def of(told: Any, wanted: frozenset[str] = ALL) -> Event | Unwanted | Unreadable:
@@ -170,7 +171,7 @@ def test_a_configuration_can_say_what_becomes_of_a_message() -> None:
         ({"event_types": ["email"]}, "never taken"),
         ({"tls": {"key_file": "/dev/null"}}, "cert_file too"),
         ({"heartbeat": "500ms"}, "greater than or equal to 1"),
-        ({"password_file": "/dev/null"}, "not both"),
+        ({"password_file": PASSWORD_FILE}, "not both"),
     ],
 )
 def test_a_configuration_that_can_not_be_meant_is_refused(more: dict[str, Any], words: str) -> None:

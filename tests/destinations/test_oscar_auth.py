@@ -310,6 +310,19 @@ async def test_an_empty_404_of_run_is_asked_once_more_since_the_issuer_may_have_
         assert len(oscar.requests) == 6
 
 
+@pytest.mark.parametrize("status", [403, 500])
+async def test_an_empty_404_of_run_is_perhaps_the_event_s_own_where_the_definition_can_not_be_read(
+    status: int,
+) -> None:
+    async with oidc(FakeOscar(answer=always(404)), mode="run") as (issuer, plants):
+        issuer.oscar.management_status = status  # two owners have a service of this name, say
+        answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause, answer.status) == (Verdict.REFUSED, "http_404", 404)
+    assert answer.perhaps_its_own, "it holds no other event of a service that accepts them"
+    assert f"answered {status}" in answer.detail
+    assert len(issuer.oscar.requests) == 1
+
+
 async def test_an_access_token_that_was_revoked_makes_no_run_a_dead_letter() -> None:
     async with oidc(FakeOscar(refusal=404, answer=always(200, "done")), mode="run") as (issuer, plants):
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED

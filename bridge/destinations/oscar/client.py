@@ -27,6 +27,10 @@ _log = structlog.get_logger(__name__)
 DELEGATION_HEADER = istr("X-Delegated-Job-ID")
 """Names the Job, from OSCAR 4.1.0 on (pkg/handlers/job.go, DelegationHeader)."""
 
+_TELLS_NOTHING = (403, 500)
+"""What the management API answers where several owners have a service of the name (pkg/backends/knative.go),
+or this user may not see it."""
+
 
 class OscarService:
     """One service of a cluster: the Destination of one lane.
@@ -119,8 +123,9 @@ class OscarService:
         service token can't ask, and needs not: since 4.0.0 it gets 401 for an unknown service.
 
         By the look of it OSCAR's, which could not find out about the access token: where the management API
-        takes the token, OSCAR has it in its cache from then on, so what a second call answers is final.
-        Raises NoCredentialError.
+        takes the token, OSCAR has it in its cache from then on, so what a second call answers is final. Where
+        the API tells nothing of the service, whatever the token, it stays a refusal, perhaps of the event
+        alone. Raises NoCredentialError.
         """
         if not self._cluster.manages:
             return answer
@@ -128,6 +133,9 @@ class OscarService:
             await self._cluster.definition(self.name, self._config.owner)
         except NoCredentialError as error:
             if error.answer.status == 404 or answer.verdict is Verdict.REFUSED:
+                if error.answer.status in _TELLS_NOTHING:
+                    detail = excerpt(f"{answer.detail}; whose answer it is can't be told: {error}")
+                    return replace(answer, detail=detail, perhaps_its_own=True)
                 raise
             return answer
         if answer.verdict is not Verdict.REFUSED:

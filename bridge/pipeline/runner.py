@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 
 import structlog
@@ -93,6 +94,12 @@ class Runner:
                 self._metrics.losses.inc()
             self._state.failed(f"lost: {reason}" if self._is_open else f"can't be opened: {reason}")
             self._tell(reason, defect, reopen_in_seconds=round(pause, 3))
+            # What an opening leaves behind is held by its errors, in reference cycles: a megabyte of
+            # certificate authorities, say. It is young still, and full collections are seldom. In this turn
+            # the loop itself still holds the task, and with it the error.
+            del reading, defect
+            await asyncio.sleep(0)
+            gc.collect(1)
             await asyncio.sleep(pause)
 
     def _tell(self, reason: str, defect: BaseException | None, **more: float) -> None:

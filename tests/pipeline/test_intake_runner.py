@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
@@ -376,6 +378,36 @@ async def test_a_source_that_cannot_be_opened_is_tried_ever_more_slowly() -> Non
         await asyncio.sleep(31)
         assert house.runner.problems() == []
         assert house.up == 1
+
+
+async def test_what_an_opening_leaves_in_reference_cycles_is_gone_at_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a session with its certificate authorities, whose error holds it."""
+
+    class Session:
+        error: SourceLost
+
+    house = _House()
+    sessions: list[weakref.ref[Session]] = []
+    left: list[int] = []
+
+    def fail() -> None:
+        left.append(sum(session() is not None for session in sessions))
+        session = Session()
+        session.error = SourceLost("refused")
+        sessions.append(weakref.ref(session))
+        raise session.error
+
+    monkeypatch.setattr(house.source, "fail_to_open", fail)
+    gc.disable()  # as seldom as full collections are
+    try:
+        async with house.running():
+            await asyncio.sleep(300)
+    finally:
+        gc.enable()
+    assert len(left) > 5
+    assert set(left) == {0}
 
 
 async def test_a_source_that_opens_and_is_lost_at_once_does_not_make_the_runner_spin() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Sequence
 
 import structlog
 
 from bridge.core import errors
 from bridge.core.errors import SourceLost
+from bridge.core.leftovers import free_leftovers
 from bridge.core.ports import Source
 from bridge.core.steady import HELD_SECONDS, Steady
 from bridge.pipeline.intake import Intake
@@ -94,12 +94,8 @@ class Runner:
                 self._metrics.losses.inc()
             self._state.failed(f"lost: {reason}" if self._is_open else f"can't be opened: {reason}")
             self._tell(reason, defect, reopen_in_seconds=round(pause, 3))
-            # What an opening leaves behind is held by its errors, in reference cycles: a megabyte of
-            # certificate authorities, say. It is young still, and full collections are seldom. In this turn
-            # the loop itself still holds the task, and with it the error.
             del reading, defect
-            await asyncio.sleep(0)
-            gc.collect(1)
+            await free_leftovers()
             await asyncio.sleep(pause)
 
     def _tell(self, reason: str, defect: BaseException | None, **more: float) -> None:

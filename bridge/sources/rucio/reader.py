@@ -12,6 +12,7 @@ from typing import Any
 
 from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost
+from bridge.core.leftovers import free_leftovers
 from bridge.core.ports import Slots
 from bridge.core.steady import Steady
 from bridge.sources.handover import Handover
@@ -127,6 +128,7 @@ class Reader:
                     failures = 1 if time.monotonic() - begun > STEADY_SECONDS else failures + 1
                     self._tell(str(place), str(lost))
                 self._changed.set()
+                await free_leftovers()
                 await asyncio.sleep(_pause(failures))
         finally:
             self._links.pop(place, None)

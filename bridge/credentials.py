@@ -250,7 +250,14 @@ class RefreshTokenGrant:
             busy = reply.status in (408, 425, 429) or reply.status >= 500
             verdict = Verdict.UNAVAILABLE if busy else Verdict.REFUSED
             cause = "credentials" if verdict is Verdict.REFUSED else f"http_{reply.status}"
-            detail = excerpt(f"token endpoint answered {reply.status}: {reply.text}", *hidden)
+            told = json_object(reply.text)
+            said = ": ".join(str(told[key]) for key in ("error", "error_description") if told.get(key))
+            if not said and reply.text:  # readiness may show the detail to anyone: no page of a proxy's
+                text = excerpt(reply.text, *hidden)
+                _log.warning(
+                    "the token endpoint's answer is no error of OAuth's", status=reply.status, text=text
+                )
+            detail = excerpt(f"token endpoint answered {reply.status}: {said}", *hidden)
             raise NoCredentialError(Answer(verdict, cause, detail, retry_after=reply.retry_after))
         granted = json_object(reply.text)
         token = granted.get("access_token")

@@ -243,6 +243,17 @@ async def test_a_refresh_that_fails_before_expiry_does_no_harm(clock: Callable[[
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
 
 
+async def test_of_a_page_in_the_token_endpoint_s_place_the_status_alone_is_told_and_the_text_is_logged() -> (
+    None
+):
+    async with oidc(FakeOscar()) as (issuer, plants):
+        issuer.fails = 503
+        with capture_logs() as lines:
+            answer = await plants.prepare(event()).attempt()
+    assert answer.detail == "token endpoint answered 503"
+    assert [line["text"] for line in lines if "text" in line] == ["no [redacted]"]
+
+
 async def test_workers_share_a_failure_too() -> None:
     async with oidc(FakeOscar()) as (issuer, plants):
         issuer.refresh = "another"

@@ -154,7 +154,7 @@ async def test_a_dead_service_takes_nothing_from_the_other_of_its_queue_for_long
 ) -> None:
     dead = await queue_world.redrive_after(1)
     await outlive_a_dead_service(
-        queue_world, death, in_flight=25, rate=20, park_after="150ms", prelude=SQS_IN_SECONDS
+        queue_world, death, in_flight=25, rate=10, park_after="150ms", prelude=SQS_IN_SECONDS
     )
     assert await dead.is_empty()
 

@@ -22,6 +22,7 @@ from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.door import CONSUMER, Door, foreign
 from bridge.sources.rucio.link import (
     FIRST_PREFETCH,
+    NEARLY_DEAD,
     NO_STREAM,
     LinkLost,
     Message,
@@ -32,11 +33,14 @@ from bridge.sources.rucio.link import (
     explain,
     first_end,
     patience,
+    returns,
 )
 from bridge.telemetry.logging import excerpt
 
 _ANSWER_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
+_WARY_SECONDS = 1.0
+"""How long a link waits for what has come back before, before it takes as many as any other begins with."""
 
 # What it says at ERROR of every connection that is refused or cut, the bridge says once in its own words.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
@@ -61,6 +65,9 @@ class _AmqpLink:
         self._answered = 0
         """Messages acknowledged since the prefetch has last grown."""
         self._growing: asyncio.Task[None] | None = None
+        self._is_fresh = False
+        """A message came that has not come back before."""
+        self._trusting: asyncio.TimerHandle | None = None
         self._end: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         """Fails when the link has ended, though its connection has not."""
         self._open: dict[Tag, None] = {}
@@ -77,7 +84,11 @@ class _AmqpLink:
             raise LinkLost(f"{queue} is a stream, {NO_STREAM}")
         cast("Channel", self._channel).consumers[CONSUMER] = self._delivered
         self._most = min(prefetch, 65535)
-        await self._consume(min(self._most, FIRST_PREFETCH))
+        await self._consume(1)
+        if self._is_fresh:
+            self._trust()
+        else:
+            self._trusting = asyncio.get_running_loop().call_later(_WARY_SECONDS, self._trust)
 
     async def _consume(self, prefetch: int) -> None:
         """Consume with `prefetch`, which holds for consumers that begin after it is set."""
@@ -85,12 +96,34 @@ class _AmqpLink:
         consuming = await self._channel.basic_consume(self._queue, self._delivered)
         self._prefetch, self._consumer = prefetch, str(consuming.consumer_tag)
 
-    async def _grow(self) -> None:
+    def _trust(self) -> None:
+        """Go on with as many messages as a link usually begins with.
+
+        Until then there is one in hand, and two, four …, as they are settled: those that have come back
+        before. Else a bridge that is killed again and again within moments of its start would use up the
+        deliveries of all of them before it has kept any.
+        """
+        if self._prefetch < min(FIRST_PREFETCH, self._most):
+            self._grow_to(FIRST_PREFETCH)
+            # Nothing grows while it grows: it is looked again.
+            self._trusting = asyncio.get_running_loop().call_later(_WARY_SECONDS, self._trust)
+
+    def _trust_no_more(self) -> None:
+        if self._trusting is not None:
+            self._trusting.cancel()
+
+    def _grow_to(self, prefetch: int) -> None:
+        if self._growing is None or self._growing.done():
+            # In a task: who is cancelled while he asks something of the broker has his channel closed.
+            self._answered = 0
+            self._growing = asyncio.create_task(self._grow(min(prefetch, self._most)), name="rucio prefetch")
+
+    async def _grow(self, prefetch: int) -> None:
         before = self._consumer
         try:
             with _losing():
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    await self._consume(min(2 * self._prefetch, self._most))
+                    await self._consume(prefetch)
                     await self._channel.basic_cancel(before)  # what it was sent stays in hand
         except LinkLost as lost:
             self._fail(lost)
@@ -118,10 +151,8 @@ class _AmqpLink:
                         await self._channel.basic_ack(int(tag), wait=False)
                         del self._open[tag]
                         self._answered += 1
-        if self._answered >= self._prefetch < self._most and (self._growing is None or self._growing.done()):
-            # In a task: who is cancelled while he asks something of the broker has his channel closed.
-            self._answered = 0
-            self._growing = asyncio.create_task(self._grow(), name="rucio prefetch")
+        if self._answered >= self._prefetch < self._most:
+            self._grow_to(2 * self._prefetch)
 
     async def waiting(self) -> int | None:
         with _losing():
@@ -131,6 +162,7 @@ class _AmqpLink:
                 return (await self._aside.queue_declare(self._queue, passive=True)).message_count
 
     async def close(self) -> None:
+        self._trust_no_more()
         with _losing():
             if self._growing is not None:
                 await asyncio.wait([self._growing])
@@ -143,6 +175,7 @@ class _AmqpLink:
 
     async def end(self) -> None:
         """Let nothing run on. The connection is cut before, so that nothing takes long."""
+        self._trust_no_more()
         if self._growing is not None:
             self._growing.cancel()
             await asyncio.wait([self._growing])
@@ -153,6 +186,11 @@ class _AmqpLink:
         found = foreign(message)
         attributes = {name: str(value) for name, value in found.headers.items()}
         attributes |= {"exchange": found.exchange, "routing_key": found.routing_key}
+        if not self._is_fresh and returns(attributes) < NEARLY_DEAD:
+            self._is_fresh = True
+            if self._prefetch:
+                self._trust_no_more()
+                self._trust()
         try:
             self._take(Message(tag, message.body, attributes, fault=found.fault))
         except Exception as error:  # noqa: BLE001 - aiormq would only log it, and the message be stuck

@@ -11,8 +11,7 @@ from bridge.core.ports import Finding, Findings, Patience
 from bridge.net.certificates import REFUSED, REMEDY
 from bridge.net.reach import reach
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import NO_STREAM, LinkLost, Place, resolve
-from bridge.sources.rucio.subscription import NEARLY_DEAD
+from bridge.sources.rucio.link import NEARLY_DEAD, NO_STREAM, LinkLost, Place, resolve
 
 _PLACE_SECONDS = 8.0
 _CONSUMER_TIMEOUT = 1800

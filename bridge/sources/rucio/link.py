@@ -30,11 +30,22 @@ OVERSIZE_KEPT = 2**16
 FIRST_PREFETCH = 32
 """Of a link that has settled nothing yet. What is in hand when the bridge dies has used up one of the
 deliveries that a quorum queue allows, so a bridge that dies again and again shall have little."""
+NEARLY_DEAD = 2
+"""So often a message has come back, and is parked as it comes. The limit of its queue may be 20 (the default
+since RabbitMQ 4.0) or any other, which a policy can set and no client is told."""
+_DELIVERY_COUNT = "x-delivery-count"
+"""RabbitMQ's header of a quorum queue's message: how often it has come back."""
 NO_STREAM = (
     "which does not tell what was read of it: what is sent while the bridge is away would be lost. Have a "
     "quorum queue bound to its exchange, and read that"
 )
 """Why a stream of RabbitMQ is not read, and what to do."""
+
+
+def returns(attributes: Mapping[str, str]) -> int:
+    """Return how often the message with these attributes has come back; 0 where its broker does not tell."""
+    count = attributes.get(_DELIVERY_COUNT, "")
+    return int(count) if count.isascii() and count.isdigit() and len(count) < 9 else 0
 
 
 class LinkLost(Exception):  # noqa: N818 - what became of one connection, not an error of the bridge

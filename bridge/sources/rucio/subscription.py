@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import Link, LinkLost, Message, Tag
+from bridge.sources.rucio.link import NEARLY_DEAD, Link, LinkLost, Message, Tag, returns
 from bridge.sources.rucio.message import Unreadable, Unwanted, read
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -17,11 +17,6 @@ GATHER_SECONDS = 0.01
 """How long answers gather, for one acknowledgement of many."""
 CLOSE_SECONDS = 3.0
 """For the last answers, and for hanging up."""
-_DELIVERY_COUNT = "x-delivery-count"
-"""RabbitMQ's header of a quorum queue's message: how often it has come back."""
-NEARLY_DEAD = 2
-"""So often. The limit may be 20 (the default since RabbitMQ 4.0) or any other, which a policy can set and no
-client is told."""
 
 
 class Full(LinkLost):
@@ -79,7 +74,7 @@ class Subscription:
             event,
             self._settled,
             fault=message.fault or fault,
-            nearly_dead=_returns(message) >= NEARLY_DEAD,
+            nearly_dead=returns(message.attributes) >= NEARLY_DEAD,
         )
         self._held[delivery] = message.tag
         self._bytes += event.size
@@ -145,8 +140,3 @@ class Subscription:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await link.answer(self._done)
                 await link.close()  # which gives back the rest, and asks for no more at the same time
-
-
-def _returns(message: Message) -> int:
-    count = message.attributes.get(_DELIVERY_COUNT, "")
-    return int(count) if count.isascii() and count.isdigit() and len(count) < 9 else 0

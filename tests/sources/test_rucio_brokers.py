@@ -343,6 +343,7 @@ async def test_a_queue_that_is_deleted_takes_along_what_is_in_hand(bed: RucioBed
 
 
 @pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq"], indirect=True)
+@pytest.mark.timeout(300)
 async def test_a_broker_out_of_memory_still_gives_and_one_that_ends_connections_says_why(
     bed: RucioBed, rabbitmq: RabbitMQ
 ) -> None:
@@ -359,7 +360,7 @@ async def test_a_broker_out_of_memory_still_gives_and_one_that_ends_connections_
             await rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MB")
         # Looked at meanwhile: when the command is over, the source may be connected again.
         ending = asyncio.create_task(rabbitmq.control("close_all_connections", "-p", "rucio", "maintenance"))
-        await until(lambda: hands.source.problems(), timeout=30)
+        await until(lambda: hands.source.problems(), timeout=150)  # rabbitmqctl may be slow
         assert "maintenance" in hands.source.problems()[0]
         assert all(delivery.outcome for delivery in taken)
         await ending

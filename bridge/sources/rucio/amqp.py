@@ -84,6 +84,10 @@ class _AmqpLink:
             raise LinkLost(f"{queue} is a stream, {NO_STREAM}")
         cast("Channel", self._channel).consumers[CONSUMER] = self._delivered
         self._most = min(prefetch, 65535)
+        if self._most < 2 * FIRST_PREFETCH:
+            # While a link grows, what it had in hand comes beside: here that would be more than may be.
+            await self._consume(min(self._most, FIRST_PREFETCH))
+            return
         await self._consume(1)
         if self._is_fresh:
             self._trust()

@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from bridge.core.errors import SourceLost, StoreError
+from bridge.core.errors import SourceLost, StoreError, root_cause
 from bridge.core.ports import Slots, Spool
 from bridge.core.steady import Steady
 from bridge.sources.dcache.arrivals import ARRIVALS, MOVED_IN, MOVED_OUT, InotifyEvent
@@ -144,7 +144,7 @@ class Session:
                 tasks.create_task(self._part(), name="dcache parts with directories")
                 tasks.create_task(self._note(), name="dcache notes until when it heard")
         except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
-            error = _innermost(group)
+            error = root_cause(group)
             if not isinstance(error, SourceLost):
                 if not isinstance(error, StoreError):
                     self._log.error("dcache source failed", exc_info=error)
@@ -379,9 +379,3 @@ class Session:
 
 def _pause(failures: int, first: float, longest: float) -> float:
     return float(min(longest, first * 2 ** min(failures - 1, 20))) * random.uniform(0.5, 1)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from bridge.core.errors import StoreFullError
+from bridge.core.errors import StoreFullError, root_cause
 from bridge.core.ports import Spooled
 from bridge.sources.dcache.arrivals import MOVED_SELF, InotifyEvent, Occurrence, read, unreadable
 from bridge.sources.dcache.channel import Channel
@@ -132,7 +132,7 @@ class Stream:
                     tasks.create_task(self._keep(), name="dcache keeps events")
                     tasks.create_task(self._read(source), name="dcache reads events")
             except BaseExceptionGroup as group:
-                raise _first(group) from None
+                raise root_cause(group) from None
             finally:
                 self._listener.disconnected()
         assert self._end is not None  # noqa: S101 - nothing else ends both tasks
@@ -268,11 +268,3 @@ class Stream:
         except BaseException:
             self._position.event = before
             raise
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """Return the one error that ended both tasks."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol, SupportsIndex
 
 from aiohappyeyeballs import start_connection
 
-from bridge.core.errors import CredentialError
+from bridge.core.errors import CredentialError, root_cause
 from bridge.net.certificates import refusal
 from bridge.net.loop import NEXT_ADDRESS_SECONDS
 from bridge.sources.rucio.config import RucioConfig
@@ -236,8 +236,7 @@ async def first_end(*ends: Coroutine[Any, Any, NoReturn]) -> NoReturn:
 
 def explain(error: BaseException) -> str:
     """Say in a few words why a connection did not come about, or ended."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = root_cause(error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):

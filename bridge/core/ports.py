@@ -49,6 +49,8 @@ class Verdict(Enum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     """It had been accepted before: success."""
+    CAPACITY = "capacity"
+    """It has too much to do, or its caller has used up what it may: again later, and less at once."""
     UNAVAILABLE = "unavailable"
     """The destination can't take anything now: again, after a pause."""
     FAILED = "failed"
@@ -80,7 +82,14 @@ class Answer:
     ours: bool = False
     """Whether the attempt failed for a lack of the bridge's own, which tells nothing of the service."""
     perhaps_its_own: bool = False
-    """Whether a refusal may be of this event alone, as a failure may: the lane can tell by its siblings."""
+    """Whether it may be for this event alone that the attempt failed: the lane can tell by its siblings.
+
+    Not where nothing of the event was sent, nor where the credentials or the service were refused."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the destination has the event: now, or before."""
+        return self.verdict is Verdict.ACCEPTED or self.verdict is Verdict.DUPLICATE
 
 
 class Invocation(Protocol):

@@ -17,7 +17,9 @@ from pydantic import Field
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.ports import Answer, DeadLetter, Destination, Invocation, Keeper, Verdict
 from bridge.pipeline.dead import bury
-from bridge.pipeline.limits import LimitsConfig, Pace
+from bridge.pipeline.limits.config import LimitsConfig
+from bridge.pipeline.limits.limit import Attempt
+from bridge.pipeline.limits.pace import Pace
 from bridge.pipeline.parking import Parking
 from bridge.pipeline.retry import Backoff, Past, RetryConfig
 from bridge.telemetry.metrics import LaneMetrics
@@ -74,7 +76,7 @@ class Lane:
         self._destination = destination
         self._keeper = keeper
         self._metrics = metrics
-        self._pace = Pace(config.limits.rate)
+        self._pace = None if config.limits.rate is None else Pace(config.limits.rate)
         self._past: dict[Delivery, Past] = {}
         self._queue: OrderedDict[Delivery, None] = OrderedDict()  # not tried yet
         self._again: list[Delivery] = []  # tried, and due: by first attempt
@@ -221,9 +223,12 @@ class Lane:
             if self._queue or self._again:
                 turn = self._pause_of_gate()
                 if turn <= 0:
-                    turn = self._pace.take()
+                    turn = 0.0 if self._pace is None else self._pace.pause()
                     if turn <= 0:
-                        return self._pop()
+                        delivery = self._pop()
+                        if self._pace is not None:
+                            self._pace.began(Attempt(delivery, monotonic()))
+                        return delivery
                 pause = min(pause, turn)
             await self._sleep_in(self._idle_workers, pause)
 

@@ -13,7 +13,7 @@ from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.ports import Answer, DeadLetter, Destination, Parked, Verdict
 from bridge.pipeline.lane import Lane, LaneConfig
-from bridge.pipeline.limits import LimitsConfig
+from bridge.pipeline.limits.config import LimitsConfig
 from bridge.pipeline.retry import RetryConfig
 from bridge.store.clock import Clock
 from bridge.telemetry.metrics import Metrics

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.ports import Answer, Verdict
-from bridge.pipeline.limits import LimitsConfig, Pace
+from bridge.pipeline.limits.config import LimitsConfig
+from bridge.pipeline.limits.limit import Attempt
+from bridge.pipeline.limits.pace import Pace
 from bridge.pipeline.retry import Backoff, RetryConfig
 from tests.pipeline import clock
 from tests.pipeline.scripted import (
@@ -93,20 +95,14 @@ async def test_whenever_turns_are_asked_for_no_window_has_too_many(
     taken: list[float] = []
     for pause in pauses:
         await asyncio.sleep(pause)
-        wait = pace.take()
-        while wait > 0:
+        while (wait := pace.pause()) > 0:
             await asyncio.sleep(wait)
-            wait = pace.take()
+        pace.began(Attempt(Delivery(event("0")), clock.now()))
         taken.append(clock.now())
     for first, started in enumerate(taken):
         for last in range(first + 1, len(taken)):
             allowed = per_second * (taken[last] - started + Pace._LATE) + 1
             assert last - first <= allowed + 1e-6
-
-
-async def test_a_lane_without_a_rate_takes_its_turns_at_once() -> None:
-    pace = Pace(None)
-    assert [pace.take() for _ in range(1000)] == [0.0] * 1000
 
 
 @pytest.mark.parametrize(
@@ -332,6 +328,7 @@ async def test_every_attempt_is_counted_by_how_it_was_answered() -> None:
     assert counted == {
         Verdict.ACCEPTED: 1,
         Verdict.DUPLICATE: 0,
+        Verdict.CAPACITY: 0,
         Verdict.UNAVAILABLE: 1,
         Verdict.FAILED: 1,
         Verdict.REFUSED: 1,

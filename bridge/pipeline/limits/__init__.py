@@ -1,0 +1,1 @@
+"""What may hold an attempt back: each limit in a file of its own."""

@@ -151,7 +151,7 @@ async def _clusters(settings: Settings, metrics: Metrics, stack: AsyncExitStack)
     clusters = {}
     for key, config in settings.clusters.items():
         connections = sum(
-            service.limits.concurrency for service in settings.services.values() if service.cluster == key
+            service.limits.ceiling for service in settings.services.values() if service.cluster == key
         )
         cluster = OscarCluster(key, config, connections=connections, metrics=metrics)
         clusters[key] = await stack.enter_async_context(cluster)

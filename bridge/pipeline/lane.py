@@ -110,7 +110,7 @@ class Lane:
         )
         metrics.queued.set_function(self._waiting)
         metrics.in_flight.set_function(lambda: self._in_flight)
-        metrics.limit.set(config.limits.concurrency)
+        metrics.limit.set(config.limits.ceiling)
         metrics.open.set(1)
 
     def problems(self) -> Sequence[str]:
@@ -146,7 +146,7 @@ class Lane:
     async def run(self) -> None:
         """Make attempts until cancelled. What is then unsettled stays unsettled."""
         async with asyncio.TaskGroup() as tasks:
-            for number in range(self._config.limits.concurrency):
+            for number in range(self._config.limits.ceiling):
                 tasks.create_task(self._work(), name=f"lane {self.key} worker {number}")
             tasks.create_task(self._parking.run(), name=f"lane {self.key} parking")
             tasks.create_task(self._park_what_waits_too_long(), name=f"lane {self.key} patience")

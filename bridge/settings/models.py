@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.pipeline.lane import LaneConfig
+from bridge.pipeline.limits.config import ClusterLimitsConfig
 from bridge.pipeline.router import RouteConfig
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.kafka.config import KafkaConfig
@@ -44,8 +45,23 @@ class LogConfig(Model):
     """`json` for machines, `console` for a person."""
 
 
+class Cluster(ClusterConfig):
+    """One OSCAR cluster with the limits that its services' lanes share."""
+
+    limits: ClusterLimitsConfig = ClusterLimitsConfig()
+
+
 class Service(LaneConfig, ServiceConfig):
     """One service of OSCAR with the lane in front of it."""
+
+    @model_validator(mode="after")
+    def _auto_is_for_runs(self) -> Self:
+        if self.limits.concurrency == "auto" and self.mode == "job":
+            raise ValueError(
+                "`limits.concurrency: auto` is for `mode: run`: for jobs it is among the `limits` of the cluster, "
+                "which its services share, so write a number, the most that this service may have of them"
+            )
+        return self
 
 
 class Settings(Model):
@@ -61,7 +77,7 @@ class Settings(Model):
     """Log lines."""
     drain_seconds: Seconds = 25.0
     """How long lanes may go on when the bridge is told to stop."""
-    clusters: dict[Key, ClusterConfig] = Field(min_length=1)
+    clusters: dict[Key, Cluster] = Field(min_length=1)
     """OSCAR clusters by key."""
     services: dict[Key, Service] = Field(min_length=1)
     """Services by key; the key names the lane."""

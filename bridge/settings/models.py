@@ -58,8 +58,8 @@ class Service(LaneConfig, ServiceConfig):
     def _auto_is_for_runs(self) -> Self:
         if self.limits.concurrency == "auto" and self.mode == "job":
             raise ValueError(
-                "`limits.concurrency: auto` is for `mode: run`: for jobs it is among the `limits` of the cluster, "
-                "which its services share, so write a number, the most that this service may have of them"
+                "`limits.concurrency: auto` is for `mode: run`: for jobs it is among the `limits` of the "
+                "cluster, which its services share, so write a number, the most that this one may have of them"
             )
         return self
 

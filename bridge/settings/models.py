@@ -59,7 +59,7 @@ class Service(LaneConfig, ServiceConfig):
         if self.limits.concurrency == "auto" and self.mode == "job":
             raise ValueError(
                 "`limits.concurrency: auto` is for `mode: run`: for jobs it is among the `limits` of the "
-                "cluster, which its services share, so write a number, the most that this one may have of them"
+                "cluster, which its services share, so write a number, the most that it may have of them"
             )
         return self
 

@@ -316,14 +316,11 @@ async def test_a_million_parked_events_take_no_memory(state_dir: Path, metrics: 
         assert _resident() < before * 1.1
 
 
-async def test_parking_and_the_way_back_are_fast(state_dir: Path, record_property: object) -> None:
-    parking, returning = await rates(state_dir, 10_000)
-    assert callable(record_property)
-    record_property("parked_per_second", round(parking))
-    record_property("returned_per_second", round(returning))
-    print(f"{parking:,.0f} parked and {returning:,.0f} returned a second")
-    assert parking > 3_000  # 20,000 is the aim: a loaded machine is no failure
-    assert returning > 3_000
+async def test_what_is_parked_or_forgotten_together_shares_its_transactions(
+    state_dir: Path, transactions: list[None]
+) -> None:
+    await rates(state_dir, 10_000)
+    assert len(transactions) < 10_000 / 50
 
 
 def _resident() -> int:

@@ -75,9 +75,9 @@ async def test_a_job_that_oscar_made_after_we_had_hung_up_is_a_duplicate(
         await let_in.wait()
 
     monkeypatch.setattr(kubernetes, "sleep", sleep)
-    oscar.settings.api_calls_per_second = 0.001  # the burst is enough for five jobs
+    oscar.settings.api_calls_per_second = 0.001  # the burst is enough for the token and four jobs
     async with service(oscar.url, ADMIN, timeout_seconds=1) as plants:
-        for number in range(2, 7):
+        for number in range(2, 6):
             assert (await plants.prepare(event(number)).attempt()).verdict is Verdict.ACCEPTED
         late = await plants.prepare(event(1)).attempt()
         assert (late.verdict, late.cause) == (Verdict.UNAVAILABLE, "timeout")

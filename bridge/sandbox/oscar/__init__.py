@@ -1,14 +1,14 @@
 """A stand-in for an OSCAR v4 cluster that misbehaves as the real one does, and really runs its jobs.
 
-Written from the sources of `grycap/oscar` (4.1.2) and `grycap/faas-supervisor`; each unpleasant
-behaviour names the file it comes from.
+Written from the sources of `grycap/oscar` (4.1.2), `grycap/faas-supervisor` and `grycap/oscar-supervisor`;
+each unpleasant behaviour names the file it comes from.
 """
 
 from bridge.sandbox.oscar.faults import Fault, Faults
 from bridge.sandbox.oscar.jobs import Job
-from bridge.sandbox.oscar.ledger import Ledger
+from bridge.sandbox.oscar.ledger import Activity, Ledger
 from bridge.sandbox.oscar.server import SandboxOscar
 from bridge.sandbox.oscar.services import Service
 from bridge.sandbox.oscar.settings import Settings
 
-__all__ = ["Fault", "Faults", "Job", "Ledger", "SandboxOscar", "Service", "Settings"]
+__all__ = ["Activity", "Fault", "Faults", "Job", "Ledger", "SandboxOscar", "Service", "Settings"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from bridge.sandbox.oscar.kubernetes import TROUBLES
+from bridge.sandbox.oscar.kubernetes import LISTING_TROUBLES, TROUBLES
 
 _Kind = TypeVar("_Kind", int, str)
 
@@ -16,7 +16,7 @@ MANAGEMENT = "system"
 """The key of `/system/*` and of the OIDC endpoints: no service, as a name has no slash."""
 USERINFO = "userinfo"
 """The key of the issuer's UserInfo endpoint, as OSCAR itself asks it at each call with an access token."""
-_FIELDS = {"statuses", "kubernetes", "retry_after", "delay_seconds", "lost_answers", "cut"}
+_FIELDS = {"statuses", "kubernetes", "scripts", "retry_after", "delay_seconds", "lost_answers", "cut"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +26,10 @@ class Fault:
     statuses: dict[int, float] = field(default_factory=dict)
     """Status → chance of this answer instead of any work, such as `{500: 0.1, 503: 0.05}`."""
     kubernetes: dict[str, float] = field(default_factory=dict)
-    """Kind of `TROUBLES` → chance that Kubernetes answers so instead of creating the Job: `{"quota": 1}`."""
+    """Kind of `TROUBLES` → chance that Kubernetes answers so instead of creating the Job: `{"quota": 1}`.
+    Of `"system"`: to each call that a listing makes, for the kinds that a listing can meet."""
+    scripts: dict[str, int] = field(default_factory=dict)
+    """Text → exit status of the user's script for each event whose body contains it: `{"broken": 3}`."""
     retry_after: str | None = None
     """The `Retry-After` of those answers."""
     delay_seconds: float = 0.0
@@ -41,10 +44,11 @@ class Fault:
         """Read what `PUT /sandbox/faults` carries; ValueError or TypeError when it is something else."""
         if not isinstance(document, Mapping) or not _FIELDS.issuperset(document):
             raise ValueError(f"a fault is an object with {', '.join(sorted(_FIELDS))}")
-        chances = ("statuses", "kubernetes")
-        fault = cls(**{key: value for key, value in document.items() if key not in chances})
+        mappings = ("statuses", "kubernetes", "scripts")
+        fault = cls(**{key: value for key, value in document.items() if key not in mappings})
         fault.statuses = {int(code): float(chance) for code, chance in document.get("statuses", {}).items()}
         fault.kubernetes = {kind: float(chance) for kind, chance in document.get("kubernetes", {}).items()}
+        fault.scripts = {str(text): int(status) for text, status in document.get("scripts", {}).items()}
         if not fault.kubernetes.keys() <= TROUBLES.keys():
             raise ValueError(f"Kubernetes' troubles are {', '.join(TROUBLES)}")
         fault.delay_seconds = float(fault.delay_seconds)
@@ -58,6 +62,7 @@ class Fault:
         return {
             "statuses": {str(code): chance for code, chance in self.statuses.items()},
             "kubernetes": self.kubernetes,
+            "scripts": self.scripts,
             "retry_after": self.retry_after,
             "delay_seconds": self.delay_seconds,
             "lost_answers": self.lost_answers,
@@ -72,7 +77,7 @@ class Faults:
     def __init__(self, seed: int) -> None:
         self.rules: dict[str, Fault] = {}
         self.injected: dict[str, int] = {}
-        """Kind → how often it struck: `status`, `kubernetes`, `lost_answer`, `cut`."""
+        """Kind → how often it struck: `status`, `kubernetes`, `script`, `lost_answer`, `cut`."""
         self._dice = random.Random(seed)
 
     def set(self, fault: Fault, service: str = EVERY_SERVICE) -> None:
@@ -104,6 +109,23 @@ class Faults:
         """The kind of trouble that Kubernetes makes for a Job of `service`, or None when it creates it."""
         fault = self.of(service)
         return None if fault is None else self._one_of("kubernetes", fault.kubernetes)
+
+    def trouble_of_listing(self) -> str | None:
+        """The kind of trouble that Kubernetes makes for one call of a listing, or None."""
+        fault = self.rules.get(MANAGEMENT)
+        if fault is None:
+            return None
+        met = {kind: chance for kind, chance in fault.kubernetes.items() if kind in LISTING_TROUBLES}
+        return self._one_of("kubernetes", met)
+
+    def script_status(self, service: str, body: bytes) -> int:
+        """What the user's script ends with for this event: 0 unless a rule says otherwise."""
+        fault = self.of(service)
+        for text, status in fault.scripts.items() if fault is not None else ():
+            if text.encode() in body:
+                self.injected["script"] = self.injected.get("script", 0) + 1
+                return status
+        return 0
 
     def _one_of(self, what: str, chances: Mapping[_Kind, float]) -> _Kind | None:
         if not chances:

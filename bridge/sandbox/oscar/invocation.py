@@ -188,9 +188,10 @@ class Invocation:
             raise KubernetesError(TROUBLES[trouble].format(name=name, namespace=service.namespace))
         job = self._jobs.create(name, service, owner_label, len(body))
         self._ledger.record(name, service.name, body)
-        if has_secret:
-            self._pods.start(job, service, body)
-        # Otherwise the pod waits for ever for a secret that does not exist: Pending, after a 201.
+        # Without the secret the pod waits for it for ever, on a node: Pending, after a 201.
+        job.hangs = not has_secret
+        job.script_status = self._faults.script_status(service.name, body)
+        self._pods.start(job, service, body)
 
     async def run(self, request: web.Request) -> web.Response:
         """`MakeRunHandler` of `pkg/handlers/run.go`, and the service's pod behind it."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
-import heapq
 import json
 import math
 import re
 import time
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from heapq import heappop, heappush
+from itertools import islice
 
 from bridge.sandbox.oscar.services import CLUSTER_ADMIN, Service
 from bridge.sandbox.oscar.settings import Settings
@@ -35,6 +39,9 @@ _EXPIRED = (
     "that were created, modified, or deleted between the time the first chunk was returned and now may show "
     "up in the list."
 )
+_PAGING_VERSION = "meta.k8s.io/v1"
+_REVISIONS_A_SECOND = 1_000_000
+"""A resource version here is a moment; in truth it counts the changes of all objects."""
 
 
 class KubernetesError(Exception):
@@ -50,15 +57,21 @@ class Job:
         "failed",
         "finished",
         "gone",
+        "hangs",
         "input_seen",
         "log",
         "name",
         "namespace",
+        "output_keys",
         "owner_label",
+        "placed",
+        "pod_from",
+        "pod_until",
+        "script_status",
         "sequence",
         "service",
+        "start_error",
         "started",
-        "waits_suspended",
     )  # fmt: skip
 
     def __init__(self, name: str, service: Service, owner_label: str | None, sequence: int) -> None:
@@ -69,13 +82,25 @@ class Job:
         """`oscar.grycap/job-owner`; None without that label."""
         self.sequence = sequence
         self.created = time.time()
+        self.pod_from = self.created
+        """When the pod is there: at once, or later while Kueue or a slow Job controller holds it."""
+        self.pod_until = math.inf
+        """When the pod is collected, though the Job stays."""
+        self.placed = math.inf
+        """When a node took the pod."""
         self.started = math.inf
         self.finished = math.inf
         self.gone = math.inf
         """When the object is away, once it is being deleted."""
         self.failed = False
-        self.waits_suspended = False
-        """Kueue holds the Job, so it has no pod until it starts."""
+        self.start_error = False
+        """The container could not be started."""
+        self.hangs = False
+        """A volume of the pod can't be mounted: it holds its place, and never starts."""
+        self.script_status = 0
+        """What the faults say the user's script ends with."""
+        self.output_keys: tuple[str, ...] = ()
+        """Where a simulated job that ends well puts its output: `bucket/key`."""
         self.log = b""
         """Both streams of the pod, complete once the job has finished; the first mebibyte."""
         self.event_seen: bytes | None = None
@@ -85,21 +110,39 @@ class Job:
 
     @property
     def phase(self) -> str:
-        """Pending, Running, Succeeded, Failed, or Suspended: no pod (`getPod` in `pkg/handlers/logs.go`)."""
-        now = time.time()
-        if now < self.started:
-            return "Suspended" if self.waits_suspended else "Pending"
-        if now < self.finished:
+        """Pending, Running, Succeeded or Failed, or Suspended as long as the Job has no pod yet."""
+        return self.phase_at(time.time())
+
+    def phase_at(self, moment: float) -> str:
+        """The phase at some past moment."""
+        if moment < self.pod_from:
+            return "Suspended"
+        if moment < self.started:
+            return "Pending"
+        if moment < self.finished:
             return "Running"
         return "Failed" if self.failed else "Succeeded"
 
-    def as_json(self) -> dict[str, str]:
-        """`JobInfo` of `pkg/types/jobinfo.go`: a pod that no node has taken yet has no times at all."""
-        phase = self.phase
-        shown = {"status": phase}
-        if phase in ("Running", "Succeeded", "Failed"):
-            shown["creation_time"] = shown["start_time"] = _rfc3339(self.started)
-        if phase in ("Succeeded", "Failed"):
+    def has_pod(self, moment: float) -> bool:
+        """Whether the pod is there: not before it is made, nor once it is collected."""
+        return self.pod_from <= moment < self.pod_until
+
+    def as_json(self, moment: float | None = None) -> dict[str, str]:
+        """`getPod` of `pkg/handlers/logs.go`, now or at some past moment.
+
+        Without a pod it says Suspended, also of a job that ended long ago. `creation_time` is the pod's
+        start time, so a pod that no node has taken yet has no times at all; a container that could not be
+        started did so in 1970 (kubernetes/kubernetes#120331).
+        """
+        now = time.time() if moment is None else moment
+        if not self.has_pod(now):
+            return {"status": "Suspended"}
+        shown = {"status": self.phase_at(now)}
+        if now >= self.placed:
+            shown["creation_time"] = _rfc3339(self.placed)
+        if now >= self.started:
+            shown["start_time"] = _rfc3339(0 if self.start_error else self.started)
+        if now >= self.finished:
             shown["finish_time"] = _rfc3339(self.finished)
         return shown
 
@@ -130,91 +173,209 @@ def _check(name: str, owner_label: str | None, size: int) -> None:
         raise KubernetesError("etcdserver: request is too large")
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing."""
+
+    jobs: list[Job]
+    """In the order of names."""
+    following: str
+    """The token of the next page, or empty."""
+    moment: float
+    """What the page shows: now, or the state of the first page."""
+
+
+_Dated = list[tuple[float, int, Job]]
+"""A heap of jobs by a time, then by sequence."""
+
+
+class _Namespace:
+    """The Jobs of one namespace."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, Job] = {}
+        """Name → the Job that is there."""
+        self.listed: list[tuple[str, int, Job]] = []
+        """Sorted by name, then by sequence; with those gone that an older page's successor still shows."""
+
+
 class Jobs:
     """The Job objects of all namespaces. A name is unique within one, and free once its object is gone."""
 
-    def __init__(self, settings: Settings, on_gone: Callable[[Job], None]) -> None:
+    def __init__(
+        self, settings: Settings, on_gone: Callable[[Job], None], advance: Callable[[], None]
+    ) -> None:
+        """`on_gone` is told of each Job whose deletion begins; `advance` brings the pods up to date."""
         self._settings = settings
         self._on_gone = on_gone
-        self._namespaces: dict[str, dict[str, Job]] = {}
+        self._advance = advance
+        self._namespaces: defaultdict[str, _Namespace] = defaultdict(_Namespace)
         self._sequence = 0
+        self._ended: _Dated = []
+        """By their end, for TTL_JOB; with some that have been deleted since."""
+        self._leaving: _Dated = []
+        """Being deleted, by when they are gone."""
+        self._left: _Dated = []
+        """Gone, by when; kept while a page may still show them."""
+        self._dead_pods: _Dated = []
+        """Jobs whose pod has ended, by creation; with some that have been deleted since."""
+        self._dead_pods_there = 0
 
     def create(self, name: str, service: Service, owner_label: str | None, size: int) -> Job:
         """Take the name; KubernetesError when the object is refused."""
+        self._tidy()
         _check(name, owner_label, size)
+        namespace = self._namespaces[service.namespace]
         quota = self._settings.jobs_quota
         if quota is not None:  # admission looks before storage does, so also where the name is taken
-            used = sum(job.namespace == service.namespace for job in self.all())
+            used = len(namespace.taken)
             if used >= quota:
                 raise KubernetesError(
                     f'jobs.batch "{name}" is forbidden: exceeded quota: oscar-jobs, requested: '
                     f"count/jobs.batch=1, used: count/jobs.batch={used}, limited: count/jobs.batch={quota}"
                 )
-        taken = self.find(service.namespace, name)
+        taken = namespace.taken.get(name)
         if taken is not None:
             deleted = "" if taken.gone == math.inf else "object is being deleted: "
             raise KubernetesError(f'{deleted}jobs.batch "{name}" already exists')
         self._sequence += 1
         job = Job(name, service, owner_label, self._sequence)
-        job.waits_suspended = self._settings.kueue and service.owner != CLUSTER_ADMIN
-        self._namespaces.setdefault(service.namespace, {})[name] = job
+        job.pod_from += self._settings.controller_seconds
+        if self._settings.kueue and service.owner != CLUSTER_ADMIN:
+            job.pod_from = math.inf
+        namespace.taken[name] = job
+        insort(namespace.listed, (name, job.sequence, job))
         return job
+
+    def preload(
+        self, service: Service, names: Iterable[str], *, ended: float, failed: int, owner_label: str | None
+    ) -> None:
+        """Put Jobs there that ended at `ended`, the first `failed` of them badly. The names must be free.
+
+        They are in no ledger: nothing invoked them.
+        """
+        self._tidy()
+        namespace = self._namespaces[service.namespace]
+        for number, name in enumerate(names):
+            self._sequence += 1
+            job = Job(name, service, owner_label, self._sequence)
+            job.created = job.pod_from = job.placed = job.started = job.finished = ended
+            job.failed = number < failed
+            namespace.taken[name] = job
+            namespace.listed.append((name, job.sequence, job))
+            self.ended(job)
+        namespace.listed.sort()
+
+    def ended(self, job: Job) -> None:
+        """Note that the job's pod has ended: TTL_JOB begins, and too many such pods are collected.
+
+        Beyond `--terminated-pod-gc-threshold` the oldest by creation go (`pkg/controller/podgc` of
+        Kubernetes); their Jobs stay, and are listed as Suspended.
+        """
+        heappush(self._ended, (job.finished, job.sequence, job))
+        heappush(self._dead_pods, (job.created, job.sequence, job))
+        self._dead_pods_there += 1
+        while self._dead_pods_there > self._settings.dead_pods:
+            *_, oldest = heappop(self._dead_pods)
+            if oldest.gone == math.inf:
+                oldest.pod_until = time.time()
+                self._dead_pods_there -= 1
 
     def find(self, namespace: str, name: str) -> Job | None:
         """The Job of that name, unless TTL_JOB or a deletion has taken it."""
-        job = self._namespaces.get(namespace, {}).get(name)
-        return job if job is not None and self._is_there(job) else None
+        self._tidy()
+        return self._namespaces[namespace].taken.get(name)
 
     def delete(self, job: Job) -> None:
         """Remove the pod, and the object once its `deleting_seconds` are over."""
         if job.gone == math.inf:
+            if job.finished <= time.time() < job.pod_until:
+                self._dead_pods_there -= 1
             job.gone = time.time() + self._settings.deleting_seconds
+            heappush(self._leaving, (job.gone, job.sequence, job))
             self._on_gone(job)
-        if job.gone <= time.time():
-            self._namespaces.get(job.namespace, {}).pop(job.name, None)
+        self._leave(time.time())
 
-    def _is_there(self, job: Job) -> bool:
-        if job.gone < math.inf or job.finished + self._settings.ttl_job_seconds <= time.time():
+    def _tidy(self) -> None:
+        """Bring all up to now: pods that end, TTL_JOB, and objects that are gone."""
+        self._advance()
+        now = time.time()
+        while self._ended and self._ended[0][0] + self._settings.ttl_job_seconds <= now:
+            *_, job = heappop(self._ended)
             self.delete(job)
-        return job.gone > time.time()
+        self._leave(now)
+        while self._left and self._left[0][0] + self._settings.page_token_seconds <= now:
+            *_, job = heappop(self._left)
+            listed = self._namespaces[job.namespace].listed
+            del listed[bisect_left(listed, (job.name, job.sequence))]
+
+    def _leave(self, now: float) -> None:
+        while self._leaving and self._leaving[0][0] <= now:
+            heappush(self._left, left := heappop(self._leaving))
+            del self._namespaces[left[2].namespace].taken[left[2].name]
 
     def all(self) -> list[Job]:
         """Every Job there is, in no order."""
-        jobs = [job for namespace in self._namespaces.values() for job in namespace.values()]
-        return [job for job in jobs if self._is_there(job)]
+        self._tidy()
+        return [job for namespace in self._namespaces.values() for job in namespace.taken.values()]
 
-    def of(self, service: Service) -> Iterable[Job]:
+    def of(self, service: Service) -> list[Job]:
         """The Jobs with the service's label."""
-        return (
-            job for job in self.all() if job.service == service.name and job.namespace == service.namespace
-        )
+        self._tidy()
+        jobs = self._namespaces[service.namespace].taken.values()
+        return [job for job in jobs if job.service == service.name]
 
-    def page(self, service: Service, owner_label: str | None, token: str) -> tuple[list[Job], str]:
-        """One page in the order of names, and the token of the next or an empty one; KubernetesError.
+    def named(self, name: str) -> list[Job]:
+        """The Jobs of that name, of all namespaces."""
+        self._tidy()
+        return [space.taken[name] for space in self._namespaces.values() if name in space.taken]
 
-        All pages show the state of the first (its resource version), so later jobs are not among them.
+    def page(self, service: Service, owner_label: str | None, token: str) -> Page:
+        """One page in the order of names; KubernetesError.
+
+        All pages show the state of the first, pods included: OSCAR lists those under the same token, and
+        the token holds the resource version. So later jobs are not among them, those deleted meanwhile
+        are, and a state is as old as the first page. Behind a label selector Kubernetes knows only that
+        more Jobs of any service follow: the last page can be empty.
         """
-        start, sequence, first_asked = _read_token(token) if token else ("", self._sequence, time.time())
-        if token and first_asked + self._settings.page_token_seconds <= time.time():
+        self._tidy()
+        start, moment = self._read_token(token) if token else ("", time.time())
+        jobs: list[Job] = []
+        listed = self._namespaces[service.namespace].listed
+        for *_, job in islice(listed, bisect_left(listed, (start,)), None):
+            if not job.created <= moment < job.gone:
+                continue
+            if len(jobs) == self._settings.jobs_a_page:
+                return Page(jobs, _token(jobs[-1].name + "\0", moment), moment)
+            if job.service == service.name and owner_label in (None, job.owner_label):
+                jobs.append(job)
+        return Page(jobs, "", moment)
+
+    def _read_token(self, token: str) -> tuple[str, float]:
+        """`DecodeContinue` of `k8s.io/apiserver/pkg/storage`: where to go on, and the moment to show.
+
+        A negative resource version is the latest: Kubernetes itself makes such tokens for clients whose
+        own has expired, but OSCAR does not pass them on.
+        """
+        try:
+            document = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+            version, start, revision = document["v"], str(document["start"]), int(document["rv"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise KubernetesError(f"invalid continue token: continue key is not valid: {error}") from error
+        if version != _PAGING_VERSION or not start or not revision:
+            raise KubernetesError(
+                "invalid continue token: continue key is not valid: incorrect encoded start resourceVersion "
+                f"(version {version})"
+            )
+        if revision < 0:
+            return start, time.time()
+        moment = revision / _REVISIONS_A_SECOND
+        if moment + self._settings.page_token_seconds <= time.time():
             raise KubernetesError(_EXPIRED)
-        wanted = (
-            job
-            for job in self.of(service)
-            if job.name > start
-            and job.sequence <= sequence
-            and (owner_label is None or job.owner_label == owner_label)
-        )
-        size = self._settings.jobs_a_page
-        jobs = heapq.nsmallest(size + 1, wanted, key=lambda job: job.name)
-        if len(jobs) <= size:
-            return jobs, ""
-        following = json.dumps({"start": jobs[size - 1].name, "rv": sequence, "asked": first_asked})
-        return jobs[:size], base64.urlsafe_b64encode(following.encode()).decode().rstrip("=")
+        return start, moment
 
 
-def _read_token(token: str) -> tuple[str, int, float]:
-    try:
-        document = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        return str(document["start"]), int(document["rv"]), float(document["asked"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise KubernetesError(f"continue key is not valid: {error}") from error
+def _token(start: str, moment: float) -> str:
+    """`EncodeContinue` of `k8s.io/apiserver/pkg/storage`."""
+    document = {"v": _PAGING_VERSION, "rv": int(moment * _REVISIONS_A_SECOND) + 1, "start": start}
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")

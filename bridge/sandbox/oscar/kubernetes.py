@@ -36,13 +36,24 @@ TROUBLES = {
     ),
 }
 """Kind → what the API server answers instead of creating the Job; OSCAR passes it on with status 500."""
+LISTING_TROUBLES = {
+    "busy": "the server has received too many requests and has asked us to try again later (get {resource})",
+    "etcd": "etcdserver: request timed out",
+    "unreachable": (
+        'Get "https://10.96.0.1:443/{path}/namespaces/{namespace}/{resource}": dial tcp 10.96.0.1:443: '
+        "connect: connection refused"
+    ),
+}
+"""Kind of `TROUBLES` → what the API server answers to a listing."""
 
 
 class Throttle:
     """client-go's rate limiter, one for each API group and for all callers of OSCAR together.
 
-    `main.go` sets no QPS, so it is 5 calls a second after a burst of 10. OSCAR's calls carry no context of
-    the request, so a handler goes on waiting, and makes its job, after its caller has hung up.
+    `main.go` sets no QPS, so each group's client makes its own (`RESTClientForConfigAndClient` in client-go's
+    rest/config.go): 5 calls a second after a burst of 10, in the order in which they were asked for. OSCAR's
+    calls carry no context of the request, so a handler goes on waiting, and makes its job, after its caller
+    has hung up.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,7 +61,7 @@ class Throttle:
         self._all_made: dict[str, float] = {}
         """API group → when the calls let in so far would have been made without the burst."""
 
-    async def calls(self, group: Literal["core", "batch"], count: int = 1) -> None:
+    async def calls(self, group: Literal["core", "batch", "rbac"], count: int = 1) -> None:
         """Wait until `count` more calls of `group` may be made."""
         rate = self._settings.api_calls_per_second
         if rate is None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import time
+from collections import Counter
 from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import islice
@@ -21,8 +24,33 @@ class Entry:
     """As it arrived."""
 
 
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """How busy the cluster is and was."""
+
+    active: dict[str, int]
+    """Service → its Jobs that have neither ended nor been deleted: Pending, Running or Suspended."""
+    peak: dict[str, int]
+    """Service → the most it ever had of them at one instant."""
+    places_used: int
+    place_seconds: float
+    """The time integral of the places in use up to `moment`: of 20 places, 20 a second when all are."""
+    moment: float
+    """Seconds since the epoch."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What `GET /sandbox/activity` answers."""
+        return {
+            "active": self.active,
+            "peak": self.peak,
+            "places_used": self.places_used,
+            "place_seconds": self.place_seconds,
+            "moment": self.moment,
+        }
+
+
 class Ledger:
-    """Every creation of a Job, kept also when the Job object is gone."""
+    """Every creation of a Job, kept also when the Job object is gone; and how many were active at once."""
 
     def __init__(self, *, keep_bodies: bool, file: Path | None) -> None:
         self.requests = 0
@@ -33,12 +61,19 @@ class Ledger:
         """In order of creation; empty without `keep_bodies`."""
         self.runs: list[Entry] = []
         """`/run` calls that reached the service (their `job` is empty); empty without `keep_bodies`."""
+        self._active: Counter[str] = Counter()
+        self._peak: dict[str, int] = {}
+        self._places_used = 0
+        self._place_seconds = 0.0
+        self._places_since = -math.inf
         self._keep_bodies = keep_bodies
         self._file: TextIOWrapper | None = file.open("a", encoding="ascii") if file is not None else None
 
     def record(self, job: str, service: str, body: bytes) -> None:
-        """Note a created Job; on the file before this returns."""
+        """Note a created Job, which is active from now on; on the file before this returns."""
         self.created[job] = self.created.get(job, 0) + 1
+        self._active[service] += 1
+        self._peak[service] = max(self._peak.get(service, 0), self._active[service])
         if self._keep_bodies:
             self.entries.append(Entry(job, service, body))
         if self._file is not None:
@@ -50,6 +85,31 @@ class Ledger:
         """Note a synchronous invocation."""
         if self._keep_bodies:
             self.runs.append(Entry("", service, body))
+
+    def ended(self, service: str) -> None:
+        """Note that a Job of `service` is active no more: it ended, or was deleted before."""
+        self._active[service] -= 1
+
+    def place_taken(self, moment: float) -> None:
+        """Note that a pod got a place at `moment`, seconds since the epoch."""
+        self._pass(moment)
+        self._places_used += 1
+
+    def place_left(self, moment: float) -> None:
+        """Note that a place came free at `moment`."""
+        self._pass(moment)
+        self._places_used -= 1
+
+    def _pass(self, moment: float) -> None:
+        if self._places_used:
+            self._place_seconds += self._places_used * (moment - self._places_since)
+        self._places_since = moment
+
+    def activity(self) -> Activity:
+        """Answer at this moment; the caller has brought the pods up to it."""
+        now = time.time()
+        self._pass(now)
+        return Activity(dict(self._active), dict(self._peak), self._places_used, self._place_seconds, now)
 
     @property
     def total(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import time
 from asyncio import sleep
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -12,9 +13,10 @@ from typing import Any
 
 from aiohttp import web
 
+from bridge.sandbox.oscar.faults import Faults
 from bridge.sandbox.oscar.invocation import SERVICE_TOKEN_LENGTH, RefusedError
 from bridge.sandbox.oscar.jobs import Job, Jobs, KubernetesError
-from bridge.sandbox.oscar.kubernetes import Throttle
+from bridge.sandbox.oscar.kubernetes import LISTING_TROUBLES, Throttle
 from bridge.sandbox.oscar.oidc import Oidc, UnreadableTokenError, UserInfoError
 from bridge.sandbox.oscar.pods import Pods
 from bridge.sandbox.oscar.quotas import InvalidQuotaError, Quotas
@@ -30,6 +32,7 @@ from bridge.sandbox.oscar.services import (
     new_token,
 )
 from bridge.sandbox.oscar.settings import Settings
+from bridge.sandbox.oscar.storage import Buckets, NoSuchBucketError
 
 Handler = Callable[[web.Request, str | None], Awaitable[web.Response]]
 """Takes the caller: the OIDC subject, or None for the administrator."""
@@ -49,16 +52,21 @@ class Management:
         jobs: Jobs,
         pods: Pods,
         oidc: Oidc,
+        faults: Faults,
         throttle: Throttle,
         quotas: Quotas,
+        buckets: Buckets,
     ) -> None:
         self._settings = settings
         self._services = services
         self._jobs = jobs
         self._pods = pods
         self._oidc = oidc
+        self._faults = faults
         self._throttle = throttle
         self._quotas = quotas
+        self._buckets = buckets
+        self._users_seen: list[str] = []
 
     def routes(self) -> list[web.RouteDef]:
         """As in OSCAR's `main.go`."""
@@ -72,6 +80,7 @@ class Management:
             (web.delete, "/system/logs/{service}", self._delete_jobs),
             (web.get, "/system/logs/{service}/{job}", self._job_log),
             (web.delete, "/system/logs/{service}/{job}", self._delete_job),
+            (web.get, "/system/buckets/{bucket}", self._bucket),
             (web.get, "/system/info", self._info),
             (web.get, "/system/config", self._config),
             (web.get, "/system/status", self._status),
@@ -121,37 +130,49 @@ class Management:
         return user.subject
 
     async def _provision(self, subject: str) -> None:
-        """The first direct request of a user provisions the MinIO user that `/job` asks for."""
-        await self._throttle.calls("core")
-        name = format_uid(subject)
-        if name in self._settings.provisioned:
-            return
-        if self._settings.first_contact_seconds:
-            await sleep(self._settings.first_contact_seconds)
-        if name in self._settings.provisioned:  # by a call that looked at the same moment
-            raise RefusedError(
-                500, f'Error creating secret for user {subject}: secrets "{name}" already exists'
-            )
-        self._settings.provisioned.add(name)
+        """The first direct request of a user provisions the MinIO user that `/job` asks for.
 
-    def _only(self, name: str) -> Service:
+        Each one looks after the user's namespace and what must be in it: `EnsureUserNamespace` of
+        `pkg/utils/namespaces.go` and `EnsureVolumeLimits` of `pkg/utils/volume_limit.go`.
+        """
+        name = format_uid(subject)
+        if len(self._users_seen) < 2 or subject not in self._users_seen:
+            # `UserExists` looks into its cache only once that has two entries.
+            await self._throttle.calls("core")
+            self._users_seen.append(subject)
+        if name not in self._settings.provisioned:
+            if self._settings.first_contact_seconds:
+                await sleep(self._settings.first_contact_seconds)
+            if name in self._settings.provisioned:  # by a call that looked at the same moment
+                raise RefusedError(
+                    500, f'Error creating secret for user {subject}: secrets "{name}" already exists'
+                )
+            self._settings.provisioned.add(name)
+        await self._throttle.calls("core")  # the namespace
+        await self._throttle.calls("rbac", 2)  # a role and its binding
+        await self._throttle.calls("core", 3)  # a volume claim, a quota, a limit range
+
+    async def _only(self, name: str) -> Service:
         """`ReadService` without a namespace: `resolveServiceNamespace` of `pkg/backends/knative.go`."""
+        await self._throttle.calls("core")
         services = self._services.named(name)
         if not services:
             raise RefusedError(404)
         if len(services) > 1:
             raise RefusedError(500, f'service "{name}" found in multiple namespaces')
+        await self._throttle.calls("core")
         return services[0]
 
     # --- services ---
 
     async def _list(self, _request: web.Request, uid: str | None) -> web.Response:
+        await self._throttle.calls("core")
         return web.json_response(
             [service.as_json() for service in self._services.all() if service.open_to(uid)]
         )
 
     async def _read(self, request: web.Request, uid: str | None) -> web.Response:
-        service = self._only(request.match_info["service"])
+        service = await self._only(request.match_info["service"])
         if not service.open_to(uid):
             raise RefusedError(403, f"User {uid} doesn't have permision to get this service")
         return web.json_response(service.as_json())
@@ -164,12 +185,12 @@ class Management:
                 400 if self._settings.at_least("4.1.0") else 409,
                 "A service with the provided name already exists",
             )
-        self._services.add(definition, CLUSTER_ADMIN if uid is None else uid)
+        self._buckets.make(self._services.add(definition, CLUSTER_ADMIN if uid is None else uid))
         return web.Response(status=201)
 
     async def _update(self, request: web.Request, uid: str | None) -> web.Response:
         definition = await _definition(request)
-        service = self._only(definition["name"])
+        service = await self._only(definition["name"])
         if uid is not None and service.owner != uid:
             raise RefusedError(403, f"User {uid} doesn't have permision to modify this service")
         if uid is None:
@@ -179,12 +200,13 @@ class Management:
             # `checkValues` makes a token for every definition; 4.0.0 keeps the old one on an update.
             service.token = new_token()
         service.definition = definition
+        self._buckets.make(service)
         return web.Response(status=204)
 
     async def _delete(self, request: web.Request, uid: str | None) -> web.Response:
         name = request.match_info["service"]
         if uid is None:
-            service = self._only(name)
+            service = await self._only(name)
         else:
             owned = [known for known in self._services.named(name) if known.namespace == namespace_of(uid)]
             if not owned:
@@ -194,7 +216,7 @@ class Management:
             if service.owner != uid:
                 raise RefusedError(403, f"User {uid} doesn't have permision to delete this service")
         self._services.remove(service)
-        for job in list(self._jobs.of(service)):
+        for job in self._jobs.of(service):
             self._jobs.delete(job)
         return web.Response(status=204)
 
@@ -211,7 +233,8 @@ class Management:
             return web.Response(status=200 if token.strip() == services[0].token else 401)
         try:
             uid = await self._caller(request)
-            return web.Response(status=200 if self._only(name).open_to(uid) else 403)
+            service = await self._only(name)
+            return web.Response(status=200 if service.open_to(uid) else 403)
         except RefusedError as refused:
             return refused.answer()
 
@@ -251,58 +274,90 @@ class Management:
     # --- jobs ---
 
     async def _job_list(self, request: web.Request, uid: str | None) -> web.Response:
-        service = self._only(request.match_info["service"])
+        service = await self._only(request.match_info["service"])
         if not service.open_to(uid):
             # `getAuthorizedService` writes nothing for a stranger, and the handler returns: an empty 200.
             return web.Response()
         label = None if uid is None else format_uid(uid)[:62]
+        token = request.query.get("page", "")
+        await self._throttle.calls("batch")
+        if (trouble := self._faults.trouble_of_listing()) is not None:
+            raise RefusedError(500, _of_listing(trouble, service, "jobs.batch", "apis/batch/v1"))
         try:
-            await self._throttle.calls("batch")
-            jobs, following = self._jobs.page(service, label, request.query.get("page", ""))
+            page = self._jobs.page(service, label, token)
         except KubernetesError as error:
             raise RefusedError(500, str(error)) from error
-        await self._throttle.calls("core", len(jobs))  # the pods of each
+        await self._throttle.calls("core", len(page.jobs))  # the pods of each, all asked for at once
+        # Without a token the pods are those of this moment, with one those of the listing's first page.
+        moment = page.moment if token else time.time()
+        jobs: dict[str, Any] = {}
+        refused = ""
+        for job in page.jobs:
+            if (trouble := self._faults.trouble_of_listing()) is None:
+                jobs[job.name] = job.as_json(moment)
+            else:
+                refused += _of_listing(trouble, service, "pods", "api/v1")
         # `remaining_jobs` is never there: Kubernetes does not count behind a label selector.
-        answer: dict[str, Any] = {"jobs": {job.name: job.as_json() for job in jobs}}
-        if following:
-            answer["next_page"] = following
+        answer: dict[str, Any] = {"jobs": jobs} | ({"next_page": page.following} if page.following else {})
+        if refused:
+            # The handler goes on after an error: what it found stands behind the text.
+            raise RefusedError(500, refused + json.dumps(answer))
         return web.json_response(answer)
 
     async def _delete_jobs(self, request: web.Request, uid: str | None) -> web.Response:
-        service = self._only(request.match_info["service"])
+        service = await self._only(request.match_info["service"])
         if not service.open_to(uid):
             return web.Response()
+        await self._throttle.calls("batch")
         everything = request.query.get("all", "false") in ("1", "t", "T", "true", "TRUE", "True")
-        for job in list(self._jobs.of(service)):
+        for job in self._jobs.of(service):
             if everything or job.phase == "Succeeded":
                 self._jobs.delete(job)
         return web.Response(status=204)
 
     async def _job_log(self, request: web.Request, uid: str | None) -> web.Response:
-        service = self._only(request.match_info["service"])
+        service = await self._only(request.match_info["service"])
         if not service.open_to(uid):
             return web.Response()
+        await self._throttle.calls("core")
         job = self._job(service, request)
-        if job is None or job.phase == "Suspended":
+        if job is None or not job.has_pod(time.time()):
             # No pod: `err.Error()` of a nil error, a panic that gin turns into 500.
             raise RefusedError(500)
+        await self._throttle.calls("core")
         if job.phase == "Pending":
             raise RefusedError(404)
         return web.Response(body=self._pods.log(job), content_type="text/plain", charset="utf-8")
 
     async def _delete_job(self, request: web.Request, uid: str | None) -> web.Response:
+        await self._throttle.calls("core", 2)
         services = self._services.named(request.match_info["service"])
         if len(services) != 1 or not services[0].open_to(uid):
             raise RefusedError(403, "You do not have permission to access this service")
+        await self._throttle.calls("batch")
         job = self._job(services[0], request)
         if job is None:
             raise RefusedError(404)
+        await self._throttle.calls("batch")
         self._jobs.delete(job)
         return web.Response(status=204)
 
     def _job(self, service: Service, request: web.Request) -> Job | None:
         job = self._jobs.find(service.namespace, request.match_info["job"])
         return job if job is not None and job.service == service.name else None
+
+    # --- storage ---
+
+    async def _bucket(self, request: web.Request, uid: str | None) -> web.Response:
+        """No call of Kubernetes': MinIO answers."""
+        name = request.match_info["bucket"]
+        if uid is not None and not self._buckets.visible(name):
+            raise RefusedError(403, f"User '{uid}' is not authorised")
+        try:
+            return web.json_response(self._buckets.page(name, request.query.get("page", "")))
+        except NoSuchBucketError as error:
+            text = "NoSuchBucket: The specified bucket does not exist\n\tstatus code: 404"
+            raise RefusedError(500, f"Error listing objects in bucket '{name}': {text}") from error
 
     # --- the cluster ---
 
@@ -374,6 +429,10 @@ class Management:
                 "minio": {"buckets_count": 0, "total_objects": 0},
             }
         )
+
+
+def _of_listing(trouble: str, service: Service, resource: str, path: str) -> str:
+    return LISTING_TROUBLES[trouble].format(resource=resource, path=path, namespace=service.namespace)
 
 
 async def _definition(request: web.Request) -> dict[str, Any]:

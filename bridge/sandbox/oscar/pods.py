@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import errno
-import heapq
 import os
 import shlex
 import shutil
@@ -14,16 +13,22 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from bridge.sandbox.oscar import supervisor
+from bridge.sandbox.oscar import supervisor, supervisor_go
 from bridge.sandbox.oscar.expansion import expand
 from bridge.sandbox.oscar.jobs import Job
+from bridge.sandbox.oscar.ledger import Ledger
+from bridge.sandbox.oscar.places import Places
 from bridge.sandbox.oscar.services import Service
 from bridge.sandbox.oscar.settings import Settings
+from bridge.sandbox.oscar.storage import Buckets, minio_outputs, wanted
 
 _log = structlog.get_logger(__name__)
 _MAX_ENV_STRING = 131_072
@@ -45,6 +50,8 @@ class PodSpec:
     environment: dict[str, str]
     command: str
     """With `SUPERVISOR` where the supervisor's path stands."""
+    outputs: tuple[dict[str, Any], ...]
+    """The service's outputs in the cluster's own storage."""
 
 
 def pod_spec(service: Service, job: str, body: bytes, settings: Settings) -> PodSpec:
@@ -69,32 +76,42 @@ def pod_spec(service: Service, job: str, body: bytes, settings: Settings) -> Pod
     else:
         # pkg/handlers/job.go: unquoted, so the shell splits, globs and, as dash, unescapes.
         event, command = expand(body.decode("utf-8", "replace"), environment), "echo $EVENT | SUPERVISOR"
+        if service.mounts:
+            # So the pod's status is that of the last `echo`, whatever became of the supervisor.
+            command += ';echo "I finish" > finish-file;'
     environment |= {"EVENT": event, "JOB_UUID": job, "RESOURCE_ID": "sandbox-node"}
-    return PodSpec(service.script, environment, command)
+    return PodSpec(service.script, environment, command, tuple(minio_outputs(service)))
 
 
 class Pods:
     """Runs at most `max_pods` at once, in order; ends all of them when left."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, buckets: Buckets, on_end: Callable[[Job], None]
+    ) -> None:
+        """`on_end` is told of each job that ended by itself."""
         self._settings = settings
-        self._bound = settings.max_pods or (None if settings.simulate else _REAL_PODS)
-        self._slots = asyncio.Semaphore(self._bound or _REAL_PODS)
+        self._ledger = ledger
+        self._buckets = buckets
+        self._on_end = on_end
+        self._places = Places(settings, ledger, self._simulated)
+        self._bound = settings.max_pods or _REAL_PODS
+        self._slots = asyncio.Semaphore(self._bound)
         self._waiting: asyncio.Queue[tuple[Job, PodSpec]] = asyncio.Queue()
         self._alive: set[Job] = set()
-        """Waiting or running, and not deleted."""
+        """Waiting or running as processes, and not deleted."""
         self._processes: dict[Job, asyncio.subprocess.Process] = {}
         self._workers: list[asyncio.Task[None]] = []
-        self._free_at: list[float] = []
         self._directory = Path(tempfile.mkdtemp(prefix="sandbox-oscar-"))
         self._runs = 0
 
     async def __aenter__(self) -> Pods:
         if not self._settings.simulate:
-            self._workers = [asyncio.create_task(self._work()) for _ in range(self._bound or _REAL_PODS)]
+            self._workers = [asyncio.create_task(self._work()) for _ in range(self._bound)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._places.close()
         for worker in self._workers:
             worker.cancel()
         outcomes = await asyncio.gather(*self._workers, return_exceptions=True)
@@ -107,23 +124,45 @@ class Pods:
         """Queue the job's pod. Never waits."""
         if not self._settings.simulate:
             self._alive.add(job)
-            self._waiting.put_nowait((job, pod_spec(service, job.name, body, self._settings)))
+            if not job.hangs:
+                self._waiting.put_nowait((job, pod_spec(service, job.name, body, self._settings)))
             return
-        # Durations are known, so the times of the pod's life are settled now, without a task a job.
-        job.started = job.created + self._settings.pending_seconds
-        if self._bound is not None and len(self._free_at) >= self._bound:
-            job.started = max(job.started, heapq.heappop(self._free_at))
-        job.finished = job.started + self._settings.simulated_seconds
-        if self._bound is not None:
-            heapq.heappush(self._free_at, job.finished)
         if len(body) > _SURELY_FITS or b"$(" in body:
             event = pod_spec(service, job.name, body, self._settings).environment["EVENT"]
             if len(event.encode()) + len("EVENT=\0") > _MAX_ENV_STRING:
-                job.failed, job.log = True, _TOO_LONG
+                job.failed, job.start_error, job.log = True, True, _TOO_LONG
+        passed_on = self._settings.supervisor == "go" and not service.mounts
+        if job.script_status and not job.start_error:
+            job.failed = passed_on
+            if self._settings.supervisor == "go":
+                job.log = (
+                    f"{_now()} - supervisor - ERROR - Script exited with code {job.script_status}\n".encode()
+                )
+        elif not job.start_error:
+            # The script leaves one file, of the job's name.
+            outputs = (output for output in minio_outputs(service) if wanted(job.name, output))
+            job.output_keys = tuple(f"{output['path']}/{job.name}" for output in outputs)
+        self._places.add(job)
+
+    def advance(self) -> None:
+        """Bring the simulated pods up to now; those that run do so by themselves."""
+        self._places.advance()
+
+    def _simulated(self, job: Job) -> None:
+        for key in job.output_keys:
+            self._buckets.put(key, 0, job.finished)
+        self._end(job)
+
+    def _end(self, job: Job) -> None:
+        self._ledger.ended(job.service)
+        self._on_end(job)
 
     def remove(self, job: Job) -> None:
         """End the pod of a deleted job."""
-        self._alive.discard(job)
+        self._places.remove(job)
+        if job in self._alive:
+            self._alive.discard(job)
+            self._ledger.ended(job.service)
         if (process := self._processes.get(job)) is not None:
             _kill(process)
 
@@ -148,7 +187,7 @@ class Pods:
             pod = self._directory / f"run-{self._runs}"
             self._prepare(pod, service.script)
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", supervisor.__file__, str(pod),
+                *self._supervisor(pod),
                 cwd=pod / "image", env=self._environment(service.environment("variables")),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE, start_new_session=True,
@@ -168,14 +207,21 @@ class Pods:
                 await asyncio.sleep(remaining)
             async with self._slots:
                 if job in self._alive:
-                    await self._run(job, spec)
-                    self._alive.discard(job)
+                    self._ledger.place_taken(time.time())
+                    try:
+                        await self._run(job, spec)
+                    finally:
+                        self._ledger.place_left(time.time())
+                    if job in self._alive:
+                        self._alive.discard(job)
+                        self._end(job)
 
     async def _run(self, job: Job, spec: PodSpec) -> None:
         pod = self._pod(job)
-        self._prepare(pod, spec.script)
-        program = shlex.join([sys.executable, "-I", "-S", supervisor.__file__, str(pod)])
-        job.started = time.time()
+        self._prepare(pod, f"exit {job.script_status}\n" if job.script_status else spec.script)
+        program = shlex.join(self._supervisor(pod))
+        job.placed = job.started = time.time()
+        job.pod_from = min(job.pod_from, job.placed)
         try:
             with (pod / "log").open("wb") as log:
                 process = await asyncio.create_subprocess_exec(
@@ -187,7 +233,7 @@ class Pods:
             # E2BIG from the kernel, ValueError for a NUL: the container does not start, the pod fails.
             too_long = isinstance(error, OSError) and error.errno == errno.E2BIG
             job.log = _TOO_LONG if too_long else f"exec /bin/sh: {error}\n".encode()
-            job.failed = True
+            job.failed = job.start_error = True
         else:
             self._processes[job] = process
             try:
@@ -198,9 +244,23 @@ class Pods:
             job.log = _read(pod / "log") or b""
             job.event_seen = _read(pod / "stdin", limit=None)
             job.input_seen = _read(pod / "input" / "event_file", limit=None)
+            if (pod / "uploads").exists():
+                self._upload(pod / "output", spec.outputs)
         job.finished = time.time()
         shutil.rmtree(pod, ignore_errors=True)
         _log.debug("job finished", job=job.name, service=job.service, status=job.phase)
+
+    def _upload(self, folder: Path, outputs: tuple[dict[str, Any], ...]) -> None:
+        """`upload_output` of faas-supervisor: every file that a filter does not keep back."""
+        for file in (path for path in folder.rglob("*") if path.is_file()):
+            name = file.relative_to(folder).as_posix()
+            for output in outputs:
+                if wanted(name, output):
+                    self._buckets.put(f"{output['path']}/{name}", file.stat().st_size)
+
+    def _supervisor(self, pod: Path) -> list[str]:
+        go = self._settings.supervisor == "go"
+        return [sys.executable, "-I", "-S", supervisor_go.__file__ if go else supervisor.__file__, str(pod)]
 
     def _pod(self, job: Job) -> Path:
         return self._directory / f"job-{job.sequence}"
@@ -212,6 +272,11 @@ class Pods:
 
     def _environment(self, variables: dict[str, str]) -> dict[str, str]:
         return {"PATH": os.environ.get("PATH", os.defpath), **variables}
+
+
+def _now() -> str:
+    """As both supervisors' loggers write it."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S,%f}"[:-3]
 
 
 def _read(path: Path, limit: int | None = _MAX_LOG_BYTES) -> bytes | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
+import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,13 +19,21 @@ from bridge.sandbox.oscar.faults import MANAGEMENT, Fault, Faults
 from bridge.sandbox.oscar.invocation import Invocation, ingress_page
 from bridge.sandbox.oscar.jobs import Job, Jobs
 from bridge.sandbox.oscar.kubernetes import Throttle
-from bridge.sandbox.oscar.ledger import Ledger
+from bridge.sandbox.oscar.ledger import Activity, Ledger
 from bridge.sandbox.oscar.management import Management
 from bridge.sandbox.oscar.oidc import Oidc
 from bridge.sandbox.oscar.pods import Pods
 from bridge.sandbox.oscar.quotas import Quotas
-from bridge.sandbox.oscar.services import CLUSTER_ADMIN, Service, Services, new_token
+from bridge.sandbox.oscar.services import (
+    CLUSTER_ADMIN,
+    Service,
+    Services,
+    check_definition,
+    format_uid,
+    new_token,
+)
 from bridge.sandbox.oscar.settings import Settings
+from bridge.sandbox.oscar.storage import Buckets
 
 _log = structlog.get_logger(__name__)
 _BACKLOG = 1024
@@ -42,10 +52,11 @@ class SandboxOscar:
         self.faults = Faults(self.settings.seed)
         self.oidc = Oidc(self.settings, self.faults)
         self.ledger = Ledger(keep_bodies=self.settings.keep_bodies, file=self.settings.ledger_file)
-        self.jobs = Jobs(self.settings, self._job_gone)
+        self.buckets = Buckets(self.settings)
+        self._pods = Pods(self.settings, self.ledger, self.buckets, self._job_ended)
+        self.jobs = Jobs(self.settings, on_gone=self._pods.remove, advance=self._pods.advance)
         self.quotas = Quotas(self.settings, self.services, self.jobs)
         self._throttle = Throttle(self.settings)
-        self._pods = Pods(self.settings)
         self._stack = AsyncExitStack()
         self._outage_ends: asyncio.Event | None = None
         self._outage: asyncio.Task[None] | None = None
@@ -80,7 +91,10 @@ class SandboxOscar:
         Also for what the API refuses: a second owner of a name.
         """
         text = script.read_text() if isinstance(script, Path) else script
-        return self.services.add({"name": name, "image": "sandbox", "script": text, **more}, owner)
+        definition = check_definition({"name": name, "image": "sandbox", "script": text, **more})
+        service = self.services.add(definition, owner)
+        self.buckets.make(service)
+        return service
 
     def rotate_token(self, service: Service) -> str:
         """Give a service a new token, as deleting and creating it does (and an update, before 4.0.0)."""
@@ -89,10 +103,35 @@ class SandboxOscar:
 
     def job(self, name: str, service: str | None = None) -> Job | None:
         """The Job of that name, of that service or of any."""
-        for job in self.jobs.all():
-            if job.name == name and service in (None, job.service):
+        for job in self.jobs.named(name):
+            if service in (None, job.service):
                 return job
         return None
+
+    def activity(self) -> Activity:
+        """How many jobs are active and were at most at any instant, and the places' use up to now."""
+        self._pods.advance()
+        return self.ledger.activity()
+
+    def preload(
+        self,
+        service: Service,
+        count: int,
+        *,
+        failed: int = 0,
+        seconds_ago: float = 3600.0,
+        prefix: str | None = None,
+        user: str | None = None,
+    ) -> None:
+        """Put `count` jobs there that ended `seconds_ago`, `failed` of them badly.
+
+        Their names are `prefix` (by default the service's name and a hyphen, as OSCAR makes them) and a
+        UUID. With `user` they carry that user's label. The ledger does not know them.
+        """
+        start = f"{service.name}-" if prefix is None else prefix
+        names = (f"{start}{uuid.uuid4()}" for _ in range(count))
+        label = None if user is None else format_uid(user)[:62]
+        self.jobs.preload(service, names, ended=time.time() - seconds_ago, failed=failed, owner_label=label)
 
     async def outage(self, seconds: float | None = None) -> None:
         """Refuse every connection and cut those there are; for `seconds`, or until `end_outage`.
@@ -127,8 +166,8 @@ class SandboxOscar:
         self._site = web.SockSite(self._runner, self._reserved.dup(), backlog=_BACKLOG)
         await self._site.start()
 
-    def _job_gone(self, job: Job) -> None:
-        self._pods.remove(job)
+    def _job_ended(self, job: Job) -> None:
+        self.jobs.ended(job)
 
     # --- over HTTP ---
 
@@ -145,7 +184,15 @@ class SandboxOscar:
             self.quotas,
         )
         management = Management(
-            self.settings, self.services, self.jobs, self._pods, self.oidc, self._throttle, self.quotas
+            self.settings,
+            self.services,
+            self.jobs,
+            self._pods,
+            self.oidc,
+            self.faults,
+            self._throttle,
+            self.quotas,
+            self.buckets,
         )
         # pkg/handlers/job.go reads the whole body, however large: no limit of aiohttp's either.
         application = web.Application(client_max_size=0)
@@ -158,6 +205,8 @@ class SandboxOscar:
                 web.get("/oidc/userinfo", self._troubled(self.oidc.userinfo)),
                 web.get("/.well-known/openid-configuration", self.oidc.discovery),
                 web.get("/sandbox/ledger", self._show_ledger),
+                web.get("/sandbox/activity", self._show_activity),
+                web.post("/sandbox/jobs", self._preload),
                 web.get("/sandbox/faults", self._show_faults),
                 web.put("/sandbox/faults", self._put_faults),
                 *(
@@ -208,6 +257,19 @@ class SandboxOscar:
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         return web.json_response(self.ledger.page(offset, limit, bodies="bodies" in request.query))
+
+    async def _show_activity(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.activity().as_json())
+
+    async def _preload(self, request: web.Request) -> web.Response:
+        """`{"service": NAME, "count": 10000}` and what else `preload` takes."""
+        try:
+            document = json.loads(await request.read())
+            [service] = self.services.named(document.pop("service"))
+            self.preload(service, **document)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise web.HTTPBadRequest(text=f"not a description of jobs: {error}") from error
+        return web.Response(status=204)
 
     async def _show_faults(self, _request: web.Request) -> web.Response:
         rules = {service: fault.as_json() for service, fault in self.faults.rules.items()}

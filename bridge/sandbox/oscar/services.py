@@ -54,6 +54,11 @@ class Service:
         return str(self.definition.get("script", ""))
 
     @property
+    def mounts(self) -> bool:
+        """Whether a sidecar mounts a bucket for its pods (`Mount` in `pkg/types/service.go`)."""
+        return bool((self.definition.get("mount") or {}).get("storage_provider"))
+
+    @property
     def interlink(self) -> bool:
         """Offloaded to HPC (`IsInterLinkService` in `pkg/types/interlink.go`)."""
         return bool(self.definition.get("interlink_node_name"))
@@ -117,7 +122,19 @@ def check_definition(document: Any) -> dict[str, Any]:
         raise InvalidDefinitionError(
             "Key: 'Service.Name' Error:Field validation for 'Name' failed on the 'max' tag"
         )
-    return dict(document)
+    return dict(document) | {
+        side: [_place(document["name"], place) for place in document[side]]
+        for side in ("input", "output")
+        if document.get(side)
+    }
+
+
+def _place(service: str, place: Mapping[str, Any]) -> dict[str, Any]:
+    """A path without a bucket is in the service's own (`pkg/handlers/create.go`)."""
+    path = str(place.get("path", "")).strip(" /")
+    if "/" not in path and str(place.get("storage_provider")).partition(".")[0] in ("minio", "s3"):
+        path = f"{service}/{path}"
+    return {**place, "path": path}
 
 
 class Services:

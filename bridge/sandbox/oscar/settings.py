@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Literal
 
 _DIGITS = re.compile(r"\d+")
 
@@ -26,12 +27,24 @@ class Settings:
     """What `/system/info` tells, and what decides: see `at_least`."""
 
     simulate: bool = False
-    """Jobs do not run: they succeed `simulated_seconds` after they started. For load. Fixed at the start."""
+    """Jobs do not run: they end `simulated_seconds` after they started, and succeed unless the faults say
+    otherwise. For load: 50,000 of them are no trouble. Fixed at the start."""
     simulated_seconds: float = 0.0
+    controller_seconds: float = 0.0
+    """How long the Job controller takes to make a Job's pod; until then it is listed as Suspended."""
     pending_seconds: float = 0.0
-    """The least time a pod stays Pending: scheduling, pulling the image."""
+    """The least time from a Job's creation to its place: scheduling."""
+    starting_seconds: float = 0.0
+    """How long a simulated pod has its place before it runs: pulling the image."""
     max_pods: int | None = None
-    """Pods at once; later ones are Pending. None: 2, or no bound when simulating. Fixed at the start."""
+    """The places of the cluster's nodes: pods at once. Later ones are Pending, and run in the order of
+    creation. None: 2, or no bound when simulating. Fixed at the start."""
+    supervisor: Literal["python", "go"] = "python"
+    """What runs the script: faas-supervisor, under which every job ends well whatever its script did, or
+    oscar-supervisor, which passes the script's exit status on and keeps its output to itself."""
+    dead_pods: int = 12_500
+    """Ended pods that Kubernetes keeps, of all namespaces (`--terminated-pod-gc-threshold`); beyond it the
+    oldest are collected, and their Jobs listed as Suspended."""
     api_calls_per_second: float | None = None
     """How many calls of each API group OSCAR may make at Kubernetes: 5 in truth, since OSCAR leaves
     client-go's default, which is about 2.5 jobs a second. None: as many as come."""
@@ -40,7 +53,7 @@ class Settings:
     deleting_seconds: float = 0.0
     """How long a Job that is deleted stays there, with its name (`object is being deleted`)."""
     kueue: bool = False
-    """Jobs of users' services wait as Suspended, without a pod (`KUEUE_ENABLE`)."""
+    """Jobs of users' services wait for their place as Suspended, without a pod (`KUEUE_ENABLE`)."""
     ttl_job_seconds: float = 2_592_000
     """After this a finished Job object is gone, and its name free (`TTL_JOB` in `pkg/types/config.go`)."""
     run_timeout_seconds: float = 300.0
@@ -49,7 +62,7 @@ class Settings:
     """An ingress' body limit (413). None: OSCAR alone, which reads whatever comes (`pkg/handlers/job.go`)."""
 
     jobs_a_page: int = 70
-    """`JOB_LISTING_LIMIT` in `pkg/types/config.go`."""
+    """`JOB_LISTING_LIMIT` in `pkg/types/config.go`, for jobs and for objects in buckets."""
     page_token_seconds: float = 300.0
     """Kubernetes compacts its history every five minutes; an older continue token is refused."""
 
@@ -72,6 +85,13 @@ class Settings:
     """Append a line of JSON per created job, before the answer. Never read back: a new cluster is empty."""
     seed: int = 0
     """Of the faults' dice."""
+
+    def compressed(self, factor: float) -> Settings:
+        """The same cluster `factor` times as fast: all durations divided, the rate of calls multiplied."""
+        durations = (key.name for key in fields(self) if key.name.endswith("_seconds"))
+        faster: dict[str, Any] = {name: getattr(self, name) / factor for name in durations}
+        calls = self.api_calls_per_second
+        return replace(self, **faster, api_calls_per_second=None if calls is None else calls * factor)
 
     def at_least(self, version: str) -> bool:
         """Whether the cluster is of `version` or later; a build without numbers (`devel`) is the latest."""

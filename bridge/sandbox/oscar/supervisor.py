@@ -8,10 +8,12 @@ downloads the object of a storage event, the script gets the event itself as its
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
@@ -92,11 +94,17 @@ def save(event: Any, path: Path) -> None:
 
 
 def _response(kind: str, output: str, files: Path) -> str:
-    """`create_response` of `faas/binary/supervisor.py`: with several files it sends the first."""
+    """`create_response` of `faas/binary/supervisor.py`: several files go as one zip, in base64."""
     produced = [Path(folder) / name for folder, _, names in os.walk(files) for name in names]
-    if kind == "UNKNOWN" and produced:
+    if kind != "UNKNOWN" or not produced:
+        return output
+    if len(produced) == 1:
         return base64.b64encode(produced[0].read_bytes()).decode()
-    return output
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in produced:
+            archive.write(file, file.relative_to(files))
+    return base64.b64encode(packed.getvalue()).decode()
 
 
 def main(pod: Path) -> None:
@@ -115,6 +123,8 @@ def main(pod: Path) -> None:
     script = subprocess.run(
         ["/bin/sh", str(pod / "script.sh")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
+    # What is in the output folder goes to the storage, also when the script failed half way.
+    (pod / "uploads").touch()
     print(_response(kind, script.stdout.decode("utf-8", "ignore"), pod / "output"), flush=True)
 
 

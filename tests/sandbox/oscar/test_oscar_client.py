@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from oscar_python.client import Client
 
-from bridge.sandbox.oscar import SandboxOscar, Settings
+from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
 
 
 def life_of_a_service(url: str, output: Path) -> str:
@@ -109,3 +109,39 @@ async def test_the_client_refreshes_an_oidc_token_and_invokes_with_it() -> None:
 
         assert await asyncio.to_thread(use) == "hello\n"
         assert oscar.oidc.refreshes == 1
+
+
+async def test_the_client_pages_through_jobs_reads_logs_and_lists_outputs() -> None:
+    settings = Settings(simulate=True, supervisor="go")
+    async with SandboxOscar(settings) as oscar:
+        plants = oscar.add_service("plants", output=[{"storage_provider": "minio", "path": "results/out"}])
+        oscar.preload(plants, 100, failed=3)
+        oscar.faults.set(Fault(scripts={"aGVsbG8=": 3}))  # the client sends its input as base64
+
+        def use() -> None:
+            client = Client(
+                {
+                    "cluster_id": "sandbox",
+                    "endpoint": oscar.url,
+                    "user": "oscar",
+                    "password": "sandbox",
+                    "ssl": False,
+                }
+            )
+            for text in ("hello", "other"):
+                assert client.run_service("plants", input=text, async_call=True).status_code == 201
+            first = json.loads(client.list_jobs("plants").text)
+            second = json.loads(client.list_jobs("plants", first["next_page"]).text)
+            assert (len(first["jobs"]), len(second["jobs"]), "next_page" in second) == (70, 32, False)
+            jobs = first["jobs"] | second["jobs"]
+            failed = [name for name, job in jobs.items() if job["status"] == "Failed"]
+            assert len(failed) == 4
+            [mine] = [name for name in failed if name in oscar.ledger.created]
+            assert "Script exited with code 3" in client.get_job_logs("plants", mine).text
+            objects = json.loads(client.get_bucket("results").text)["objects"]
+            [good] = oscar.ledger.created.keys() - {mine}
+            assert [known["object_name"] for known in objects] == ["out/", f"out/{good}"]
+            assert client.remove_all_jobs("plants").status_code == 204
+            assert set(json.loads(client.list_jobs("plants").text)["jobs"]) == set(failed)
+
+        await asyncio.to_thread(use)

@@ -186,16 +186,14 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def test_a_simulated_job_passes_its_phases_by_the_clock() -> None:
-    settings = Settings(simulate=True, max_pods=1, simulated_seconds=0.2)
-    async with SandboxOscar(settings) as oscar:
-        first, second = await submit(oscar, oscar.add_service("plants"), b"{}", b"{}")
-        assert (first.phase, second.phase) == ("Running", "Pending")
-        assert second.started == first.finished
-        await until(lambda: second.phase == "Succeeded")
+async def test_an_event_that_is_too_long_fails_a_simulated_job_too() -> None:
+    async with SandboxOscar(Settings(simulate=True)) as oscar:
         [long] = await submit(oscar, oscar.add_service("other"), b"$$(" + b"A" * 131_065)
-        await until(lambda: long.phase == "Failed")
+        assert long.phase == "Failed"
         assert b"argument list too long" in long.log
+        # What never started did so in 1970, says Kubernetes.
+        assert long.as_json()["start_time"] == "1970-01-01T00:00:00Z"
+        assert long.as_json()["finish_time"] > "2026"
 
 
 async def test_run_gives_the_output_and_the_supervisors_failure(oscar: SandboxOscar) -> None:

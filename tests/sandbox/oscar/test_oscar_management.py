@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from bridge.sandbox.oscar import SandboxOscar, Settings
+from tests.servers.oscar import bearer, call, invoke
 
-ADMIN = {"Authorization": "Basic " + base64.b64encode(b"oscar:sandbox").decode()}
 PLANTS = {"name": "plants", "image": "alpine", "script": "cat"}
 
 
@@ -19,25 +19,8 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
         yield cluster
 
 
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-async def call(
-    http: aiohttp.ClientSession, method: str, path: str, headers: dict[str, str] = ADMIN, json: Any = None
-) -> tuple[int, Any]:
-    async with http.request(method, path, headers=headers, json=json) as answer:
-        if answer.content_type == "application/json":
-            return answer.status, await answer.json()
-        return answer.status, await answer.text()
-
-
 async def create_jobs(http: aiohttp.ClientSession, oscar: SandboxOscar, names: list[str]) -> None:
-    token = oscar.services.named("plants")[0].token
-    for name in names:
-        headers = bearer(token) | {"X-Delegated-Job-ID": name}
-        async with http.post("/job/plants", data=b"{}", headers=headers) as answer:
-            assert answer.status == 201
+    await invoke(http, oscar.services.named("plants")[0], *names)
 
 
 async def test_a_service_lives_from_creation_to_deletion(

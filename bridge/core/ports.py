@@ -82,9 +82,10 @@ class Answer:
     ours: bool = False
     """Whether the attempt failed for a lack of the bridge's own, which tells nothing of the service."""
     perhaps_its_own: bool = False
-    """Whether it may be for this event alone that the attempt failed: the lane can tell by its siblings.
+    """Whether it may be for this event alone that it was not accepted: the lane can tell by its siblings.
 
-    Not where nothing of the event was sent, nor where the credentials or the service were refused."""
+    Not where nothing of the event was sent, nor where the credentials or the service were refused. REJECTED
+    and UNKNOWN need no sibling to tell."""
 
     @property
     def accepted(self) -> bool:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Literal
 
 import pytest
 from aiohttp import (
+    ClientConnectorError,
+    ClientConnectorSSLError,
+    ClientHttpProxyError,
     ClientPayloadError,
     ConnectionTimeoutError,
+    RequestInfo,
     ServerDisconnectedError,
     ServerTimeoutError,
 )
+from aiohttp.client_reqrep import ConnectionKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from bridge.core.ports import Answer, Verdict
 from bridge.destinations.oscar.answers import Exchange, about_the_token, judge, retry_after
@@ -22,34 +30,53 @@ from bridge.telemetry.logging import EXCERPT_CHARACTERS, excerpt
 
 OURS = "plants-0123456789"
 SERVICE_TOKEN, ACCESS_TOKEN = "0" * 64, "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"
+TO_OSCAR = ConnectionKey(
+    "oscar.example.org", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
+)
+NO_ROUTE = ClientConnectorError(TO_OSCAR, OSError(errno.EHOSTUNREACH, "No route to host"))
+BAD_CERTIFICATE = ClientConnectorSSLError(TO_OSCAR, OSError("bad certificate"))
+NO_TUNNEL = ClientHttpProxyError(
+    RequestInfo(URL("http://proxy"), "CONNECT", CIMultiDictProxy(CIMultiDict()), URL("http://proxy")), ()
+)
+NO_DESCRIPTOR = ClientConnectorError(TO_OSCAR, OSError(errno.EMFILE, "Too many open files"))
 NO_ISSUER = "token is malformedError getting oidc manager for issuer ''"
 
-NOT_NOW = [
+TOO_MUCH_AT_ONCE = [
     f'jobs.batch "{OURS}" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1, used: …',
     f'jobs.batch "{OURS}" is forbidden: status unknown for quota: jobs, resources: count/jobs.batch',
     f'jobs.batch "{OURS}" is forbidden: unable to create new content in namespace as it is being terminated',
     'Internal error occurred: failed calling webhook "mjob.kb.io": failed to call webhook: Post "https://kueue"',
     'failed calling webhook "policy.example.org": no endpoints available for service "policy"',
+    'failed calling webhook "policy.example.org": Post "https://policy": connect: connection refused',
     "Internal error occurred: resource quota evaluation timed out",
     "Operation cannot be fulfilled on resourcequotas: the object has been modified",
     "Too many requests, please try again later.",
     "the server has received too many requests and has asked us to try again later (post jobs.batch)",
-    "client rate limiter Wait returned an error: context deadline exceeded",
+    "client rate limiter Wait returned an error: rate: Wait(n=1) would exceed context deadline",
     "etcdserver: request timed out",
     "etcdserver: leader changed",
     "etcdserver: mvcc: database space exceeded",
+    "rpc error: code = Unavailable desc = leader changed",
     "the server is currently unable to handle the request (post jobs.batch)",
     "the server was unable to return a response in the time allotted, but may still be processing it",
     "Timeout: request did not complete within requested timeout",
-    'an error on the server ("") has prevented the request from succeeding (post jobs.batch)',
-    'Post "https://10.96.0.1:443/apis/batch/v1/namespaces/x/jobs": dial tcp no route to host',
+    'Post "https://10.96.0.1:443/apis/batch/v1/namespaces/x/jobs": context deadline exceeded',
     'Get "https://10.96.0.1:443/api/v1/secrets": net/http: TLS handshake timeout',
-    "dial tcp 10.96.0.1:443: connect: connection refused",
-    "http2: client connection lost",
-    "unexpected EOF",
     'secrets "ana-minio-other" already exists',
 ]
-"""Kubernetes' texts that are about itself, or the namespace, and not about the job."""
+"""Kubernetes' texts that are about itself, or the namespace, and say that it is too much for now."""
+OUT_OF_ORDER = [
+    "Internal error occurred: jobs.batch: no kind registered",
+    'an error on the server ("") has prevented the request from succeeding (post jobs.batch)',
+    'Post "https://10.96.0.1:443/apis/batch/v1/namespaces/x/jobs": dial tcp no route to host',
+    'Post "https://10.96.0.1:443/apis/batch/v1/namespaces/x/jobs": dial tcp 10.96.0.1:443: i/o timeout',
+    "dial tcp 10.96.0.1:443: connect: connection refused",
+    "dial tcp 10.96.0.1:443: i/o timeout",
+    "read tcp 10.0.0.7:40112->10.96.0.1:443: read: connection reset by peer",
+    "http2: client connection lost",
+    "unexpected EOF",
+]
+"""Those by which it was not reached, or failed for a reason that it does not give."""
 JOB: list[tuple[int, str, str]] = [
     (200, "", "refused"),
     (200, "Service under maintenance", "refused"),
@@ -63,7 +90,7 @@ JOB: list[tuple[int, str, str]] = [
     (307, "", "refused"),
     (400, "Error getting oidc manager for issuer 'https://example.org'", "refused"),
     (400, "More than one service authorize, use the owner query to select the service", "refused"),
-    (400, "invalid workload: try to reduce the service resource (cpu, memory, etc.)", "unavailable"),
+    (400, "invalid workload: try to reduce the service resource (cpu, memory, etc.)", "capacity"),
     (401, "", "refused"),
     (401, "this user isn't enrrolled on the vo: ours", "refused"),
     (403, "MinIO user not provisioned for ana; submit a direct request first", "refused"),
@@ -77,7 +104,7 @@ JOB: list[tuple[int, str, str]] = [
     (413, "<html>413 Request Entity Too Large", "rejected"),
     (422, "", "rejected"),
     (425, "", "unavailable"),
-    (429, "", "unavailable"),
+    (429, "", "capacity"),
     (500, f'jobs.batch "{OURS}" already exists', "duplicate"),
     (500, f'object is being deleted: jobs.batch "{OURS}" already exists', "duplicate"),
     (500, f'jobs.batch "{OURS}x" already exists', "failed"),
@@ -88,16 +115,21 @@ JOB: list[tuple[int, str, str]] = [
         "failed",
     ),
     (500, f'pods "{OURS}" already exists', "failed"),
-    (500, "", "unavailable"),
+    (500, "", "capacity"),
+    (500, " \n", "capacity"),
     (500, 'error ensuring credentials for user eve: secrets "eve" not found', "failed"),
     (500, f'Job.batch "{OURS}" is invalid: metadata.labels: Invalid value', "failed"),
     (500, "etcdserver: request is too large", "failed"),
     (500, "something else", "failed"),
     (501, "", "unavailable"),
     (502, "", "unavailable"),
+    (502, "<html>502 Bad Gateway", "unavailable"),
     (502, NO_ISSUER, "refused"),
-    (503, "", "unavailable"),
-    (504, "", "unavailable"),
+    (503, "", "capacity"),
+    (503, "<html>503 Service Temporarily Unavailable", "capacity"),
+    (504, "", "capacity"),
+    (504, "<html>504 Gateway Time-out", "capacity"),
+    (524, "<html>A timeout occurred", "capacity"),
     (599, "odd", "failed"),
 ]
 RUN: list[tuple[int, str, str, str, bool, str]] = [
@@ -110,7 +142,7 @@ RUN: list[tuple[int, str, str, str, bool, str]] = [
     (400, "no such column", SERVICE_TOKEN, "once", True, "rejected"),
     (400, "More than one service authorize, use the owner query", ACCESS_TOKEN, "once", True, "refused"),
     (400, "Error getting oidc manager for issuer 'x'", ACCESS_TOKEN, "once", True, "refused"),
-    (400, "invalid workload: try to reduce the service", ACCESS_TOKEN, "once", True, "unavailable"),
+    (400, "invalid workload: try to reduce the service", ACCESS_TOKEN, "once", True, "capacity"),
     (401, "", SERVICE_TOKEN, "once", True, "refused"),
     (401, "this user isn't enrrolled on the vo: ours", ACCESS_TOKEN, "once", True, "refused"),
     (401, "the database refuses the password", SERVICE_TOKEN, "once", True, "rejected"),
@@ -126,7 +158,7 @@ RUN: list[tuple[int, str, str, str, bool, str]] = [
     (413, "", SERVICE_TOKEN, "once", True, "rejected"),
     (422, "", SERVICE_TOKEN, "once", True, "rejected"),
     (425, "", SERVICE_TOKEN, "once", True, "unavailable"),
-    (429, "", SERVICE_TOKEN, "once", True, "unavailable"),
+    (429, "", SERVICE_TOKEN, "once", True, "capacity"),
     (500, "", SERVICE_TOKEN, "once", True, "failed"),
     (
         500,
@@ -141,7 +173,9 @@ RUN: list[tuple[int, str, str, str, bool, str]] = [
     (502, "", SERVICE_TOKEN, "once", False, "unavailable"),
     (502, "", SERVICE_TOKEN, "idempotent", True, "unavailable"),
     (502, NO_ISSUER, ACCESS_TOKEN, "once", True, "refused"),
-    (503, "", SERVICE_TOKEN, "once", True, "unavailable"),
+    (503, "", SERVICE_TOKEN, "once", True, "capacity"),
+    (503, "", SERVICE_TOKEN, "idempotent", True, "capacity"),
+    (503, "", SERVICE_TOKEN, "once", False, "capacity"),
     (504, "<html>504 Gateway Time-out", SERVICE_TOKEN, "once", True, "unknown"),
     (504, "", SERVICE_TOKEN, "idempotent", True, "unavailable"),
     (520, "", SERVICE_TOKEN, "once", True, "unknown"),
@@ -169,8 +203,14 @@ def test_an_answer_of_job_is_judged_by_the_table(status: int, text: str, verdict
         assert answer.detail.startswith(f"{status} Reason")
 
 
-@pytest.mark.parametrize("text", NOT_NOW)
-def test_what_kubernetes_says_of_itself_is_never_the_events_own_failure(text: str) -> None:
+@pytest.mark.parametrize("text", TOO_MUCH_AT_ONCE)
+def test_kubernetes_not_now_is_a_lack_of_capacity(text: str) -> None:
+    answer = judged("job", Exchange(500, "Internal Server Error", text))
+    assert (answer.verdict, answer.cause) == (Verdict.CAPACITY, "http_500")
+
+
+@pytest.mark.parametrize("text", OUT_OF_ORDER)
+def test_a_kubernetes_out_of_reach_tells_nothing_of_its_load(text: str) -> None:
     answer = judged("job", Exchange(500, "Internal Server Error", text))
     assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "http_500")
 
@@ -185,26 +225,67 @@ def test_an_answer_of_run_is_judged_by_the_table(
 
 
 @pytest.mark.parametrize(
-    ("error", "sent", "cause", "run"),
+    ("error", "sent", "cause", "job", "run", "again", "own"),
     [
-        (ServerDisconnectedError(), True, "answer_lost", "unknown"),
-        (ServerDisconnectedError(), False, "answer_lost", "unavailable"),
-        (ClientPayloadError(), True, "answer_lost", "unknown"),
-        (ConnectionResetError(), True, "answer_lost", "unknown"),
-        (TimeoutError(), True, "timeout", "unknown"),
-        (TimeoutError(), False, "timeout", "unavailable"),
-        (ConnectionTimeoutError(), True, "connect", "unavailable"),
-        (ServerTimeoutError(), True, "timeout", "unknown"),
+        (ServerDisconnectedError(), True, "answer_lost", "unavailable", "unknown", "unavailable", True),
+        (ServerDisconnectedError(), False, "answer_lost", "unavailable", "unavailable", "unavailable", False),
+        (ClientPayloadError(), True, "answer_lost", "unavailable", "unknown", "unavailable", True),
+        (ConnectionResetError(), True, "answer_lost", "unavailable", "unknown", "unavailable", True),
+        (TimeoutError(), True, "timeout", "capacity", "unknown", "unavailable", True),
+        (TimeoutError(), False, "timeout", "unavailable", "unavailable", "unavailable", False),
+        (ServerTimeoutError(), True, "timeout", "capacity", "unknown", "unavailable", True),
+        (ConnectionTimeoutError(), True, "connect", "unavailable", "unavailable", "unavailable", False),
+        (NO_ROUTE, False, "connect", "unavailable", "unavailable", "unavailable", False),
+        (BAD_CERTIFICATE, False, "tls", "unavailable", "unavailable", "unavailable", False),
+        (NO_TUNNEL, False, "proxy", "unavailable", "unavailable", "unavailable", False),
+        (NO_DESCRIPTOR, False, "no_descriptors", "unavailable", "unavailable", "unavailable", False),
     ],
 )
 def test_no_answer_is_harmless_to_jobs_and_unknown_to_what_may_have_run(
-    error: Exception, sent: bool, cause: str, run: str
+    error: Exception, sent: bool, cause: str, job: str, run: str, again: str, own: bool
 ) -> None:
+    """`own`: what was sent may be what the answer was lost over, or took too long."""
     came = Exchange(error=error, sent=sent)
-    assert judged("run", came).verdict is Verdict(run)
-    for answer in (judged("job", came), judged("run", came, idempotent=True)):
-        assert (answer.verdict, answer.cause, answer.status) == (Verdict.UNAVAILABLE, cause, None)
+    for answer, verdict in (
+        (judged("job", came), Verdict(job)),
+        (judged("run", came), Verdict(run)),
+        (judged("run", came, idempotent=True), Verdict(again)),
+    ):
+        assert (answer.verdict, answer.cause, answer.status) == (verdict, cause, None)
+        assert answer.perhaps_its_own == (own and verdict is not Verdict.UNKNOWN)
+        assert answer.ours == (error is NO_DESCRIPTOR)
     assert judged("job", came).detail.startswith("POST /job/plants: ")
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "text", "sent", "own"),
+    [
+        ("job", 500, "no such secret", True, True),
+        ("job", 500, "", True, True),
+        ("job", 500, TOO_MUCH_AT_ONCE[0], True, True),
+        ("job", 500, OUT_OF_ORDER[0], True, True),
+        ("job", 408, "", True, True),
+        ("job", 425, "", True, True),
+        ("job", 429, "", True, True),
+        ("job", 502, "", True, True),
+        ("job", 503, "", True, True),
+        ("job", 503, "", False, False),
+        ("job", 504, "", True, True),
+        ("job", 413, "", True, False),
+        ("job", 422, "", True, False),
+        ("job", 201, "", True, False),
+        ("run", 500, "", True, True),
+        ("run", 503, "", True, True),
+        ("run", 408, "", True, True),
+        ("run", 502, "", True, False),  # unknown
+        ("run", 502, "", False, False),
+        ("run", 404, "no such column", True, False),
+    ],
+)
+def test_a_failure_may_be_of_one_event_where_that_was_sent_and_its_siblings_must_tell(
+    mode: Literal["job", "run"], status: int, text: str, sent: bool, own: bool
+) -> None:
+    assert judged(mode, Exchange(status, text=text, sent=sent)).perhaps_its_own is own
 
 
 @pytest.mark.parametrize(
@@ -243,23 +324,27 @@ def test_only_what_may_be_about_the_token_is_asked_again(
         ("job", 403, "MinIO user not provisioned for ana; submit a direct request first", False),
         ("job", 400, "More than one service authorize, use the owner query to select the service", False),
         ("job", 400, "Error getting oidc manager for issuer 'x'", False),
-        ("job", 200, "<html><title>Request Rejected</title>", True),
-        ("job", 302, "", True),
         ("job", 406, "Not Acceptable", True),
+        ("job", 200, "<html><title>Request Rejected</title>", False),  # as an endpoint that is not OSCAR's
+        ("job", 202, "", False),
+        ("job", 302, "", False),
+        ("job", 308, "", False),
         ("job", 401, "", False),
         ("job", 404, "", False),
         ("job", 407, "", False),
         ("job", 502, NO_ISSUER, False),
         ("run", 401, "", True),  # the application's looks the same
         ("run", 401, "this user isn't enrrolled on the vo: ours", False),
-        ("run", 303, "", True),
+        ("run", 303, "", True),  # the application's too, perhaps
+        ("run", 404, "", False),  # until it has been looked after
+        ("run", 407, "", False),
         ("run", 400, "Error getting oidc manager for issuer 'x'", False),
     ],
 )
 def test_a_refusal_by_what_reads_the_body_may_be_of_one_event(
     mode: Literal["job", "run"], status: int, text: str, own: bool
 ) -> None:
-    answer = judged(mode, Exchange(status, text=text))
+    answer = judged(mode, Exchange(status, text=text), token=ACCESS_TOKEN)
     assert (answer.verdict, answer.perhaps_its_own) == (Verdict.REFUSED, own)
 
 
@@ -282,6 +367,10 @@ def test_every_answer_has_a_verdict(
     assert (answer.verdict is Verdict.ACCEPTED) == (status == 201 or (mode == "run" and 200 <= status < 300))
     if mode == "job" or idempotent:
         assert answer.verdict is not Verdict.UNKNOWN
+    if answer.accepted or not sent or answer.verdict in (Verdict.REJECTED, Verdict.UNKNOWN):
+        assert not answer.perhaps_its_own
+    elif answer.verdict is not Verdict.REFUSED:
+        assert answer.perhaps_its_own
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:

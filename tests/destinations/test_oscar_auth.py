@@ -272,7 +272,7 @@ async def test_a_5xx_that_meets_a_token_near_its_expiry_is_not_the_events(
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         issuer.oscar.bearers = set()  # expired by the cluster's clock, which is ahead
         far = await plants.prepare(event()).attempt()
-        assert (far.verdict, len(issuer.forms)) == (Verdict.UNAVAILABLE, 1)
+        assert (far.verdict, len(issuer.forms)) == (Verdict.CAPACITY, 1)
         clock(3600 - 100)
         assert await invoke_at_once(plants) == [Verdict.ACCEPTED] * 16
         assert len(issuer.forms) == 2
@@ -315,9 +315,11 @@ async def test_an_empty_404_of_run_is_asked_once_more_since_the_issuer_may_have_
         oscar.management_status = 503  # the issuer is still away: it may be OSCAR's
         answer = await plants.prepare(event()).attempt()
         assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "http_503")
+        assert answer.perhaps_its_own, "the application's it may be, too"
         oscar.management_status, oscar.services = 200, set()
         answer = await plants.prepare(event()).attempt()
         assert (answer.verdict, answer.cause) == (Verdict.REFUSED, "http_404")
+        assert not answer.perhaps_its_own
         assert len(oscar.requests) == 6
 
 

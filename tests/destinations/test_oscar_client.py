@@ -323,7 +323,7 @@ async def test_an_answer_is_told_with_its_pause_and_an_excerpt() -> None:
         service(oscar.url, TOKEN_AUTH) as plants,
     ):
         answer = await plants.prepare(event()).attempt()
-    assert answer.verdict is Verdict.UNAVAILABLE
+    assert answer.verdict is Verdict.CAPACITY
     assert (answer.cause, answer.status, answer.retry_after) == ("http_503", 503, 7)
     assert answer.detail.startswith("503 Service Unavailable: try later try later")
     assert len(answer.detail) <= 500
@@ -405,6 +405,7 @@ async def test_a_call_that_fails_in_a_way_nobody_foresaw_fails_alone(
         monkeypatch.setattr(client, "post", fails)
         answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (verdict, "defect")
+    assert answer.perhaps_its_own == (verdict is Verdict.FAILED)
 
 
 async def test_an_ingress_that_refuses_the_body_unread_is_heard() -> None:
@@ -481,7 +482,8 @@ async def test_a_timeout_after_sending_is_unknown_to_runs() -> None:
     async with FakeOscar(answer=never).serve() as oscar:
         async with service(oscar.url, TOKEN_AUTH, timeout_seconds=0.2) as job:
             answer = await job.prepare(event()).attempt()
-            assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "timeout")
+            assert (answer.verdict, answer.cause) == (Verdict.CAPACITY, "timeout")
+            assert answer.perhaps_its_own
         async with service(oscar.url, TOKEN_AUTH, mode="run", timeout_seconds=0.2) as run:
             answer = await run.prepare(event()).attempt()
             assert (answer.verdict, answer.cause) == (Verdict.UNKNOWN, "timeout")
@@ -494,9 +496,11 @@ async def test_a_refused_connection_sends_nothing(mode: str) -> None:
         async with service(f"http://127.0.0.1:{bound.getsockname()[1]}", TOKEN_AUTH, mode=mode) as plants:
             answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "connect")
+    assert not answer.perhaps_its_own
 
 
-async def test_a_connection_that_never_comes_about_sends_nothing() -> None:
+@pytest.mark.parametrize("mode", ["job", "run"])
+async def test_a_connection_that_never_comes_about_sends_nothing(mode: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     assert context.verify_mode is ssl.CERT_REQUIRED
     waiting = asyncio.Event()
@@ -506,10 +510,10 @@ async def test_a_connection_that_never_comes_about_sends_nothing() -> None:
 
     async with raw_server(silent) as url:
         url = url.replace("http:", "https:")
-        async with service(url, TOKEN_AUTH, mode="run", timeout_seconds=0.2) as plants:
+        async with service(url, TOKEN_AUTH, mode=mode, timeout_seconds=0.2) as plants:
             answer = await plants.prepare(event()).attempt()
         waiting.set()
-    assert answer.verdict is Verdict.UNAVAILABLE
+    assert (answer.verdict, answer.perhaps_its_own) == (Verdict.UNAVAILABLE, False)
     assert answer.cause in ("connect", "timeout")
 
 

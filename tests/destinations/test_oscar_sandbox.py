@@ -43,8 +43,10 @@ async def test_a_trouble_of_kubernetes_is_no_events_fault_and_no_duplicate(
         oscar.faults.clear()
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.DUPLICATE
-    # A policy that denies may mean this event: the lane can tell by its siblings.
-    assert answer.verdict is (Verdict.FAILED if kind == "denied" else Verdict.UNAVAILABLE)
+    # A policy that denies may mean this event, and an API server out of reach tells nothing of its load.
+    others = {"denied": Verdict.FAILED, "unreachable": Verdict.UNAVAILABLE}
+    assert answer.verdict is others.get(kind, Verdict.CAPACITY)
+    assert answer.perhaps_its_own, "the lane can tell by its siblings"
     assert oscar.ledger.created == {NAME: 1}
 
 
@@ -56,7 +58,7 @@ async def test_a_full_quota_is_waited_for_and_a_job_being_deleted_is_a_duplicate
     async with service(oscar.url, ADMIN) as plants:
         assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.ACCEPTED
         full = await plants.prepare(event(2)).attempt()
-        assert (full.verdict, full.cause) == (Verdict.UNAVAILABLE, "http_500")
+        assert (full.verdict, full.cause) == (Verdict.CAPACITY, "http_500")
         assert "exceeded quota" in full.detail
         oscar.settings.jobs_quota = None
         job = oscar.job(NAME)
@@ -80,7 +82,7 @@ async def test_a_job_that_oscar_made_after_we_had_hung_up_is_a_duplicate(
         for number in range(2, 6):
             assert (await plants.prepare(event(number)).attempt()).verdict is Verdict.ACCEPTED
         late = await plants.prepare(event(1)).attempt()
-        assert (late.verdict, late.cause) == (Verdict.UNAVAILABLE, "timeout")
+        assert (late.verdict, late.cause) == (Verdict.CAPACITY, "timeout")
         oscar.settings.api_calls_per_second = None
         let_in.set()
         async with asyncio.timeout(30):
@@ -108,7 +110,7 @@ async def test_an_issuer_that_tells_no_user_is_no_fault_of_a_job(oscar: SandboxO
         for number in range(3):
             answer = await plants.prepare(event(number)).attempt()
             # With the token in OSCAR's cache a run shows it as the application's 500 would.
-            assert answer.verdict is (Verdict.UNAVAILABLE if mode == "job" else Verdict.FAILED)
+            assert answer.verdict is (Verdict.CAPACITY if mode == "job" else Verdict.FAILED)
         oscar.faults.clear()
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
 

@@ -67,7 +67,16 @@ def test_the_outcomes_are_there_from_the_start_and_are_bounded() -> None:
     metrics.source("uploads")
     metrics.lane("plants")
     settled = {"filtered", "accepted", "parked", "dead_lettered", "released"}
-    invoked = {"accepted", "duplicate", "unavailable", "failed", "refused", "rejected", "unknown"}
+    invoked = {
+        "accepted",
+        "duplicate",
+        "capacity",
+        "unavailable",
+        "failed",
+        "refused",
+        "rejected",
+        "unknown",
+    }
     assert settled == {outcome.name.lower() for outcome in Outcome}
     assert invoked == {verdict.value for verdict in Verdict}
     for outcome in settled:

@@ -7,15 +7,21 @@ the ingress in front, not about the event, except the two that name the body (41
 event's own or the cluster's. It is the cluster's where a gateway gave it (502, 503, 504), where it is empty
 (the handler panics when it can't read the user), and where its text is Kubernetes' for "not now".
 
+Of the cluster's own, CAPACITY is what fewer calls at once would mend or would not make worse: a quota, a
+throttle, a server that takes the call and then has no time for it. UNAVAILABLE is what says nothing of load,
+since the call did not get through at all.
+
 `/run` (pkg/handlers/run.go) hands on the application's status, so all is the application's word on the event
 but the few answers that OSCAR gives before it calls the application. A gateway's 502 or 504 does not say what
 became of the call (RFC 9110, 15.6.3 and 15.6.5): it may have been made. 408, 425, 429 and 503 say that it was
-not processed (RFC 9110, 15.5.9; RFC 8470, 5.2; RFC 6585, 4), so they come again.
+not processed (RFC 9110, 15.5.9; RFC 8470, 5.2; RFC 6585, 4), so they come again. Of time-outs only `/job`'s
+are capacity: how long a run takes is the application's affair.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal, NamedTuple
@@ -33,6 +39,9 @@ CREATED = Answer(Verdict.ACCEPTED, status=201)
 SERVICE_TOKEN_LENGTH = 64
 """OSCAR tells a service token by its length, and takes any other for an access token (run.go)."""
 
+_TOO_MUCH = frozenset((429, 503))
+_GATEWAY_TIMED_OUT = frozenset((504, 524))
+"""524 is Cloudflare's."""
 _COME_AGAIN = frozenset((408, 425, 429, 502, 503, 504))
 _MAY_HAVE_RUN = frozenset((502, 504, 520, 524))
 """What a gateway answers that had no whole answer from the application; 520 and 524 are Cloudflare's."""
@@ -44,27 +53,46 @@ _NOT_PROVISIONED = "MinIO user not provisioned"
 _OSCARS_OWN = (*_AMBIGUOUS_OR_NO_ISSUER, _NOT_PROVISIONED)
 """How the 400s and 403s of `/job` begin that are OSCAR's own."""
 _WORKLOAD_DOES_NOT_FIT = "invalid workload"
-"""With Kueue, also when the user's quota is full for the moment (pkg/utils/kueue.go, VerifyWorkload)."""
+"""With Kueue, also when the user's quota is full for the moment, and when two calls try at once, since both
+make a workload of the service's name (pkg/utils/kueue.go, VerifyWorkload). OSCAR tries that before it calls
+the application, so it is capacity with `/run` too."""
 _NOT_IN_THE_VO = "this user isn't enrrolled on the vo"
 
-_NOT_NOW = re.compile(
+_TOO_MUCH_AT_ONCE = re.compile(
     r"""
+    # The quota of the namespace is used up, not counted yet, or takes too long to count.
     exceeded\ quota | status\ unknown\ for\ quota | quota\ evaluation\ timed\ out
+    # The throttle of the API server, or of OSCAR's own client.
   | too\ many\ requests | client\ rate\ limiter
-  | failed\ (?:calling|to\ call)\ webhook | Internal\ error\ occurred:
+    # Asked for each job (by Kueue, a policy): it grows slow with their number before it fails.
+  | failed\ (?:calling|to\ call)\ webhook
+    # Requests that wait too long, leaders lost by load, a store that is full: etcd can't keep up.
   | etcdserver:\ (?!request\ is\ too\ large) | leader\ changed
+    # Nothing more is made in this namespace; it says "not now", whatever is asked for.
   | is\ being\ terminated
-  | the\ object\ has\ been\ modified        # somebody else wrote the quota at the same moment
-  | ^secrets\ "[^"]*"\ already\ exists$      # calls that race to be a user's first
-  | the\ server\ is\ currently\ unable\ to\ handle | unable\ to\ return\ a\ response\ in\ the\ time\ allotted
-  | request\ did\ not\ complete\ within | has\ prevented\ the\ request\ from\ succeeding
-  | context\ deadline\ exceeded | TLS\ handshake\ timeout | i/o\ timeout
-  | ^(?:Get|Post|Put|Patch|Delete)\ "https?://   # Go's url.Error: no answer of Kubernetes, or of UserInfo
-  | connection\ (?:refused|reset|lost) | unexpected\ EOF
+    # Lost races, of which there are fewer with fewer calls at once: for the quota, and to be a user's first.
+  | the\ object\ has\ been\ modified | ^secrets\ "[^"]*"\ already\ exists$
+    # The API server's own 503, which one under load answers.
+  | the\ server\ is\ currently\ unable\ to\ handle
+    # The API server, or what it asks, took the call, and did not finish in time.
+  | unable\ to\ return\ a\ response\ in\ the\ time\ allotted | request\ did\ not\ complete\ within
+  | context\ deadline\ exceeded | TLS\ handshake\ timeout
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""What Kubernetes says of itself in a 500 of `/job`, whatever the event (apimachinery, api/errors)."""
+"""What Kubernetes says of itself in a 500 of `/job` that has too much to do (apimachinery, api/errors)."""
+_OUT_OF_ORDER = re.compile(
+    r"""
+    # Errors of the API server that give no reason.
+    Internal\ error\ occurred: | has\ prevented\ the\ request\ from\ succeeding
+    # Go's url.Error and its network errors: Kubernetes, or UserInfo, was not reached, or hung up.
+  | ^(?:Get|Post|Put|Patch|Delete)\ "https?:// | connection\ (?:refused|reset|lost) | unexpected\ EOF
+    # A time-out of Go's below HTTP: most often of a connection that never came about.
+  | i/o\ timeout
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""What a 500 of `/job` says where Kubernetes is out of order or out of reach: nothing about its load."""
 
 
 class Exchange(NamedTuple):
@@ -93,7 +121,7 @@ def judge(
         return CREATED
     repeatable = mode == "job" or idempotent
     if not came.status:
-        return _unanswered(came, path, token, repeatable=repeatable)
+        return _unanswered(came, path, token, mode=mode, repeatable=repeatable)
     if mode == "job":
         verdict = _judge_job(name, came)
     else:
@@ -110,18 +138,27 @@ def judge(
         detail,
         came.status,
         came.retry_after,
-        perhaps_its_own=verdict is Verdict.REFUSED and _perhaps_of_the_event(mode, came),
+        perhaps_its_own=came.sent and _perhaps_of_the_event(mode, verdict, came),
     )
 
 
-def _perhaps_of_the_event(mode: Literal["job", "run"], came: Exchange) -> bool:
-    """Tell whether a refusal may be by what reads the body: a firewall in between, or the application.
+def _perhaps_of_the_event(mode: Literal["job", "run"], verdict: Verdict, came: Exchange) -> bool:
+    """Tell whether it may be for this event alone that it was not accepted, which its siblings then show.
 
-    Firewalls answer with 403 or a status of the operator's choice, a page with 200 among them.
+    A trouble of the server may be: one body can be what it panics over, what takes it too long, or what its
+    gateway gives up on. Of refusals only those by what reads the body: a firewall in between, which answers
+    with a 4xx of the operator's choice, or the application of a `/run`. A 401, 404 or 407, a redirect, and of
+    `/job` another success than 201, are the same for all events.
     """
+    if verdict is not Verdict.REFUSED:
+        return verdict not in (Verdict.REJECTED, Verdict.UNKNOWN)
     if mode == "run":
         return came.status < 400 or (came.status == 401 and not came.text)
-    return came.status not in (401, 404, 407, 502) and not came.text.startswith(_OSCARS_OWN)
+    return (
+        400 <= came.status < 500
+        and came.status not in (401, 404, 407)
+        and not came.text.startswith(_OSCARS_OWN)
+    )
 
 
 def _judge_job(name: str, came: Exchange) -> Verdict:
@@ -133,10 +170,19 @@ def _judge_job(name: str, came: Exchange) -> Verdict:
         return Verdict.DUPLICATE
     if status == 502 and _NO_SUCH_ISSUER in text:
         return Verdict.REFUSED
-    if status in _COME_AGAIN or (status == 400 and text.startswith(_WORKLOAD_DOES_NOT_FIT)):
+    if (
+        status in _TOO_MUCH
+        or status in _GATEWAY_TIMED_OUT
+        or (status == 400 and text.startswith(_WORKLOAD_DOES_NOT_FIT))
+        or (status == 500 and not text)
+    ):
+        return Verdict.CAPACITY
+    if status in _COME_AGAIN:
         return Verdict.UNAVAILABLE
     if status >= 500:
-        return Verdict.UNAVAILABLE if not text or _NOT_NOW.search(text) else Verdict.FAILED
+        if _TOO_MUCH_AT_ONCE.search(text):
+            return Verdict.CAPACITY
+        return Verdict.UNAVAILABLE if not text or _OUT_OF_ORDER.search(text) else Verdict.FAILED
     return Verdict.REJECTED if status in _ABOUT_THE_BODY else Verdict.REFUSED
 
 
@@ -146,8 +192,8 @@ def _judge_run(came: Exchange, *, service_token: bool, repeatable: bool) -> Verd
         return Verdict.ACCEPTED
     if status < 400 or status == 407:
         return Verdict.REFUSED  # the endpoint is not OSCAR's, or not https; a proxy wants credentials
-    if status == 400 and text.startswith(_WORKLOAD_DOES_NOT_FIT):
-        return Verdict.UNAVAILABLE
+    if status in _TOO_MUCH or (status == 400 and text.startswith(_WORKLOAD_DOES_NOT_FIT)):
+        return Verdict.CAPACITY
     if (
         (status == 400 and text.startswith(_AMBIGUOUS_OR_NO_ISSUER))
         or (status == 401 and (not text or text.startswith(_NOT_IN_THE_VO)))
@@ -227,8 +273,17 @@ def unanswered(verdict: Verdict, cause: str, request: str, error: Exception, *se
     return Answer(verdict, cause, excerpt(f"{request}: {what}", *secrets), ours=cause == NO_DESCRIPTORS)
 
 
-def _unanswered(came: Exchange, path: str, token: str, *, repeatable: bool) -> Answer:
+def _unanswered(
+    came: Exchange, path: str, token: str, *, mode: Literal["job", "run"], repeatable: bool
+) -> Answer:
     error = came.error or ConnectionError("no answer")
     cause, may_be_sent = no_answer(error)
-    verdict = Verdict.UNKNOWN if may_be_sent and came.sent and not repeatable else Verdict.UNAVAILABLE
-    return unanswered(verdict, cause, f"POST {path}", error, token)
+    sent = may_be_sent and came.sent
+    if sent and not repeatable:
+        verdict = Verdict.UNKNOWN
+    elif sent and mode == "job" and cause == "timeout":
+        verdict = Verdict.CAPACITY  # OSCAR has the call, and it waits there for its turn
+    else:
+        verdict = Verdict.UNAVAILABLE
+    answer = unanswered(verdict, cause, f"POST {path}", error, token)
+    return replace(answer, perhaps_its_own=sent and verdict is not Verdict.UNKNOWN)

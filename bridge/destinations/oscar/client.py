@@ -85,7 +85,8 @@ class OscarService:
     def _failed(self, error: Exception, verdict: Verdict) -> Answer:
         why = reason(error)
         _log.exception("a call can't be made", service=self.name, reason=excerpt(why))
-        return Answer(verdict, "defect", excerpt(f"defect in calling OSCAR: {why}"))
+        detail = excerpt(f"defect in calling OSCAR: {why}")
+        return Answer(verdict, "defect", detail, perhaps_its_own=verdict is Verdict.FAILED)
 
     async def _attempt(self, name: str, body: bytes) -> Answer:
         bearer = self._bearer
@@ -136,7 +137,9 @@ class OscarService:
                 if error.answer.status in _TELLS_NOTHING:
                     detail = excerpt(f"{answer.detail}; whose answer it is can't be told: {error}")
                     return replace(answer, detail=detail, perhaps_its_own=True)
-                raise
+                # OSCAR is away while its answer to the event still may be the application's.
+                away = error.answer.verdict is Verdict.UNAVAILABLE and not error.answer.ours
+                return replace(error.answer, perhaps_its_own=away)
             return answer
         if answer.verdict is not Verdict.REFUSED:
             return answer

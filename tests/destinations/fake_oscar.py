@@ -52,7 +52,13 @@ class FakeOscar:
     definition: dict[str, Any] = field(default_factory=dict)
     version: str = "4.1.0"
     management_status: int = 200
+    management_text: str | None = None
+    """With `management_status`; when not given, one that repeats a secret."""
+    held: asyncio.Event | None = None
+    """What a reading of a definition waits for."""
     definitions_read: int = 0
+    tokens_asked: int = 0
+    """How often a service token was asked for whether it opens its service."""
     requests: list[web.Request] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
@@ -80,14 +86,33 @@ class FakeOscar:
     async def service(self, request: web.Request) -> web.StreamResponse:
         self.definitions_read += 1
         await asyncio.sleep(0)
+        if self.held is not None:
+            await self.held.wait()
         if self.management_status != 200:
-            return web.Response(status=self.management_status, text=f"token {self.token}")
+            return self._trouble()
         if not self._manages(request):
             return web.Response(status=401)
         name = request.match_info["service"]
         if name not in self.services:
             return web.Response(status=404)
         return web.json_response({"name": name, "token": self.token, **self.definition})
+
+    async def auth(self, request: web.Request) -> web.Response:
+        """As GetServiceTokenMiddleware (pkg/utils/auth/service_token.go) does with a service token."""
+        self.tokens_asked += 1
+        await asyncio.sleep(0)
+        if self.management_status != 200:
+            return self._trouble()
+        if request.match_info["service"] not in self.services:
+            return web.Response(status=500)  # it takes the first of none
+        known = request.headers.get("Authorization") == f"Bearer {self.token}"
+        return web.Response(status=200 if known else 401)
+
+    def _trouble(self) -> web.Response:
+        text = self.management_text
+        return web.Response(
+            status=self.management_status, text=f"token {self.token}" if text is None else text
+        )
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         if not self._manages(request):
@@ -100,6 +125,7 @@ class FakeOscar:
         app.router.add_post(prefix + "/job/{service}", self.invoke)
         app.router.add_post(prefix + "/run/{service}", self.invoke)
         app.router.add_get(prefix + "/system/services/{service}", self.service)
+        app.router.add_get(prefix + "/system/services/{service}/auth", self.auth)
         app.router.add_get(prefix + "/system/info", self.info)
         async with serve(app, tls) as url:
             self.url = url + prefix

@@ -442,6 +442,153 @@ async def test_a_404_of_run_is_the_applications_only_when_the_service_is_there(a
     assert len(oscar.requests) == 4
 
 
+# --- Whose refusal it is ----------------------------------------------------------------------------------
+
+
+FIREWALL = "<html><title>Request Rejected</title>The requested URL was rejected"
+
+
+@pytest.mark.parametrize("status", [400, 403, 406])
+@pytest.mark.parametrize("auth", [None, TOKEN_AUTH], ids=["basic", "service token"])
+async def test_a_refusal_may_be_of_one_event_where_oscar_has_the_service(
+    auth: dict[str, Any] | None, status: int
+) -> None:
+    async with FakeOscar().serve() as oscar, service(oscar.url, auth) as plants:
+        assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.ACCEPTED
+        oscar.answer = always(status, FIREWALL)
+        answer = await plants.prepare(event(2)).attempt()
+    assert (answer.verdict, answer.cause) == (Verdict.REFUSED, f"http_{status}")
+    assert answer.perhaps_its_own
+    assert FIREWALL in answer.detail
+    assert (oscar.definitions_read, oscar.tokens_asked) == ((2, 0) if auth is None else (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("auth", "status", "text", "own"),
+    [
+        ("basic", 401, "", False),
+        ("basic", 403, "User ana doesn't have permision to get this service", True),  # that tells nothing
+        ("basic", 404, "", False),
+        ("basic", 500, 'service "plants" found in multiple namespaces', True),  # nor does that
+        ("basic", 503, "", False),
+        ("basic", 302, "", False),
+        ("basic", 204, "", False),
+        ("service token", 401, "", False),
+        ("service token", 403, "<html>only /job is for you", True),
+        ("service token", 404, "", False),
+        ("service token", 404, "404 page not found", True),  # OSCAR has it from 4.1.0 on
+        ("service token", 500, "", False),  # as of a service that is not there
+        ("service token", 503, "", False),
+    ],
+)
+async def test_a_refusal_is_the_service_s_where_oscar_does_not_say_that_it_is_well(
+    auth: str, status: int, text: str, own: bool
+) -> None:
+    given = TOKEN_AUTH if auth == "service token" else None
+    async with FakeOscar().serve() as oscar, service(oscar.url, given) as plants:
+        assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.ACCEPTED
+        oscar.answer = always(403, FIREWALL)
+        oscar.management_status, oscar.management_text = status, text
+        answer = await plants.prepare(event(2)).attempt()
+    assert (answer.verdict, answer.cause, answer.status) == (Verdict.REFUSED, "http_403", 403)
+    assert answer.perhaps_its_own is own
+
+
+@pytest.mark.parametrize("auth", [None, TOKEN_AUTH], ids=["basic", "service token"])
+async def test_a_refusal_is_the_service_s_where_that_has_gone_or_has_another_token(
+    auth: dict[str, Any] | None,
+) -> None:
+    async with FakeOscar().serve() as oscar, service(oscar.url, auth) as plants:
+        assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.ACCEPTED
+        oscar.answer = always(403, FIREWALL)
+        oscar.services.clear()
+        assert not (await plants.prepare(event(2)).attempt()).perhaps_its_own
+        oscar.services.add("plants")
+        assert (await plants.prepare(event(3)).attempt()).perhaps_its_own, "no is not believed for long"
+
+
+async def test_a_service_out_of_reach_a_moment_later_is_not_said_to_be_there() -> None:
+    async def refuse_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.close()
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse_and_go, "127.0.0.1", 0)
+    async with (
+        server,
+        service(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", TOKEN_AUTH) as plants,
+    ):
+        answer = await plants.prepare(event()).attempt()
+    assert (answer.verdict, answer.cause, answer.perhaps_its_own) == (Verdict.REFUSED, "http_403", False)
+
+
+@pytest.mark.parametrize("auth", [None, TOKEN_AUTH], ids=["basic", "service token"])
+async def test_a_flood_of_refusals_asks_once_a_minute(
+    auth: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(client, "monotonic", lambda: now)
+
+    async def refused(count: int) -> int:
+        """Have `count` events refused at once; how often OSCAR was asked about the service by then."""
+        before = oscar.definitions_read + oscar.tokens_asked
+        calls = (plants.prepare(event(number)).attempt() for number in range(count))
+        assert all(answer.perhaps_its_own for answer in await asyncio.gather(*calls))
+        return oscar.definitions_read + oscar.tokens_asked - before
+
+    async with FakeOscar().serve() as oscar, service(oscar.url, auth) as plants:
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+        oscar.answer = always(403, FIREWALL)
+        assert await refused(16) == 1
+        now += 59
+        assert await refused(16) == 0
+        now += 2
+        assert await refused(16) == 1
+
+
+async def test_who_is_cancelled_while_asking_leaves_it_to_the_next() -> None:
+    async with FakeOscar().serve() as oscar, service(oscar.url) as plants:
+        assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
+        oscar.answer, oscar.held = always(403, FIREWALL), asyncio.Event()
+        first = asyncio.create_task(plants.prepare(event(1)).attempt())
+        await until(lambda: oscar.definitions_read == 2)
+        second = asyncio.create_task(plants.prepare(event(2)).attempt())
+        await until(lambda: len(oscar.requests) == 3)
+        first.cancel()
+        oscar.held.set()
+        assert (await second).perhaps_its_own
+    assert first.cancelled()
+    assert oscar.definitions_read == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "text"),
+    [
+        ("job", 200, FIREWALL),
+        ("job", 302, ""),
+        ("job", 404, ""),
+        ("job", 407, ""),
+        ("job", 400, "More than one service authorize, use the owner query to select the service"),
+        ("job", 413, ""),
+        ("job", 429, ""),
+        ("job", 500, "no such secret"),
+        ("run", 303, ""),  # the application's word, which OSCAR knows nothing of
+        ("run", 403, FIREWALL),
+    ],
+)
+async def test_nobody_asks_about_the_service_where_its_answer_would_change_nothing(
+    mode: str, status: int, text: str
+) -> None:
+    async with (
+        FakeOscar(answer=always(status, text)).serve() as oscar,
+        service(oscar.url, TOKEN_AUTH, mode=mode) as plants,
+    ):
+        await plants.prepare(event()).attempt()
+    assert (oscar.definitions_read, oscar.tokens_asked) == (0, 0)
+
+
 # --- No answer --------------------------------------------------------------------------------------------
 
 

@@ -136,6 +136,33 @@ async def test_a_user_info_endpoint_that_throttles_makes_no_run_a_dead_letter(os
     assert verdicts <= {Verdict.ACCEPTED, Verdict.REFUSED, Verdict.UNAVAILABLE, Verdict.FAILED}
 
 
+@pytest.mark.parametrize("version", ["4.0.0", "4.1.0"])
+@pytest.mark.parametrize("kind", ["basic", "oidc", "service token"])
+async def test_an_event_that_a_firewall_refuses_is_told_from_a_service_that_refuses_all(
+    oscar: SandboxOscar, kind: str, version: str
+) -> None:
+    oscar.settings.version = version
+    plants_there = oscar.services.named("plants")[0]
+    token = {"type": "service-token", "token": plants_there.token}
+    auth = {"basic": ADMIN, "oidc": oidc(oscar), "service token": token}[kind]
+    async with service(oscar.url, auth) as plants:
+        assert (await plants.prepare(event(1)).attempt()).verdict is Verdict.ACCEPTED
+        oscar.faults.set(Fault(statuses={403: 1.0}), "plants")
+        refused = await plants.prepare(event(2)).attempt()
+        assert (refused.verdict, refused.perhaps_its_own) == (Verdict.REFUSED, True)
+        oscar.faults.clear()
+        assert (await plants.prepare(event(3)).attempt()).verdict is Verdict.ACCEPTED
+    async with service(oscar.url, auth) as plants:  # one that does not remember that the service was there
+        if kind == "basic":
+            assert (await plants.prepare(event(4)).attempt()).verdict is Verdict.ACCEPTED  # has the token now
+        oscar.services.remove(plants_there)
+        oscar.faults.set(Fault(statuses={403: 1.0}), "plants")
+        refused = await plants.prepare(event(5)).attempt()
+    assert refused.verdict is Verdict.REFUSED
+    # Before 4.1.0 a service token can't ask, and an event keeps the doubt.
+    assert refused.perhaps_its_own == (kind == "service token" and version == "4.0.0")
+
+
 async def test_a_run_that_its_gateway_gave_up_waiting_for_is_not_repeated(oscar: SandboxOscar) -> None:
     oscar.settings.simulated_seconds, oscar.settings.run_timeout_seconds = 3600, 0.05
     async with service(oscar.url, ADMIN, mode="run") as plants:

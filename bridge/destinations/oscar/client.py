@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from time import monotonic
 
 import structlog
 from aiohttp import hdrs
@@ -30,6 +33,8 @@ DELEGATION_HEADER = istr("X-Delegated-Job-ID")
 _TELLS_NOTHING = (403, 500)
 """What the management API answers where several owners have a service of the name (pkg/backends/knative.go),
 or this user may not see it."""
+_BELIEVED_SECONDS = 60.0
+"""How long a service that was there is taken to be, so that many refusals cost few calls."""
 
 
 class OscarService:
@@ -58,6 +63,12 @@ class OscarService:
         self._fresh = config.mode == "run" and not config.idempotent
         """Whether each call has a connection of its own, as one that may not be repeated must: on one that
         was kept the server may be hanging up, and a call that it never read looks like a lost answer."""
+        self._looking = asyncio.Lock()
+        self._looks = 0
+        self._there = False
+        """What the last look came to."""
+        self._there_until = -math.inf
+        """Monotonic time until which that it is there is believed."""
 
     def prepare(self, event: Event) -> OscarInvocation:
         """Name the event's job, and encode what it gets."""
@@ -106,6 +117,8 @@ class OscarService:
                 return await self._look_after_a_404(answer, name, body)
         except NoCredentialError as error:
             return error.answer
+        if answer.verdict is Verdict.REFUSED and answer.perhaps_its_own and self._mode == "job":
+            return replace(answer, perhaps_its_own=await self._is_there())
         return answer
 
     async def federated(self) -> bool:
@@ -147,6 +160,32 @@ class OscarService:
         if answer.status == 404 and answer.verdict is Verdict.REFUSED:
             return replace(answer, verdict=Verdict.REJECTED)
         return answer
+
+    async def _is_there(self) -> bool:
+        """Ask whether OSCAR has the service and takes the credentials: then a refusal may be of one event.
+
+        Where it can't be told the event keeps its doubt, so that it holds no others of a service that accepts
+        them. One asks at a time; those who come meanwhile share what is answered.
+        """
+        if monotonic() < self._there_until:
+            return True
+        seen = self._looks
+        async with self._looking:
+            if self._looks == seen:
+                self._there = await self._look()
+                self._looks += 1
+                if self._there:
+                    self._there_until = monotonic() + _BELIEVED_SECONDS
+            return self._there
+
+    async def _look(self) -> bool:
+        try:
+            if self._cluster.manages:
+                await self._cluster.definition(self.name, self._config.owner)
+                return True
+            return await self._cluster.opens(self.name, await self._bearer.get()) is not False
+        except NoCredentialError as error:
+            return error.answer.status in _TELLS_NOTHING
 
     async def _post(self, name: str, body: bytes, authorization: str) -> Answer:
         cluster, mode = self._cluster, self._mode

@@ -196,6 +196,17 @@ class OscarCluster:
             raise refused(f"cluster {self.key} has a service {service}, but not of owner {owner}")
         return definition
 
+    async def opens(self, service: str, authorization: str) -> bool | None:
+        """Ask whether a service token opens `service` (`GET /system/services/{service}/auth`).
+
+        None where this can't be asked: OSCAR has it from 4.1.0 on (pkg/utils/auth/service_token.go), and what
+        stands in front may keep it from us. Raises NoCredentialError.
+        """
+        reply = await self._get(self.endpoint / "system" / "services" / service / "auth", authorization)
+        if reply.status == 403 or (reply.status == 404 and reply.text):  # a router's page, of no such route
+            return None
+        return reply.status == 200
+
     async def _token_of(self, service: str, owner: str | None) -> Grant:
         token = (await self.definition(service, owner)).get("token")
         if not isinstance(token, str) or not token:

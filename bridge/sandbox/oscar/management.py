@@ -269,6 +269,7 @@ class Management:
             self._quotas.change(user, await request.read())
         except InvalidQuotaError as error:
             raise RefusedError(400, str(error)) from error
+        self._pods.admit_all()
         return web.json_response(self._quotas.of(user))
 
     # --- jobs ---

@@ -26,6 +26,7 @@ from bridge.sandbox.oscar.expansion import expand
 from bridge.sandbox.oscar.jobs import Job
 from bridge.sandbox.oscar.ledger import Ledger
 from bridge.sandbox.oscar.places import Places
+from bridge.sandbox.oscar.quotas import Quotas
 from bridge.sandbox.oscar.services import Service
 from bridge.sandbox.oscar.settings import Settings
 from bridge.sandbox.oscar.storage import Buckets, minio_outputs, wanted
@@ -87,14 +88,20 @@ class Pods:
     """Runs at most `max_pods` at once, in order; ends all of them when left."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, buckets: Buckets, on_end: Callable[[Job], None]
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        buckets: Buckets,
+        quotas: Quotas,
+        on_end: Callable[[Job], None],
     ) -> None:
         """`on_end` is told of each job that ended by itself."""
         self._settings = settings
         self._ledger = ledger
         self._buckets = buckets
+        self._quotas = quotas
         self._on_end = on_end
-        self._places = Places(settings, ledger, self._simulated)
+        self._places = Places(settings, ledger, quotas, self._simulated)
         self._bound = settings.max_pods or _REAL_PODS
         self._slots = asyncio.Semaphore(self._bound)
         self._waiting: asyncio.Queue[tuple[Job, PodSpec]] = asyncio.Queue()
@@ -147,6 +154,10 @@ class Pods:
     def advance(self) -> None:
         """Bring the simulated pods up to now; those that run do so by themselves."""
         self._places.advance()
+
+    def admit_all(self) -> None:
+        """Let Kueue look again at all that it holds, as when a quota was changed."""
+        self._places.admit_all()
 
     def _simulated(self, job: Job) -> None:
         for key in job.output_keys:
@@ -207,11 +218,14 @@ class Pods:
                 await asyncio.sleep(remaining)
             async with self._slots:
                 if job in self._alive:
+                    # What really runs is counted by Kueue, but never held.
+                    self._quotas.take(job)
                     self._ledger.place_taken(time.time())
                     try:
                         await self._run(job, spec)
                     finally:
                         self._ledger.place_left(time.time())
+                        self._quotas.give_back(job)
                     if job in self._alive:
                         self._alive.discard(job)
                         self._end(job)

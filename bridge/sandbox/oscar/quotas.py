@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.sandbox.oscar.jobs import Jobs
+from bridge.sandbox.oscar.jobs import Job
 from bridge.sandbox.oscar.services import CLUSTER_ADMIN, Service, Services, namespace_of
 from bridge.sandbox.oscar.settings import Settings
 
@@ -39,13 +39,27 @@ class _Quota:
 
 
 class Quotas:
-    """The ClusterQueues of all users."""
+    """The ClusterQueues of all users, and what they have admitted."""
 
-    def __init__(self, settings: Settings, services: Services, jobs: Jobs) -> None:
+    def __init__(self, settings: Settings, services: Services) -> None:
         self._settings = settings
         self._services = services
-        self._jobs = jobs
         self._users: dict[str, _Quota] = {}
+        self._admitted: Counter[tuple[str, str]] = Counter()
+        """Namespace and service → its Jobs that may have a pod and have not ended."""
+
+    def admits(self, job: Job) -> bool:
+        """Whether Kueue would let the job's pod be made just now."""
+        service = self._service(job.namespace, job.service)
+        return service is None or self.fits(service)
+
+    def take(self, job: Job) -> None:
+        """Count an admitted job."""
+        self._admitted[job.namespace, job.service] += 1
+
+    def give_back(self, job: Job) -> None:
+        """Count a job no more that was taken: it ended, or was deleted."""
+        self._admitted[job.namespace, job.service] -= 1
 
     def fits(self, service: Service) -> bool:
         """`VerifyWorkload` of pkg/utils/kueue.go: whether a call of `service` would be admitted just now."""
@@ -86,17 +100,18 @@ class Quotas:
             quota.memory = _quantity(str(asked["memory"]))
 
     def _used(self, user: str) -> tuple[float, float]:
-        running = Counter(
-            job.service
-            for job in self._jobs.all()
-            if job.namespace == namespace_of(user) and job.phase == "Running"
-        )
         cores = memory = 0.0
-        for service in self._services.all():
-            if service.owner == user and (count := running[service.name]):
-                of_one = _needs(service)
-                cores, memory = cores + count * of_one[0], memory + count * of_one[1]
+        for (namespace, name), count in self._admitted.items():
+            if count and namespace == namespace_of(user):
+                service = self._service(namespace, name)
+                if service is not None and service.owner == user:
+                    of_one = _needs(service)
+                    cores, memory = cores + count * of_one[0], memory + count * of_one[1]
         return cores, memory
+
+    def _service(self, namespace: str, name: str) -> Service | None:
+        known = [service for service in self._services.named(name) if service.namespace == namespace]
+        return known[0] if known else None
 
 
 def _needs(service: Service) -> tuple[float, float]:

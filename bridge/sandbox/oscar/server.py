@@ -53,9 +53,9 @@ class SandboxOscar:
         self.oidc = Oidc(self.settings, self.faults)
         self.ledger = Ledger(keep_bodies=self.settings.keep_bodies, file=self.settings.ledger_file)
         self.buckets = Buckets(self.settings)
-        self._pods = Pods(self.settings, self.ledger, self.buckets, self._job_ended)
+        self.quotas = Quotas(self.settings, self.services)
+        self._pods = Pods(self.settings, self.ledger, self.buckets, self.quotas, self._job_ended)
         self.jobs = Jobs(self.settings, on_gone=self._pods.remove, advance=self._pods.advance)
-        self.quotas = Quotas(self.settings, self.services, self.jobs)
         self._throttle = Throttle(self.settings)
         self._stack = AsyncExitStack()
         self._outage_ends: asyncio.Event | None = None

@@ -53,7 +53,8 @@ class Settings:
     deleting_seconds: float = 0.0
     """How long a Job that is deleted stays there, with its name (`object is being deleted`)."""
     kueue: bool = False
-    """Jobs of users' services wait for their place as Suspended, without a pod (`KUEUE_ENABLE`)."""
+    """Jobs of users' services are Suspended, without a pod, until the user's quota has room for them
+    (`KUEUE_ENABLE`); then they wait for a place. Simulated ones alone: what really runs is not held."""
     ttl_job_seconds: float = 2_592_000
     """After this a finished Job object is gone, and its name free (`TTL_JOB` in `pkg/types/config.go`)."""
     run_timeout_seconds: float = 300.0

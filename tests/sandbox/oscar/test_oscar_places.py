@@ -110,19 +110,52 @@ async def test_a_pod_without_its_secret_holds_a_place_for_ever(
     assert oscar.activity().places_used == 0
 
 
-async def test_kueue_lets_a_users_jobs_wait_without_a_pod(
+async def test_kueue_holds_what_a_users_quota_has_no_room_for_without_a_pod(
     oscar: SandboxOscar, http: aiohttp.ClientSession, clock: Clock
 ) -> None:
     oscar.settings.kueue = True
-    oscar.settings.provisioned.add("ana")
-    mine = oscar.add_service("mine", owner="ana")
-    await invoke(http, mine, "one", "two", "three")
-    jobs = await listed(http, "mine")
-    assert [jobs[name]["status"] for name in ("one", "two", "three")] == ["Running", "Running", "Suspended"]
-    assert oscar.activity().peak == {"mine": 3}
-    assert (await call(http, "GET", "/system/logs/mine/three"))[0] == 500
+    oscar.settings.provisioned |= {"ana", "bob"}
+    mine = oscar.add_service("mine", owner="ana", cpu="0.5")  # of 2 cores
+    names = [f"job-{number}" for number in range(6)]
+    await invoke(http, mine, *names)
+
+    async def states() -> list[str]:
+        jobs = await listed(http, "mine")
+        return [jobs[name]["status"] for name in names]
+
+    assert await states() == ["Running"] * 2 + ["Pending"] * 2 + ["Suspended"] * 2
+    assert oscar.activity().peak == {"mine": 6}
+    assert (await call(http, "GET", "/system/logs/mine/job-5"))[0] == 500
+    # Another user's queue is another's; the administrator has none.
+    await invoke(http, oscar.add_service("his", owner="bob"), "his")
+    await invoke(http, oscar.services.named("plants")[0], "plain")
+    assert phases(oscar, "his", "plain") == ["Pending", "Pending"]
     clock.pass_(20)
-    assert (await listed(http, "mine"))["three"]["status"] == "Running"
+    assert await states() == ["Succeeded"] * 2 + ["Running"] * 2 + ["Pending"] * 2
+    assert found(oscar, "job-4").pod_from == found(oscar, "job-0").finished
+    clock.pass_(100)
+    assert await states() == ["Succeeded"] * 6
+    assert oscar.quotas.of("ana")["resources"]["cpu"]["used"] == 0
+
+
+async def test_kueue_looks_again_when_a_job_is_deleted_or_a_quota_changed(
+    oscar: SandboxOscar, http: aiohttp.ClientSession
+) -> None:
+    oscar.settings.kueue = True
+    oscar.settings.provisioned.add("ana")
+    large, small = (oscar.add_service(f"of-{cpu}", owner="ana", cpu=cpu) for cpu in ("1.5", "0.5"))
+    await invoke(http, large, "large-1", "large-2", "large-3")
+    await invoke(http, small, "small")
+    # What does not fit lets pass what does.
+    assert phases(oscar, "large-1", "large-2", "small") == ["Running", "Suspended", "Running"]
+    assert (await call(http, "DELETE", "/system/logs/of-1.5/large-2"))[0] == 204
+    assert phases(oscar, "large-3") == ["Suspended"]
+    assert (await call(http, "DELETE", "/system/logs/of-1.5/large-1"))[0] == 204
+    assert phases(oscar, "large-3") == ["Running"]
+    await invoke(http, large, "large-4")
+    assert phases(oscar, "large-4") == ["Suspended"]
+    assert (await call(http, "PUT", "/system/quotas/user/ana", json={"cpu": "4"}))[0] == 200
+    assert phases(oscar, "large-4") == ["Pending"]
 
 
 async def test_the_ledger_knows_the_most_jobs_that_were_ever_active(

@@ -16,7 +16,8 @@ MANAGEMENT = "system"
 """The key of `/system/*` and of the OIDC endpoints: no service, as a name has no slash."""
 USERINFO = "userinfo"
 """The key of the issuer's UserInfo endpoint, as OSCAR itself asks it at each call with an access token."""
-_FIELDS = {"statuses", "kubernetes", "scripts", "retry_after", "delay_seconds", "lost_answers", "cut"}
+_FIELDS = {"statuses", "kubernetes", "scripts", "evictions", "retry_after", "delay_seconds"}
+_FIELDS |= {"lost_answers", "cut"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class Fault:
     Of `"system"`: to each call that a listing makes, for the kinds that a listing can meet."""
     scripts: dict[str, int] = field(default_factory=dict)
     """Text → exit status of the user's script for each event whose body contains it: `{"broken": 3}`."""
+    evictions: float = 0.0
+    """Chance that a simulated job's pod is evicted half way: Failed, whatever the supervisor."""
     retry_after: str | None = None
     """The `Retry-After` of those answers."""
     delay_seconds: float = 0.0
@@ -53,6 +56,7 @@ class Fault:
             raise ValueError(f"Kubernetes' troubles are {', '.join(TROUBLES)}")
         fault.delay_seconds = float(fault.delay_seconds)
         fault.lost_answers, fault.cut = float(fault.lost_answers), float(fault.cut)
+        fault.evictions = float(fault.evictions)
         if fault.retry_after is not None:
             fault.retry_after = str(fault.retry_after)
         return fault
@@ -63,6 +67,7 @@ class Fault:
             "statuses": {str(code): chance for code, chance in self.statuses.items()},
             "kubernetes": self.kubernetes,
             "scripts": self.scripts,
+            "evictions": self.evictions,
             "retry_after": self.retry_after,
             "delay_seconds": self.delay_seconds,
             "lost_answers": self.lost_answers,
@@ -77,7 +82,7 @@ class Faults:
     def __init__(self, seed: int) -> None:
         self.rules: dict[str, Fault] = {}
         self.injected: dict[str, int] = {}
-        """Kind → how often it struck: `status`, `kubernetes`, `script`, `lost_answer`, `cut`."""
+        """Kind → how often it struck: `status`, `kubernetes`, `script`, `eviction`, `lost_answer`, `cut`."""
         self._dice = random.Random(seed)
 
     def set(self, fault: Fault, service: str = EVERY_SERVICE) -> None:
@@ -117,6 +122,11 @@ class Faults:
             return None
         met = {kind: chance for kind, chance in fault.kubernetes.items() if kind in LISTING_TROUBLES}
         return self._one_of("kubernetes", met)
+
+    def evicts(self, service: str) -> bool:
+        """Whether the pod of a job of `service` is evicted."""
+        fault = self.of(service)
+        return fault is not None and self.strikes("eviction", fault.evictions)
 
     def script_status(self, service: str, body: bytes) -> int:
         """What the user's script ends with for this event: 0 unless a rule says otherwise."""

@@ -190,6 +190,7 @@ class Invocation:
         self._ledger.record(name, service.name, body)
         # Without the secret the pod waits for it for ever, on a node: Pending, after a 201.
         job.hangs = not has_secret
+        job.evicted = self._faults.evicts(service.name)
         job.script_status = self._faults.script_status(service.name, body)
         self._pods.start(job, service, body)
 

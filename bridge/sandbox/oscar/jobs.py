@@ -54,6 +54,7 @@ class Job:
     __slots__ = (
         "created",
         "event_seen",
+        "evicted",
         "failed",
         "finished",
         "gone",
@@ -97,6 +98,8 @@ class Job:
         """The container could not be started."""
         self.hangs = False
         """A volume of the pod can't be mounted: it holds its place, and never starts."""
+        self.evicted = False
+        """A simulated pod is evicted half way."""
         self.script_status = 0
         """What the faults say the user's script ends with."""
         self.output_keys: tuple[str, ...] = ()

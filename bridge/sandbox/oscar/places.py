@@ -113,7 +113,8 @@ class Places:
         if job.hangs:
             return
         job.started = at + self._settings.starting_seconds
-        job.finished = job.started + (0.0 if job.start_error else self._settings.simulated_seconds)
+        part = 0.0 if job.start_error else 0.5 if job.evicted else 1.0
+        job.finished = job.started + part * self._settings.simulated_seconds
         heappush(self._ends, (job.finished, job.sequence, job))
 
     def _end(self, job: Job) -> None:

@@ -139,7 +139,9 @@ class Pods:
             if len(event.encode()) + len("EVENT=\0") > _MAX_ENV_STRING:
                 job.failed, job.start_error, job.log = True, True, _TOO_LONG
         passed_on = self._settings.supervisor == "go" and not service.mounts
-        if job.script_status and not job.start_error:
+        if job.evicted:
+            job.failed = True
+        elif job.script_status and not job.start_error:
             job.failed = passed_on
             if self._settings.supervisor == "go":
                 job.log = (
@@ -250,6 +252,8 @@ class Pods:
             job.failed = job.start_error = True
         else:
             self._processes[job] = process
+            if job not in self._alive:  # deleted while the process was being made
+                _kill(process)
             try:
                 job.failed = await process.wait() != 0
             finally:

@@ -220,17 +220,24 @@ class SandboxOscar:
     def _invoked(self, handler: _Handler) -> _Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             self.ledger.requests += 1
-            fault = self.faults.of(request.match_info["service"])
-            return await (handler(request) if fault is None else self._with_fault(fault, request, handler))
+            return await self._answer(self.faults.of(request.match_info["service"]), request, handler)
 
         return handle
 
     def _troubled(self, handler: _Handler) -> _Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            fault = self.faults.rules.get(MANAGEMENT)
-            return await (handler(request) if fault is None else self._with_fault(fault, request, handler))
+            return await self._answer(self.faults.rules.get(MANAGEMENT), request, handler)
 
         return handle
+
+    async def _answer(
+        self, fault: Fault | None, request: web.Request, handler: _Handler
+    ) -> web.StreamResponse:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        answer = await (handler(request) if fault is None else self._with_fault(fault, request, handler))
+        late = loop.time() - began > self.settings.write_timeout_seconds
+        return _cut(request) if late else answer
 
     async def _with_fault(self, fault: Fault, request: web.Request, handler: _Handler) -> web.StreamResponse:
         if fault.delay_seconds:

@@ -59,6 +59,9 @@ class Settings:
     """After this a finished Job object is gone, and its name free (`TTL_JOB` in `pkg/types/config.go`)."""
     run_timeout_seconds: float = 300.0
     """The ingress' patience with `/run`, then 504."""
+    write_timeout_seconds: float = 300.0
+    """What takes OSCAR longer ends without an answer, though it is done (`WRITE_TIMEOUT` in
+    `pkg/types/config.go`): Go closes the connection in place of writing to it."""
     max_body_bytes: int | None = None
     """An ingress' body limit (413). None: OSCAR alone, which reads whatever comes (`pkg/handlers/job.go`)."""
 

@@ -140,6 +140,17 @@ async def test_an_outage_of_some_seconds_ends_by_itself(
     assert oscar.ledger.created == {"one": 1}
 
 
+async def test_what_takes_longer_than_the_write_timeout_is_done_but_not_answered(
+    oscar: SandboxOscar, http: aiohttp.ClientSession
+) -> None:
+    oscar.settings.write_timeout_seconds = 0.01
+    oscar.faults.set(Fault(delay_seconds=0.1))
+    assert await invoke(oscar, http, "one") == 0
+    oscar.settings.write_timeout_seconds = 300
+    assert await invoke(oscar, http, "one") == 500
+    assert oscar.ledger.created == {"one": 1}
+
+
 async def test_the_ledger_can_be_read_by_another_process(
     oscar: SandboxOscar, http: aiohttp.ClientSession
 ) -> None:

@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from bridge.sandbox.oscar import Job, SandboxOscar, Service, Settings
+from tests.servers.oscar import invoke
 
 CAT = 'cat "$INPUT_FILE_PATH"'
 
@@ -148,6 +150,25 @@ async def test_no_more_than_max_pods_run_at_once_and_the_rest_is_pending() -> No
         oscar.jobs.delete(first)
         await until(lambda: second.phase == "Running")
         assert first.phase == "Failed"
+
+
+async def test_a_job_deleted_while_its_process_is_made_is_ended_all_the_same(
+    oscar: SandboxOscar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = asyncio.create_subprocess_exec
+
+    async def make_late(*args: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await make(*args, **options)
+        for job in oscar.jobs.all():
+            oscar.jobs.delete(job)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", make_late)
+    service = oscar.add_service("slow", "sleep 3600")
+    async with aiohttp.ClientSession(oscar.url) as http:
+        await invoke(http, service, "one")
+    await until(lambda: oscar.ledger.created == {"one": 1} and oscar.jobs.all() == [])
+    await until(lambda: oscar.activity().places_used == 0)
 
 
 async def test_a_pod_stays_pending_for_as_long_as_told() -> None:

@@ -179,6 +179,23 @@ async def test_a_simulated_job_ends_as_its_supervisor_would_and_leaves_an_output
         assert log.endswith("Script exited with code 3\n") is (supervisor == "go")
 
 
+@pytest.mark.parametrize("supervisor", ["python", "go"])
+async def test_an_evicted_pod_fails_under_both_and_leaves_nothing(supervisor: Any, clock: Clock) -> None:
+    settings = Settings(simulate=True, simulated_seconds=20, supervisor=supervisor)
+    async with SandboxOscar(settings) as oscar, aiohttp.ClientSession(oscar.url) as http:
+        plants = oscar.add_service("plants", output=OUTPUT)
+        fault = {"services": {"plants": {"evictions": 1}}}
+        assert (await call(http, "PUT", "/sandbox/faults", json=fault))[0] == 204
+        await invoke(http, plants, "one")
+        clock.pass_(10)
+        job = oscar.job("one")
+        assert job is not None
+        assert (job.phase, job.finished - job.started) == ("Failed", pytest.approx(10))
+        assert oscar.buckets.keys("results") == ["out/"]
+        assert oscar.activity().active == {"plants": 0}
+        assert oscar.faults.injected == {"eviction": 1}
+
+
 @pytest.fixture
 async def stored(clock: Clock) -> AsyncIterator[SandboxOscar]:
     async with SandboxOscar(Settings(simulate=True)) as cluster:

@@ -59,6 +59,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "core.steady",
         "pipeline.intake",
         "pipeline.lane",
+        "pipeline.limits.concurrency",
         "pipeline.limits.pace",
         "pipeline.parking",
         "store.clock",

@@ -98,8 +98,12 @@ class Auto:
     def __init__(self, ceiling: int) -> None:
         self._ceiling = float(ceiling)
         self._level = self._proven = min(_START, self._ceiling)
-        self._since = 0.0
-        """Monotonic time when the level was set."""
+        self._under_way: dict[Attempt, int] = {}
+        """Each with its number, in the order of their beginning."""
+        self._number = 0
+        """Of the last that began."""
+        self._before = 0
+        """The last that began before the level was set."""
         self._doubles_to = self._ceiling
         """Steps up are twofold below this level, and small above."""
         self._fails = 0
@@ -111,15 +115,14 @@ class Auto:
         """Whether a round has passed since the level was set."""
         self._of_round = 0
         """Attempts still under way of those that were when the level was reached."""
-        self._reached = 0.0
-        """Monotonic time of that."""
+        self._reached = 0
+        """The last of those."""
         self._refused: set[tuple[str, str]] = set()
         """Two of the events refused since the last acceptance."""
         self._cost = self._least = 0.0
         """Seconds that an acceptance cost at the proven level, and at its cheapest."""
         self._noise = 0.0
         """The share of refusals that no lower level would cure."""
-        self._under_way = 0
         self._began = 0.0
         """Monotonic time of the last beginning."""
 
@@ -130,23 +133,25 @@ class Auto:
 
     def pause(self) -> float:
         """Give 0 while a place is free, the seconds to the next turn if it is a pace."""
-        if self._under_way and self._under_way >= self._level:
+        level, under_way = self._level, len(self._under_way)
+        if under_way and under_way >= level:
             return NOT_BEFORE_TOLD
-        if self._level >= 1.0:
+        if level >= 1.0:
             return 0.0
-        return max(0.0, self._began + min(self._least / self._level, _HEARTBEAT) - monotonic())
+        return max(0.0, self._began + min(self._least / level, _HEARTBEAT) - monotonic())
 
     def began(self, attempt: Attempt) -> None:
         """Take a place; a round begins with the attempt that takes the last one."""
-        self._under_way += 1
+        self._number += 1
+        self._under_way[attempt] = self._number
         self._began = attempt.began
-        if not self._of_round and self._under_way >= int(self._level):
-            self._reached = attempt.began
-            self._of_round = self._under_way
+        if not self._of_round and len(self._under_way) >= int(self._level):
+            self._reached = self._number
+            self._of_round = len(self._under_way)
 
     def ended(self, attempt: Attempt, answer: Answer, seconds: float) -> None:
         """Free its place and learn of its answer; judge the level when a round is over."""
-        self._under_way -= 1
+        number = self._under_way.pop(attempt)
         if answer.accepted:
             if self._refused:
                 self._refused.clear()
@@ -155,16 +160,16 @@ class Auto:
             if not self._least:
                 self._least = seconds
         elif answer.verdict is Verdict.CAPACITY and not answer.ours:
-            self._turned_away(attempt, seconds)
-        if self._of_round and attempt.began <= self._reached:
+            self._turned_away(attempt, number, seconds)
+        if self._of_round and number <= self._reached:
             self._of_round -= 1
             if not self._of_round:
                 self._round_over()
 
-    def _turned_away(self, attempt: Attempt, seconds: float) -> None:
+    def _turned_away(self, attempt: Attempt, number: int, seconds: float) -> None:
         if len(self._refused) < 2:
             self._refused.add(attempt.event)
-        if attempt.began < self._since:
+        if number <= self._before:
             return  # it tells of the level before
         measured = self._measured
         if len(measured.events) < 2:
@@ -275,7 +280,7 @@ class Auto:
 
     def _set(self, level: float) -> None:
         self._level = level
-        self._since = monotonic()
+        self._before = self._number
         self._measured = _Measured()
         self._filled = False
         self._of_round = 0

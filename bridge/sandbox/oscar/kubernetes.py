@@ -61,7 +61,7 @@ class Throttle:
         self._all_made: dict[str, float] = {}
         """API group → when the calls let in so far would have been made without the burst."""
 
-    async def calls(self, group: Literal["core", "batch", "rbac"], count: int = 1) -> None:
+    async def calls(self, group: Literal["apps", "batch", "core", "rbac"], count: int = 1) -> None:
         """Wait until `count` more calls of `group` may be made."""
         rate = self._settings.api_calls_per_second
         if rate is None:

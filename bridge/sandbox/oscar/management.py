@@ -7,7 +7,6 @@ import hmac
 import json
 import time
 from asyncio import sleep
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from bridge.sandbox.oscar.jobs import Job, Jobs, KubernetesError
 from bridge.sandbox.oscar.kubernetes import LISTING_TROUBLES, Throttle
 from bridge.sandbox.oscar.oidc import Oidc, UnreadableTokenError, UserInfoError
 from bridge.sandbox.oscar.pods import Pods
-from bridge.sandbox.oscar.quotas import InvalidQuotaError, Quotas
+from bridge.sandbox.oscar.quotas import InvalidQuotaError, Quotas, needs
 from bridge.sandbox.oscar.services import (
     CLUSTER_ADMIN,
     SHARED_NAMESPACE,
@@ -38,8 +37,35 @@ Handler = Callable[[web.Request, str | None], Awaitable[web.Response]]
 """Takes the caller: the OIDC subject, or None for the administrator."""
 _NO_ROUTE = "404 page not found"
 """gin's."""
-_NODE_MILLICORES, _NODE_BYTES = 4_000, 8 * 2**30
+_PLACES = 20
+"""Of the node, when there is no bound on pods."""
 _JOB_MILLICORES, _JOB_BYTES = 200, 256 * 2**20
+"""What a job asks for by default."""
+
+
+class _Resource:
+    """What a node has of something, what its pods ask for, and what those that run use."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.asked = self.used = 0
+
+    def add(self, amount: int, *, running: bool) -> None:
+        self.asked += amount
+        self.used += amount * running
+
+    @property
+    def free(self) -> int:
+        return max(0, self.capacity - self.used)
+
+    @property
+    def schedulable(self) -> int:
+        return max(0, self.capacity - self.asked)
+
+    def as_json(self, unit: str) -> dict[str, int]:
+        """`NodeResource` of `pkg/types/status.go`: what is 0 is left out."""
+        amounts = {"capacity": self.capacity, "usage": self.used, "request": self.asked}
+        return {f"{what}_{unit}": amount for what, amount in amounts.items() if amount}
 
 
 class Management:
@@ -399,27 +425,62 @@ class Management:
         )
 
     async def _status(self, _request: web.Request, uid: str | None) -> web.Response:
-        """`pkg/handlers/status.go`: free resources for all, the counts for the administrator only."""
-        phases = Counter(job.phase for job in self._jobs.all() if job.namespace == SHARED_NAMESPACE)
-        cores = max(0, _NODE_MILLICORES - phases["Running"] * _JOB_MILLICORES)
-        memory = max(0, _NODE_BYTES - phases["Running"] * _JOB_BYTES)
-        names = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
-        states = {name: phases[name] if uid is None else 0 for name in names}
+        """`pkg/handlers/status.go`: what the nodes have left, for all; the counts for the administrator only.
+
+        Six calls, however many jobs there are. The counts are of the shared namespace, all services
+        together.
+        """
+        await self._throttle.calls("core", 2)
+        await self._throttle.calls("apps")
+        states: dict[str, int] = {}
+        jobs_count = 0
+        if uid is None:
+            await self._throttle.calls("batch")
+            await self._throttle.calls("core")
+            states = dict.fromkeys(("Pending", "Running", "Succeeded", "Failed", "Unknown"), 0)
+            now = time.time()
+            for job in self._jobs.all():
+                if job.namespace == SHARED_NAMESPACE:
+                    phase = job.phase_at(now)
+                    jobs_count += phase != "Suspended"
+                    if job.has_pod(now):
+                        states[phase] += 1
+        cpu, memory = self._left()
         return web.json_response(
             {
                 "cluster": {
                     "nodes_count": 1,
                     "metrics": {
-                        "cpu": {"total_free_cores": cores, "max_free_on_node_cores": cores},
-                        "memory": {"total_free_bytes": memory, "max_free_on_node_bytes": memory},
+                        "cpu": {
+                            "total_free_cores": cpu.free,
+                            "max_free_on_node_cores": cpu.free,
+                            "total_schedulable_cores": cpu.schedulable,
+                            "total_schedulable_on_node_cores": cpu.schedulable,
+                        },
+                        "memory": {
+                            "total_free_bytes": memory.free,
+                            "max_free_on_node_bytes": memory.free,
+                            "total_schedulable_bytes": memory.schedulable,
+                            "max_schedulable_on_node_bytes": memory.schedulable,
+                        },
                         "gpu": {"total_gpu": 0},
                     },
-                    "nodes": [],
+                    "nodes": [
+                        {
+                            "name": "sandbox-node",
+                            "cpu": cpu.as_json("cores"),
+                            "memory": memory.as_json("bytes"),
+                            "gpu": 0,
+                            "is_interlink": False,
+                            "status": "Ready",
+                            "conditions": [{"type": "Ready", "status": True}],
+                        }
+                    ],
                 },
                 "oscar": {
                     "deployment_name": "oscar",
                     "ready": True,
-                    "jobs_count": sum(states.values()),
+                    "jobs_count": jobs_count,
                     "pods": {"total": sum(states.values()), "states": states},
                     "oidc": {
                         "enabled": True,
@@ -430,6 +491,22 @@ class Management:
                 "minio": {"buckets_count": 0, "total_objects": 0},
             }
         )
+
+    def _left(self) -> tuple[_Resource, _Resource]:
+        """Millicores and bytes of the one node, which `max_pods` of the default size fill."""
+        places = self._settings.max_pods or _PLACES
+        cpu, memory = _Resource(places * _JOB_MILLICORES), _Resource(places * _JOB_BYTES)
+        now = time.time()
+        for job in self._jobs.all():
+            if not job.placed <= now < job.finished:
+                continue
+            for service in self._services.named(job.service):
+                if service.namespace == job.namespace:
+                    cores, size = needs(service)
+                    running = job.started <= now
+                    cpu.add(round(cores * 1000), running=running)
+                    memory.add(round(size), running=running)
+        return cpu, memory
 
 
 def _of_listing(trouble: str, service: Service, resource: str, path: str) -> str:

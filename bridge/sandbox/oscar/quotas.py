@@ -67,7 +67,7 @@ class Quotas:
             return True
         quota = self._users.setdefault(service.owner, _Quota())
         cores, memory = self._used(service.owner)
-        more_cores, more_memory = _needs(service)
+        more_cores, more_memory = needs(service)
         return cores + more_cores <= quota.cores and memory + more_memory <= quota.memory
 
     def of(self, user: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Quotas:
             if count and namespace == namespace_of(user):
                 service = self._service(namespace, name)
                 if service is not None and service.owner == user:
-                    of_one = _needs(service)
+                    of_one = needs(service)
                     cores, memory = cores + count * of_one[0], memory + count * of_one[1]
         return cores, memory
 
@@ -114,7 +114,7 @@ class Quotas:
         return known[0] if known else None
 
 
-def _needs(service: Service) -> tuple[float, float]:
+def needs(service: Service) -> tuple[float, float]:
     """Cores and bytes of one pod; the defaults are those of `pkg/handlers/create.go`."""
     definition = service.definition
     return _quantity(str(definition.get("cpu") or "0.2")), _quantity(str(definition.get("memory") or "256Mi"))

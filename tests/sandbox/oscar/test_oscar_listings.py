@@ -292,6 +292,8 @@ async def test_a_page_costs_a_call_for_each_job_on_it_of_those_that_jobs_live_on
     assert round(batch * rate) == 5
     await call(http, "GET", "/system/buckets/none")
     assert pauses.spent(rate) == 0  # storage is no business of Kubernetes'
+    await call(http, "GET", "/system/status")
+    assert pauses.spent(rate) == 82 + 3 - 10  # whatever the number of jobs
 
 
 async def test_a_direct_request_of_a_user_costs_more_calls_than_it_makes(

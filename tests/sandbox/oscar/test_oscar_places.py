@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from bridge.sandbox.oscar import Fault, Job, SandboxOscar, Settings
-from tests.servers.oscar import Clock, call, invoke, listed
+from tests.servers.oscar import Clock, bearer, call, invoke, listed
 
 
 @pytest.fixture
@@ -327,3 +327,35 @@ async def test_a_script_fails_by_a_rule_and_every_service_has_its_own(
     await invoke(http, oscar.services.named("birds")[0], "all")
     clock.pass_(40)
     assert phases(oscar, "all") == ["Failed"]
+
+
+async def test_the_clusters_status_tells_what_is_left_and_the_administrator_how_many_pods_there_are(
+    oscar: SandboxOscar, http: aiohttp.ClientSession, clock: Clock
+) -> None:
+    oscar.settings.starting_seconds = 5
+    _, empty = await call(http, "GET", "/system/status")
+    cpu = empty["cluster"]["metrics"]["cpu"]
+    assert (cpu["total_free_cores"], cpu["total_schedulable_cores"]) == (400, 400)  # 2 places of 200 m
+    await invoke(http, oscar.services.named("plants")[0], "one", "two")
+    await invoke(http, oscar.services.named("birds")[0], "three")
+    _, full = await call(http, "GET", "/system/status")
+    cpu = full["cluster"]["metrics"]["cpu"]
+    # They have their places, and pull their images: asked for, but not used.
+    assert (cpu["total_free_cores"], cpu["total_schedulable_cores"]) == (400, 0)
+    assert full["cluster"]["nodes"][0]["cpu"] == {"capacity_cores": 400, "request_cores": 400}
+    assert full["oscar"]["pods"]["states"]["Pending"] == 3
+    clock.pass_(5)
+    _, busy = await call(http, "GET", "/system/status")
+    assert busy["cluster"]["metrics"]["cpu"]["total_free_cores"] == 0
+    states = {"Pending": 1, "Running": 2, "Succeeded": 0, "Failed": 0, "Unknown": 0}
+    assert busy["oscar"]["pods"] == {"total": 3, "states": states}
+    # A user sees what is left, and no counts; a pod that was collected is in none.
+    ana = bearer(oscar.oidc.access_token("ana"))
+    _, hers = await call(http, "GET", "/system/status", ana)
+    assert hers["cluster"] == busy["cluster"]
+    assert hers["oscar"]["pods"] == {"total": 0, "states": {}}
+    oscar.settings.dead_pods = 1
+    clock.pass_(100)
+    _, after = await call(http, "GET", "/system/status")
+    assert after["oscar"]["pods"]["states"]["Succeeded"] == 1
+    assert after["oscar"]["jobs_count"] == 3

@@ -18,10 +18,14 @@ from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.net.certificates import Watch
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
+from bridge.pipeline.limits.concurrency import places
+from bridge.pipeline.limits.limit import Limit
+from bridge.pipeline.limits.pace import Pace
+from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.rerouting import Rerouting
 from bridge.pipeline.router import Router
 from bridge.pipeline.runner import Runner
-from bridge.settings import Settings
+from bridge.settings import Cluster, Service, Settings
 from bridge.sources import Keeping, Rescan
 from bridge.store import Store, Stranded
 from bridge.telemetry.logging import count_dropped_lines
@@ -88,12 +92,17 @@ async def run(
         )
         clusters = await _clusters(settings, metrics, stack)
         services = _services(settings, clusters)
+        rings = {key: _ring(key, cluster, metrics) for key, cluster in settings.clusters.items()}
         lanes = {
-            key: Lane(key, settings.services[key], service, store, metrics.lane(key))
-            for key, service in services.items()
+            key: Lane(key, config, services[key], store, metrics.lane(key), rings.get(_throttled_by(config)))
+            for key, config in settings.services.items()
         }
-        routers = _routers(settings, lanes, store, metrics)
-        runners = _runners(settings, routers, store, metrics, rescan)
+        intakes = {
+            key: Intake(config.max_in_flight, config.max_in_flight_bytes, metrics.source(key))
+            for key, config in settings.sources.items()
+        }
+        routers = _routers(settings, lanes, intakes, store, metrics)
+        runners = _runners(settings, intakes, routers, store, metrics, rescan)
         identities = {key: config.identity or key for key, config in settings.sources.items()}
         rerouting = Rerouting({identities[key]: router for key, router in routers.items()}, store)
         there = known(settings)
@@ -166,18 +175,39 @@ def _services(settings: Settings, clusters: Mapping[str, OscarCluster]) -> dict[
     }
 
 
+def _ring(key: str, cluster: Cluster, metrics: Metrics) -> Ring:
+    """Make the limits of one cluster, which the lanes of its services share."""
+    wanted = cluster.limits
+    concurrency = places(wanted.concurrency)
+    metrics.cluster_limit.labels(key).set_function(lambda: concurrency.limit)
+    limits: list[Limit] = [concurrency]
+    if wanted.rate is not None:
+        limits.append(Pace(wanted.rate))
+    return Ring(limits)
+
+
+def _throttled_by(service: Service) -> str:
+    """Name the cluster whose limits count what `service` is given: OSCAR's throttle is that of its jobs."""
+    return service.cluster if service.mode == "job" else ""
+
+
 def _routers(
-    settings: Settings, lanes: Mapping[str, Lane], store: Store, metrics: Metrics
+    settings: Settings,
+    lanes: Mapping[str, Lane],
+    intakes: Mapping[str, Intake],
+    store: Store,
+    metrics: Metrics,
 ) -> dict[str, Router]:
     routers = {}
-    for key, config in settings.sources.items():
+    for key in settings.sources:
         routes = [route for route in settings.routes if route.from_ == key]
-        routers[key] = Router(routes, lanes, store, metrics.source(key), slots=config.max_in_flight)
+        routers[key] = Router(routes, lanes, store, metrics.source(key), intakes[key])
     return routers
 
 
 def _runners(
     settings: Settings,
+    intakes: Mapping[str, Intake],
     routers: Mapping[str, Router],
     store: Store,
     metrics: Metrics,
@@ -186,11 +216,10 @@ def _runners(
     runners = []
     for key, config in settings.sources.items():
         own = metrics.source(key)
-        intake = Intake(config.max_in_flight, config.max_in_flight_bytes, own)
         keeping = Keeping(
             spool=partial(store.spool, config.identity or key), state_dir=settings.state_dir, rescan=rescan
         )
-        runners.append(Runner(key, config.build(key, own, keeping), intake, routers[key], own))
+        runners.append(Runner(key, config.build(key, own, keeping), intakes[key], routers[key], own))
     return runners
 
 

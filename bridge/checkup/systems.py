@@ -11,7 +11,7 @@ from bridge.core.errors import reason
 from bridge.core.ports import Finding, Findings, Patience, Severity
 from bridge.destinations.oscar.check import check as check_cluster
 from bridge.net.certificates import OwnCertificate
-from bridge.pipeline.lane import OPEN_PATIENCE
+from bridge.pipeline.entrance import OPEN_PATIENCE
 from bridge.settings import Settings
 from bridge.telemetry.logging import excerpt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 
 import structlog
 
@@ -13,13 +14,15 @@ from bridge.pipeline.retry import Backoff
 
 _log = structlog.get_logger(__name__)
 _BACKOFF = Backoff(first=0.5, longest=15.0)
+_TOGETHER = 100
+"""Letters of one lane that are written at once."""
 
 
 async def bury(keeper: Keeper, delivery: Delivery, letter: DeadLetter) -> None:
     """Keep `letter`, then settle `delivery` DEAD_LETTERED.
 
-    While the store can't keep it the caller waits here, so a lane with a broken store stops instead
-    of losing an event; a Delivery that is settled meanwhile (released) is let go.
+    While the store can't keep it the caller waits here, so that nothing is lost; a Delivery that is settled
+    meanwhile (released) is let go.
     """
     failures = 0
     while delivery.outcome is None:
@@ -40,3 +43,39 @@ async def bury(keeper: Keeper, delivery: Delivery, letter: DeadLetter) -> None:
                 attempts=letter.attempts,
             )
             delivery.settle(Outcome.DEAD_LETTERED)
+
+
+class Burials:
+    """The dead letters of one lane on their way into the store: no attempt waits for them."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._letters: dict[Delivery, DeadLetter] = {}
+        self._some = asyncio.Event()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def add(self, delivery: Delivery, letter: DeadLetter) -> None:
+        """Have `letter` kept soon, and `delivery` settled then."""
+        self._letters[delivery] = letter
+        self._none.clear()
+        self._some.set()
+
+    def left(self, delivery: Delivery) -> None:
+        """Hear that `delivery` has settled, so that its letter need not be kept any more."""
+        if self._letters.pop(delivery, None) is not None and not self._letters:
+            self._some.clear()
+            self._none.set()
+
+    async def finished(self) -> None:
+        """Return when none waits to be kept."""
+        await self._none.wait()
+
+    async def run(self) -> None:
+        """Keep them until cancelled."""
+        while True:
+            await self._some.wait()
+            chunk = list(islice(self._letters.items(), _TOGETHER))
+            async with asyncio.TaskGroup() as tasks:
+                for delivery, letter in chunk:
+                    tasks.create_task(bury(self._keeper, delivery, letter))

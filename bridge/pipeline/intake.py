@@ -17,7 +17,7 @@ class Intake:
     """
 
     def __init__(self, max_in_flight: int, max_in_flight_bytes: int, metrics: SourceMetrics) -> None:
-        self._max = max_in_flight
+        self.most = max_in_flight
         self._max_bytes = max_in_flight_bytes
         self._bytes = 0
         self._metrics = metrics
@@ -35,7 +35,7 @@ class Intake:
         """Slots that may be filled now; 0 when full by count or by bytes, or when closed."""
         if self._closed or self._bytes >= self._max_bytes:
             return 0
-        return max(0, self._max - len(self._unsettled))
+        return max(0, self.most - len(self._unsettled))
 
     @property
     def in_flight(self) -> int:

@@ -54,6 +54,7 @@ class Parking:
         self._lane_left = left
         self._caught_up = caught_up
         self._to_write: dict[Delivery, Past | None] = {}
+        self._to_note: dict[Delivery, Past] = {}
         self._told = -_TELL_SECONDS
         self._back: dict[Delivery, int] = {}
         self._back_bytes = 0
@@ -91,13 +92,19 @@ class Parking:
         self._caught_up()
         return list(self._back)
 
-    async def remember(self, delivery: Delivery, past: Past) -> None:
-        """Note the first attempt at an event that came back, since `give_up_after` counts from it."""
-        if delivery in self._back and past.attempts == 1:
-            try:
-                await self._keep(delivery, past)
-            except StoreError as error:  # the event itself is durable; the store tells of its trouble itself
-                _log.warning("first attempt can't be noted", service=self._key, error=str(error))
+    def remember(self, delivery: Delivery, past: Past) -> None:
+        """Note the first attempt at an event that came back soon, since `give_up_after` counts from it."""
+        if past.attempts == 1 and delivery in self._back:
+            self._to_note[delivery] = past
+            self._something_to_write.set()
+
+    def left(self, delivery: Delivery) -> None:
+        """Hear that `delivery` has settled: one on its way into the store is let go."""
+        self._to_note.pop(delivery, None)
+        if delivery in self._to_write:
+            del self._to_write[delivery]
+            if not self.backlog:
+                self._caught_up()
 
     async def run(self) -> None:
         """Write and bring back until cancelled."""
@@ -109,6 +116,7 @@ class Parking:
         failures = 0
         while True:
             await self._something_to_write.wait()
+            await self._write_notes()
             trouble = await self._write_chunk(_CHUNK if not failures else 1)
             if trouble is None:
                 failures = 0
@@ -117,19 +125,26 @@ class Parking:
                 _log.error("events can't be parked: their source waits", service=self._key, error=trouble)
                 await asyncio.sleep(_BACKOFF.seconds(failures))
                 # One of them must be there to probe with, and all of them once the gate is open.
-                self._let_go_of_settled()
                 for delivery in list(islice(self._to_write, max(0, self._room()))):
                     self._put_back(delivery, self._to_write.pop(delivery))
-            if not self._to_write:
+                if not self.backlog:
+                    self._caught_up()
+            if not self._to_write and not self._to_note:
                 self._something_to_write.clear()
 
-    def _let_go_of_settled(self) -> None:
-        for delivery in [gone for gone in self._to_write if gone.outcome is not None]:
-            del self._to_write[delivery]
+    async def _write_notes(self) -> None:
+        notes = dict(islice(self._to_note.items(), _CHUNK))
+        for delivery in notes:
+            del self._to_note[delivery]
+        results = await asyncio.gather(*(self._keep(*one) for one in notes.items()), return_exceptions=True)
+        for result in results:
+            if isinstance(result, StoreError):  # the event itself is durable; the store tells of its trouble
+                _log.warning("first attempt can't be noted", service=self._key, error=str(result))
+            elif result is not None:
+                raise result
 
     async def _write_chunk(self, most: int) -> str | None:
         """Park the first of what waits to be written; give what went wrong."""
-        self._let_go_of_settled()
         chunk = list(islice(self._to_write.items(), most))
         results = await asyncio.gather(*(self._keep(*one) for one in chunk), return_exceptions=True)
         trouble: str | None = None
@@ -139,10 +154,10 @@ class Parking:
             elif result is not None:
                 raise result
             else:
-                del self._to_write[delivery]
-                delivery.settle(Outcome.PARKED)
                 self._backlog = True
                 self._parkings += 1
+                self._to_write.pop(delivery, None)
+                delivery.settle(Outcome.PARKED)
         if self._backlog:
             self._look.set()
             if monotonic() - self._told > _TELL_SECONDS:
@@ -195,7 +210,7 @@ class Parking:
         if row.first_attempt is not None:
             now = monotonic()
             began = now - max(0.0, self._keeper.now() - row.first_attempt)
-            past = Past(first_attempt=row.first_attempt, began=began, failed_at=now, attempts=row.attempts)
+            past = Past(first_attempt=row.first_attempt, began=began, tried_at=now, attempts=row.attempts)
         self._put_back(delivery, past)
 
     def _returned(self, delivery: Delivery, outcome: Outcome) -> None:

@@ -30,10 +30,11 @@ class Past:
     """Seconds since 1970, for the store and the dead letter."""
     began: float
     """Monotonic time of the first attempt: `give_up_after` counts from it, whatever becomes of the clock."""
-    failed_at: float
-    """Monotonic time of the newest failure, or the beginning of the first attempt."""
+    tried_at: float
+    """Monotonic time at which the newest attempt that failed began."""
     attempts: int = 0
     own_failures: int = 0
+    met_capacity: bool = False
 
 
 class Backoff:

@@ -18,6 +18,7 @@ from bridge.core.ports import DeadLetter, Keeper
 from bridge.pipeline.context import View
 from bridge.pipeline.dead import bury
 from bridge.pipeline.expression import Expression, NoMatch, Unroutable
+from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
 from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import SourceMetrics
@@ -177,19 +178,22 @@ class Router:
         lanes: Mapping[str, Lane],
         keeper: Keeper,
         metrics: SourceMetrics,
-        *,
-        slots: int,
+        intake: Intake,
     ) -> None:
+        """Route what comes of one source, by its `intake`."""
         self._routes = _Routes(routes)
-        self._lanes = lanes
         self._keeper = keeper
         self._metrics = metrics
         reachable = {lane for route in self._routes.routes for lane in route.reachable}
-        self._alone = len(reachable) == 1
-        """One lane takes all there is: then holding the source back starves no other."""
-        self._share = max(1, slots // max(1, len(reachable)))
-        """How many of the source's `slots` one lane may take: a dead one leaves the others theirs."""
+        self._intake = intake
+        self._reached = {key: lanes[key] for key in reachable}
+        self._share = max(1, intake.most // max(1, len(reachable)))
+        """How many of the source's slots one lane may take while another of its lanes starves."""
         self._taken = dict.fromkeys(reachable, 0)
+        self._putting = 0
+        if len(reachable) > 1:  # holding the source back for a lane that is alone starves no other
+            for lane in self._reached.values():
+                lane.when_starving(self._make_way_if_held)
         self._events = 0
         self._turn_began = perf_counter()
 
@@ -263,14 +267,35 @@ class Router:
             _log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=reason)
             delivery.settle(Outcome.FILTERED)
 
-    async def _put(self, delivery: Delivery, lane: str) -> None:
-        if self._alone:
-            await self._lanes[lane].put(delivery, alone=True)
+    async def _put(self, delivery: Delivery, key: str) -> None:
+        lane = self._reached[key]
+        if len(self._reached) == 1:
+            await lane.put(delivery)
             return
-        crowded = self._taken[lane] >= self._share
-        self._taken[lane] += 1
-        delivery.watch(partial(self._left, lane))
-        await self._lanes[lane].put(delivery, alone=False, crowded=crowded)
+        self._taken[key] += 1
+        delivery.watch(partial(self._left, key))
+        self._putting += 1
+        try:
+            await lane.put(delivery, partial(self._another_starves, lane))
+        finally:
+            self._putting = 0
+
+    def _another_starves(self, lane: Lane) -> bool:
+        return any(other.starving for other in self._reached.values() if other is not lane)
+
+    def _make_way_if_held(self) -> None:
+        """A lane starves: it may be that another holds the source."""
+        if self._putting or not self._intake.free:
+            self.make_way()
+
+    def make_way(self) -> None:
+        """Have the lanes that hold more than their share park it, if another starves meanwhile.
+
+        Called when the source has no free slot.
+        """
+        for key, lane in self._reached.items():
+            if not lane.starving and self._another_starves(lane):
+                lane.make_way(for_all=self._taken[key] > self._share and not self._intake.free)
 
     def _left(self, lane: str, _delivery: Delivery, _outcome: Outcome) -> None:
         self._taken[lane] -= 1

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, PrivateAttr, model_validator
 
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
-from bridge.pipeline.lane import LaneConfig
+from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.limits.config import ClusterLimitsConfig
 from bridge.pipeline.router import RouteConfig
 from bridge.sources.dcache.config import DcacheConfig

@@ -90,6 +90,11 @@ class Metrics:
         self.lane_queued = gauge("bridge_lane_queued", "Events waiting in the lane.", ["service"])
         self.lane_in_flight = gauge("bridge_lane_in_flight", "Attempts under way.", ["service"])
         self.lane_limit = gauge("bridge_lane_limit", "Attempts allowed at once.", ["service"])
+        self.cluster_limit = gauge(
+            "bridge_cluster_limit",
+            "Attempts that the services of a cluster are allowed at once together, as found or configured.",
+            ["cluster"],
+        )
         self.lane_open = gauge("bridge_lane_open", "1 while the lane's gate is open.", ["service"])
         self.kept_events = gauge(
             "bridge_kept_events", "Events in the store, by why they are kept.", ["service", "reason"]

@@ -57,9 +57,11 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (
         "core.delivery",
         "core.steady",
+        "pipeline.entrance",
         "pipeline.intake",
         "pipeline.lane",
         "pipeline.limits.concurrency",
+        "pipeline.limits.gate",
         "pipeline.limits.pace",
         "pipeline.parking",
         "store.clock",

@@ -8,6 +8,7 @@ from typing import Any
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer
+from bridge.pipeline.intake import Intake
 from bridge.pipeline.router import RouteConfig, Router
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.scripted import (
@@ -33,7 +34,8 @@ class House:
         self.dead = MemoryKeeper()
         self.metrics = Metrics()
         lanes = {key: bench.lane for key, bench in self.benches.items()}
-        self.router = Router(routes, lanes, self.dead, self.metrics.source("uploads"), slots=1000)
+        source = self.metrics.source("uploads")
+        self.router = Router(routes, lanes, self.dead, source, Intake(1000, 2**30, source))
 
     async def send(self, given: Event, *, fault: str | None = None) -> Outcome:
         delivery = Delivery(given, fault=fault)

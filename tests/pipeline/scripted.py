@@ -12,8 +12,10 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.ports import Answer, DeadLetter, Destination, Parked, Verdict
-from bridge.pipeline.lane import Lane, LaneConfig
+from bridge.pipeline.config import LaneConfig
+from bridge.pipeline.lane import Lane
 from bridge.pipeline.limits.config import LimitsConfig
+from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.retry import RetryConfig
 from bridge.store.clock import Clock
 from bridge.telemetry.metrics import Metrics
@@ -21,8 +23,9 @@ from tests.pipeline.clock import now
 
 ACCEPTED = Answer(Verdict.ACCEPTED, status=201)
 DUPLICATE = Answer(Verdict.DUPLICATE, status=500)
-FAILED = Answer(Verdict.FAILED, "http_500", "boom", status=500)
-UNAVAILABLE = Answer(Verdict.UNAVAILABLE, "http_503", "no backend", status=503)
+FAILED = Answer(Verdict.FAILED, "http_500", "boom", status=500, perhaps_its_own=True)
+UNAVAILABLE = Answer(Verdict.UNAVAILABLE, "http_502", "no backend", status=502, perhaps_its_own=True)
+BUSY = Answer(Verdict.CAPACITY, "http_503", "too much to do", status=503, perhaps_its_own=True)
 UNREACHABLE = Answer(Verdict.UNAVAILABLE, "connect", "connection refused")
 REFUSED = Answer(Verdict.REFUSED, "http_404", "no such service", status=404)
 REJECTED = Answer(Verdict.REJECTED, "http_413", "body too large", status=413)
@@ -174,6 +177,7 @@ class Bench:
         park: bool = False,
         park_after: float = 60.0,
         keeper: MemoryKeeper | None = None,
+        ring: Ring | None = None,
     ) -> None:
         self.keeper = self.dead = keeper or MemoryKeeper()
         self.metrics = Metrics()
@@ -191,6 +195,7 @@ class Bench:
             destination,
             self.dead,
             self.metrics.lane("plants"),
+            ring,
         )
 
     def value(self, name: str, **labels: str) -> float:
@@ -201,7 +206,7 @@ class Bench:
 
     async def put(self, given: Iterable[Delivery]) -> None:
         for delivery in given:
-            await self.lane.put(delivery, alone=True)
+            await self.lane.put(delivery)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -213,16 +218,18 @@ class Bench:
 
     def assert_nothing_is_remembered(self) -> None:
         lane = self.lane
-        assert not lane._queue
-        assert not lane._again
-        assert not lane._later
-        assert not lane._timetable
+        assert not len(lane._waiting)
+        assert not lane._under_way
         assert not lane._past
         assert not lane._ready
-        assert not lane._putting
+        assert not lane._entrance._held
+        assert not lane._burials._letters
         assert not lane._parking._to_write
+        assert not lane._parking._to_note
         assert not lane._parking._back
-        assert lane._probe is None
+        if lane._tasks is not None:  # what a lane was cancelled in the midst of it does not hear the end of
+            assert lane._gate._probe is None
+            assert lane._gate._under_way == 0
         assert self.value("bridge_lane_queued") == 0
         assert self.value("bridge_lane_in_flight") == 0
 

@@ -267,7 +267,7 @@ class _House:
         source = self.bench.metrics.source("uploads")
         self.intake = Intake(max_in_flight, 10**6, source)
         route = RouteConfig.model_validate({"from": "uploads", "to": "plants"})
-        router = Router([route], {"plants": self.bench.lane}, self.bench.dead, source, slots=1000)
+        router = Router([route], {"plants": self.bench.lane}, self.bench.dead, source, self.intake)
         self.runner = Runner("uploads", self.source, self.intake, router, source)
 
     @property
@@ -473,7 +473,7 @@ async def test_a_source_lost_while_its_lane_is_full_is_opened_again() -> None:
         await asyncio.sleep(2)
         assert len(house.source.opens) == 2
         assert house.intake.in_flight == 0
-        assert list(house.bench.lane._queue) == [others[1]]
+        assert list(house.bench.lane._waiting) == [others[1]]
 
 
 @pytest.mark.parametrize("lost_on_leaving", [False, True], ids=["in-order", "lost-on-leaving"])

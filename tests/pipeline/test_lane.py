@@ -51,7 +51,7 @@ async def test_what_the_service_took_settles_accepted(answer: Answer) -> None:
     happened = datetime.fromtimestamp(clock.wall_clock() - 60, UTC)
     delivery = Delivery(event("a", time=happened))
     async with bench.running():
-        await bench.lane.put(delivery, alone=True)
+        await bench.lane.put(delivery)
         assert await settled([delivery]) == [Outcome.ACCEPTED]
     assert bench.invocations(answer.verdict.value) == 1
     assert bench.value("bridge_invocation_seconds_sum") == pytest.approx(0.2)
@@ -138,7 +138,7 @@ async def test_large_events_are_made_ready_one_by_one() -> None:
 async def test_a_full_lane_takes_more_when_some_room_has_gathered() -> None:
     bench = Bench(ScriptedDestination(seconds=1), queue=100, concurrency=1)
     await bench.put(deliveries(100))
-    more = asyncio.create_task(bench.lane.put(*deliveries(1, "more"), alone=True))
+    more = asyncio.create_task(bench.lane.put(*deliveries(1, "more")))
     async with bench.running():
         await asyncio.sleep(23.5)
         assert not more.done()
@@ -152,7 +152,7 @@ async def test_a_full_lane_makes_put_wait_in_turn() -> None:
     given = deliveries(6)
     async with bench.running(), asyncio.TaskGroup() as putters:
         for delivery in given:
-            putters.create_task(bench.lane.put(delivery, alone=True))
+            putters.create_task(bench.lane.put(delivery))
         await asyncio.sleep(0.5)
         assert bench.value("bridge_lane_queued") == 1
         assert await settled(given, within=6) == [Outcome.ACCEPTED] * 6
@@ -164,14 +164,14 @@ async def test_a_delivery_released_while_it_waits_leaves_at_once_and_frees_its_r
     first, second, third, fourth = deliveries(4)
     await bench.put([first, second])
     async with asyncio.timeout(1), asyncio.TaskGroup() as putters:
-        putters.create_task(bench.lane.put(third, alone=True))
-        fourth_put = putters.create_task(bench.lane.put(fourth, alone=True))
+        putters.create_task(bench.lane.put(third))
+        fourth_put = putters.create_task(bench.lane.put(fourth))
         await asyncio.sleep(0)
         fourth.settle(Outcome.RELEASED)
         await fourth_put  # needs no room any more
         assert bench.value("bridge_lane_queued") == 2
         first.settle(Outcome.RELEASED)
-    assert list(bench.lane._queue) == [second, third]
+    assert list(bench.lane._waiting) == [second, third]
     for delivery in (second, third):
         delivery.settle(Outcome.RELEASED)
     bench.assert_nothing_is_remembered()
@@ -181,9 +181,9 @@ async def test_a_delivery_released_while_it_waits_leaves_at_once_and_frees_its_r
 async def test_room_offered_to_a_put_that_needs_it_no_more_goes_to_the_next(how: str) -> None:
     bench = Bench(ScriptedDestination(), queue=1)  # no worker runs
     first, second, third = deliveries(3)
-    await bench.lane.put(first, alone=True)
-    second_put = asyncio.create_task(bench.lane.put(second, alone=True))
-    third_put = asyncio.create_task(bench.lane.put(third, alone=True))
+    await bench.lane.put(first)
+    second_put = asyncio.create_task(bench.lane.put(second))
+    third_put = asyncio.create_task(bench.lane.put(third))
     await asyncio.sleep(0)
     first.settle(Outcome.RELEASED)  # offers the room to the second, which has no chance to take it
     if how == "cancelled":
@@ -192,7 +192,7 @@ async def test_room_offered_to_a_put_that_needs_it_no_more_goes_to_the_next(how:
         second.settle(Outcome.RELEASED)
     await asyncio.wait_for(third_put, 1)
     await asyncio.gather(second_put, return_exceptions=True)
-    assert list(bench.lane._queue) == [third]
+    assert list(bench.lane._waiting) == [third]
 
 
 async def test_a_settled_delivery_is_not_queued() -> None:
@@ -201,7 +201,7 @@ async def test_a_settled_delivery_is_not_queued() -> None:
     (given,) = deliveries(1)
     given.settle(Outcome.RELEASED)
     async with bench.running():
-        await bench.lane.put(given, alone=True)
+        await bench.lane.put(given)
         await asyncio.sleep(1)
     assert not destination.began
     bench.assert_nothing_is_remembered()
@@ -212,9 +212,9 @@ async def test_a_delivery_released_between_attempts_leaves_the_timetable_and_fre
     bench = Bench(destination, queue=1)
     failing, waiting = deliveries(2)
     async with bench.running():
-        await bench.lane.put(failing, alone=True)
-        await _until(lambda: failing in bench.lane._later)
-        put = asyncio.create_task(bench.lane.put(waiting, alone=True))
+        await bench.lane.put(failing)
+        await _until(lambda: failing in bench.lane._past and not bench.lane._under_way)
+        put = asyncio.create_task(bench.lane.put(waiting))
         await asyncio.sleep(1)
         assert not put.done()
         destination.script = ACCEPTED
@@ -232,7 +232,7 @@ async def test_a_delivery_released_during_its_attempt_is_forgotten_after_it(answ
     bench = Bench(destination)
     (given,) = deliveries(1)
     async with bench.running():
-        await bench.lane.put(given, alone=True)
+        await bench.lane.put(given)
         await asyncio.sleep(1)
         given.settle(Outcome.RELEASED)
         assert bench.value("bridge_lane_in_flight") == 1
@@ -270,7 +270,7 @@ async def test_whatever_happens_every_delivery_settles_once_and_nothing_is_left(
 
     async def source(delivery: Delivery) -> None:
         await asyncio.sleep(rng.uniform(0, 60))
-        put = asyncio.create_task(bench.lane.put(delivery, alone=True))
+        put = asyncio.create_task(bench.lane.put(delivery))
         chance = rng.random()
         if chance < 0.2:
             await asyncio.sleep(rng.choice([0, 0, 0.01, 5]))
@@ -330,18 +330,19 @@ async def test_cancelling_the_lane_at_any_moment_settles_nothing_falsely(answer:
 # --- the store --------------------------------------------------------------------------------
 
 
-async def test_while_the_store_is_broken_the_worker_waits_and_nothing_settles() -> None:
-    destination = ScriptedDestination(REJECTED)
+async def test_while_the_store_is_broken_no_attempt_waits_for_it_and_nothing_settles() -> None:
+    destination = ScriptedDestination(lambda event: REJECTED if event.id in "01" else ACCEPTED)
     bench = Bench(destination, concurrency=1)
     bench.dead.broken = True
-    first, second = deliveries(2)
+    first, second, good = deliveries(3)
     async with bench.running():
-        await bench.put([first, second])
+        await bench.put([first, second, good])
+        assert await settled([good], within=1) == [Outcome.ACCEPTED]
         await asyncio.sleep(600)
         assert first.outcome is None
         assert second.outcome is None
-        assert destination.ids == ["0"]
-        assert 600 / 15 < bench.dead.refusals < 200  # pauses of at most 15 s
+        assert destination.ids == ["0", "1", "2"]
+        assert 2 * 600 / 15 < bench.dead.refusals < 400  # pauses of at most 15 s
         bench.dead.broken = False
         assert await settled([first, second], within=16) == [Outcome.DEAD_LETTERED] * 2
     assert bench.dead.causes == {"0": "http_413", "1": "http_413"}

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from bridge.core.event import Event
 from bridge.core.ports import NO_LANE, Answer
+from bridge.pipeline.intake import Intake
 from bridge.pipeline.rerouting import Rerouting
 from bridge.pipeline.router import RouteConfig, Router
 from bridge.telemetry.metrics import Metrics
@@ -27,12 +28,13 @@ class House:
         chosen = RouteConfig.model_validate(
             {"from": "uploads", "to": "data.to", "allow": ["plants", "flood"]}
         )
+        source = Metrics().source("uploads")
         router = Router(
             [chosen],
             {key: bench.lane for key, bench in self.benches.items()},
             self.keeper,
-            Metrics().source("uploads"),
-            slots=1000,
+            source,
+            Intake(1000, 2**30, source),
         )
         self.rerouting = Rerouting({"uploads": router}, self.keeper)
 

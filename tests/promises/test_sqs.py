@@ -149,7 +149,7 @@ async def test_a_stopping_bridge_gives_back_what_it_holds(world: QueueWorld) -> 
         world.configuration(drain_seconds="1ms", sources={"uploads": world.source(max_in_flight=3)})
     )
     daemon.start()
-    await until(lambda: daemon.said("gate shut"), what="the gate shuts")
+    await until(lambda: daemon.said("attempt failed"), what="OSCAR is asked")
     assert await daemon.stop() == 0
     assert await world.queue.counts() == (3, 0)
     assert len(await world.queue.receive()) == 3

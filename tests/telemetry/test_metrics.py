@@ -32,6 +32,7 @@ _NAMES = {
     "bridge_lane_queued": ("gauge", ["service"]),
     "bridge_lane_in_flight": ("gauge", ["service"]),
     "bridge_lane_limit": ("gauge", ["service"]),
+    "bridge_cluster_limit": ("gauge", ["cluster"]),
     "bridge_lane_open": ("gauge", ["service"]),
     "bridge_kept_events": ("gauge", ["service", "reason"]),
     "bridge_dead_letters": ("gauge", ["service", "cause"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from bridge.core.ports import Answer, Verdict
+from bridge.pipeline.limits.config import AUTO_CEILING, Concurrency
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt
 
 _START = 16.0
@@ -28,6 +29,11 @@ _PATIENCE = 32
 """The most rounds between two steps up that failed."""
 _HEARTBEAT = 10.0
 """The longest pause, in seconds, between two attempts of which the last was refused."""
+
+
+def places(concurrency: Concurrency) -> Fixed | Auto:
+    """Make the limit that is configured so."""
+    return Auto(AUTO_CEILING) if concurrency == "auto" else Fixed(concurrency)
 
 
 class Fixed:

@@ -14,12 +14,14 @@ NOT_BEFORE_TOLD = float("inf")
 class Attempt:
     """One call under way."""
 
-    __slots__ = ("began", "delivery")
+    __slots__ = ("began", "delivery", "place")
 
-    def __init__(self, delivery: Delivery, began: float) -> None:
+    def __init__(self, delivery: Delivery, began: float, place: int = 0) -> None:
         self.delivery = delivery
         self.began = began
         """Monotonic time."""
+        self.place = place
+        """Where its event stands among those that came."""
 
     @property
     def event(self) -> tuple[str, str]:

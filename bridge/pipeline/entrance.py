@@ -1,0 +1,121 @@
+"""Where an event that comes to a lane goes: in, into the store, or nowhere yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+
+from bridge.core.delivery import Delivery
+from bridge.pipeline.config import LaneConfig
+from bridge.pipeline.limits.gate import Gate
+from bridge.pipeline.parking import Parking
+from bridge.pipeline.waiting import Waiting
+
+OPEN_PATIENCE = 10
+"""Times `park_after` that an event waits in a lane which takes events, but slowly: upstream deadlines
+(RabbitMQ's `consumer_timeout` of 30 minutes is the nearest) do not ask why."""
+
+
+class Entrance:
+    """Lets events into a lane in the order they came, and holds those it has no room for.
+
+    What must not wait here any longer is parked, and what is older before it, for it may not be overtaken.
+    """
+
+    def __init__(
+        self,
+        config: LaneConfig,
+        gate: Gate,
+        waiting: Waiting,
+        parking: Parking,
+        *,
+        enter: Callable[[Delivery], None],
+        park: Callable[[Delivery], None],
+    ) -> None:
+        """Serve one lane: `enter` queues an event there, `park` takes one out of it and has it written."""
+        self._config = config
+        self._gate = gate
+        self._waiting = waiting
+        self._parking = parking
+        self._enter = enter
+        self._park = park
+        self._held: dict[Delivery, asyncio.Future[None]] = {}
+        self._all_stored = True
+
+    async def put(self, delivery: Delivery, crowded: Callable[[], bool]) -> None:
+        """Bring `delivery` in, or to the store; wait while it is neither. It may settle meanwhile.
+
+        `crowded` tells whether another lane of its source has nothing to do: then it is not waited for room.
+        One that is nearly dead is parked as it comes: its upstream would drop it after a few more ends of
+        this process.
+        """
+        while delivery.outcome is None:
+            patience = self._patience(delivery)
+            at_once = delivery.nearly_dead and self._config.park
+            full = len(self._waiting) >= self._config.queue
+            if patience > 0 and not at_once and not full and not self._parking.backlog:
+                self._enter(delivery)
+                return
+            if self._config.park and (at_once or patience <= 0 or crowded()):
+                self.park_all()
+                self._parking.take(delivery, None)
+                return
+            await self._hold(delivery, patience)
+
+    def left(self, delivery: Delivery) -> None:
+        """Hear that `delivery` has settled: it needs no room any more."""
+        held = self._held.get(delivery)
+        if held is not None:
+            _set(held)
+
+    def look_again(self) -> None:
+        """There may be room, or less time; all who wait see for themselves, in their order."""
+        for held in self._held.values():
+            _set(held)
+
+    def may_hold_unstored(self) -> None:
+        """Something waits in the lane that is not in the store as well."""
+        self._all_stored = False
+
+    def park_all(self) -> None:
+        """Write all that waits to the store. Asked for with every event that comes behind a full lane."""
+        if self._config.park and not self._all_stored:
+            self._all_stored = True
+            self._park_those(lambda _: True)
+
+    async def run(self) -> None:
+        """Park what has waited too long, until cancelled."""
+        while self._config.park:
+            await asyncio.sleep(self._config.park_after / 4)
+            self._park_those(lambda delivery: self._patience(delivery) <= 0)
+
+    def _park_those(self, wanted: Callable[[Delivery], bool]) -> None:
+        for delivery in self._waiting:
+            if wanted(delivery) and not self._parking.owns(delivery):
+                self._park(delivery)
+
+    def _patience(self, delivery: Delivery) -> float:
+        """Give the seconds that `delivery` may still wait in memory."""
+        if not self._config.park:
+            return float("inf")
+        now, longest, shut_since = monotonic(), self._config.park_after, self._gate.shut_since
+        if shut_since is None:
+            return delivery.since + OPEN_PATIENCE * longest - now
+        return min(delivery.since, shut_since) + longest - now
+
+    async def _hold(self, delivery: Delivery, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._held[delivery] = told = loop.create_future()
+        alarm = loop.call_later(seconds, _set, told) if seconds < float("inf") else None
+        try:
+            await told
+        finally:
+            del self._held[delivery]
+            if alarm is not None:
+                alarm.cancel()
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,88 @@
+"""A cluster's limits, and whose turn it is: the lanes of its services stand in a ring."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
+
+from bridge.core.ports import Answer
+from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt, Limit
+
+
+class Standing(Protocol):
+    """Who stands in the ring: a lane."""
+
+    def look(self) -> None:
+        """Begin what may begin."""
+
+
+class Ring:
+    """Gives each place that is free to the next lane that stands here, one attempt a turn.
+
+    A lane stands here once, however much waits in it, so one that is busy does not hold up the others.
+    """
+
+    def __init__(self, limits: Sequence[Limit]) -> None:
+        self._limits = limits
+        self._standing: OrderedDict[Standing, None] = OrderedDict()
+        self._turn: Standing | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a lane that came now would get a turn at once."""
+        return not self._standing and self._pause() <= 0
+
+    def grant(self, lane: Standing) -> bool:
+        """Tell whether `lane` may begin one now; if not, it stands in the ring until it has a `look`."""
+        if self._turn is lane:
+            self._turn = None
+            return True
+        if self._turn is None and self.has_room:
+            return True
+        if lane not in self._standing:
+            self._standing[lane] = None
+            if self._turn is None:
+                self._set_alarm(self._pause())
+        return False
+
+    def leave(self, lane: Standing) -> None:
+        """Stand here no more: `lane` has ended."""
+        self._standing.pop(lane, None)
+
+    def began(self, attempt: Attempt) -> None:
+        """Count `attempt`, which begins now."""
+        for limit in self._limits:
+            limit.began(attempt)
+
+    def ended(self, attempt: Attempt, answer: Answer, seconds: float) -> None:
+        """Hear how `attempt` ended, and give its place to the next."""
+        for limit in self._limits:
+            limit.ended(attempt, answer, seconds)
+        self.look()
+
+    def look(self) -> None:
+        """Give the turns that are free."""
+        if self._turn is not None:
+            return
+        while self._standing:
+            pause = self._pause()
+            if pause > 0:
+                self._set_alarm(pause)
+                return
+            lane, _ = self._standing.popitem(last=False)
+            self._turn = lane
+            lane.look()
+            self._turn = None  # it had nothing to begin any more
+
+    def _pause(self) -> float:
+        return max((limit.pause() for limit in self._limits), default=0.0)
+
+    def _set_alarm(self, seconds: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if seconds < NOT_BEFORE_TOLD:
+            self._alarm = asyncio.get_running_loop().call_later(seconds, self.look)

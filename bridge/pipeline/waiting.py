@@ -1,0 +1,121 @@
+"""What waits in a lane for its next attempt, in the order in which it is to go."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from itertools import count, islice
+from typing import NamedTuple
+
+from bridge.core.delivery import Delivery
+
+PROBERS = 32
+"""Events tried, of those that wait while the service takes nothing, before probes go round them alone: the
+time of `give_up_after` runs for few, and as many that always fail are needed to hide a good one."""
+_STALE = 64
+"""Entries of a heap that may be out of date, beside as many as are true."""
+
+
+class _Entry(NamedTuple):
+    key: float
+    place: int
+    due: float
+    delivery: Delivery
+
+
+class Waiting:
+    """Events not tried yet in the order they came; and those tried, each with the time when it is due.
+
+    Those that are due go first, in the order they came, for they are older than what was not tried. What
+    leaves stays in the heaps until it comes to their top or they are half stale: nothing is searched for.
+    """
+
+    def __init__(self) -> None:
+        self._fresh: OrderedDict[Delivery, int] = OrderedDict()
+        """With the place of each in the order in which all came."""
+        self._tried: dict[Delivery, tuple[float, int]] = {}
+        """When due, monotonic, and the place; in the order of the newest failures."""
+        self._timetable: list[_Entry] = []
+        self._due: list[_Entry] = []
+        self._places = count()
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._tried)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """Give all, the oldest first."""
+        yield from sorted(self._tried, key=lambda delivery: self._tried[delivery][1])
+        yield from list(self._fresh)
+
+    def come(self, delivery: Delivery) -> None:
+        """Take one in behind all others that were not tried."""
+        self._fresh[delivery] = next(self._places)
+
+    def again(self, delivery: Delivery, place: int, due: float) -> None:
+        """Take one in that has failed, into its `place`: it may go when `due`, a monotonic time."""
+        self._tried[delivery] = due, place
+        heappush(self._timetable, _Entry(due, place, due, delivery))
+        if len(self._timetable) + len(self._due) > 2 * len(self._tried) + _STALE:
+            self._timetable = [entry for entry in self._timetable if self._holds(entry)]
+            self._due = [entry for entry in self._due if self._holds(entry)]
+            heapify(self._timetable)
+            heapify(self._due)
+
+    def leave(self, delivery: Delivery) -> bool:
+        """Take one out; tell whether it waited here."""
+        return self._fresh.pop(delivery, None) is not None or self._tried.pop(delivery, None) is not None
+
+    def pause(self, now: float) -> float:
+        """Give the seconds until one may go: 0 now, infinite when none waits."""
+        if self._fresh:
+            return 0.0
+        if not self._tried:
+            return float("inf")
+        self._bring(now)
+        if self._top(self._due) is not None:
+            return 0.0
+        entry = self._top(self._timetable)
+        return float("inf") if entry is None else max(0.0, entry.due - now)
+
+    def next(self, now: float) -> tuple[Delivery, int]:
+        """Take out the one whose turn it is, with its place. Raise KeyError when none may go now."""
+        if self._tried:
+            self._bring(now)
+            entry = self._top(self._due)
+            if entry is not None:
+                heappop(self._due)
+                del self._tried[entry.delivery]
+                return entry.delivery, entry.place
+        return self._fresh.popitem(last=False)
+
+    def probe(self) -> tuple[Delivery, int]:
+        """Take out the one to probe with, due or not: one not tried yet, or the one longest not tried.
+
+        So they go round, and no event that always fails hides the others. Raise KeyError when none waits.
+        """
+        if (self._fresh and len(self._tried) < PROBERS) or not self._tried:
+            return self._fresh.popitem(last=False)
+        delivery = next(iter(self._tried))
+        _, place = self._tried.pop(delivery)
+        return delivery, place
+
+    def ahead(self, most: int) -> list[Delivery]:
+        """Give those that come next of what was not tried yet."""
+        return list(islice(self._fresh, most))
+
+    def _bring(self, now: float) -> None:
+        """Move what is due by now from the order of time to the order of age."""
+        while (entry := self._top(self._timetable)) is not None and entry.due <= now:
+            heappop(self._timetable)
+            heappush(self._due, entry._replace(key=entry.place))
+
+    def _top(self, heap: list[_Entry]) -> _Entry | None:
+        while heap:
+            if self._holds(heap[0]):
+                return heap[0]
+            heappop(heap)
+        return None
+
+    def _holds(self, entry: _Entry) -> bool:
+        return self._tried.get(entry.delivery) == (entry.due, entry.place)

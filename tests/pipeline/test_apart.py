@@ -1,0 +1,305 @@
+"""One event, one service and one store in trouble: what is beside them goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from bridge.core.delivery import Delivery, Outcome
+from bridge.core.event import Event
+from bridge.core.ports import Answer, Verdict
+from bridge.pipeline.intake import Intake
+from bridge.pipeline.limits.concurrency import Fixed
+from bridge.pipeline.limits.ring import Ring
+from bridge.pipeline.router import RouteConfig, Router
+from bridge.telemetry.metrics import Metrics
+from tests.pipeline.clock import now
+from tests.pipeline.scripted import (
+    ACCEPTED,
+    FAILED,
+    REFUSED,
+    REJECTED,
+    UNREACHABLE,
+    Bench,
+    MemoryKeeper,
+    ScriptedDestination,
+    deliveries,
+    event,
+    settled,
+    stop,
+)
+
+EMPTY = Answer(Verdict.CAPACITY, "http_500", "500: ", status=500, perhaps_its_own=True)
+TIMEOUT = Answer(Verdict.CAPACITY, "timeout", "no answer", perhaps_its_own=True)
+CUT = Answer(Verdict.UNAVAILABLE, "answer_lost", "cut", perhaps_its_own=True)
+FORBIDDEN = Answer(Verdict.REFUSED, "http_403", "by a firewall", status=403, perhaps_its_own=True)
+
+
+# --- one event is no evidence about another ------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", [FAILED, EMPTY, TIMEOUT, CUT, FORBIDDEN], ids=str)
+async def test_two_events_that_always_fail_hold_up_no_good_one_and_die(trouble: Answer) -> None:
+    async def script(given: Event) -> Answer:
+        if not given.id.startswith("bad"):
+            return ACCEPTED
+        await asyncio.sleep(30 if trouble is TIMEOUT else 0.05)
+        return trouble
+
+    bench = Bench(ScriptedDestination(script), concurrency=16, park=True)
+    bad = deliveries(2, "bad")
+    async with bench.running():
+        await bench.put(bad)
+        for number in range(80):
+            good = deliveries(1, f"good{number}-")
+            await bench.put(good)
+            assert set(await settled(good, within=61)) <= {Outcome.ACCEPTED, Outcome.PARKED}
+            await asyncio.sleep(30)
+        await asyncio.sleep(120)
+        bench.assert_nothing_is_remembered()
+    assert bench.keeper.causes == {"bad0": trouble.cause, "bad1": trouble.cause}
+    assert bench.invocations("accepted") == 80
+    assert not bench.keeper.rows
+
+
+@pytest.mark.parametrize("park", [False, True])
+async def test_an_event_with_its_own_500_among_99_accepted_is_dead_and_no_other(park: bool) -> None:
+    bench = Bench(
+        ScriptedDestination(lambda given: FAILED if given.id == "50" else ACCEPTED, seconds=0.1), park=park
+    )
+    given = deliveries(100)
+    async with bench.running():
+        await bench.put(given[:60])
+        for delivery in given[60:]:
+            await bench.put([delivery])
+            await asyncio.sleep(10)
+        outcomes = await settled(given)
+    assert outcomes.count(Outcome.ACCEPTED) == 99
+    assert bench.keeper.causes == {"50": "http_500"}
+
+
+async def test_a_lack_of_capacity_that_comes_and_goes_makes_no_dead_letter() -> None:
+    """More at once than the service takes: each is refused many times, while others are accepted."""
+    destination = ScriptedDestination(seconds=0.1)
+
+    async def script(_given: Event) -> Answer:
+        if destination.active > 2:
+            return Answer(Verdict.CAPACITY, "http_429", status=429, perhaps_its_own=True)
+        await asyncio.sleep(0.1)
+        return ACCEPTED
+
+    destination.script = script
+    destination.seconds = 0
+    bench = Bench(destination, concurrency=16, max_attempts=3, max_backoff=1)
+    given = deliveries(300)
+    async with bench.running():
+        await bench.put(given)
+        assert await settled(given) == [Outcome.ACCEPTED] * 300
+    assert not bench.keeper.letters
+    assert bench.invocations("capacity") > 300
+
+
+# --- lanes of one source ---------------------------------------------------------------------------
+
+
+class World:
+    """A source with a backlog, its router, and lanes behind."""
+
+    def __init__(self, *routes: RouteConfig, slots: int = 2000, **benches: Bench) -> None:
+        self.benches = benches
+        self.metrics = Metrics()
+        source = self.metrics.source("uploads")
+        self.intake = Intake(slots, 2**30, source)
+        lanes = {key: bench.lane for key, bench in benches.items()}
+        self.router = Router(routes, lanes, MemoryKeeper(), source, self.intake)
+        self.read = 0
+
+    async def source(self, name: Callable[[int], str] = str) -> None:
+        """Read without end, as a runner does."""
+        while True:
+            batch = [Delivery(event(name(self.read + n))) for n in range(min(500, self.intake.free))]
+            self.read += len(batch)
+            self.intake.admit(batch)
+            for delivery in batch:
+                await self.router.route(delivery)
+            if not self.intake.free:
+                self.router.make_way()
+            await self.intake.wait()
+            await asyncio.sleep(0.001)
+
+    @asynccontextmanager
+    async def running(self, name: Callable[[int], str] = str) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for bench in self.benches.values():
+                await stack.enter_async_context(bench.running())
+            reading = asyncio.create_task(self.source(name))
+            yield
+            await stop(reading)
+
+
+def route(to: str, **others: object) -> RouteConfig:
+    return RouteConfig.model_validate({"from": "uploads", "to": to, **others})
+
+
+class Jittery:
+    """Accepts after about so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._calls = 0
+
+    async def __call__(self, _event: Event) -> Answer:
+        self._calls += 1
+        await asyncio.sleep(self._seconds * (0.5 + (self._calls * 7919 % 1000) / 1000))
+        return ACCEPTED
+
+
+async def _pace(seconds: float, *others: tuple[str, Callable[[Event], Awaitable[Answer]] | Answer]) -> World:
+    """Run a service that takes `seconds` beside `others` for ten minutes, with a tenth of the places."""
+    benches = {"plants": Bench(ScriptedDestination(Jittery(seconds)), concurrency=16, queue=100, park=True)}
+    for key, script in others:
+        benches[key] = Bench(ScriptedDestination(script), concurrency=16, queue=100, park=True)
+    world = World(*(route(key) for key in benches), slots=200, **benches)
+    async with world.running():
+        await asyncio.sleep(600)
+    return world
+
+
+async def test_of_two_healthy_services_nothing_is_parked_and_each_has_its_rate() -> None:
+    alone = (await _pace(4)).benches["plants"].invocations("accepted")
+    world = await _pace(4, ("flood", Jittery(4)))
+    for bench in world.benches.values():
+        assert bench.invocations("accepted") >= 0.95 * alone
+        assert not bench.keeper.rows
+
+
+async def test_a_service_ten_times_as_fast_as_its_sibling_is_not_held_and_never_parked() -> None:
+    alone = (await _pace(4)).benches["plants"].invocations("accepted")
+    world = await _pace(4, ("slow", Jittery(40)))
+    assert world.benches["plants"].invocations("accepted") >= 0.95 * alone
+    assert not world.benches["plants"].keeper.rows
+    slow = world.benches["slow"]
+    assert slow.invocations("accepted") >= 0.95 * alone / 10
+    assert len(slow.keeper.rows) > 500, "what it can't take waits in the store"
+
+
+@pytest.mark.parametrize("answer", [UNREACHABLE, REFUSED, TIMEOUT], ids=lambda answer: answer.cause)
+async def test_a_dead_service_that_receives_half_holds_its_sibling_no_more_than_a_twentieth(
+    answer: Answer,
+) -> None:
+    async def dead(_event: Event) -> Answer:
+        await asyncio.sleep(30 if answer is TIMEOUT else 0)
+        return answer
+
+    alone = (await _pace(4)).benches["plants"].invocations("accepted")
+    world = await _pace(4, ("dead", dead))
+    assert world.benches["plants"].invocations("accepted") >= 0.95 * alone
+    assert not world.benches["plants"].keeper.rows
+
+
+async def test_with_two_hundred_services_that_take_what_comes_nothing_is_parked() -> None:
+    keys = [f"service{number}" for number in range(200)]
+    benches = {key: Bench(ScriptedDestination(seconds=0.1), concurrency=16, park=True) for key in keys}
+    world = World(route("id", allow=keys), **benches)
+    async with world.running(lambda number: keys[number * 7919 % 200]):
+        await asyncio.sleep(3)
+    assert not any(bench.keeper.rows for bench in benches.values())
+    assert sum(bench.invocations("accepted") for bench in benches.values()) > 0.9 * 3 / 0.1 * 2000
+
+
+# --- the ring ----------------------------------------------------------------------------------------
+
+
+async def test_beside_a_busy_and_a_slow_service_each_of_200_idle_ones_has_its_turn_in_one_round() -> None:
+    ring = Ring([Fixed(4)])
+    order: list[str] = []
+
+    def made(key: str, seconds: float) -> Bench:
+        async def script(_event: Event) -> Answer:
+            order.append(key)
+            await asyncio.sleep(seconds)
+            return ACCEPTED
+
+        return Bench(ScriptedDestination(script), concurrency=16, ring=ring)
+
+    busy, slow = made("busy", 0.1), made("slow", 5)
+    idle = [made(f"idle{number}", 0.1) for number in range(200)]
+    async with AsyncExitStack() as stack:
+        for bench in (busy, slow, *idle):
+            await stack.enter_async_context(bench.running())
+        await busy.put(deliveries(1000))
+        await slow.put(deliveries(1000))
+        await asyncio.sleep(60)
+        order.clear()
+        ones = deliveries(200)
+        for bench, delivery in zip(idle, ones, strict=True):
+            await bench.lane.put(delivery)
+        await settled(ones)
+        first_round = order[: order.index("idle199") + 1]
+        counts = Counter(first_round)
+    assert counts["busy"] <= 2
+    assert counts["slow"] <= 2
+    assert sum(counts.values()) <= 204
+
+
+async def test_a_shut_lane_s_probe_has_its_turn_in_the_ring() -> None:
+    ring = Ring([Fixed(2)])
+    dead = Bench(ScriptedDestination(REFUSED), ring=ring, max_backoff=1)
+    busy = Bench(ScriptedDestination(seconds=0.1), concurrency=16, ring=ring)
+    async with dead.running(), busy.running():
+        await busy.put(deliveries(900))
+        await dead.put(deliveries(5))
+        await asyncio.sleep(30)
+        assert 20 < len(dead.lane._destination.began) < 200  # type: ignore[attr-defined]
+        assert busy.invocations("accepted") > 0.9 * 30 / 0.1 * 2
+
+
+# --- the store ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", ["full", "broken"])
+async def test_while_the_store_takes_nothing_only_the_dead_service_waits(trouble: str) -> None:
+    keeper = MemoryKeeper()
+    setattr(keeper, trouble, True)
+    service = ScriptedDestination(lambda given: REJECTED if given.id.startswith("bad") else ACCEPTED)
+    good = Bench(service, keeper=keeper, park=True, concurrency=16)
+    dead = Bench(ScriptedDestination(REFUSED), keeper=keeper, park=True, concurrency=16, give_up_after=600)
+    async with good.running(), dead.running():
+        await dead.put(lost := deliveries(50))
+        await good.put(bad := deliveries(40, "bad"))
+        for number in range(100):
+            await good.put(some := deliveries(20, f"good{number}-"))
+            assert await settled(some, within=1) == [Outcome.ACCEPTED] * 20
+            await asyncio.sleep(20)
+        # Given up at 600 s, which can't be kept; others probe all the same.
+        assert {delivery.outcome for delivery in [*lost, *bad]} == {None}
+        probing = dead.lane._destination
+        assert isinstance(probing, ScriptedDestination)
+        probing.began.clear()
+        await asyncio.sleep(300)
+        assert probing.began, "there is another probe"
+        setattr(keeper, trouble, False)
+        assert await settled(bad, within=30) == [Outcome.DEAD_LETTERED] * 40
+
+
+async def test_a_put_behind_what_was_released_while_the_store_failed_wakes() -> None:
+    bench = Bench(ScriptedDestination(UNREACHABLE), park=True)
+    bench.keeper.broken = True
+    older = [Delivery(event(number), nearly_dead=True) for number in range(100)]
+    (newer,) = deliveries(1, "newer")
+    async with bench.running():
+        await bench.put(older)
+        await asyncio.sleep(0.01)  # the store has refused them, and is asked again in 0 to 0.5 s
+        putting = asyncio.create_task(bench.lane.put(newer))
+        await asyncio.sleep(0)
+        assert not putting.done()
+        for delivery in older:
+            delivery.settle(Outcome.RELEASED)
+        before = now()
+        await putting
+        assert now() - before < 0.001
+        newer.settle(Outcome.RELEASED)

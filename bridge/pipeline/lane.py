@@ -380,8 +380,7 @@ class Lane:
             self._short.add(attempt.event)
             if len(self._short) > 1 or self._last_recovery > past.tried_at:
                 return False
-        perhaps = answer.perhaps_its_own or answer.verdict is Verdict.FAILED
-        return perhaps and self._last_acceptance > past.tried_at
+        return answer.perhaps_its_own and self._last_acceptance > past.tried_at
 
     # What comes and leaves
 

@@ -81,6 +81,8 @@ def _markdown(table: Table, parts: Collection[str], effort: Effort, cores: Cores
         "store": f"The store alone is one process with its loop and its writer thread on the one core, its "
         f"file under {tempfile.gettempdir()}, every group of events synced. The way back is that of a bridge "
         f"that starts with {effort.parked_back:,} events parked.",
+        "limits": f"Limits are measured through a lane before servers of many kinds, in virtual time, with "
+        f"{effort.seeds} seeds. The model is of Vector's adaptive request concurrency.",
     }
     told = [note for part, note in notes.items() if part in parts]
     head = "| | Median | Min–max | Budget | |\n| --- | ---: | ---: | ---: | --- |"

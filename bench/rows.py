@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
+import sys
 import tempfile
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -365,6 +368,28 @@ async def _store(bench: Bench, say: Callable[[str], None]) -> None:
         table.back_cpu.figures.append(back.cpu)
 
 
+async def _limits(bench: Bench, say: Callable[[str], None]) -> None:
+    say("limits, in virtual time")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.limits", str(bench.effort.seeds), stdout=PIPE
+    )
+    told, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError("the scenarios of the limits failed")
+    found = json.loads(told)
+    assert found.keys() == bench.table.limits.keys()
+    for name, scene in bench.table.limits.items():
+        for seed in found[name]:
+            goodput, wasted, calls = seed["auto"]
+            scene.auto.figures.append(goodput)
+            scene.of_fixed.figures.append(goodput / seed["fixed"][0])
+            scene.of_model.figures.append(goodput / seed["model"][0])
+            if scene.wasted is not None:
+                scene.wasted.figures.append(wasted / seed["model"][1])
+            if scene.calls is not None:
+                scene.calls.figures.append(calls)
+
+
 PARTS = {
     "speed": _speed,
     "latency": _latency,
@@ -373,6 +398,7 @@ PARTS = {
     "sqs": _sqs,
     "rucio": _rucio,
     "store": _store,
+    "limits": _limits,
 }
 """What can be measured, by name, in the order in which it is."""
 QUICK_PARTS = [part for part in PARTS if part != "rucio"]

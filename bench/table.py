@@ -34,6 +34,8 @@ class Effort:
     """Events of a measurement of the store alone."""
     parked_back: int
     """Events that a bridge brings back."""
+    seeds: int
+    """Of each scenario of a limit."""
 
 
 FULL = Effort(
@@ -49,6 +51,7 @@ FULL = Effort(
     idle_seconds=10.0,
     parked=40_000,
     parked_back=10_000,
+    seeds=5,
 )
 QUICK = Effort(
     repeats=1,
@@ -63,6 +66,7 @@ QUICK = Effort(
     idle_seconds=1.0,
     parked=5_000,
     parked_back=4_000,
+    seeds=1,
 )
 
 
@@ -81,6 +85,28 @@ class Row:
     def median(self) -> float:
         """The figure that is told."""
         return statistics.median(self.figures)
+
+
+class Scene:
+    """The rows of one scenario of the limit `concurrency: auto`."""
+
+    def __init__(
+        self, name: str, *, of_model: float = 1.0, wasted: float | None = None, calls: float | None = None
+    ) -> None:
+        """`wasted` bounds the attempts that made no job, of the model's; `calls` those for each job."""
+        self.auto = Row(f"`concurrency: auto`, {name}", "events/s", 2)
+        self.of_fixed = Row("… of 16 at once", "", 2)
+        self.of_model = Row(
+            "… of a model of Vector's", "", 2, f"≥ {of_model:.2f}", lambda it: it >= 0.999 * of_model
+        )
+        self.wasted: Row | None = None
+        if wasted is not None:
+            self.wasted = Row(
+                "… attempts wasted, of the model's", "", 2, f"≤ {wasted:.2f}", lambda it: it <= wasted
+            )
+        self.calls: Row | None = None
+        if calls is not None:
+            self.calls = Row("… calls a job", "", 2, f"≤ {calls:.2f}", lambda it: it <= calls)
 
 
 class Table:
@@ -134,6 +160,28 @@ class Table:
         self.back_ratio = Row("… of Kafka → bridge → sink, CEL route", "", 2, "≥ 0.90", lambda it: it >= 0.9)
         self.back_cpu = Row("… CPU time an event", "µs")
 
+        self.limits = {
+            "ramp": Scene("no limit at 100 ms", of_model=2),
+            "jitter": Scene("100 ms ± 50 %"),
+            "knee": Scene("slower beyond 10"),
+            "hard limit": Scene("429 above 5 at once", wasted=0.5),
+            "silent drop": Scene("no answer above 5"),
+            "rate": Scene("429 above 100/s", wasted=0.5),
+            "outage": Scene("gone for a minute", wasted=0.5),
+            "drift": Scene("10 times slower within 2 minutes"),
+            "slowdown": Scene("10 times slower for a minute"),
+            "throttle": Scene("2.5/s in order", calls=1.3),
+            "quota": Scene("quota of 2 jobs of 1 s", calls=1.3),
+        }
+
+    def all(self) -> Iterable[Row]:
+        """Give every row there is, in the order in which they are told."""
+        for value in vars(self).values():
+            if isinstance(value, Row):
+                yield value
+        for scene in self.limits.values():
+            yield from (row for row in vars(scene).values() if row is not None)
+
     def rows(self) -> Iterable[Row]:
-        """Give what was measured in the order in which it is told."""
-        return (row for row in vars(self).values() if isinstance(row, Row) and row.figures)
+        """Give what was measured."""
+        return (row for row in self.all() if row.figures)

@@ -41,21 +41,26 @@ def bench(*arguments: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
 
 
-def has_figures(told: list[list[str]], rows: dict[str, Row]) -> None:
-    assert [row[0] for row in told] == [row.name for row in rows.values()]
+def has_figures(told: list[list[str]], rows: list[Row]) -> None:
+    assert [row[0] for row in told] == [row.name for row in rows]
     for _name, median, span, _budget, _verdict in told:
         assert re.match(r"-?[\d,]+(\.\d+)?( \S+)?$", median), median
         assert re.match(r"-?[\d,.]+–-?[\d,.]+$", span), span
 
 
-ROWS = {key: row for key, row in vars(Table(QUICK)).items() if isinstance(row, Row)}
-RUCIO = {key: row for key, row in ROWS.items() if key.startswith(("rabbitmq", "activemq"))}
+TABLE = Table(QUICK)
+RUCIO = [row for key, row in vars(TABLE).items() if key.startswith(("rabbitmq", "activemq"))]
+LIMITS = [row for scene in TABLE.limits.values() for row in vars(scene).values() if row is not None]
 
 
 @pytest.mark.prove  # it takes all there is of two cores for 40 s, of which others' deadlines know nothing
 @pytest.mark.timeout(180)
 def test_the_quick_bench_gives_every_row_a_figure_but_those_of_rucio() -> None:
-    has_figures(bench(), {key: row for key, row in ROWS.items() if key not in RUCIO})
+    has_figures(bench(), [row for row in TABLE.all() if row not in RUCIO])
+
+
+def test_the_bench_gives_every_scenario_of_the_limits_its_figures() -> None:
+    has_figures(bench("--only", "limits"), LIMITS)
 
 
 @pytest.mark.prove

@@ -202,7 +202,7 @@ SCENARIOS = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Ran:
     """What a scenario came to."""
 

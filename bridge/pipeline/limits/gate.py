@@ -13,6 +13,9 @@ from bridge.telemetry.metrics import LaneMetrics
 
 _SEVERAL = 5
 """Different events that fail without one acceptance between them: then it is the service."""
+_GROWN = 5
+"""Probes after which the pauses of a service that is away, or has too much to do, grow no more (0 to 8 s): it
+may be back at any moment, and one call is no load. What is refused waits for a person to mend it."""
 _WIDE_OPEN = 1000
 """Attempts at once that need no opening step by step any more: no limit on concurrency is above it."""
 
@@ -103,8 +106,9 @@ class Gate:
         if not probe and len(self._failed) < _SEVERAL and (not refused or answer.perhaps_its_own):
             return
         self._failed_probes = self._failed_probes + 1 if probe else 0
-        pause = max(self._backoff.seconds(self._failed_probes + 1), answer.retry_after or 0.0)
-        self._probe_at = monotonic() + pause
+        failures = self._failed_probes + 1
+        pause = self._backoff.seconds(failures if refused else min(failures, _GROWN))
+        self._probe_at = monotonic() + max(pause, answer.retry_after or 0.0)
         why = "refused" if refused else "unavailable"
         if not self._shut:
             _log.warning(

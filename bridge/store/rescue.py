@@ -25,6 +25,8 @@ _INSERT = (
 _INSERT_MARK = "INSERT OR IGNORE INTO entered VALUES (?, ?, ?)"
 _SPOOLS_SINCE = 3
 """The version of a file that has spools."""
+_JOBS_SINCE = 5
+"""The version of a file that has jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
             gap = _copy_from_both_ends(old, copy)
             last = _last_number(old)
             _copy_generations(old, copy)
+            if version >= _JOBS_SINCE:
+                _copy_jobs(old, copy)
             spools_broken = version >= _SPOOLS_SINCE and _copy_spools(old, copy)
             marks_broken = version >= _SPOOLS_SINCE and _copy_marks(old, copy)
     except sqlite3.DatabaseError as error:
@@ -139,6 +143,19 @@ def _copy_generations(old: sqlite3.Connection, copy: sqlite3.Connection) -> None
                 copy.execute(
                     "INSERT OR IGNORE INTO generations VALUES "
                     "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?)",
+                    _bound(row),
+                )
+
+
+def _copy_jobs(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+    """Copy the names of jobs that can be read; a job whose name is lost is not known as the bridge's own."""
+    for direction in ("ASC", "DESC"):
+        for row in _UntilBroken(old, f"SELECT * FROM jobs ORDER BY number {direction}"):  # noqa: S608 - our columns
+            with suppress(sqlite3.IntegrityError):
+                copy.execute(
+                    "INSERT OR IGNORE INTO jobs VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, "
+                    "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), "
+                    "CAST(? AS TEXT), ?)",
                     _bound(row),
                 )
 

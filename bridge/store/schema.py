@@ -96,6 +96,25 @@ MIGRATIONS = (
     CREATE TABLE clock (seen REAL NOT NULL) STRICT;
     INSERT INTO clock SELECT coalesce(max(kept_at), 0) FROM kept INDEXED BY dead_by_age WHERE reason = 'dead';
     """,
+    # The jobs that are this bridge's own and not known to have ended (`jobs.py`), each noted before it is
+    # asked for.
+    """
+    CREATE TABLE jobs (
+        number INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        service TEXT NOT NULL,
+        progress INTEGER NOT NULL CHECK (progress BETWEEN 0 AND 2),
+        accepted_at REAL,
+        source TEXT NOT NULL,
+        id TEXT NOT NULL,
+        type TEXT NOT NULL,
+        subject TEXT,
+        time TEXT,
+        attributes TEXT NOT NULL,
+        data BLOB NOT NULL,
+        UNIQUE (service, name)
+    ) STRICT;
+    """,
 )
 """What takes a file from the version of its place in this list to the next; `user_version` counts them."""
 
@@ -135,7 +154,7 @@ EVENT = "source, id, type, subject, time, attributes, data"
 def dead_row(letter: DeadLetter) -> Row:
     """Give the row of a dead letter."""
     return (
-        *_event_columns(letter.event, letter.service),
+        *event_columns(letter.event, letter.service),
         DEAD,
         raw(letter.cause),
         raw(letter.detail),
@@ -150,10 +169,11 @@ def dead_row(letter: DeadLetter) -> Row:
 def parked_row(event: Event, service: str, attempts: int, first_attempt: float | None) -> Row:
     """Give the row of an event that waits for `service`."""
     now = time.time()
-    return (*_event_columns(event, service), PARKED, b"", b"", None, attempts, first_attempt, None, now)
+    return (*event_columns(event, service), PARKED, b"", b"", None, attempts, first_attempt, None, now)
 
 
-def _event_columns(event: Event, service: str) -> Row:
+def event_columns(event: Event, service: str) -> Row:
+    """Give the columns of an event for `service`, as INSERT has them here."""
     return (
         raw(event.source),
         raw(event.id),

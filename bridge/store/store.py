@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
@@ -16,8 +17,9 @@ import structlog
 
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
+from bridge.core.jobs import JobChanges, JobRecord
 from bridge.core.ports import DeadLetter, Parked
-from bridge.store import parked, salvage, schema, waiting
+from bridge.store import jobs, parked, salvage, schema, waiting
 from bridge.store.changes import Change, Keep
 from bridge.store.config import StoreConfig
 from bridge.store.schema import DEAD, FILE, PARKED, SPOOLED, Row
@@ -171,6 +173,19 @@ class Store:
     def on_parked(self, service: str, wake: Callable[[], None]) -> None:
         """Have `wake` called on the loop whenever a replay has parked events of `service`."""
         self._wakes[service] = wake
+
+    # Jobs
+
+    async def jobs(self, service: str) -> Sequence[JobRecord]:
+        """Return the jobs of `service` that are kept, without their events' data. Raise StoreError."""
+        return await self.read(lambda connection: jobs.of_service(connection, service))
+
+    async def change_jobs(self, service: str, changes: JobChanges) -> None:
+        """Return when `changes` to the jobs of the lane `service` are on disk.
+
+        Raise StoreFullError when the budget has no room for them, StoreError.
+        """
+        await self.write(partial(jobs.change, service=service, changes=changes), jobs.size_of(changes))
 
     # What streams told
 

@@ -1,0 +1,106 @@
+"""What the rooms know of each other about jobs: the names that are kept, and what a listing shows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import Protocol
+
+from bridge.core.event import Event
+
+
+class Phase(Enum):
+    """What a listing says of a job."""
+
+    WAITING = "waiting"
+    """It has no pod yet, or its pod no place."""
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class Outcome(Enum):
+    """What became of a job."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    GONE = "gone"
+    """It was deleted before anybody saw it end."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSeen:
+    """One job, as a listing shows it. Times are seconds since 1970 UTC; None where they are not told."""
+
+    name: str
+    phase: Phase
+    started: float | None = None
+    finished: float | None = None
+
+
+class Progress(IntEnum):
+    """How much is known of a job whose name is kept."""
+
+    NOTED = 0
+    """An attempt may have been made."""
+    ACCEPTED = 1
+    """The destination said that it has it."""
+    SEEN = 2
+    """A listing has shown it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job's name, as it is kept."""
+
+    name: str
+    event: Event
+    """Without its data, unless that is kept for a dead letter."""
+    progress: Progress
+    accepted_at: float | None
+    """Seconds since 1970 UTC."""
+
+
+@dataclass(slots=True)
+class JobChanges:
+    """What is to be written about jobs, by their names, in one transaction and in this order."""
+
+    note: dict[str, Event] = field(default_factory=dict)
+    """Before the first attempt; one that is noted already stays as it is."""
+    progress: dict[str, tuple[Progress, float | None]] = field(default_factory=dict)
+    """With the time of acceptance; None leaves what is kept of that."""
+    forget: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.note or self.progress or self.forget)
+
+
+class JobKeeper(Protocol):
+    """The part of the store that knows which jobs are this bridge's own."""
+
+    async def jobs(self, service: str) -> Sequence[JobRecord]:
+        """Return the jobs of a lane that are kept. Raise StoreError."""
+
+    async def change_jobs(self, service: str, changes: JobChanges) -> None:
+        """Return when `changes` are on disk. Raise StoreFullError at the budget, StoreError."""
+
+
+class JobWatch(Protocol):
+    """One lane's jobs, for whoever lists them. Nothing here blocks or raises."""
+
+    async def wanted(self) -> None:
+        """Return once there is a job to look for."""
+
+    def sweep_began(self) -> None:
+        """Hear that a listing begins, of all jobs there are."""
+
+    def saw(self, jobs: Collection[JobSeen]) -> None:
+        """Hear what a part of the listing shows, jobs that are not the lane's own among them."""
+
+    def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
+        """Hear that the listing has shown all `seen` jobs that were there when it began.
+
+        `absence_tells` says whether a job that it has not shown is not there, though it was accepted: else
+        only one that was shown before is gone.
+        """

@@ -1,0 +1,81 @@
+"""The names of jobs: durable, each once, bounded by the budget, forgotten, saved from a damaged file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.core.errors import StoreFullError
+from bridge.core.event import Event
+from bridge.core.jobs import JobChanges, Progress
+from bridge.store import Store, StoreConfig
+from bridge.telemetry.metrics import Metrics
+from tests.store.test_damage import fresh, overwrite, page_of, refused
+
+
+def event(name: str, data: bytes = b"{}") -> Event:
+    return Event(id=name, source="uploads", type="test", data=data, attributes={"a": "b"})
+
+
+def noted(*names: str, data: bytes = b"{}") -> JobChanges:
+    return JobChanges(note={f"job-{name}": event(name, data) for name in names})
+
+
+async def names(store: Store, service: str = "plants") -> list[str]:
+    return [record.name for record in await store.jobs(service)]
+
+
+async def test_jobs_are_kept_for_their_lane_until_they_are_forgotten(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        await store.change_jobs("plants", noted("1", "2", "3"))
+        await store.change_jobs("flood", noted("1"))
+        await store.change_jobs(
+            "plants",
+            JobChanges(
+                progress={"job-1": (Progress.ACCEPTED, 5.0), "job-2": (Progress.SEEN, None)},
+                forget={"job-3", "never-noted"},
+            ),
+        )
+        # What is noted again stays as it is, and nothing that is known becomes less.
+        await store.change_jobs("plants", noted("1"))
+        await store.change_jobs("plants", JobChanges(progress={"job-2": (Progress.ACCEPTED, 7.0)}))
+    async with Store.open(state_dir, fresh()) as store:
+        first, second = await store.jobs("plants")
+        assert (first.name, first.progress, first.accepted_at) == ("job-1", Progress.ACCEPTED, 5.0)
+        assert (second.name, second.progress, second.accepted_at) == ("job-2", Progress.SEEN, 7.0)
+        assert first.event == event("1", b"")
+        assert await names(store, "flood") == ["job-1"]
+
+
+async def test_a_name_that_is_no_text_of_unicode_is_kept(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        await store.change_jobs("plants", JobChanges(note={"job": event("\udc80")}))
+        (record,) = await store.jobs("plants")
+        assert record.event.id == "\udc80"
+
+
+async def test_the_budget_bounds_them(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics, StoreConfig(max_bytes=2 * 2**20)) as store:
+        for number in range(10):
+            await store.change_jobs("plants", noted(str(number), data=bytes(100_000)))
+        with pytest.raises(StoreFullError):
+            await store.change_jobs("plants", noted("too much", data=bytes(1_500_000)))
+        kept = await names(store)
+        assert len(kept) == 10
+        await store.change_jobs("plants", JobChanges(forget=set(kept)))
+        assert await names(store) == []
+
+
+async def test_names_are_saved_from_a_file_that_is_damaged_elsewhere(state_dir: Path) -> None:
+    wanted = [str(number) for number in range(500)]
+    async with Store.open(state_dir, fresh()) as store:
+        await store.change_jobs("plants", noted(*wanted))
+        for number in wanted:
+            await store.park(event(number, bytes(500)), "plants")
+    overwrite(state_dir, page_of(state_dir, "kept", 0.5))
+    await refused(state_dir)
+    async with Store.open(state_dir, fresh(), accept_loss=True) as store:
+        assert sorted(await names(store)) == sorted(f"job-{number}" for number in wanted)

@@ -84,9 +84,9 @@ class Lane:
         self._past: dict[Delivery, Past] = {}
         self._last_acceptance = 0.0
         self._last_recovery = 0.0
-        """Monotonic time at which an event was accepted that had met a lack of capacity."""
-        self._short: set[tuple[str, str]] = set()
-        """Events that met a lack of capacity since the last acceptance."""
+        """Monotonic time at which an event was accepted that had been put off before."""
+        self._put_off: set[tuple[str, str]] = set()
+        """Events put off since the last acceptance, by an answer that says "not now" or by none."""
         self._idle: list[_Place] = []
         self._tasks: asyncio.TaskGroup | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -309,10 +309,10 @@ class Lane:
 
     def _accepted(self, delivery: Delivery, now: float) -> None:
         self._last_acceptance = now
-        if self._short:
-            self._short.clear()
+        if self._put_off:
+            self._put_off.clear()
         past = self._past.get(delivery)
-        if past is not None and past.met_capacity:
+        if past is not None and past.put_off:
             self._last_recovery = now
         happened = delivery.event.time
         if happened is not None:
@@ -372,13 +372,13 @@ class Lane:
     def _is_its_own(self, attempt: Attempt, answer: Answer, past: Past) -> bool:
         """Tell whether the attempt failed for its event's own sake: others were accepted meanwhile.
 
-        A lack of capacity is the event's own only where it alone meets it, and nothing that met it before has
-        been accepted since: one that comes and goes is the service's.
+        To be put off is the event's own doing only if it alone is, and none that was put off before has been
+        accepted since: trouble that comes and goes is the service's.
         """
-        if answer.verdict is Verdict.CAPACITY:
-            past.met_capacity = True
-            self._short.add(attempt.event)
-            if len(self._short) > 1 or self._last_recovery > past.tried_at:
+        if answer.verdict in (Verdict.CAPACITY, Verdict.UNAVAILABLE):
+            past.put_off = True
+            self._put_off.add(attempt.event)
+            if len(self._put_off) > 1 or self._last_recovery > past.tried_at:
                 return False
         return answer.perhaps_its_own and self._last_acceptance > past.tried_at
 

@@ -34,7 +34,8 @@ class Past:
     """Monotonic time at which the newest attempt that failed began."""
     attempts: int = 0
     own_failures: int = 0
-    met_capacity: bool = False
+    put_off: bool = False
+    """Whether one of them was answered "not now", or not at all."""
 
 
 class Backoff:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +24,7 @@ from tests.pipeline.scripted import (
     FAILED,
     REFUSED,
     REJECTED,
+    UNAVAILABLE,
     UNREACHABLE,
     Bench,
     MemoryKeeper,
@@ -101,6 +103,23 @@ async def test_a_lack_of_capacity_that_comes_and_goes_makes_no_dead_letter() -> 
         assert await settled(given) == [Outcome.ACCEPTED] * 300
     assert not bench.keeper.letters
     assert bench.invocations("capacity") > 300
+
+
+@pytest.mark.parametrize("trouble", [EMPTY, CUT, UNAVAILABLE], ids=lambda answer: answer.cause)
+@pytest.mark.parametrize("seed", range(5))
+async def test_trouble_that_half_of_all_attempts_meet_is_no_event_s_own(trouble: Answer, seed: int) -> None:
+    """Half an ingress is gone: with four attempts each, one event in sixteen would die of it."""
+    dice = random.Random(seed)
+    bench = Bench(
+        ScriptedDestination(lambda _event: trouble if dice.random() < 0.5 else ACCEPTED, seconds=0.05),
+        max_attempts=4,
+        max_backoff=1,
+    )
+    given = deliveries(1000)
+    async with bench.running():
+        await bench.put(given)
+        outcomes = await settled(given)
+    assert outcomes == [Outcome.ACCEPTED] * 1000
 
 
 # --- lanes of one source ---------------------------------------------------------------------------

@@ -16,8 +16,8 @@ async def test_two_bridges_joining_and_leaving_lose_and_double_nothing(world: Wo
     created = world.oscar.ledger.created
 
     async def goes_on(what: str) -> None:
-        await world.produce_numbers(300)
         wanted = len(created) + 200
+        await world.produce_numbers(300)
         await until(lambda: len(created) > wanted, what=what)
 
     await world.produce_numbers(300)

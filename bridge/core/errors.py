@@ -60,7 +60,7 @@ class StoreError(BridgeError):
 
 
 class StoreFullError(StoreError):
-    """The store is at `store.max_bytes`; nothing more is kept until some of it goes."""
+    """The store is at `store.max_bytes`, for all but dead letters at 15/16 of it, until some of it goes."""
 
 
 class StoreLockedError(StoreError):

@@ -48,6 +48,11 @@ class Keep:
     size: int
     """About how many bytes a new row takes."""
 
+    @property
+    def is_letter(self) -> bool:
+        """Whether it is a dead letter."""
+        return bool(self.row[8] == DEAD)
+
     @classmethod
     def of(cls, row: Row, done: asyncio.Future[None]) -> Keep:
         """Take `row`, and estimate its size: its key twice (an index has it too), data, texts, overhead."""
@@ -76,21 +81,21 @@ _State = tuple[int, str, str] | None
 
 
 def write(
-    connection: sqlite3.Connection, group: Sequence[Keep | int], room: int
+    connection: sqlite3.Connection, group: Sequence[Keep | int], room: int, of_letters: int = 0
 ) -> tuple[Change, Collection[Keep]]:
     """Keep events and forget parked ones (given by their numbers), in the order of `group`.
 
     An event that is kept already needs no room. Returns the change, and the events that `room` bytes
-    had no place for.
+    had no place for, the last `of_letters` of which are for dead letters alone.
     """
     change = Change(forgotten=[item for item in group if isinstance(item, int)])
     keeps = [item for item in group if isinstance(item, Keep)]
-    if _all_new(connection, keeps, room):
+    if _all_new(connection, keeps, room - of_letters):
         _delete_parked(connection, change.forgotten, change)
         for keep in keeps:
             change.tally[_label(keep.row)] += 1
         return change, ()
-    plan = _Plan(connection, group, room)
+    plan = _Plan(connection, group, room, of_letters)
     _delete_parked(connection, plan.doomed, change)
     connection.executemany(schema.KEEP, [row for rows in plan.rows.values() for row in rows])
     for key in plan.rows:
@@ -122,13 +127,16 @@ def _all_new(connection: sqlite3.Connection, keeps: Sequence[Keep], room: int) -
 class _Plan:
     """What a group comes to: rows to delete first, rows to write then."""
 
-    def __init__(self, connection: sqlite3.Connection, group: Sequence[Keep | int], room: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, group: Sequence[Keep | int], room: int, of_letters: int
+    ) -> None:
         self.before: dict[Row, _State] = {}
         """What each event is kept for, once `doomed` are deleted."""
         self.doomed: list[int] = []
         self.rows: defaultdict[Row, list[Row]] = defaultdict(list)
         self.refused: set[Keep] = set()
         self._room = room
+        self._of_letters = of_letters
         self._keys: dict[int, Row] = {}
         for item in group:
             if isinstance(item, Keep) and (key := item.row[:3]) not in self.before:
@@ -157,7 +165,7 @@ class _Plan:
         _, reason, cause = _label(keep.row)
         state = self.after[key]
         if state is None:
-            if keep.size > self._room:
+            if keep.size > self._room - (0 if keep.is_letter else self._of_letters):
                 self.refused.add(keep)
                 return
             self._room -= keep.size

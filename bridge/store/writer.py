@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -18,6 +19,7 @@ import structlog
 
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.store import changes, salvage, schema, spooled
+from bridge.store.budget import Budget
 from bridge.store.changes import Change, Keep
 from bridge.store.clock import Clock, newest_seen
 from bridge.store.config import StoreConfig
@@ -41,8 +43,9 @@ _WAL_BYTES = 64 * 2**20
 """A write-ahead log above this is brought into the file even if readers must be waited for."""
 _DISK_BYTES = 2**20
 """Left free on the disk, for what takes away: it is written to the log too."""
-_REFUSED_SECONDS = 20.0
-"""For how long a refusal is told though something smaller would fit: who tries again does so sooner."""
+_FOR_LETTERS = 16
+"""One part in so many of the budget is for dead letters alone: what waits for a dead service leaves room for
+what the others reject."""
 _CHECKPOINT_MILLISECONDS = 100
 """How long readers are waited for then."""
 
@@ -93,20 +96,23 @@ class Writer:
         """Set by the loop before None goes into the queue."""
         self.trouble: str | None = None
         """Why the last write failed."""
-        self.full: str | None = None
-        """That the budget is reached."""
         self.writing_since: float | None = None
         """Monotonic time at which the write under way began."""
         self.bytes = 0
         """On the disk."""
         self._used = self._wal_bytes = self._reusable = 0
-        self._disk_is_short = False
-        """Whether the disk, not the budget, leaves the least room."""
+        self._disk = 0
+        """Bytes of new rows that the disk has room for, as last measured."""
+        limit = f"is at its limit of {_size(config.max_bytes)} (store.max_bytes)"
+        self._for_letters = Budget(config.max_bytes, limit, "nothing more is kept")
+        self._for_events = Budget(
+            config.max_bytes - config.max_bytes // _FOR_LETTERS,
+            f"{limit}, but for what is kept free for dead letters",
+            "no more events are kept",
+        )
         self._taken: list[Keep | int | Done | Work] = []
         """What this turn took from the queue."""
         self._ended = False
-        self._wanted = 0
-        self._refused_at = 0.0
         self._forgets: list[int | Done] = []
         """Which could not be written: again with the next group."""
         self._expiry = Expiry(config.keep_dead_for)
@@ -115,6 +121,11 @@ class Writer:
         self._inode = 0
         # Not a daemon thread: should the loop go first, the interpreter waits for what is being written.
         self.thread = threading.Thread(target=self._run, name="store")
+
+    @property
+    def full(self) -> str | None:
+        """That the budget is reached: for all that is kept, or for all but dead letters."""
+        return self._for_letters.refusal or self._for_events.refusal
 
     def _run(self) -> None:
         try:
@@ -202,15 +213,9 @@ class Writer:
         if self._wal_bytes > _WAL_BYTES and monotonic() >= self._checkpoint_at:
             self._checkpoint_at = monotonic() + _PROBE_SECONDS
             self._checkpoint()
-        # A hundredth, so that readiness does not flap with every event that goes. A tenth, because a batch
-        # may be too large for whatever becomes free, and who asks again may ask for less.
-        if self.full is not None:
-            most = min(self._config.max_bytes, self._used + self._left())
-            wanted = max(min(self._wanted, most // 10), most // 100)
-            room = self._room(max(wanted, self._wanted))
-            held = monotonic() - self._refused_at >= _REFUSED_SECONDS
-            if room >= wanted and (room >= self._wanted or held):
-                self.full = None
+        for budget in (self._for_letters, self._for_events):
+            if budget.refusal is not None:
+                budget.look(self._used + self._left(budget), partial(self._room, budget))
 
     def _gather(self) -> tuple[list[Keep | int | Done], Work | None]:
         """Wait for something to do, and take all that waits with it; nothing if it is time to look around."""
@@ -253,36 +258,36 @@ class Writer:
             return failure
         self._forgets = []
         ((change, refused),) = written
-        if refused:
-            self._is_full(next(iter(refused)).size)
-        full = StoreFullError(self.full)
-        self._tell(change, [(keep.done, full if keep in refused else None) for keep in keeps])
+        self._tell(change, [(keep.done, self._refuse(keep) if keep in refused else None) for keep in keeps])
         return None
+
+    def _refuse(self, keep: Keep) -> StoreFullError:
+        budget = self._for_letters if keep.is_letter else self._for_events
+        budget.refuse(self._path, keep.size)
+        return StoreFullError(budget.refusal)
 
     def _commit(self, group: Sequence[Keep | int | Done]) -> tuple[Change, Collection[Keep]]:
         connection = self._ready()
-        room = self._room(sum(item.size for item in group if isinstance(item, Keep)))
+        keeps = [item for item in group if isinstance(item, Keep)]
+        letters_alone = all(keep.is_letter for keep in keeps)
+        budget = self._for_letters if letters_alone else self._for_events
+        of_events = self._room(budget, sum([keep.size for keep in keeps]))
+        room = max(0, self._for_letters.left(self._used, self._disk))
         with schema.transaction(connection):
             events = [item for item in group if not isinstance(item, Done)]
-            change, refused = changes.write(connection, events, room)
+            change, refused = changes.write(connection, events, room, room - of_events)
             spooled.finish(connection, [item for item in group if isinstance(item, Done)], change)
         return change, refused
-
-    def _is_full(self, wanted: int) -> None:
-        self._wanted, self._refused_at = wanted, monotonic()
-        why = f"is at its limit of {_size(self._config.max_bytes)} (store.max_bytes)"
-        if self._disk_is_short:
-            why = "has a disk that is nearly full"
-        self.full = f"the store {self._path} {why}: nothing more is kept until some of it goes"
 
     def _do(self, work: Work) -> None:
         done: list[tuple[object, Change]] = []
 
         def call() -> None:
             connection = self._ready()
-            if work.size and self._room(work.size) < work.size:
-                self._is_full(work.size)
-                done.append((StoreFullError(self.full), Change()))
+            budget = self._for_events
+            if work.size and self._room(budget, work.size) < work.size:
+                budget.refuse(self._path, work.size)
+                done.append((StoreFullError(budget.refusal), Change()))
                 return
             with schema.transaction(connection):
                 result = work.call(connection)
@@ -358,17 +363,16 @@ class Writer:
             with suppress(sqlite3.Error):
                 connection.close()
 
-    def _room(self, wanted: int) -> int:
-        """Give the bytes that there is room for in new rows, having made it where that is possible."""
-        if self._left() < wanted:
+    def _room(self, budget: Budget, wanted: int) -> int:
+        """Give the bytes that `budget` has for new rows, having made room where that is possible."""
+        if self._left(budget) < wanted:
             self._checkpoint()
             self._measure()
-        return max(0, self._left())
+        return max(0, self._left(budget))
 
-    def _left(self) -> int:
-        budget, disk = self._config.max_bytes - self._used, self._disk_left()
-        self._disk_is_short = disk < budget
-        return min(budget, disk)
+    def _left(self, budget: Budget) -> int:
+        self._disk = self._disk_left()
+        return budget.left(self._used, self._disk)
 
     def _disk_left(self) -> int:
         """Give the bytes of new rows that the disk has room for, in pages of the file that are free or new.

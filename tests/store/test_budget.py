@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from bridge.core.errors import StoreFullError
-from bridge.store import Filter, Store, StoreConfig, orders, writer
+from bridge.core.ports import Spooled
+from bridge.store import Filter, Store, StoreConfig, budget, orders, writer
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, on_a_tmpfs, parked, parked_ids, until, value
 
@@ -48,7 +49,7 @@ async def test_a_full_store_says_so_until_there_is_room(state_dir: Path, metrics
         assert on_disk(state_dir) < 1.2 * MIB
         assert "store.max_bytes" in store.problems()[0]
         with pytest.raises(StoreFullError):
-            await store.bury(letter("other", data=b"x" * 15_000))
+            await store.bury(letter("other", data=b"x" * 100_000))
         assert await parked_ids(store) == kept
         for row in (await parked(store))[:20]:
             store.forget(row.number)
@@ -72,6 +73,93 @@ async def test_what_is_kept_already_can_be_buried_noted_and_replayed_in_a_full_s
         assert (await orders.discard(store, Filter())).changed == len(kept)
         await until(lambda: store.problems() == [])
         await fill(store)
+
+
+async def bury_until_full(store: Store, size: int) -> int:
+    """Bury letters until one is refused; return how many were kept."""
+    with pytest.raises(StoreFullError, match=r"limit of 1 MiB \(store.max_bytes\): nothing more is kept"):  # noqa: PT012 - until it does
+        for number in range(10_000):
+            await store.bury(letter(f"dead-{number}", data=os.urandom(size)))
+    return number
+
+
+async def test_a_sixteenth_of_the_budget_takes_dead_letters_alone(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        await fill(store)
+        assert 15 / 16 * MIB - 40_000 < on_disk(state_dir) < 15 / 16 * MIB + 40_000
+        letters = await bury_until_full(store, 3000)
+        assert 10 < letters < (MIB / 16 + 15_000) / 3000
+        assert on_disk(state_dir) < MIB + 40_000
+
+
+async def test_what_is_told_of_a_full_store_is_true_of_dead_letters_and_of_events(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_PROBE_SECONDS", 0.01)
+
+    def told() -> str:
+        (problem,) = store.problems()
+        return problem
+
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        await fill(store)
+        assert told().endswith("kept free for dead letters: no more events are kept until some of it goes")
+        event_told = told()
+        await store.bury(letter("1", data=b"x" * 3000))
+        await asyncio.sleep(0.05)
+        assert told() == event_told, "that letters are kept makes no room for events"
+        await bury_until_full(store, 3000)
+        assert "(store.max_bytes): nothing more is kept" in told()
+        with pytest.raises(StoreFullError, match="no more events are kept"):
+            await store.park(event("more", data=b"x" * 15_000), "plants")
+        assert "(store.max_bytes): nothing more is kept" in told()
+        await orders.discard(store, Filter())
+        await until(lambda: told() == event_told)
+        for row in await parked(store):
+            store.forget(row.number)
+        await until(lambda: store.problems() == [])
+
+
+async def test_what_is_spooled_leaves_room_for_dead_letters(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        spool = store.spool("arrivals")
+        with pytest.raises(StoreFullError, match="no more events are kept"):  # noqa: PT012 - until it does
+            for number in range(10_000):
+                await spool.append([Spooled(key=str(number), data=os.urandom(15_000))])
+        with pytest.raises(StoreFullError, match="no more events are kept"):
+            await spool.mark([b"%016d" % number for number in range(2000)], 1)
+        assert await bury_until_full(store, 3000) > 10
+        assert spool.waiting == number
+
+
+async def test_of_a_group_in_a_full_store_the_dead_letters_are_kept(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        kept = await fill(store)
+        both = [
+            keep
+            for n in range(5)
+            for keep in (
+                store.park(event(f"new-{n}", data=os.urandom(15_000)), "plants"),
+                asyncio.ensure_future(store.bury(letter(f"dead-{n}", data=os.urandom(3000)))),
+            )
+        ]
+        results = await asyncio.gather(*both, return_exceptions=True)
+        assert [type(result) for result in results] == [StoreFullError, type(None)] * 5
+        assert await parked_ids(store) == kept
+        assert value(metrics, "bridge_kept_events", service="plants", reason="dead") == 5
+
+
+async def test_a_letter_that_filled_the_last_of_the_budget_is_replayed(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics, SMALL) as store:
+        kept = await fill(store)
+        letters = await bury_until_full(store, 3000)
+        assert (await orders.replay(store, Filter())).changed == letters
+        assert len(await parked_ids(store)) == len(kept) + letters
+        assert store.waiting("plants") == len(kept) + letters
 
 
 async def test_a_group_is_kept_as_far_as_it_fits(state_dir: Path, metrics: Metrics) -> None:
@@ -123,7 +211,7 @@ async def test_a_full_store_is_told_as_long_as_what_does_not_fit_is_tried_again(
                 assert "store.max_bytes" in store.problems()[0]
                 await asyncio.sleep(0.01)
         await store.park(event("small"), "plants")
-        monkeypatch.setattr(writer, "_REFUSED_SECONDS", 0.0)
+        monkeypatch.setattr(budget, "_REFUSED_SECONDS", 0.0)
         await until(lambda: store.problems() == [])
 
 

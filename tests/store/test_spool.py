@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from bench.spooled import SPOOLED_AT_ONCE, occurrences, spooling_rate
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.ports import Spooled
-from bridge.store import Filter, Store, StoreConfig, orders, read_dead_letters, spool, spooled, writer
+from bridge.store import Filter, Store, StoreConfig, budget, orders, read_dead_letters, spool, spooled
 from bridge.store.spool import SourceSpool
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, parked_ids, until, value
@@ -270,7 +270,7 @@ async def test_at_the_budget_nothing_of_a_batch_is_kept_and_all_else_goes_on(
 async def test_a_batch_that_never_fits_does_not_leave_the_store_full(
     state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_REFUSED_SECONDS", 0.1)
+    monkeypatch.setattr(budget, "_REFUSED_SECONDS", 0.1)
     async with Store.open(state_dir, metrics, StoreConfig(max_bytes=2**20)) as store:
         arrivals = store.spool("arrivals")
         await arrivals.append(list(occurrences(100)))

@@ -21,6 +21,7 @@ from bridge.pipeline.limits.pace import Pace
 from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.parking import Parking
 from bridge.pipeline.retry import Backoff, Past
+from bridge.pipeline.throughput import Throughput
 from bridge.pipeline.waiting import PROBERS, Waiting
 from bridge.telemetry.metrics import LaneMetrics
 
@@ -82,6 +83,7 @@ class Lane:
         """Of those that come next."""
         self._under_way: set[Attempt] = set()
         self._past: dict[Delivery, Past] = {}
+        self._throughput = Throughput()
         self._last_acceptance = 0.0
         self._last_recovery = 0.0
         """Monotonic time at which an event was accepted that had been put off before."""
@@ -111,6 +113,7 @@ class Lane:
         metrics.queued.set_function(lambda: len(self._waiting))
         metrics.in_flight.set_function(lambda: len(self._under_way))
         metrics.limit.set_function(lambda: concurrency.limit)
+        metrics.drain.set_function(self._drain_seconds)
 
     @property
     def starving(self) -> bool:
@@ -308,6 +311,7 @@ class Lane:
         self.look()
 
     def _accepted(self, delivery: Delivery, now: float) -> None:
+        self._throughput.count(now)
         self._last_acceptance = now
         if self._put_off:
             self._put_off.clear()
@@ -381,6 +385,13 @@ class Lane:
             if len(self._put_off) > 1 or self._last_recovery > past.tried_at:
                 return False
         return answer.perhaps_its_own and self._last_acceptance > past.tried_at
+
+    def _drain_seconds(self) -> float:
+        backlog = len(self._waiting) + self._parking.elsewhere
+        if backlog <= 0:
+            return 0.0
+        rate = self._throughput.a_second(monotonic())
+        return backlog / rate if rate else float("inf")
 
     # What comes and leaves
 

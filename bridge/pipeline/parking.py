@@ -73,6 +73,11 @@ class Parking:
         """Whether events wait in the store, or for it, that newer ones must not overtake."""
         return (self._backlog or bool(self._to_write)) and not self._closed
 
+    @property
+    def elsewhere(self) -> int:
+        """How many events are parked, or on their way into the store, and not back in the lane."""
+        return self._keeper.waiting(self._key) + len(self._to_write) - len(self._back)
+
     def owns(self, delivery: Delivery) -> bool:
         """Tell whether `delivery` came back from the store: then it is durable as it is."""
         return delivery in self._back

@@ -29,6 +29,9 @@ class Change:
     """Numbers that are certainly not parked any more."""
     returned: set[str] = field(default_factory=set)
     """Services of dead letters that are parked now."""
+    oldest: dict[str, float | None] = field(default_factory=dict)
+    """Since when the event longest parked waits, in seconds since 1970, of services where that is another one
+    now; None where none is parked any more."""
     spooled: Counter[int] = field(default_factory=Counter)
     """Occurrences kept more (or fewer), by spool."""
     sources: dict[int, str] = field(default_factory=dict)

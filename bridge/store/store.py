@@ -63,6 +63,8 @@ class Store:
         """Why nothing more is taken: closed, or broken by a defect."""
         self._broken = asyncio.Event()
         self._kept: Counter[tuple[str, str]] = Counter()
+        self._parked_since: dict[str, float] = {}
+        """When the event longest parked for a service was, in seconds since 1970."""
         self._wakes: dict[str, Callable[[], None]] = {}
         self._given: dict[int, str] = {}
         """Numbers given by `parked`, with their services."""
@@ -173,6 +175,15 @@ class Store:
     def on_parked(self, service: str, wake: Callable[[], None]) -> None:
         """Have `wake` called on the loop whenever a replay has parked events of `service`."""
         self._wakes[service] = wake
+        if service:
+            self._tell_age(service)
+
+    def _tell_age(self, service: str) -> None:
+        self._metrics.parked_oldest.labels(service).set_function(lambda: self._age(service))
+
+    def _age(self, service: str) -> float:
+        since = self._parked_since.get(service)
+        return 0.0 if since is None else max(0.0, self.now() - since)
 
     # Jobs
 
@@ -274,6 +285,12 @@ class Store:
             self._metrics.kept_events.labels(service, reason).set(self._kept[service, reason])
             if reason == DEAD:
                 self._metrics.dead_letters.labels(service, cause).inc(difference)
+        for service, since in change.oldest.items():
+            if since is None:
+                self._parked_since.pop(service, None)
+            else:
+                self._parked_since[service] = since
+                self._tell_age(service)
         for number in change.unparked:
             self._given.pop(number, None)
         for number in change.forgotten:

@@ -19,6 +19,7 @@ import structlog
 
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.store import changes, salvage, schema, spooled
+from bridge.store.ages import Ages
 from bridge.store.budget import Budget
 from bridge.store.changes import Change, Keep
 from bridge.store.clock import Clock, newest_seen
@@ -117,6 +118,8 @@ class Writer:
         """Which could not be written: again with the next group."""
         self._expiry = Expiry(config.keep_dead_for)
         self._checkpoint_at = monotonic()
+        self._ages = Ages()
+        """Begun anew with each connection, since what it saw of a transaction that failed never was."""
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         # Not a daemon thread: should the loop go first, the interpreter waits for what is being written.
@@ -188,6 +191,7 @@ class Writer:
         schema.upgrade(connection)
         self.clock = Clock(newest_seen(connection))
         change = changes.totals(connection)
+        self._ages.look(connection, change)
         spooled.totals(connection, change)
         return change
 
@@ -277,6 +281,7 @@ class Writer:
             events = [item for item in group if not isinstance(item, Done)]
             change, refused = changes.write(connection, events, room, room - of_events)
             spooled.finish(connection, [item for item in group if isinstance(item, Done)], change)
+            self._ages.look(connection, change)
         return change, refused
 
     def _do(self, work: Work) -> None:
@@ -291,6 +296,7 @@ class Writer:
                 return
             with schema.transaction(connection):
                 result = work.call(connection)
+                self._ages.look(connection, result[1])
             done.append(result)
 
         failure = self._attempt(call)
@@ -340,6 +346,7 @@ class Writer:
     def _connect(self) -> sqlite3.Connection:
         connection = self._connection = schema.connect(self._path, mode="rw")
         self._inode = self._path.stat().st_ino
+        self._ages = Ages()
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")

@@ -96,6 +96,17 @@ class Metrics:
             ["cluster"],
         )
         self.lane_open = gauge("bridge_lane_open", "1 while the lane's gate is open.", ["service"])
+        self.lane_drain = gauge(
+            "bridge_lane_drain_seconds",
+            "Time until what waits and is parked for the service is accepted, at the rate of about the last "
+            "minute; +Inf while nothing is accepted.",
+            ["service"],
+        )
+        self.parked_oldest = gauge(
+            "bridge_parked_oldest_seconds",
+            "Time since the event longest parked was, or was first attempted; 0 while none is.",
+            ["service"],
+        )
         self.kept_events = gauge(
             "bridge_kept_events", "Events in the store, by why they are kept.", ["service", "reason"]
         )
@@ -186,6 +197,7 @@ class LaneMetrics:
         self.in_flight = metrics.lane_in_flight.labels(key)
         self.limit = metrics.lane_limit.labels(key)
         self.open = metrics.lane_open.labels(key)
+        self.drain = metrics.lane_drain.labels(key)
 
     def retried(self, cause: str) -> None:
         """Count one attempt that will be made again, by a bounded cause."""

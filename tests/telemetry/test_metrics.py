@@ -34,6 +34,8 @@ _NAMES = {
     "bridge_lane_limit": ("gauge", ["service"]),
     "bridge_cluster_limit": ("gauge", ["cluster"]),
     "bridge_lane_open": ("gauge", ["service"]),
+    "bridge_lane_drain_seconds": ("gauge", ["service"]),
+    "bridge_parked_oldest_seconds": ("gauge", ["service"]),
     "bridge_kept_events": ("gauge", ["service", "reason"]),
     "bridge_dead_letters": ("gauge", ["service", "cause"]),
     "bridge_store_bytes": ("gauge", []),

@@ -110,7 +110,7 @@ async def _ask(settings: Settings, key: str, questions: Sequence[_Question]) -> 
     """Ask one cluster for jobs, one after the other: each may cost OSCAR a long listing."""
     config = settings.clusters[key]
     found = []
-    async with OscarCluster(key, config, connections=1) as cluster:
+    async with OscarCluster(key, config) as cluster:
         jobs = _Jobs(cluster, config.auth if isinstance(config.auth, BasicAuth) else None)
         for source, identity, event_id, name in questions:
             service = settings.services[name]

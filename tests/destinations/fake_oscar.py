@@ -162,7 +162,7 @@ async def service(
 ) -> AsyncIterator[OscarService]:
     """Open a cluster with one service; `more` is the service's configuration."""
     config = cluster_config(endpoint, auth, **({} if tls is None else {"tls": tls}))
-    async with OscarCluster("main", config, connections=16, metrics=metrics) as cluster:
+    async with OscarCluster("main", config, metrics=metrics) as cluster:
         yield OscarService(
             key, ServiceConfig.model_validate({"cluster": "main", **more}), cluster, trusted_sources=trusted
         )

@@ -759,7 +759,7 @@ async def test_a_proxy_that_refuses_the_tunnel_sends_nothing(monkeypatch: pytest
 async def test_a_cluster_tells_what_once_means(version: str, once: str) -> None:
     async with FakeOscar(version=version).serve() as oscar:
         oscar.definition = {"federation": {"members": [{"type": "oscar"}]}}
-        async with OscarCluster("main", cluster_config(oscar.url), connections=1) as cluster:
+        async with OscarCluster("main", cluster_config(oscar.url)) as cluster:
             plants = OscarService(
                 "plants", ServiceConfig(cluster="main"), cluster, trusted_sources=frozenset()
             )
@@ -773,7 +773,7 @@ async def test_a_cluster_out_of_reach_is_no_reason_to_fail() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         config = cluster_config(f"http://127.0.0.1:{bound.getsockname()[1]}")
-        async with OscarCluster("main", config, connections=1) as cluster:
+        async with OscarCluster("main", config) as cluster:
             with capture_logs() as lines:
                 await announce(cluster, [])
     assert [(line["event"], line["cause"]) for line in lines] == [

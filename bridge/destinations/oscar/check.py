@@ -42,7 +42,7 @@ async def check(key: str, config: ClusterConfig, services: Mapping[str, ServiceC
     findings = Findings(f"cluster {key}")
     look = _Look(findings, key, config, services)
     try:
-        async with OscarCluster(key, config, connections=1) as cluster:
+        async with OscarCluster(key, config) as cluster:
             _warn_of_openness(findings, key, cluster, config)
             if isinstance(config.auth, OidcAuth):
                 note_proxy(findings, config.auth.token_endpoint)

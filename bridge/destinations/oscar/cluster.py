@@ -52,7 +52,6 @@ _FIRST_TO_NAME_JOBS = (4, 1, 0)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 
 _MANAGEMENT_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=CONNECT_SECONDS)
-_MANAGEMENT_CONNECTIONS = 4
 _LONGEST_REPLY = 4 << 20
 """Bytes of a management answer that are read: a service's definition carries its script."""
 _LONGEST_GRANT = 1 << 20
@@ -75,20 +74,14 @@ def names_jobs(version: str) -> bool | None:
 
 
 class OscarCluster:
-    """One cluster's connections and credentials; an async context manager.
+    """One cluster's connections and credentials; an async context manager."""
 
-    `connections` is the sum of its lanes' concurrency, so that no attempt ever waits for a connection.
-    """
-
-    def __init__(
-        self, key: str, config: ClusterConfig, *, connections: int, metrics: Metrics | None = None
-    ) -> None:
+    def __init__(self, key: str, config: ClusterConfig, *, metrics: Metrics | None = None) -> None:
         self.key = key
         self.endpoint = URL(config.endpoint)
         # Not by aiohttp's `trust_env`: it sends passwords of ~/.netrc, which nobody configured.
         self.proxy = proxy_for(self.endpoint)
         self._config = config
-        self._connections = connections
         self._session: aiohttp.ClientSession | None = None
         self._fresh_session: aiohttp.ClientSession | None = None
         self._tls: ssl.SSLContext | bool = True
@@ -133,7 +126,6 @@ class OscarCluster:
 
     def _new_session(self, *, fresh: bool) -> aiohttp.ClientSession:
         return new_session(
-            limit=self._connections + _MANAGEMENT_CONNECTIONS,
             tls=self._tls,
             fresh=fresh,
             headers={

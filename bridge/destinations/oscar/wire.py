@@ -29,20 +29,19 @@ _SUCCESS = re.compile(rb"HTTP/1\.[01] (2[0-9][0-9])[ \r\n]")
 _STATUS_LINE_BYTES = 13
 
 
-def session(
-    *, limit: int, tls: SSLContext | bool, fresh: bool, headers: Mapping[str, str]
-) -> aiohttp.ClientSession:
-    """Make a session of at most `limit` connections; with `fresh`, each of them carries one request.
+def session(*, tls: SSLContext | bool, fresh: bool, headers: Mapping[str, str]) -> aiohttp.ClientSession:
+    """Make a session; with `fresh`, each of its connections carries one request.
 
+    It has as many connections as requests under way, so that none waits for one in the time of its timeout.
     Those that are kept are let go after 15 idle seconds, before common servers hang up on them (60 s and
     more), since a request on a connection that is just being closed has an unknown outcome.
 
     The session reads neither cookies, nor proxies or ~/.netrc of the environment.
     """
     return aiohttp.ClientSession(
-        connector=_Connector(limit=limit, ssl=tls, force_close=True)
+        connector=_Connector(limit=0, ssl=tls, force_close=True)
         if fresh
-        else _Connector(limit=limit, ssl=tls, keepalive_timeout=15),
+        else _Connector(limit=0, ssl=tls, keepalive_timeout=15),
         headers=headers,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,

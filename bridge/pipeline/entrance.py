@@ -8,7 +8,6 @@ from time import monotonic
 
 from bridge.core.delivery import Delivery
 from bridge.pipeline.config import LaneConfig
-from bridge.pipeline.limits.gate import Gate
 from bridge.pipeline.parking import Parking
 from bridge.pipeline.waiting import Waiting
 
@@ -26,16 +25,19 @@ class Entrance:
     def __init__(
         self,
         config: LaneConfig,
-        gate: Gate,
         waiting: Waiting,
         parking: Parking,
         *,
+        shut_since: Callable[[], float | None],
         enter: Callable[[Delivery], None],
         park: Callable[[Delivery], None],
     ) -> None:
-        """Serve one lane: `enter` queues an event there, `park` takes one out of it and has it written."""
+        """Serve one lane: `enter` queues an event there, `park` takes one out of it and has it written.
+
+        `shut_since` gives the monotonic time since which it begins nothing; None while it does.
+        """
         self._config = config
-        self._gate = gate
+        self._shut_since = shut_since
         self._waiting = waiting
         self._parking = parking
         self._enter = enter
@@ -99,7 +101,7 @@ class Entrance:
         """Give the seconds that `delivery` may still wait in memory."""
         if not self._config.park:
             return float("inf")
-        now, longest, shut_since = monotonic(), self._config.park_after, self._gate.shut_since
+        now, longest, shut_since = monotonic(), self._config.park_after, self._shut_since()
         if shut_since is None:
             return delivery.since + OPEN_PATIENCE * longest - now
         return min(delivery.since, shut_since) + longest - now

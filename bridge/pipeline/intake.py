@@ -23,6 +23,7 @@ class Intake:
         self._metrics = metrics
         self._unsettled: dict[Delivery, int] = {}  # with their sizes
         self._closed = False
+        self._paused = False
         self._room = asyncio.Event()
         self._room.set()
         self._empty = asyncio.Event()
@@ -32,10 +33,15 @@ class Intake:
 
     @property
     def free(self) -> int:
-        """Slots that may be filled now; 0 when full by count or by bytes, or when closed."""
-        if self._closed or self._bytes >= self._max_bytes:
+        """Slots that may be filled now; 0 when full, paused or closed."""
+        if self._closed or self._paused or self._bytes >= self._max_bytes:
             return 0
         return max(0, self.most - len(self._unsettled))
+
+    @property
+    def full(self) -> bool:
+        """Whether what is not settled takes all slots or bytes."""
+        return len(self._unsettled) >= self.most or self._bytes >= self._max_bytes
 
     @property
     def in_flight(self) -> int:
@@ -56,6 +62,11 @@ class Intake:
             self._empty.clear()
             delivery.watch(self._settled)
         self._metrics.received.inc(len(batch))
+
+    def pause(self, on: bool) -> None:
+        """Give no slots while it is on: nothing more is read, and what is in hand goes on."""
+        self._paused = on
+        self._room.set()
 
     def close(self) -> None:
         """Give no more slots: the source stops reading."""

@@ -14,10 +14,10 @@ from bridge.core.ports import Answer, DeadLetter, Destination, Invocation, Keepe
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.dead import Burials
 from bridge.pipeline.entrance import Entrance
-from bridge.pipeline.limits.concurrency import places
+from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.gate import Gate
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt, Limit
-from bridge.pipeline.limits.pace import Pace
+from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.parking import Parking
 from bridge.pipeline.retry import Backoff, Past
@@ -55,7 +55,7 @@ class Lane:
 
     `look` is the dispatcher: whenever something came, ended or fell due, it begins what all limits allow.
     Nothing else begins an attempt, and no attempt waits for the store. `ring` has the limits that the lane
-    shares with others of its cluster.
+    shares with others of its cluster, `pauses` are those that a person may want of it.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Lane:
         keeper: Keeper,
         metrics: LaneMetrics,
         ring: Ring | None = None,
+        pauses: Sequence[Pause] = (),
     ) -> None:
         self.key = key
         self._config = config
@@ -73,10 +74,15 @@ class Lane:
         self._metrics = metrics
         self._backoff = Backoff(first=0.5, longest=config.retry.max_backoff)
         self._gate = Gate(key, self._backoff, metrics)
-        concurrency = places(config.limits.concurrency)
-        self._limits: list[Limit] = [self._gate, concurrency]
-        if config.limits.rate is not None:
-            self._limits.append(Pace(config.limits.rate))
+        self._limits: list[Limit] = [self._gate, *pauses]
+        self.allowance = Allowance(self._limits, config.limits.concurrency, config.limits.rate)
+        """After a change of it the lane has to look."""
+        self._pauses = pauses
+        self._paused_since: float | None = None
+        self._resumed_at = float("-inf")
+        """Monotonic time; the time of `give_up_after` does not begin before."""
+        for pause in pauses:
+            pause.when_changed(self._paused_or_resumed)
         self._ring = ring
         self._waiting = Waiting()
         self._ready: dict[Delivery, Invocation] = {}
@@ -108,11 +114,16 @@ class Lane:
             caught_up=lambda: self._entrance.look_again(),
         )
         self._entrance = Entrance(
-            config, self._gate, self._waiting, self._parking, enter=self._enter, park=self._park
+            config,
+            self._waiting,
+            self._parking,
+            shut_since=lambda: self._shut_since,
+            enter=self._enter,
+            park=self._park,
         )
         metrics.queued.set_function(lambda: len(self._waiting))
         metrics.in_flight.set_function(lambda: len(self._under_way))
-        metrics.limit.set_function(lambda: concurrency.limit)
+        metrics.limit.set_function(lambda: self.allowance.at_once)
         metrics.drain.set_function(self._drain_seconds)
 
     @property
@@ -120,9 +131,17 @@ class Lane:
         """Whether it could soon begin more than waits in it: its sources should not be held for others."""
         return (
             len(self._waiting) < self._run
-            and self._gate.shut_since is None
+            and self._shut_since is None
             and (self._ring is None or self._ring.has_room)
         )
+
+    @property
+    def _shut_since(self) -> float | None:
+        """Monotonic time since which nothing begins, but for probes: the gate is shut, or it is paused."""
+        gate, paused = self._gate.shut_since, self._paused_since
+        if gate is None or paused is None:
+            return paused if gate is None else gate
+        return min(gate, paused)
 
     def when_starving(self, call: Callable[[], None]) -> None:
         """Have `call` made each time that the lane begins to starve."""
@@ -230,6 +249,15 @@ class Lane:
             place.attempt = attempt
             self._tasks.create_task(self._work(place), name=f"lane {self.key} attempts")
         self._has_room()
+
+    def _paused_or_resumed(self) -> None:
+        since = [pause.since for pause in self._pauses if pause.since is not None]
+        self._paused_since = min(since, default=None)
+        if self._paused_since is None:
+            self._resumed_at = monotonic()
+        self._entrance.look_again()  # there is another patience now
+        self._parking.look()
+        self.look()
 
     def _has_room(self) -> None:
         waiting, queue = len(self._waiting), self._config.queue
@@ -339,7 +367,7 @@ class Lane:
             own and past.own_failures >= self._config.retry.max_attempts
         ):
             cause = answer.cause
-        elif now - past.began >= self._config.retry.give_up_after:
+        elif now - max(past.began, self._resumed_at) >= self._config.retry.give_up_after:
             cause = "gave_up"
         if cause:
             letter = DeadLetter(
@@ -414,6 +442,8 @@ class Lane:
         self._parking.take(delivery, self._past.get(delivery))
 
     def _room_for_parked(self) -> int:
+        if self._paused_since is not None:
+            return 0
         most = self._config.queue if self._gate.shut_since is None else PROBERS
         return most - len(self._waiting)
 

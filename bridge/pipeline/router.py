@@ -285,7 +285,7 @@ class Router:
 
     def _make_way_if_held(self) -> None:
         """A lane starves: it may be that another holds the source."""
-        if self._putting or not self._intake.free:
+        if self._putting or self._intake.full:
             self.make_way()
 
     def make_way(self) -> None:
@@ -295,7 +295,7 @@ class Router:
         """
         for key, lane in self._reached.items():
             if not lane.starving and self._another_starves(lane):
-                lane.make_way(for_all=self._taken[key] > self._share and not self._intake.free)
+                lane.make_way(for_all=self._taken[key] > self._share and self._intake.full)
 
     def _left(self, lane: str, _delivery: Delivery, _outcome: Outcome) -> None:
         self._taken[lane] -= 1

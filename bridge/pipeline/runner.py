@@ -123,7 +123,7 @@ class Runner:
                 self.intake.admit(batch)
                 for delivery in batch:
                     await self._router.route(delivery)
-                if not self.intake.free:
+                if self.intake.full:
                     self._router.make_way()
                 await self.intake.wait()
         return "the source ended"

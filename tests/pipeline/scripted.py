@@ -15,6 +15,7 @@ from bridge.core.ports import Answer, DeadLetter, Destination, Parked, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.lane import Lane
 from bridge.pipeline.limits.config import LimitsConfig
+from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.retry import RetryConfig
 from bridge.store.clock import Clock
@@ -178,6 +179,7 @@ class Bench:
         park_after: float = 60.0,
         keeper: MemoryKeeper | None = None,
         ring: Ring | None = None,
+        pauses: Sequence[Pause] = (),
     ) -> None:
         self.keeper = self.dead = keeper or MemoryKeeper()
         self.metrics = Metrics()
@@ -196,6 +198,7 @@ class Bench:
             self.dead,
             self.metrics.lane("plants"),
             ring,
+            pauses,
         )
 
     def value(self, name: str, **labels: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from time import monotonic
 
 from bridge.core.ports import Answer, Verdict
@@ -41,19 +42,28 @@ class Fixed:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._under_way = 0
+        self._under_way: set[Attempt] = set()
+
+    @property
+    def under_way(self) -> Collection[Attempt]:
+        """The attempts that have places."""
+        return self._under_way
+
+    def take_over(self, attempts: Iterable[Attempt]) -> None:
+        """Count what began under another limit. It may be more than this one allows."""
+        self._under_way.update(attempts)
 
     def pause(self) -> float:
         """Give 0 while a place is free."""
-        return 0.0 if self._under_way < self.limit else NOT_BEFORE_TOLD
+        return 0.0 if len(self._under_way) < self.limit else NOT_BEFORE_TOLD
 
-    def began(self, _attempt: Attempt) -> None:
+    def began(self, attempt: Attempt) -> None:
         """Take a place."""
-        self._under_way += 1
+        self._under_way.add(attempt)
 
-    def ended(self, _attempt: Attempt, _answer: Answer, _seconds: float) -> None:
+    def ended(self, attempt: Attempt, _answer: Answer, _seconds: float) -> None:
         """Free its place."""
-        self._under_way -= 1
+        self._under_way.remove(attempt)
 
 
 class _Measured:
@@ -136,6 +146,18 @@ class Auto:
     def limit(self) -> int:
         """Attempts that may be under way at once, now."""
         return max(1, int(self._level))
+
+    @property
+    def under_way(self) -> Collection[Attempt]:
+        """The attempts that have places."""
+        return self._under_way.keys()
+
+    def take_over(self, attempts: Iterable[Attempt]) -> None:
+        """Count what began under another limit: it tells nothing of this one."""
+        for attempt in attempts:
+            self._number += 1
+            self._under_way[attempt] = self._number
+        self._before = self._number
 
     def pause(self) -> float:
         """Give 0 while a place is free, the seconds to the next turn if it is a pace."""

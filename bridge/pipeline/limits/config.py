@@ -23,11 +23,6 @@ class LimitsConfig(Model):
     rate: Rate | None = None
     """Attempts begun in time, evenly spread; unlimited when not given."""
 
-    @property
-    def ceiling(self) -> int:
-        """The most attempts that may be under way at once."""
-        return AUTO_CEILING if self.concurrency == "auto" else self.concurrency
-
 
 class ClusterLimitsConfig(Model):
     """The limits that the services of a cluster share. They count `/job` alone, which OSCAR throttles."""

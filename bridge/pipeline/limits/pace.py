@@ -19,7 +19,13 @@ class Pace:
 
     def __init__(self, rate: float) -> None:
         self._interval = 1.0 / rate
-        self._next = 0.0
+        self._next = float("-inf")
+
+    def change(self, rate: float) -> None:
+        """Set another rate, as if the last turn had been taken at it: no old pause is waited for."""
+        interval = 1.0 / rate
+        self._next += interval - self._interval
+        self._interval = interval
 
     def pause(self) -> float:
         """Give the seconds until the next turn."""

@@ -1,0 +1,56 @@
+"""The limits `concurrency` and `rate` of one lane or ring, which may change while attempts are under way."""
+
+from __future__ import annotations
+
+from bridge.pipeline.limits.concurrency import Fixed, places
+from bridge.pipeline.limits.config import Concurrency
+from bridge.pipeline.limits.limit import Limit
+from bridge.pipeline.limits.pace import Pace
+
+
+class Allowance:
+    """Keeps both among the `limits` that are asked, and exact when they change.
+
+    Whoever asks them has to look again after a change.
+    """
+
+    def __init__(self, limits: list[Limit], concurrency: Concurrency, rate: float | None) -> None:
+        self._limits = limits
+        self._wanted: Concurrency = concurrency
+        self._places = places(concurrency)
+        self._pace: Pace | None = None
+        limits.append(self._places)
+        self._set_rate(rate)
+
+    @property
+    def at_once(self) -> int:
+        """Attempts that may be under way at once, now: as set, or as found."""
+        return self._places.limit
+
+    def change(self, concurrency: Concurrency, rate: float | None) -> None:
+        """Put others in force; what is as before goes on as it is."""
+        if concurrency != self._wanted:
+            self._wanted = concurrency
+            if isinstance(self._places, Fixed) and concurrency != "auto":
+                self._places.limit = concurrency
+            else:
+                self._replace_places(concurrency)
+        self._set_rate(rate)
+
+    def _replace_places(self, concurrency: Concurrency) -> None:
+        """Count anew in another object, beginning with what is under way."""
+        fresh = places(concurrency)
+        fresh.take_over(self._places.under_way)
+        self._limits[self._limits.index(self._places)] = fresh
+        self._places = fresh
+
+    def _set_rate(self, rate: float | None) -> None:
+        if rate is None:
+            if self._pace is not None:
+                self._limits.remove(self._pace)
+                self._pace = None
+        elif self._pace is None:
+            self._pace = Pace(rate)
+            self._limits.append(self._pace)
+        else:
+            self._pace.change(rate)

@@ -5,29 +5,32 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import structlog
 
 from bridge import __version__
 from bridge.commands import carry_out, known
+from bridge.control import Control, Live, Overrides, Part
 from bridge.destinations.oscar.client import OscarService, announce
 from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.net.certificates import Watch
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
-from bridge.pipeline.limits.concurrency import places
+from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.limit import Limit
-from bridge.pipeline.limits.pace import Pace
+from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.rerouting import Rerouting
 from bridge.pipeline.router import Router
 from bridge.pipeline.runner import Runner
-from bridge.settings import Cluster, Service, Settings
+from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
-from bridge.store import Store, Stranded
+from bridge.store import Store, Stranded, overrides
 from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
 from bridge.web import Problem, serve
@@ -92,15 +95,19 @@ async def run(
         )
         clusters = await _clusters(settings, metrics, stack)
         services = _services(settings, clusters)
-        rings = {key: _ring(key, cluster, metrics) for key, cluster in settings.clusters.items()}
-        lanes = {
-            key: Lane(key, config, services[key], store, metrics.lane(key), rings.get(_throttled_by(config)))
-            for key, config in settings.services.items()
-        }
+        rings, pauses, live_clusters = _rings(settings, metrics)
+        lanes, live_services = _lanes(settings, services, rings, pauses, store, metrics)
         intakes = {
             key: Intake(config.max_in_flight, config.max_in_flight_bytes, metrics.source(key))
             for key, config in settings.sources.items()
         }
+        live_sources = {Part("source", key): Live(intake.pause) for key, intake in intakes.items()}
+        control = Control(
+            Overrides(settings, overrides.read(settings.state_dir), time.time()),
+            live_clusters | live_services | live_sources,
+            lambda kept: asyncio.to_thread(overrides.write, settings.state_dir, kept),
+            metrics,
+        )
         routers = _routers(settings, lanes, intakes, store, metrics)
         runners = _runners(settings, intakes, routers, store, metrics, rescan)
         identities = {key: config.identity or key for key, config in settings.sources.items()}
@@ -125,7 +132,14 @@ async def run(
 
         metrics.ready.set_function(lambda: not readiness())
         url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness))
-        await stack.enter_async_context(listen(settings.state_dir, partial(carry_out, store, there)))
+
+        async def command(document: Mapping[str, Any]) -> Mapping[str, Any]:
+            if control.is_meant(document):
+                return await control.carry_out(document)
+            return await carry_out(store, there, document)
+
+        await control.begin()
+        await stack.enter_async_context(listen(settings.state_dir, command))
         # What is there by now stays until the end, and there is little garbage in cycles: collections look at
         # the rest alone, and seldom.
         gc.freeze()
@@ -141,6 +155,7 @@ async def run(
                 working.append(lane_tasks.create_task(announce(cluster, here), name=f"cluster {key}"))
             working.append(lane_tasks.create_task(store.broken(), name="store"))
             working.append(lane_tasks.create_task(certificates.run(), name="certificates"))
+            working.append(lane_tasks.create_task(control.run(), name="overrides"))
             async with asyncio.TaskGroup() as source_tasks:
                 reading = [
                     source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners
@@ -159,10 +174,7 @@ async def run(
 async def _clusters(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> dict[str, OscarCluster]:
     clusters = {}
     for key, config in settings.clusters.items():
-        connections = sum(
-            service.limits.ceiling for service in settings.services.values() if service.cluster == key
-        )
-        cluster = OscarCluster(key, config, connections=connections, metrics=metrics)
+        cluster = OscarCluster(key, config, metrics=metrics)
         clusters[key] = await stack.enter_async_context(cluster)
     return clusters
 
@@ -175,20 +187,43 @@ def _services(settings: Settings, clusters: Mapping[str, OscarCluster]) -> dict[
     }
 
 
-def _ring(key: str, cluster: Cluster, metrics: Metrics) -> Ring:
-    """Make the limits of one cluster, which the lanes of its services share."""
-    wanted = cluster.limits
-    concurrency = places(wanted.concurrency)
-    metrics.cluster_limit.labels(key).set_function(lambda: concurrency.limit)
-    limits: list[Limit] = [concurrency]
-    if wanted.rate is not None:
-        limits.append(Pace(wanted.rate))
-    return Ring(limits)
+def _rings(
+    settings: Settings, metrics: Metrics
+) -> tuple[dict[str, Ring], dict[str, Pause], dict[Part, Live]]:
+    """Make what the lanes of each cluster share: its limits, and its pause."""
+    rings, pauses, live = {}, {}, {}
+    for key, cluster in settings.clusters.items():
+        limits: list[Limit] = []
+        allowance = Allowance(limits, cluster.limits.concurrency, cluster.limits.rate)
+        metrics.cluster_limit.labels(key).set_function(partial(getattr, allowance, "at_once"))
+        rings[key], pauses[key] = Ring(limits), Pause()
+        live[Part("cluster", key)] = Live(pauses[key].set, allowance, rings[key].look)
+    return rings, pauses, live
 
 
-def _throttled_by(service: Service) -> str:
-    """Name the cluster whose limits count what `service` is given: OSCAR's throttle is that of its jobs."""
-    return service.cluster if service.mode == "job" else ""
+def _lanes(
+    settings: Settings,
+    services: Mapping[str, OscarService],
+    rings: Mapping[str, Ring],
+    clusters_pauses: Mapping[str, Pause],
+    store: Store,
+    metrics: Metrics,
+) -> tuple[dict[str, Lane], dict[Part, Live]]:
+    lanes, live = {}, {}
+    for key, config in settings.services.items():
+        pause = Pause()
+        lanes[key] = lane = Lane(
+            key,
+            config,
+            services[key],
+            store,
+            metrics.lane(key),
+            # OSCAR's throttle is that of its jobs.
+            rings[config.cluster] if config.mode == "job" else None,
+            (pause, clusters_pauses[config.cluster]),
+        )
+        live[Part("service", key)] = Live(pause.set, lane.allowance, lane.look)
+    return lanes, live
 
 
 def _routers(

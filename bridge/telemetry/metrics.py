@@ -95,6 +95,25 @@ class Metrics:
             "Attempts that the services of a cluster are allowed at once together, as found or configured.",
             ["cluster"],
         )
+        self.paused = {
+            "source": gauge("bridge_source_paused", "1 while a person has the source paused.", ["source"]),
+            "service": gauge("bridge_lane_paused", "1 while a person has the service paused.", ["service"]),
+            "cluster": gauge(
+                "bridge_cluster_paused", "1 while a person has the cluster paused.", ["cluster"]
+            ),
+        }
+        self.limits_overridden = {
+            "service": gauge(
+                "bridge_lane_limits_overridden",
+                "Limits of the service in force in place of the configuration's.",
+                ["service"],
+            ),
+            "cluster": gauge(
+                "bridge_cluster_limits_overridden",
+                "Limits of the cluster in force in place of the configuration's.",
+                ["cluster"],
+            ),
+        }
         self.lane_open = gauge("bridge_lane_open", "1 while the lane's gate is open.", ["service"])
         self.lane_drain = gauge(
             "bridge_lane_drain_seconds",

@@ -63,9 +63,10 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "pipeline.limits.concurrency",
         "pipeline.limits.gate",
         "pipeline.limits.pace",
+        "pipeline.limits.pause",
         "pipeline.parking",
         "store.clock",
     ):
         monkeypatch.setattr(f"bridge.{module}.monotonic", now)
-    for module in ("pipeline.lane", "store.clock"):
+    for module in ("control.control", "pipeline.lane", "store.clock"):
         monkeypatch.setattr(f"bridge.{module}.time", SimpleNamespace(time=wall_clock))

@@ -1,0 +1,89 @@
+"""What a person has set in place of the configuration's values, kept over restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeGuard, get_args
+
+from bridge.core.errors import StoreError
+
+FILE = "overrides.json"
+
+Kind: TypeAlias = Literal["source", "service", "cluster"]
+Value: TypeAlias = bool | int | float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One value in force in place of the file's."""
+
+    kind: Kind
+    key: str
+    name: str
+    """`paused`, `concurrency` or `rate`."""
+    value: Value
+    replaced: Value
+    """The file's. When the file has another, this is no longer in force."""
+    since: float
+    """Seconds since 1970."""
+    until: float | None
+    """Likewise; None for as long as nobody ends it."""
+
+
+def read(state_dir: Path) -> list[Override]:
+    """Give those kept in `state_dir`; none where there is no file. Raises StoreError when it is damaged."""
+    path = state_dir / FILE
+    try:
+        document = json.loads(path.read_bytes())
+        return [_checked(Override(**each)) for each in document["overrides"]]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(
+            f"{path} can't be understood: it has what a person paused or limited; "
+            "remove it to go on with the configuration's values"
+        ) from error
+
+
+def write(state_dir: Path, overrides: Collection[Override]) -> None:
+    """Keep `overrides` alone, all or, if that fails, none of the change. Raises StoreError."""
+    path, fresh = state_dir / FILE, state_dir / f"{FILE}.new"
+    text = json.dumps({"overrides": [asdict(each) for each in overrides]}, indent=1)
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(descriptor)
+        fresh.replace(path)
+        directory = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror}") from error
+
+
+def _checked(override: Override) -> Override:
+    name, value = override.name, override.value
+    a_limit = value is None if name == "rate" else value == "auto"
+    if not (
+        override.kind in get_args(Kind)
+        and _is_number(override.since)
+        and (override.until is None or _is_number(override.until))
+        and (value is True if name == "paused" else a_limit or (_is_number(value) and value > 0))
+    ):
+        raise ValueError("a value that there is not")
+    return override
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -48,7 +48,9 @@ async def test_a_lane_that_stays_full_does_not_cost_the_membership(world: World)
     daemon = world.daemon(
         world.configuration(
             services={"plants": {"queue": 5, "limits": {"concurrency": 1}}},
-            sources={"uploads": world.source(max_in_flight=10, max_poll_interval="1s")},
+            sources={
+                "uploads": world.source(max_in_flight=10, max_poll_interval="1s", session_timeout="10s")
+            },
         )
     )
     await world.oscar.outage()

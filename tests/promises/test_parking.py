@@ -78,7 +78,7 @@ async def outlive_a_dead_service(
     made = world.oscar.ledger.bodies
     await world.produce_numbers(count)
     daemon.start()
-    await until(lambda: len(made("plants")) >= count, seconds=20 + 2 * count / rate, what="plants goes on")
+    await until(lambda: len(made("plants")) >= count, seconds=60 + 5 * count / rate, what="plants goes on")
     reached = jobs_a_second(world, "plants")
     print(f"{reached:.1f} of {rate} jobs a second")
     assert reached >= KEEPS * rate

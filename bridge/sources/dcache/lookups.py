@@ -99,6 +99,8 @@ class Lookups:
         self._settle = config.settle or 0.0
         self._settling: dict[str, _Settling] = {}
         """Files that are waited for until they are quiet, by path."""
+        self._looked_at: set[str] = set()
+        """Paths that are being looked up, to see whether they are quiet."""
         self._told_at = -math.inf
 
     async def resolve(self, spooled: Spooled) -> Found | Dropped | Later:
@@ -128,6 +130,8 @@ class Lookups:
             return self._found(occurrence, path, None, event_id, None)
         if self._settle and self._is_settling(path, spooled.key):
             return Dropped("repeated")  # the one that waits looks at what is there by then
+        if path in self._looked_at:
+            return Later(_RETRY_KNOWN_SOON)  # whether it will wait is known then
         if (
             occurrence.entry is not None
             and self._seconds_to_settle(path, occurrence.entry, spooled.key) is None
@@ -135,7 +139,12 @@ class Lookups:
             return await self._arrived(occurrence, path, occurrence.entry)
         if occurrence.action == MOVED_IN and self._may_be_half(spooled.key, occurrence):
             return Later(_RETRY_KNOWN_SOON)
-        found = await self._look_up(spooled, occurrence, path)
+        if self._settle:
+            self._looked_at.add(path)
+        try:
+            found = await self._look_up(spooled, occurrence, path)
+        finally:
+            self._looked_at.discard(path)
         if not isinstance(found, Later):
             self._settling.pop(path, None)
         return found

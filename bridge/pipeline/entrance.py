@@ -57,6 +57,7 @@ class Entrance:
             at_once = delivery.nearly_dead and self._config.park
             full = len(self._waiting) >= self._config.queue
             if patience > 0 and not at_once and not full and not self._parking.backlog:
+                self._all_stored = False
                 self._enter(delivery)
                 return
             if self._config.park and (at_once or patience <= 0 or crowded()):

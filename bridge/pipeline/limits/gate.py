@@ -40,16 +40,13 @@ class Gate:
         self._under_way = 0
         self._at_once = _WIDE_OPEN
         self._shut = ""
-        self._shut_since = 0.0
+        """Why it is shut; empty while it is open."""
+        self.shut_since: float | None = None
+        """Monotonic time at which it shut; None while it is open."""
         self._probe: Attempt | None = None
         self._probe_at = 0.0
         self._failed_probes = 0
         metrics.open.set(1)
-
-    @property
-    def shut_since(self) -> float | None:
-        """Monotonic time at which it shut; None while it is open."""
-        return self._shut_since if self._shut else None
 
     @property
     def problem(self) -> str:
@@ -76,12 +73,10 @@ class Gate:
         probe = self._probe is attempt
         if probe:
             self._probe = None
-        if answer.accepted:
-            self._accepted()
-        elif probe or not self._shut:
-            self._not_accepted(attempt, answer, probe=probe)
-
-    def _accepted(self) -> None:
+        if not answer.accepted:
+            if probe or not self._shut:
+                self._not_accepted(attempt, answer, probe=probe)
+            return
         if self._in_a_row:
             self._failed.clear()
             self._in_a_row = 0
@@ -115,7 +110,7 @@ class Gate:
                 "gate shut", service=self._service, reason=why, cause=answer.cause, detail=answer.detail
             )
             self._metrics.open.set(0)
-            self._shut_since = monotonic()
+            self.shut_since = monotonic()
         self._failed.clear()
         # Who asks for readiness needs no credential, and the answer's text may repeat what the event holds.
         self._shut = f"{why}: {self._last_cause}"
@@ -123,6 +118,7 @@ class Gate:
     def _open(self) -> None:
         _log.info("gate open", service=self._service)
         self._shut = ""
+        self.shut_since = None
         self._probe = None
         self._failed.clear()
         self._in_a_row = 0

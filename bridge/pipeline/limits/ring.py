@@ -78,7 +78,10 @@ class Ring:
             self._turn = None  # it had nothing to begin any more
 
     def _pause(self) -> float:
-        return max((limit.pause() for limit in self._limits), default=0.0)
+        pause = 0.0
+        for limit in self._limits:
+            pause = max(pause, limit.pause())
+        return pause
 
     def _set_alarm(self, seconds: float) -> None:
         if self._alarm is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from pydantic import Field
-from tenacity import AsyncRetrying, RetryCallState
-from tenacity.wait import wait_random_exponential
 
 from bridge.values import Model, Seconds
+
+_MOST_DOUBLINGS = 64
+"""Far above every `longest`; much more would be too large for a float."""
 
 
 class RetryConfig(Model):
@@ -46,11 +48,10 @@ class Backoff:
     """
 
     def __init__(self, *, first: float, longest: float) -> None:
-        self._wait = wait_random_exponential(multiplier=first, max=longest)
-        self._nothing_to_retry = AsyncRetrying()
+        self._first = first
+        self._longest = longest
 
     def seconds(self, failures: int) -> float:
         """Draw the pause after `failures` failures in a row (from 1)."""
-        state = RetryCallState(self._nothing_to_retry, None, (), {})
-        state.attempt_number = failures
-        return self._wait(state)
+        doublings = min(failures - 1, _MOST_DOUBLINGS)
+        return random.uniform(0.0, min(self._longest, self._first * 2.0**doublings))

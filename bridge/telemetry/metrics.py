@@ -84,7 +84,7 @@ class Metrics:
         self.event_age = spreads(
             "bridge_event_age_seconds", "Event time to acceptance.", ["service"], bounds=_AGE_BUCKETS
         )
-        self.retries = counter(
+        self.retries = counts(
             "bridge_retries_total", "Attempts that will be made again.", ["service", "cause"]
         )
         self.lane_queued = gauge("bridge_lane_queued", "Events waiting in the lane.", ["service"])

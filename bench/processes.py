@@ -32,14 +32,26 @@ drain_seconds: 1
 clusters:
   sink: {{endpoint: {sink}, auth: {{type: basic, username: oscar, password: bench}}}}
 services:
-  plants: {{cluster: sink, limits: {{concurrency: {workers}}}}}
+{services}
 sources:
   uploads: {source}
 routes:
-  - {{from: uploads, {when}to: plants}}
+{routes}
 """
 WHEN = """when: 'data.size > 0 && subject.endsWith(".nc")', """
 """The route of the budget."""
+
+
+def service(key: str, workers: int, rate: str = "") -> str:
+    """Give a service, for CONFIGURATION. Its events are tried again soon, and never given up."""
+    limits = f"concurrency: {workers}" + (f", rate: {rate}" if rate else "")
+    retry = "max_attempts: 1000, max_backoff: 50ms"
+    return f"  {key}: {{cluster: sink, limits: {{{limits}}}, retry: {{{retry}}}}}"
+
+
+def route(key: str, when: str = "") -> str:
+    """Give the route to a service, for CONFIGURATION."""
+    return f"  - {{from: uploads, {when}to: {key}}}"
 
 
 def kafka_source(bootstrap: str, topic: str, group: str) -> str:
@@ -155,9 +167,12 @@ class SinkClient(_Client):
         """OSCAR's."""
         return self._url
 
-    async def begin(self, *, delay: float = 0.0, arrivals: bool = False) -> None:
-        """Count from nothing; answer each POST after `delay` seconds; note when each one came."""
-        await self._ask(f"/bench/begin?delay={delay}{'&arrivals=yes' if arrivals else ''}")
+    async def begin(
+        self, *, delay: float = 0.0, others: float = 0.0, one_fails_in: int = 0, arrivals: bool = False
+    ) -> None:
+        """Count from nothing, and answer as `bench.sink.Figures` does; note when each POST came."""
+        target = f"/bench/begin?delay={delay}&others={others}&one_fails_in={one_fails_in}"
+        await self._ask(target + ("&arrivals=yes" if arrivals else ""))
 
     async def after(self, posts: int) -> dict[str, int]:
         """Wait for so many POSTs; give `posts`, and `first` and `last` in ns."""

@@ -26,6 +26,8 @@ from bench.processes import (
     kafka_source,
     prompt_broker,
     queue,
+    route,
+    service,
     sink,
     sqs_source,
     watched,
@@ -41,6 +43,14 @@ _SLOW_SECONDS = 0.2
 """What the sink takes for an answer while a backlog must stay."""
 _SETTLED_SECONDS = 2.0
 """Between the last event and a bridge that is taken for idle: the last commit is made within one."""
+_ONE_FAILS_IN = 4
+"""Of the attempts: so few that the gate stays open, as five failures without an acceptance would shut it."""
+_PACE = 1000
+"""Attempts a second, far below the most."""
+_PLACES = 1000
+"""The most that `concurrency` allows."""
+_WORK_SECONDS = 0.02
+"""What the sink takes for an answer while services are compared: two of them leave the processor idle."""
 _VISIBILITY_SECONDS = 30
 """SQS's default."""
 
@@ -86,6 +96,33 @@ class Bench:
         await self.sink.begin()
         async with self._bridge(self._topic_source(topic), when) as process:
             return await self._speed(process, self.effort.events)
+
+    async def failing(self, topic: str) -> Speed:
+        """Give the speed of the bridge over a backlog of which one attempt in `_ONE_FAILS_IN` fails."""
+        await self.sink.begin(one_fails_in=_ONE_FAILS_IN)
+        async with self._bridge(self._topic_source(topic), "") as process:
+            await process.during(self.sink.after(1))
+            return await self._speed(process, self.effort.events, failed=self.failures)
+
+    @property
+    def failures(self) -> int:
+        """Attempts that fail by the time that a backlog is through."""
+        return (self.effort.events - 1) // (_ONE_FAILS_IN - 1)
+
+    async def paced(self, topic: str, workers: int) -> float:
+        """Give the CPU time of an event in µs, with a rate and so many places of which few are used."""
+        await self.sink.begin()
+        plants = service("plants", workers, f"{_PACE}/s")
+        async with self._bridge(self._topic_source(topic), "", services=[plants]) as process:
+            return (await self._speed(process, self.effort.paced)).cpu
+
+    async def beside(self, topic: str, others: float | None) -> float:
+        """Give the events a second of a service beside one that takes `others` seconds, None for alone."""
+        await self.sink.begin(delay=_WORK_SECONDS, others=others or 0.0)
+        keys = ["plants"] if others is None else ["plants", "flood"]
+        services = [service(key, WORKERS) for key in keys]
+        async with self._bridge(self._topic_source(topic), "", services=services, keys=keys) as process:
+            return (await self._speed(process, self.effort.beside)).rate
 
     async def bare_receiver(self) -> Speed:
         """Give the speed of the plainest loop over a queue: it deletes, and keeps nothing invisible."""
@@ -188,11 +225,14 @@ class Bench:
         await self.sink.begin()
         await self.queue.begin(self.effort.messages, _VISIBILITY_SECONDS)
 
-    async def _speed(self, process: Watched, events: int, *, deleted: int = 0) -> Speed:
-        """Watch so many events arrive; CPU time counts until so many messages are deleted, too."""
+    async def _speed(self, process: Watched, events: int, *, failed: int = 0, deleted: int = 0) -> Speed:
+        """Watch so many events accepted, after so many failed attempts.
+
+        CPU time counts until so many messages are deleted, too.
+        """
         await process.during(self.sink.after(1))
         before = process.cpu_seconds()
-        seen = await process.during(self.sink.after(events))
+        seen = await process.during(self.sink.after(events + failed))
         await process.during(self.queue.after(deleted))
         used = process.cpu_seconds() - before
         rate = (events - 1) / ((seen["last"] - seen["first"]) / 1e9)
@@ -217,16 +257,24 @@ class Bench:
         return kafka_source(self.bootstrap, topic, f"group-{next(self._numbers)}")
 
     @asynccontextmanager
-    async def _bridge(self, source: str, when: str, state: Path | None = None) -> AsyncIterator[Watched]:
+    async def _bridge(
+        self,
+        source: str,
+        when: str,
+        state: Path | None = None,
+        *,
+        services: Collection[str] = (service("plants", WORKERS),),
+        keys: Collection[str] = ("plants",),
+    ) -> AsyncIterator[Watched]:
         number = next(self._numbers)
         configuration = self.directory / f"{number}.yaml"
         configuration.write_text(
             CONFIGURATION.format(
                 state=state or self.directory / f"state-{number}",
                 sink=self.sink.url,
-                workers=WORKERS,
+                services="\n".join(services),
                 source=source,
-                when=when,
+                routes="\n".join(route(key, when) for key in keys),
             ),
             encoding="utf-8",
         )
@@ -390,8 +438,43 @@ async def _limits(bench: Bench, say: Callable[[str], None]) -> None:
                 scene.calls.figures.append(calls)
 
 
+async def _failing(bench: Bench, say: Callable[[str], None]) -> None:
+    effort, table = bench.effort, bench.table
+    backlog = await bench.topic(effort.events)
+    for turn in range(effort.repeats):
+        say(f"failing, {turn + 1} of {effort.repeats}")
+        before = await bench.bridge(backlog, "")
+        failing = await bench.failing(backlog)
+        after = await bench.bridge(backlog, "")
+        accepted = statistics.fmean((before.cpu, after.cpu))
+        failed = (failing.cpu - accepted) * effort.events / bench.failures
+        table.failed_cpu.figures.append(failed)
+        table.failed_ratio.figures.append(failed / accepted)
+
+
+async def _lanes(bench: Bench, say: Callable[[str], None]) -> None:
+    effort, table = bench.effort, bench.table
+    backlog = await bench.topic(max(effort.beside, effort.paced))
+    for turn in range(effort.repeats):
+        say(f"lanes, {turn + 1} of {effort.repeats}")
+        few = await bench.paced(backlog, WORKERS)
+        many = await bench.paced(backlog, _PLACES)
+        table.paced_cpu.figures.append(many)
+        table.paced_ratio.figures.append(many / few)
+        alone = await bench.beside(backlog, None)
+        table.alone.figures.append(alone)
+        for row, others in (
+            (table.beside_equal, _WORK_SECONDS),
+            (table.beside_slow, 10 * _WORK_SECONDS),
+            (table.beside_dead, -1.0),
+        ):
+            row.figures.append(await bench.beside(backlog, others) / alone)
+
+
 PARTS = {
     "speed": _speed,
+    "failing": _failing,
+    "lanes": _lanes,
     "latency": _latency,
     "memory": _memory,
     "start": _start_and_rest,

@@ -1,7 +1,8 @@
 """What answers in OSCAR's place: an HTTP/1.1 server so thin that it is not what is measured.
 
 It gives each service a token, takes every POST with 201 and no body, and notes when the first and the last
-came. The bench asks it over HTTP too, under `/bench`. Its clock is CLOCK_MONOTONIC, which all processes of
+came for `plants`. It can be told that one in so many of those fails, and how other services answer. The bench
+asks it over HTTP too, under `/bench`. Its clock is CLOCK_MONOTONIC, which all processes of
 a Linux machine share.
 """
 
@@ -17,6 +18,10 @@ import uvloop
 from bench.http import Connection, serve
 
 _ACCEPTED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+_FAILED = (
+    b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nContent-Length: 48\r\n\r\n"
+    b"the cluster is being upgraded, try again shortly"
+)
 _NUMBER = re.compile(rb'"n": *(\d+)')
 _START = 32
 """Bytes of a body that are kept: its number is at the beginning."""
@@ -25,16 +30,29 @@ _START = 32
 class Figures:
     """What the sink has seen since it was told to begin anew."""
 
-    def __init__(self, *, delay: float = 0.0, notes_arrivals: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        delay: float = 0.0,
+        others: float = 0.0,
+        one_fails_in: int = 0,
+        notes_arrivals: bool = False,
+    ) -> None:
+        """Answer POSTs after `delay` seconds, those for other services after `others`.
+
+        If `others` is below 0, all of those fail.
+        """
         self.delay = delay
+        self.others = others
+        self._one_fails_in = one_fails_in
         self._notes_arrivals = notes_arrivals
         self._posts = 0
         self._first = self._last = 0
         self._arrivals: list[tuple[bytes, int]] = []
         self._awaited: dict[int, asyncio.Event] = {}
 
-    def note(self, body: bytes) -> None:
-        """Note one POST that came just now."""
+    def note(self, body: bytes) -> bytes:
+        """Note one POST that came just now; give the answer."""
         self._last = time.monotonic_ns()
         self._posts += 1
         if self._posts == 1:
@@ -43,6 +61,9 @@ class Figures:
             self._arrivals.append((body, self._last))
         if self._awaited and (awaited := self._awaited.get(self._posts)) is not None:
             awaited.set()
+        if self._one_fails_in and not self._posts % self._one_fails_in:
+            return _FAILED
+        return _ACCEPTED
 
     async def after(self, posts: int) -> dict[str, int]:
         """Wait until so many came; give their number, and when the first and the last came, in ns."""
@@ -69,11 +90,16 @@ class Sink(Connection):
             self.tell(received)
             return
         figures = self.figures
-        figures.note(bytes(received[head + 4 : min(end, head + 4 + _START)]))
-        if figures.delay:
-            asyncio.get_running_loop().call_later(figures.delay, self.write, _ACCEPTED)
+        if received.startswith(b"POST /job/plants "):
+            delay = figures.delay
+            answer = figures.note(bytes(received[head + 4 : min(end, head + 4 + _START)]))
         else:
-            self.write(_ACCEPTED)
+            delay = figures.others
+            answer = _FAILED if delay < 0 else _ACCEPTED
+        if delay > 0:
+            asyncio.get_running_loop().call_later(delay, self.write, answer)
+        else:
+            self.write(answer)
 
     async def told(self, path: str, query: Mapping[str, str]) -> object:
         if path.startswith("/system/services/"):
@@ -81,7 +107,12 @@ class Sink(Connection):
         if path == "/system/info":
             return {"version": "v4.1.0"}
         if path == "/bench/begin":
-            Sink.figures = Figures(delay=float(query.get("delay", "0")), notes_arrivals="arrivals" in query)
+            Sink.figures = Figures(
+                delay=float(query.get("delay", "0")),
+                others=float(query.get("others", "0")),
+                one_fails_in=int(query.get("one_fails_in", "0")),
+                notes_arrivals="arrivals" in query,
+            )
         elif path == "/bench/after":
             return await self.figures.after(int(query["posts"]))
         elif path == "/bench/arrivals":

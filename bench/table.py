@@ -25,6 +25,10 @@ class Effort:
     """Of a measurement of the queue."""
     rucio: int
     """Events of a measurement of Rucio's brokers."""
+    paced: int
+    """Events of a measurement at a rate."""
+    beside: int
+    """Events that a service takes beside another."""
     steady_seconds: float
     backlogs: tuple[int, int]
     """Small and big, in events, of the measurement of memory."""
@@ -45,6 +49,8 @@ FULL = Effort(
     events=8_000,
     messages=4_000,
     rucio=3_000,
+    paced=2_000,
+    beside=2_000,
     steady_seconds=4.0,
     backlogs=(10_000, 300_000),
     memory_seconds=6.0,
@@ -60,6 +66,8 @@ QUICK = Effort(
     events=2_000,
     messages=1_000,
     rucio=500,
+    paced=500,
+    beside=1_000,
     steady_seconds=1.0,
     backlogs=(1_000, 5_000),
     memory_seconds=1.0,
@@ -123,6 +131,14 @@ class Table:
         self.cel = Row("Kafka → bridge → sink, CEL route", "events/s")
         self.cel_ratio = Row("… of the bare aiohttp loop", "", 2, "≥ 0.60", lambda it: it >= 0.6)
         self.cel_cpu = Row("… CPU time an event", "µs")
+        self.failed_cpu = Row("… CPU time of an attempt that fails", "µs", 0, "≤ 250", lambda it: it <= 250)
+        self.failed_ratio = Row("… of an event that is accepted", "", 2, "≤ 2.00", lambda it: it <= 2.0)
+        self.paced_cpu = Row("… CPU time an event, `rate: 1000/s`, `concurrency: 1000`", "µs")
+        self.paced_ratio = Row("… of that with `concurrency: 16`", "", 2, "≤ 1.20", lambda it: it <= 1.2)
+        self.alone = Row("one service that takes 20 ms", "events/s")
+        self.beside_equal = Row("… of that beside its equal", "", 2, "≥ 0.95", lambda it: it >= 0.95)
+        self.beside_slow = Row("… beside one ten times as slow", "", 2, "≥ 0.95", lambda it: it >= 0.95)
+        self.beside_dead = Row("… beside one that is dead", "", 2, "≥ 0.95", lambda it: it >= 0.95)
         self.rate = Row("load while latency is measured: half of the CEL route's", "events/s")
         self.p50 = Row("broker → sink p50, bridge", "ms", 2)
         self.p99 = Row("broker → sink p99, bridge", "ms", 2)

@@ -116,6 +116,8 @@ class Lane:
             left=self._settled,
             caught_up=lambda: self._entrance.look_again(),
         )
+        if self._parking.backlog:
+            self._gate.open_slowly()
         self._entrance = Entrance(
             config,
             self._waiting,

@@ -115,6 +115,10 @@ class Gate:
         # Who asks for readiness needs no credential, and the answer's text may repeat what the event holds.
         self._shut = f"{why}: {self._last_cause}"
 
+    def open_slowly(self) -> None:
+        """Let two begin at once, and one more with each acceptance: much has gathered."""
+        self._at_once = self._under_way + 2
+
     def _open(self) -> None:
         _log.info("gate open", service=self._service)
         self._shut = ""
@@ -122,7 +126,7 @@ class Gate:
         self._probe = None
         self._failed.clear()
         self._in_a_row = 0
-        self._at_once = self._under_way + 2
+        self.open_slowly()
         self._metrics.open.set(1)
 
 

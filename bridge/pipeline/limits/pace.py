@@ -11,8 +11,8 @@ from bridge.pipeline.limits.limit import Attempt
 class Pace:
     """Spreads attempts evenly at `rate` a second (GCRA, ITU-T I.371).
 
-    A timer that fires late may be made up for within `_LATE` seconds, so that the rate is reached. Time
-    without attempts earns nothing.
+    A timer that fires late may be made up for within `_LATE` seconds, so that the rate is reached. A turn
+    that passed before its event came is lost: time without events earns nothing.
     """
 
     _LATE = 0.05
@@ -31,9 +31,9 @@ class Pace:
         """Give the seconds until the next turn."""
         return max(0.0, self._next - monotonic())
 
-    def began(self, _attempt: Attempt) -> None:
+    def began(self, attempt: Attempt) -> None:
         """Take the turn."""
-        self._next = max(self._next, monotonic() - self._LATE) + self._interval
+        self._next = max(self._next, monotonic() - self._LATE, attempt.delivery.since) + self._interval
 
     def ended(self, _attempt: Attempt, _answer: Answer, _seconds: float) -> None:
         """Nothing comes of it: what began has had its turn."""

@@ -254,7 +254,8 @@ def _runners(
         keeping = Keeping(
             spool=partial(store.spool, config.identity or key), state_dir=settings.state_dir, rescan=rescan
         )
-        runners.append(Runner(key, config.build(key, own, keeping), intakes[key], routers[key], own))
+        source = config.build(key, own, keeping)
+        runners.append(Runner(key, source, intakes[key], routers[key], own, holds_unread=config.holds_unread))
     return runners
 
 

@@ -28,6 +28,9 @@ class Intake:
         self._room.set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._awake = asyncio.Event()
+        self._awake.set()
+        self._rested = asyncio.Event()
         metrics.in_flight.set_function(lambda: len(self._unsettled))
         metrics.oldest_unsettled(self._oldest)
 
@@ -60,13 +63,34 @@ class Intake:
             self._unsettled[delivery] = size = delivery.event.size
             self._bytes += size
             self._empty.clear()
+            self._rested.clear()
             delivery.watch(self._settled)
         self._metrics.received.inc(len(batch))
 
     def pause(self, on: bool) -> None:
         """Give no slots while it is on: nothing more is read, and what is in hand goes on."""
         self._paused = on
-        self._room.set()
+        if on:
+            self._awake.clear()
+            if not self._unsettled:
+                self._rested.set()
+        else:
+            self._rested.clear()
+            self._awake.set()
+            self._room.set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it gives no slots until it is resumed."""
+        return self._paused
+
+    async def rested(self) -> None:
+        """Return once it is paused and nothing is in the bridge's hands."""
+        await self._rested.wait()
+
+    async def resumed(self) -> None:
+        """Return once it is not paused."""
+        await self._awake.wait()
 
     def close(self) -> None:
         """Give no more slots: the source stops reading."""
@@ -89,6 +113,8 @@ class Intake:
         self._room.set()
         if not self._unsettled:
             self._empty.set()
+            if self._paused:
+                self._rested.set()
 
     def _oldest(self) -> float:
         for delivery in self._unsettled:

@@ -28,18 +28,29 @@ class Runner:
     """One source's way into the lanes."""
 
     def __init__(
-        self, key: str, source: Source, intake: Intake, router: Router, metrics: SourceMetrics
+        self,
+        key: str,
+        source: Source,
+        intake: Intake,
+        router: Router,
+        metrics: SourceMetrics,
+        *,
+        holds_unread: bool = False,
     ) -> None:
+        """Read `source`, which is left while it is paused if it `holds_unread` what nobody else then gets."""
         self.key = key
         self.intake = intake
         self._source = source
         self._router = router
         self._metrics = metrics
+        self._holds_unread = holds_unread
         self._backoff = Backoff(first=0.5, longest=30.0)
         self._state = Steady("not connected yet")
         self._was_open = False
         """It has been open at least once since the start."""
         self._is_open = False
+        self._is_left = False
+        """For a pause, by ourselves."""
         self._opened_at = 0.0
         """By the loop's clock."""
         self._failures = 0
@@ -62,9 +73,13 @@ class Runner:
         this = asyncio.current_task()
         while True:
             self._is_open = False
+            if self._holds_unread:
+                await self._rest()
             # In a task of its own: a TaskGroup that a source uses in leaving can leave a cancellation behind
             # that nobody asked for (python/cpython#116720, before 3.13): it would end this one, unheard.
             reading = asyncio.create_task(self._read(), name=f"source {self.key} reading")
+            leaving = asyncio.create_task(self._leave(reading), name=f"source {self.key} pause")
+            self._is_left = False
             defect: BaseException | None = None
             try:
                 reason = await reading
@@ -79,6 +94,7 @@ class Runner:
                 if not isinstance(errors.root_cause(error), SourceLost):
                     defect = error
             finally:
+                leaving.cancel()
                 self._metrics.up.set(0)
                 # The source has settled what it gave, but for one that failed.
                 self.intake.release()
@@ -86,6 +102,8 @@ class Runner:
                 if defect is not None:
                     self._tell(reason, defect)
                 raise asyncio.CancelledError
+            if self._is_left and defect is None:
+                continue
             if self._is_open and asyncio.get_running_loop().time() - self._opened_at >= HELD_SECONDS:
                 self._failures = 0  # it was well, though no event came
             self._failures += 1
@@ -97,6 +115,21 @@ class Runner:
             del reading, defect
             await free_leftovers()
             await asyncio.sleep(pause)
+
+    async def _leave(self, reading: asyncio.Task[str]) -> None:
+        """End `reading` in order once its source is paused, and nothing of it is in hand."""
+        if not self._holds_unread:
+            return
+        await self.intake.rested()
+        self._is_left = True
+        reading.cancel()
+
+    async def _rest(self) -> None:
+        """Wait for the end of a pause."""
+        if self.intake.paused:
+            self._state.clear()
+            _log.info("source left for its pause", source=self.key)
+            await self.intake.resumed()
 
     def _tell(self, reason: str, defect: BaseException | None, **more: float) -> None:
         if defect is None or reason in self._traced:

@@ -57,6 +57,14 @@ class SourceConfig(Model, ABC):
         the upstream does.
         """
 
+    @property
+    def holds_unread(self) -> bool:
+        """Whether it may hold what it has no slots for, and its upstream gives that to nobody else meanwhile.
+
+        Such a source is left while it is paused: what there is for it then waits upstream.
+        """
+        return False
+
     def own_certificate(self) -> OwnCertificate | None:
         """Return the certificate that this source shows to its upstream, if it has one."""
         return None

@@ -133,6 +133,38 @@ async def test_kills_and_cuts_lose_no_event_and_double_none(world: BedWorld) -> 
     await world.bed.leaves(0, seconds=20)
 
 
+async def test_a_pause_loses_no_event_and_doubles_none_and_leaves_upstream_what_is_not_in_hand(
+    world: BedWorld,
+) -> None:
+    count = 100
+    await world.bed.put(count)
+    daemon = world.daemon(slowly(world))
+    jobs = world.oscar.ledger
+    daemon.start()
+    await until(lambda: jobs.total >= 10, what="10 jobs")
+    assert daemon.command("pause", "source", "uploads").returncode == 0
+    quiet = 0
+    while quiet < 10:  # what it has goes on
+        before = jobs.total
+        await asyncio.sleep(0.2)
+        quiet = quiet + 1 if jobs.total == before else 0
+    assert 10 <= jobs.total <= 70, "nothing more is read"
+    is_left = world.bed.settings()["type"] in ("rucio", "sqs")
+    assert len(daemon.said("source left for its pause")) == is_left
+    assert await daemon.metric("bridge_source_up", source="uploads") == (not is_left)
+    assert (await daemon.ready() or {})["ready"]
+    daemon.kill()
+    daemon.start()
+    await daemon.becomes_ready()
+    before = jobs.total
+    await asyncio.sleep(2)
+    assert jobs.total == before, "a start ends no pause"
+    assert daemon.command("resume", "source", "uploads").returncode == 0
+    await world.one_job_each(count)
+    assert await daemon.stop() == 0
+    await world.bed.leaves(0, seconds=20)
+
+
 @pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq", "stomp-activemq", "dcache"], indirect=True)
 async def test_a_broker_that_is_killed_and_started_again_loses_no_event_and_doubles_none(
     world: BedWorld,

@@ -260,7 +260,14 @@ class _Source:
 class _House:
     """A source, a runner, a router and a lane that runs."""
 
-    def __init__(self, *, max_in_flight: int = 10, queue: int = 1000, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_in_flight: int = 10,
+        queue: int = 1000,
+        seconds: float = 0.0,
+        holds_unread: bool = False,
+    ) -> None:
         self.source = _Source()
         self.destination = ScriptedDestination(ACCEPTED, seconds=seconds)
         self.bench = Bench(self.destination, queue=queue, concurrency=1)
@@ -268,7 +275,7 @@ class _House:
         self.intake = Intake(max_in_flight, 10**6, source)
         route = RouteConfig.model_validate({"from": "uploads", "to": "plants"})
         router = Router([route], {"plants": self.bench.lane}, self.bench.dead, source, self.intake)
-        self.runner = Runner("uploads", self.source, self.intake, router, source)
+        self.runner = Runner("uploads", self.source, self.intake, router, source, holds_unread=holds_unread)
 
     @property
     def up(self) -> float | None:
@@ -320,6 +327,65 @@ async def test_no_batch_is_pulled_without_a_slot() -> None:
         await asyncio.sleep(100)
         assert house.intake.in_flight == 3
         await settled(given)
+
+
+async def test_a_paused_source_stays_open_and_gives_no_slot() -> None:
+    house = _House(seconds=1)
+    given = deliveries(8)
+    async with house.running():
+        house.source.put(*given[:4])
+        await asyncio.sleep(0.5)
+        house.intake.pause(True)
+        house.source.put(*given[4:6])  # what is on its way is let in
+        house.source.put(*given[6:])
+        await asyncio.sleep(3600)
+        assert [delivery.outcome for delivery in given] == [Outcome.ACCEPTED] * 6 + [None] * 2
+        assert house.intake.in_flight == house.intake.free == 0
+        assert (house.up, house.runner.problems()) == (1, [])
+        house.intake.pause(False)
+        assert await settled(given) == [Outcome.ACCEPTED] * 8
+    assert (len(house.source.opens), house.source.closes) == (1, 1)
+
+
+async def test_one_that_would_hold_what_it_has_not_handed_over_is_left_once_all_in_hand_is_settled() -> None:
+    house = _House(seconds=10, holds_unread=True)
+    given = deliveries(3)
+    async with house.running():
+        house.source.put(*given)
+        await asyncio.sleep(5)
+        for _ in range(2):
+            house.intake.pause(True)
+            house.intake.pause(True)
+            await asyncio.sleep(5)
+            assert house.source.closes == 0, "what it has goes on"
+            house.intake.pause(False)
+            await asyncio.sleep(0.1)
+        assert len(house.source.opens) == 1, "a pause that ends before leaves nothing"
+        house.intake.pause(True)
+        assert await settled(given) == [Outcome.ACCEPTED] * 3
+        await asyncio.sleep(3600)
+        assert (len(house.source.opens), house.source.closes) == (1, 1)
+        assert (house.up, house.losses, house.runner.problems()) == (0, 0, [])
+        house.intake.pause(False)
+        await asyncio.sleep(0.2)
+        assert (len(house.source.opens), house.up) == (2, 1)
+        assert house.runner.problems() == []
+        house.source.put(*(more := deliveries(1, "more")))
+        assert await settled(more) == [Outcome.ACCEPTED]
+        house.source.lose()
+        await asyncio.sleep(5)
+        assert house.losses == 1
+        assert len(house.source.opens) == 3, "losses are as before"
+
+
+async def test_such_a_source_is_not_opened_in_a_pause_and_a_stop_ends_the_waiting() -> None:
+    house = _House(holds_unread=True)
+    house.intake.pause(True)
+    async with house.running():
+        await asyncio.sleep(3600)
+        assert house.source.opens == []
+        assert house.runner.problems() == []
+    assert house.source.closes == 0
 
 
 async def test_a_lost_source_is_opened_again_and_says_so() -> None:

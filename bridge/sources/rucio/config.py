@@ -155,6 +155,12 @@ class RucioConfig(SourceConfig):
         """What is read at each broker, for a person."""
         return f"queue {self.queue}" if self.protocol == "amqp" else str(self.destination)
 
+    @property
+    def holds_unread(self) -> bool:
+        # What is sent to another destination while nobody reads it is lost.
+        kept = (self.destination or "").startswith(("/queue/", "/amq/queue/"))
+        return kept or self.queue is not None or self.subscription is not None
+
     def read_password(self) -> str | None:
         """Give the password. Raises CredentialError."""
         return secret(self.password, self.password_file)

@@ -101,6 +101,10 @@ class SqsConfig(SourceConfig):
         found = _AWS_HOST.fullmatch(urlsplit(self.queue).hostname or "")
         return None if found is None else found[1]
 
+    @property
+    def holds_unread(self) -> bool:
+        return True
+
     def build(self, key: str, metrics: SourceMetrics, keeping: Keeping | None = None) -> Source:
         from bridge.sources.sqs.source import SqsSource  # only who reads SQS loads its client
 

@@ -8,15 +8,17 @@ import fcntl
 import os
 import shutil
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bridge.commands import known
+from bridge.control.orders import PAUSED, shown
 from bridge.core.errors import StoreError
 from bridge.core.ports import Finding, Findings
 from bridge.settings import Settings
-from bridge.store import read_stranded
+from bridge.store import overrides, read_stranded
 from bridge.store.directory import refuse_network
 
 _LEAST_FREE = 64 * 2**20
@@ -32,6 +34,7 @@ async def check_local(settings: Settings) -> Sequence[Finding]:
     if not store.failed:
         _disk(store, settings)
         await _stranded(store, settings)
+        _overrides(store, settings)
     if daemon is not None:
         store.note(f"a bridge runs with this state_dir: process {daemon}")
     http = Findings("http")
@@ -92,6 +95,30 @@ async def _stranded(findings: Findings, settings: Settings) -> None:
         return
     for each in found:
         findings.problem(each.message, each.remedy)
+
+
+def _overrides(findings: Findings, settings: Settings) -> None:
+    try:
+        kept = overrides.read(settings.state_dir)
+    except StoreError as error:
+        findings.problem(str(error), "else the bridge does not start")
+        return
+    for row in shown(settings, kept, time.time()):
+        until = "until a person ends it" if row.until is None else f"for another {_hours(row.until)}"
+        if row.name == PAUSED:
+            findings.warning(
+                f"{row.kind} {row.key} is paused, {until}",
+                f"`oscar-bridge resume {row.kind} {row.key}`, unless it is meant",
+            )
+        else:
+            findings.note(
+                f"{row.kind} {row.key}: {row.name} is {row.in_force} in place of {row.configured}, {until}"
+            )
+
+
+def _hours(until: float) -> str:
+    minutes = max(1, round((until - time.time()) / 60))
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.0f} h"
 
 
 async def _port(findings: Findings, host: str, port: int, daemon: str | None) -> None:

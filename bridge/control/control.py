@@ -77,9 +77,11 @@ class Control:
                 limits.set_function(partial(self._limits_overridden, part))
 
     @staticmethod
-    def is_meant(command: Mapping[str, Any]) -> bool:
+    def is_meant(command: object) -> bool:
         """Tell whether a command that came is an order."""
-        return command.get("do") in get_args(Order.model_fields["do"].annotation)
+        return isinstance(command, dict) and command.get("do") in get_args(
+            Order.model_fields["do"].annotation
+        )
 
     async def begin(self) -> None:
         """Put in force what is kept, and tell of it. Raises StoreError when it can't be kept any more."""

@@ -188,6 +188,12 @@ def _values(limits: LimitsConfig | ClusterLimitsConfig) -> dict[str, Value]:
     return {**{name: getattr(limits, name) for name in LIMITS}, PAUSED: False}
 
 
+def shown(settings: Settings, kept: Iterable[Override], now: float) -> list[Row]:
+    """Show what of `kept` is in force in place of the configuration's values."""
+    rows = Overrides(settings, kept, now).rows(Order(do="limits"), lambda _part: None)
+    return [row for row in rows if row.since is not None]
+
+
 def written(name: str, value: Value) -> str:
     """Write a value as a person does."""
     if name == PAUSED:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bridge.checkup.local import check_local
+from bridge.control import Order, give
 from bridge.settings import Settings
 from bridge.store.directory import claim
 from tests.check.findings import is_well, said
@@ -65,6 +66,21 @@ async def test_a_file_in_the_way_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("")
     found = await check_local(settings(tmp_path / "state"))
     said(found, "problem", "is a file", about="store", remedy="name a directory")
+
+
+async def test_what_is_paused_is_a_warning_and_another_limit_is_noted(tmp_path: Path) -> None:
+    def order(do: Any, **more: Any) -> None:
+        give(settings(tmp_path), Order(do=do, key="plants", kind="service", **more))
+
+    order("limits", limits={"concurrency": "4"}, seconds=7190)
+    found = await check_local(settings(tmp_path))
+    assert is_well(found)
+    said(found, "note", "service plants: concurrency is 4 in place of 16, for another 2 h")
+    order("pause")
+    found = await check_local(settings(tmp_path))
+    said(found, "warning", "service plants is paused, until a person ends it", remedy="resume service plants")
+    (tmp_path / "overrides.json").write_text("?")
+    said(await check_local(settings(tmp_path)), "problem", "overrides.json can't be understood")
 
 
 @pytest.mark.parametrize("below", ["", "deeper/state"])

@@ -243,7 +243,7 @@ class Lane:
     def _begin(self, now: float) -> None:
         shut = self._gate.shut_since is not None
         delivery, turn = self._waiting.probe() if shut else self._waiting.next(now)
-        attempt = Attempt(delivery, now, turn)
+        attempt = Attempt(delivery, now, turn, probe=shut)
         for limit in self._limits:
             limit.began(attempt)
         if self._ring is not None:

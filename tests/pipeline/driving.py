@@ -29,7 +29,9 @@ class _Invocation:
         return answer
 
 
-class _Destination:
+class ServerDestination:
+    """A service at `server`, whose time begins now."""
+
     def __init__(self, server: Server) -> None:
         self._server, self._began = server, now()
 
@@ -42,7 +44,7 @@ async def drive(scenario: Scenario, seed: int, limit: Auto | Fixed, *, services:
     random.seed(seed)  # of the pauses between attempts
     server = scenario.server(seed)
     ring = Ring([limit])
-    benches = [Bench(_Destination(server), concurrency=AT_ONCE, ring=ring) for _ in range(services)]
+    benches = [Bench(ServerDestination(server), concurrency=AT_ONCE, ring=ring) for _ in range(services)]
     arrivals = scenario.arrivals(seed)
     began = now()
     accepted: dict[str, float] = {}

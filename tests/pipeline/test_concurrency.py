@@ -132,21 +132,19 @@ async def test_what_says_nothing_of_capacity_leaves_the_limit_as_it_was(answer: 
     assert limit.limit == 128
 
 
-async def test_a_side_that_refuses_even_one_at_a_time_is_asked_at_a_pace_and_at_last_every_ten_seconds() -> (
-    None
-):
+async def test_a_side_that_refuses_even_one_at_a_time_is_asked_at_a_pace_at_last_once_a_second() -> None:
     limit = Auto(200)
     began: list[float] = []
     while clock.now() < clock.STARTS_AT + 3600:
         if (pause := limit.pause()) > 0:
-            assert pause <= 10
+            assert pause <= 1
             await asyncio.sleep(pause)
         else:
             began.append(clock.now())
             limit.ended(begin(limit), NOT_NOW, 0.0)
     assert limit.limit == 1
-    assert len(began) < 3600 / 10 + 40
-    assert began[-1] - began[-2] == pytest.approx(10)
+    assert len(began) < 3600 + 40
+    assert began[-1] - began[-2] == pytest.approx(1)
 
 
 async def test_after_a_pace_that_was_an_outage_it_is_back_within_rounds() -> None:
@@ -154,7 +152,7 @@ async def test_after_a_pace_that_was_an_outage_it_is_back_within_rounds() -> Non
     await rounds(limit, 8)
     assert limit.limit == 200
     for _ in range(100):
-        await asyncio.sleep(min(limit.pause(), 10))
+        await asyncio.sleep(min(limit.pause(), 1))
         for attempt in begin_all(limit):
             limit.ended(attempt, NOT_NOW, 0.0)
     assert limit.limit == 1
@@ -164,6 +162,43 @@ async def test_after_a_pace_that_was_an_outage_it_is_back_within_rounds() -> Non
         await rounds(limit, 1)
         await asyncio.sleep(min(limit.pause(), 0.0))
     assert clock.now() - began < 5
+
+
+async def test_a_pace_that_was_good_before_is_back_within_a_few_acceptances() -> None:
+    limit = Auto(200)
+
+    async def one(answer: Answer) -> None:
+        await asyncio.sleep(limit.pause())
+        attempt = begin(limit)
+        await asyncio.sleep(0.01)
+        limit.ended(attempt, answer, 0.01)
+
+    async def minutes(number: float, *, room: float) -> int:
+        """Have one accepted each `room` seconds, at most; give how many were."""
+        end, free, accepted = clock.now() + 60 * number, clock.now(), 0
+        while clock.now() < end:
+            fits = clock.now() >= free
+            if fits:
+                free, accepted = max(free + room, clock.now()), accepted + 1
+            await one(ACCEPTED if fits else NOT_NOW)
+        return accepted
+
+    before = await minutes(10, room=0.5)
+    assert before > 600 / 0.5 * 0.7
+    await minutes(60, room=1e9)
+    assert await minutes(10, room=0.5) > before * 0.95
+    await minutes(1, room=0)
+    assert limit.pause() == 0
+
+
+async def test_what_a_service_refuses_whose_gate_is_shut_already_lowers_nothing() -> None:
+    limit = Auto(200)
+    for _ in range(1000):
+        probe = Attempt(Delivery(event(f"event-{next(_names)}")), clock.now(), probe=True)
+        limit.began(probe)
+        await asyncio.sleep(0.01)
+        limit.ended(probe, NOT_NOW, 0.01)
+    assert limit.limit == 16
 
 
 async def test_a_slower_side_for_which_a_lower_limit_does_nothing_keeps_its_limit() -> None:
@@ -212,7 +247,7 @@ def test_whatever_comes_it_never_locks_and_stays_within_its_bounds(
             del under_way[:ends]
             assert 1 <= limit.limit <= 50
             assert len(under_way) <= 50
-            assert under_way or limit.pause() <= 10
+            assert under_way or limit.pause() <= 1
 
 
 async def test_it_costs_a_few_microseconds_an_attempt() -> None:

@@ -5,17 +5,22 @@ All of it goes through lanes and a cluster's ring, five seeds each.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass
 from statistics import fmean
 
 import pytest
 
+from bridge.core.delivery import Delivery, Outcome
 from bridge.core.ports import Answer, Verdict
 from bridge.pipeline.limits.concurrency import Auto, Fixed
+from bridge.pipeline.limits.ring import Ring
 from tests.pipeline import vector
-from tests.pipeline.driving import drive
+from tests.pipeline.clock import now
+from tests.pipeline.driving import AT_ONCE, ServerDestination, drive
 from tests.pipeline.scenarios import (
+    QUOTA,
     SCENARIOS,
     TOO_MANY,
     HardLimit,
@@ -26,6 +31,7 @@ from tests.pipeline.scenarios import (
     Server,
     Throttle,
 )
+from tests.pipeline.scripted import Bench, event, settled
 
 SEEDS = range(5)
 CEILING = 200
@@ -200,3 +206,39 @@ async def test_a_throttle_is_not_called_in_vain_whatever_the_number_of_services(
     ran = await drive(Scenario(Throttle, 400), 0, Auto(CEILING), services=services)
     assert ran.calls_a_job <= 1.3
     assert ran.goodput >= 2.45
+
+
+class OneIsFull(Server):
+    """Has room for two jobs of one service, for as long as anybody looks, and any number of the other's."""
+
+    def _answer(self, name: str, now: float) -> tuple[Answer, float]:
+        if int(name) % 2 == 0:
+            return super()._answer(name, now)
+        if self._in_hand(now) >= 2:
+            return QUOTA, 0.005
+        self._take(math.inf)
+        return self._make(name, 0.05)
+
+
+@pytest.mark.parametrize("pause", [0.0, 30.0])
+async def test_a_service_whose_quota_is_full_takes_nothing_of_the_cluster_from_another(pause: float) -> None:
+    """The other has events one by one for a while, or at once, and then very many."""
+    server = OneIsFull(0)
+    ring = Ring([Auto(CEILING)])
+    full, other = (Bench(ServerDestination(server), concurrency=AT_ONCE, ring=ring) for _ in range(2))
+    async with full.running(), other.running():
+        await full.put(Delivery(event(number)) for number in range(1, 1000, 2))
+        for number in range(1000, 1100, 2):
+            await asyncio.sleep(pause)
+            one = [Delivery(event(number))]
+            began = now()
+            await other.put(one)
+            assert await settled(one, within=10) == [Outcome.ACCEPTED]
+            assert now() - began < 2
+        many = [Delivery(event(number)) for number in range(2000, 12_000, 2)]
+        began = now()
+        arriving = asyncio.create_task(other.put(many))
+        await settled(many)
+        assert now() - began < 10
+        await arriving
+    assert server.calls < 5100 + (50 * pause + 20) / 2

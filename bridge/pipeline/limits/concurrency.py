@@ -28,8 +28,8 @@ _PROOF = 16
 """Rounds that a step up must hold: a bucket of tokens takes more than its rate until it is empty."""
 _PATIENCE = 32
 """The most rounds between two steps up that failed."""
-_HEARTBEAT = 10.0
-"""The longest pause, in seconds, between two attempts of which the last was refused."""
+_HEARTBEAT = 1.0
+"""The longest pause, in seconds: where a single service takes nothing, its gate makes longer ones."""
 
 
 def places(concurrency: Concurrency) -> Fixed | Auto:
@@ -108,7 +108,8 @@ class Auto:
       the level is halved, once for all that were under way together. One event alone lowers nothing.
     - Below one place the level is a pace: 0.1 is one attempt in ten times the least cost. Rates and quotas
       that refuse even one attempt at a time end there (as in the slow and heartbeat modes of Hermes).
-    - Nothing is learned from other answers, nor from none: an outage leaves the level as it is.
+    - Nothing is learned from other answers, nor from none: an outage leaves the level as it is. Nor from the
+      refusals of a service whose gate is shut already: its quota is full, which is no matter of the others.
     """
 
     def __init__(self, ceiling: int) -> None:
@@ -187,7 +188,7 @@ class Auto:
             self._measured.seconds += seconds
             if not self._least:
                 self._least = seconds
-        elif answer.verdict is Verdict.CAPACITY and not answer.ours:
+        elif answer.verdict is Verdict.CAPACITY and not answer.ours and not attempt.probe:
             self._turned_away(attempt, number, seconds)
         if self._of_round and number <= self._reached:
             self._of_round -= 1
@@ -218,8 +219,9 @@ class Auto:
         return len(measured.events) == 2 and measured.refused > by_chance + allowed
 
     def _round_over(self) -> None:
-        if self._level < 1.0 <= self._doubles_to and self._measured.accepted:
-            self._step_up()  # it was an outage, not a rate, until that is tried
+        if self._proven <= self._level < min(1.0, self._doubles_to) and self._measured.accepted:
+            self._proven = self._level  # back to what was good: each acceptance doubles the pace
+            self._step_up()
         elif not self._filled:
             self._filled = True
             self._measured = _Measured()
@@ -238,6 +240,10 @@ class Auto:
             elif self._rounds:
                 self._rounds -= 1
             else:
+                if (
+                    not self._fails and level > 1.0
+                ):  # two steps up in a row: there is more room than there was
+                    self._doubles_to = self._ceiling
                 self._fails = 0
                 self._proven = level
                 self._go_on(cost)
@@ -260,6 +266,8 @@ class Auto:
             self._set(proven)
         else:
             self._proven = level
+            if level < 1.0:  # refusals, unlike round trips, are no matter of chance
+                self._doubles_to = level
             self._measured = _Measured()
         self._cost = cost
 
@@ -281,11 +289,11 @@ class Auto:
     def _step_up(self) -> None:
         level = self._level
         self._rounds = 0
-        if level < 1.0:
-            higher = 1.0 if self._doubles_to >= 1.0 else min(level * _MORE, 1.0)
+        if level < self._doubles_to:
+            higher = 1.0 if level < 1.0 <= self._doubles_to else min(level * 2, self._doubles_to)
+        elif level < 1.0:
+            higher = min(level * (_MORE if self._fails else 2.0), 1.0)
             self._rounds = 1
-        elif level < self._doubles_to:
-            higher = min(level * 2, self._doubles_to)
         else:
             higher = max(level + 1.0, float(int(level * _MORE)))
             self._rounds = _PROOF

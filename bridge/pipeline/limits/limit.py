@@ -14,14 +14,16 @@ NOT_BEFORE_TOLD = float("inf")
 class Attempt:
     """One call under way."""
 
-    __slots__ = ("began", "delivery", "place")
+    __slots__ = ("began", "delivery", "place", "probe")
 
-    def __init__(self, delivery: Delivery, began: float, place: int = 0) -> None:
+    def __init__(self, delivery: Delivery, began: float, place: int = 0, *, probe: bool = False) -> None:
         self.delivery = delivery
         self.began = began
         """Monotonic time."""
         self.place = place
         """Where its event stands among those that came."""
+        self.probe = probe
+        """Whether its service takes nothing for all that is known: by failing it says nothing new."""
 
     @property
     def event(self) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """What `concurrency: auto` makes of other sides of many kinds, in virtual time: any machine gives the same.
 
 `python -m bench.limits SEEDS` prints for each scenario, each seed and each of those compared (`auto`, 16 at
-once, a model of Vector's algorithm) the events accepted a second, the attempts that made no job and the calls
-a job.
+once, a model of Vector's algorithm) the events accepted a second and in the ten seconds after an outage, the
+attempts that made no job and the calls a job.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.pipeline import clock, vector
 from tests.pipeline.driving import drive
 from tests.pipeline.scenarios import SCENARIOS, Ran
 
-Figures = dict[str, list[dict[str, tuple[float, int, float]]]]
+Figures = dict[str, list[dict[str, dict[str, float]]]]
 """By scenario and seed, of each of those compared."""
 
 
@@ -47,8 +47,13 @@ def _driven(driving: Coroutine[None, None, Ran]) -> Ran:
         return runner.run(driving)
 
 
-def _told(ran: Ran) -> tuple[float, int, float]:
-    return ran.goodput, ran.wasted, ran.calls_a_job
+def _told(ran: Ran) -> dict[str, float]:
+    return {
+        "goodput": ran.goodput,
+        "wasted": ran.wasted,
+        "back": ran.accepted_between(70, 80),
+        "calls": ran.calls_a_job,
+    }
 
 
 if __name__ == "__main__":

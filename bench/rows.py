@@ -428,14 +428,16 @@ async def _limits(bench: Bench, say: Callable[[str], None]) -> None:
     assert found.keys() == bench.table.limits.keys()
     for name, scene in bench.table.limits.items():
         for seed in found[name]:
-            goodput, wasted, calls = seed["auto"]
-            scene.auto.figures.append(goodput)
-            scene.of_fixed.figures.append(goodput / seed["fixed"][0])
-            scene.of_model.figures.append(goodput / seed["model"][0])
+            auto, fixed, model = seed["auto"], seed["fixed"], seed["model"]
+            scene.auto.figures.append(auto["goodput"])
+            scene.of_fixed.figures.append(auto["goodput"] / fixed["goodput"])
+            scene.of_model.figures.append(auto["goodput"] / model["goodput"])
             if scene.wasted is not None:
-                scene.wasted.figures.append(wasted / seed["model"][1])
+                scene.wasted.figures.append(auto["wasted"] / model["wasted"])
+            if scene.back is not None:
+                scene.back.figures.append(auto["back"] / model["back"])
             if scene.calls is not None:
-                scene.calls.figures.append(calls)
+                scene.calls.figures.append(auto["calls"])
 
 
 async def _failing(bench: Bench, say: Callable[[str], None]) -> None:

@@ -99,9 +99,18 @@ class Scene:
     """The rows of one scenario of the limit `concurrency: auto`."""
 
     def __init__(
-        self, name: str, *, of_model: float = 1.0, wasted: float | None = None, calls: float | None = None
+        self,
+        name: str,
+        *,
+        of_model: float = 1.0,
+        wasted: float | None = None,
+        back: float | None = None,
+        calls: float | None = None,
     ) -> None:
-        """`wasted` bounds the attempts that made no job, of the model's; `calls` those for each job."""
+        """`wasted` bounds the attempts that made no job, of the model's; `calls` those for each job.
+
+        `back` is the least of the model's work in the ten seconds after an outage.
+        """
         self.auto = Row(f"`concurrency: auto`, {name}", "events/s", 2)
         self.of_fixed = Row("… of 16 at once", "", 2)
         self.of_model = Row(
@@ -111,6 +120,11 @@ class Scene:
         if wasted is not None:
             self.wasted = Row(
                 "… attempts wasted, of the model's", "", 2, f"≤ {wasted:.2f}", lambda it: it <= wasted
+            )
+        self.back: Row | None = None
+        if back is not None:
+            self.back = Row(
+                "… accepted in the 10 s after, of the model's", "", 2, f"≥ {back:.2f}", lambda it: it >= back
             )
         self.calls: Row | None = None
         if calls is not None:
@@ -183,7 +197,7 @@ class Table:
             "hard limit": Scene("429 above 5 at once", wasted=0.5),
             "silent drop": Scene("no answer above 5"),
             "rate": Scene("429 above 100/s", wasted=0.5),
-            "outage": Scene("gone for a minute", wasted=0.5),
+            "outage": Scene("gone for a minute", wasted=0.5, back=2),
             "drift": Scene("10 times slower within 2 minutes"),
             "slowdown": Scene("10 times slower for a minute"),
             "throttle": Scene("2.5/s in order", calls=1.3),

@@ -106,9 +106,10 @@ class Waiting:
 
     def _bring(self, now: float) -> None:
         """Move what is due by now from the order of time to the order of age."""
-        while (entry := self._top(self._timetable)) is not None and entry.due <= now:
-            heappop(self._timetable)
-            heappush(self._due, entry._replace(key=entry.place))
+        while self._timetable and self._timetable[0].due <= now:
+            entry = heappop(self._timetable)
+            if self._holds(entry):
+                heappush(self._due, _Entry(entry.place, entry.place, entry.due, entry.delivery))
 
     def _top(self, heap: list[_Entry]) -> _Entry | None:
         while heap:

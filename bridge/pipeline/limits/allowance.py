@@ -19,7 +19,7 @@ class Allowance:
         self._wanted: Concurrency = concurrency
         self._places = places(concurrency)
         self._pace: Pace | None = None
-        limits.append(self._places)
+        limits.insert(0, self._places)  # most often in the way, and then the others are not asked
         self._set_rate(rate)
 
     @property

@@ -77,14 +77,14 @@ def _blank(found: re.Match[str]) -> str:
 
 
 def _redact_value(key: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return REDACTED if _names_a_secret(key) else redact_text(value)
     if value is None or isinstance(value, bool):
         return value
     if _names_a_secret(key):
         return REDACTED
     if isinstance(value, (int, float)):
         return value
-    if isinstance(value, str):
-        return redact_text(value)
     if isinstance(value, Mapping):
         return {name: _redact_value(str(name), inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import select
+import time
 from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
@@ -17,6 +18,9 @@ _AT_ONCE = 2**16
 _LONGEST_LINE = 2**16
 """Characters that are printed without an end, before they are taken for a line."""
 _WRITABLE_MILLISECONDS = 1000
+_GATHER_SECONDS = 0.01
+"""Lines gather so long after each write: a thread that wakes for each of them takes the processor from the
+loop, which costs more than the line."""
 
 
 class Writer:
@@ -103,6 +107,7 @@ class Writer:
                 for _ in range(unwritten):
                     self._drop()
                 self._changed.notify_all()
+            time.sleep(_GATHER_SECONDS)
 
     def _next(self) -> list[bytes] | None:
         """Return the next lines, once there are some; None when closed."""

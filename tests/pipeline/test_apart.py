@@ -15,6 +15,7 @@ from bridge.core.event import Event
 from bridge.core.ports import Answer, Verdict
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.limits.concurrency import Fixed
+from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.router import RouteConfig, Router
 from bridge.telemetry.metrics import Metrics
@@ -218,6 +219,20 @@ async def test_a_dead_service_that_receives_half_holds_its_sibling_no_more_than_
     world = await _pace(4, ("dead", dead))
     assert world.benches["plants"].invocations("accepted") >= 0.95 * alone
     assert not world.benches["plants"].keeper.rows
+
+
+async def test_a_paused_service_that_receives_half_holds_its_sibling_no_more_than_a_twentieth() -> None:
+    alone = (await _pace(4)).benches["plants"].invocations("accepted")
+    pause = Pause()
+    plants = Bench(ScriptedDestination(Jittery(4)), concurrency=16, queue=100, park=True)
+    paused = Bench(ScriptedDestination(ACCEPTED), queue=100, park=True, pauses=[pause])
+    world = World(route("plants"), route("paused"), slots=200, plants=plants, paused=paused)
+    pause.set(True)
+    async with world.running():
+        await asyncio.sleep(600)
+    assert plants.invocations("accepted") >= 0.95 * alone
+    assert not plants.keeper.rows
+    assert paused.invocations("accepted") == 0
 
 
 async def test_with_two_hundred_services_that_take_what_comes_nothing_is_parked() -> None:

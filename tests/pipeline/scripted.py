@@ -98,6 +98,8 @@ class MemoryKeeper:
         """Parked events by source, id and service, in the order of their numbers."""
         self.broken = False
         self.full = False
+        self.for_letters_alone = False
+        """Whether it is so near its budget that it keeps dead letters only."""
         self.refusals = 0
         self.now = Clock(seen).now
         self._numbers = count(1)
@@ -123,6 +125,9 @@ class MemoryKeeper:
         await self._write()
         key = (event.source, event.id, service)
         old = self.rows.get(key)
+        if self.for_letters_alone and old is None:
+            self.refusals += 1
+            raise StoreFullError("at its budget")
         self.rows[key] = Parked(
             number=number if old is None else old.number,
             event=event,

@@ -131,17 +131,19 @@ class World:
 
     def __init__(self, *routes: RouteConfig, slots: int = 2000, **benches: Bench) -> None:
         self.benches = benches
+        self.keeper = MemoryKeeper()
+        """Of what can't be routed."""
         self.metrics = Metrics()
         source = self.metrics.source("uploads")
         self.intake = Intake(slots, 2**30, source)
         lanes = {key: bench.lane for key, bench in benches.items()}
-        self.router = Router(routes, lanes, MemoryKeeper(), source, self.intake)
+        self.router = Router(routes, lanes, self.keeper, source, self.intake)
         self.read = 0
 
-    async def source(self, name: Callable[[int], str] = str) -> None:
+    async def source(self, made: Callable[[int], Event] = event) -> None:
         """Read without end, as a runner does."""
         while True:
-            batch = [Delivery(event(name(self.read + n))) for n in range(min(500, self.intake.free))]
+            batch = [Delivery(made(self.read + n)) for n in range(min(500, self.intake.free))]
             self.read += len(batch)
             self.intake.admit(batch)
             for delivery in batch:
@@ -152,11 +154,11 @@ class World:
             await asyncio.sleep(0.001)
 
     @asynccontextmanager
-    async def running(self, name: Callable[[int], str] = str) -> AsyncIterator[None]:
+    async def running(self, made: Callable[[int], Event] = event) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             for bench in self.benches.values():
                 await stack.enter_async_context(bench.running())
-            reading = asyncio.create_task(self.source(name))
+            reading = asyncio.create_task(self.source(made))
             yield
             await stop(reading)
 
@@ -239,7 +241,7 @@ async def test_with_two_hundred_services_that_take_what_comes_nothing_is_parked(
     keys = [f"service{number}" for number in range(200)]
     benches = {key: Bench(ScriptedDestination(seconds=0.1), concurrency=16, park=True) for key in keys}
     world = World(route("id", allow=keys), **benches)
-    async with world.running(lambda number: keys[number * 7919 % 200]):
+    async with world.running(lambda number: event(keys[number * 7919 % 200])):
         await asyncio.sleep(3)
     assert not any(bench.keeper.rows for bench in benches.values())
     assert sum(bench.invocations("accepted") for bench in benches.values()) > 0.9 * 3 / 0.1 * 2000
@@ -337,3 +339,87 @@ async def test_a_put_behind_what_was_released_while_the_store_failed_wakes() -> 
         await putting
         assert now() - before < 0.001
         newer.settle(Outcome.RELEASED)
+
+
+# --- the store at its budget -------------------------------------------------------------------------
+
+
+async def test_at_the_store_s_budget_the_source_stops_reading_and_goes_on_when_there_is_room() -> None:
+    dead = ScriptedDestination(REFUSED)
+    bench = Bench(dead, queue=100, park=True)
+    bench.keeper.for_letters_alone = True
+    world = World(route("dead"), slots=200, dead=bench)
+    async with world.running():
+        await asyncio.sleep(600)
+        assert (world.read, world.intake.free) == (200, 0)
+        dead.began.clear()
+        await asyncio.sleep(3600)
+        assert world.read == 200, "by its slots"
+        assert len(dead.began) > 60, "it is probed all the same"
+        bench.keeper.for_letters_alone = False
+        began = now()
+        while world.read < 1000:
+            await asyncio.sleep(0.01)
+        assert now() - began < 16, "the store is asked again so often"
+        bench.keeper.for_letters_alone = True
+        dead.script, dead.seconds = ACCEPTED, 1
+        await asyncio.sleep(600)
+        assert not bench.keeper.rows, "those parked go first"
+        read = world.read
+        await asyncio.sleep(120)
+        assert world.read > read + 400, "what is accepted needs no room"
+
+
+async def test_at_the_store_s_budget_none_waits_but_events_of_the_dead_service() -> None:
+    """Those of its sibling are accepted, or dead letters, as long as the source has a slot to read with."""
+    dead = Bench(ScriptedDestination(REFUSED), queue=100, park=True)
+    script = {"good": ACCEPTED, "bad": REJECTED}
+    good = Bench(ScriptedDestination(lambda given: script[str(given.attributes["kind"])]), park=True)
+    for bench in (dead, good):
+        bench.keeper.for_letters_alone = True
+    world = World(
+        route("dead", when="attributes.kind == 'dead'"),
+        route("good", when="attributes.kind != 'dead'"),
+        slots=200,
+        dead=dead,
+        good=good,
+    )
+    came: Counter[str] = Counter()
+    waiting: Counter[str] = Counter()
+
+    def kind(number: int) -> Event:
+        name = "dead" if number % 20 == 0 else "bad" if number % 20 == 1 else "good"
+        came[name] += 1
+        return event(number, attributes={"kind": name})
+
+    async with world.running(kind):
+        await asyncio.sleep(900)
+        waiting.update(str(delivery.event.attributes["kind"]) for delivery in world.intake._unsettled)
+    assert world.intake.most == waiting["dead"] == waiting.total()
+    assert came["dead"] == 200
+    assert good.invocations("accepted") == came["good"] > 2000
+    assert len(good.keeper.letters) == came["bad"] > 100
+
+
+async def test_what_can_not_be_routed_while_the_store_takes_nothing_holds_its_source_alone() -> None:
+    service = Bench(ScriptedDestination(), park=True)
+    stuck, other = World(route("plants"), plants=service), World(route("plants"), plants=service)
+    stuck.keeper.full = other.keeper.full = True
+    given = [*deliveries(5), Delivery(event("unreadable"), fault="no event"), *deliveries(5, "behind")]
+
+    async def hand_over(world: World, some: list[Delivery]) -> None:
+        world.intake.admit(some)
+        for delivery in some:
+            await world.router.route(delivery)
+
+    async with service.running():
+        held = asyncio.create_task(hand_over(stuck, given))
+        assert await settled(given[:5], within=1) == [Outcome.ACCEPTED] * 5
+        for number in range(30):
+            await hand_over(other, some := deliveries(20, f"other{number}-"))
+            assert await settled(some, within=1) == [Outcome.ACCEPTED] * 20
+            await asyncio.sleep(10)
+        assert {delivery.outcome for delivery in given[5:]} == {None}
+        given[5].settle(Outcome.RELEASED)
+        assert await settled(given[6:], within=16) == [Outcome.ACCEPTED] * 5
+        await held

@@ -33,16 +33,20 @@ async def bury(keeper: Keeper, delivery: Delivery, letter: DeadLetter) -> None:
             _log.error("dead letter can't be kept", service=letter.service, error=str(error))
             await asyncio.sleep(_BACKOFF.seconds(failures))
         else:
-            _log.warning(
-                "dead letter",
-                source=letter.event.source,
-                service=letter.service,
-                id=letter.event.id,
-                cause=letter.cause,
-                detail=letter.detail,
-                attempts=letter.attempts,
-            )
-            delivery.settle(Outcome.DEAD_LETTERED)
+            _buried(delivery, letter)
+
+
+def _buried(delivery: Delivery, letter: DeadLetter) -> None:
+    _log.warning(
+        "dead letter",
+        source=letter.event.source,
+        service=letter.service,
+        id=letter.event.id,
+        cause=letter.cause,
+        detail=letter.detail,
+        attempts=letter.attempts,
+    )
+    delivery.settle(Outcome.DEAD_LETTERED)
 
 
 class Burials:
@@ -72,10 +76,31 @@ class Burials:
         await self._none.wait()
 
     async def run(self) -> None:
-        """Keep them until cancelled."""
+        """Keep them until cancelled.
+
+        What can't be kept goes behind the others: it may be too large for a store that is nearly full.
+        """
+        failures = 0
         while True:
             await self._some.wait()
             chunk = list(islice(self._letters.items(), _TOGETHER))
-            async with asyncio.TaskGroup() as tasks:
-                for delivery, letter in chunk:
-                    tasks.create_task(bury(self._keeper, delivery, letter))
+            results = await asyncio.gather(
+                *(self._keeper.bury(letter) for _, letter in chunk), return_exceptions=True
+            )
+            trouble: StoreError | None = None
+            for (delivery, letter), result in zip(chunk, results, strict=True):
+                if isinstance(result, StoreError):
+                    trouble = result
+                    if self._letters.pop(delivery, None) is not None:
+                        self._letters[delivery] = letter
+                elif result is not None:
+                    raise result
+                else:
+                    _buried(delivery, letter)
+            if trouble is None:
+                failures = 0
+                continue
+            failures += 1
+            service = chunk[0][1].service
+            _log.error("dead letters can't be kept", service=service, error=str(trouble))
+            await asyncio.sleep(_BACKOFF.seconds(failures))

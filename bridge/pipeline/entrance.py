@@ -14,6 +14,9 @@ from bridge.pipeline.waiting import Waiting
 OPEN_PATIENCE = 10
 """Times `park_after` that an event waits in a lane which takes events, but slowly: upstream deadlines
 (RabbitMQ's `consumer_timeout` of 30 minutes is the nearest) do not ask why."""
+_LOOK_SECONDS = 1.0
+"""Between two looks of one that waits for room at whether another lane starves: that may come of room in its
+cluster, and to tell all lanes of each place that is free would cost each a look."""
 
 
 class Entrance:
@@ -64,7 +67,7 @@ class Entrance:
                 self.park_all()
                 self._parking.take(delivery, None)
                 return
-            await self._hold(delivery, patience)
+            await self._hold(delivery, crowded, patience)
 
     def left(self, delivery: Delivery) -> None:
         """Hear that `delivery` has settled: it needs no room any more."""
@@ -107,10 +110,22 @@ class Entrance:
             return delivery.since + OPEN_PATIENCE * longest - now
         return min(delivery.since, shut_since) + longest - now
 
-    async def _hold(self, delivery: Delivery, seconds: float) -> None:
+    async def _hold(self, delivery: Delivery, crowded: Callable[[], bool], seconds: float) -> None:
+        """Wait until something is told, another lane starves, or `seconds` have passed."""
         loop = asyncio.get_running_loop()
         self._held[delivery] = told = loop.create_future()
-        alarm = loop.call_later(seconds, _set, told) if seconds < float("inf") else None
+        until = monotonic() + seconds
+        alarm: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal alarm
+            left = until - monotonic()
+            if left <= 0 or (self._config.park and crowded()):
+                _set(told)
+            else:
+                alarm = loop.call_later(min(left, _LOOK_SECONDS), look)
+
+        look()
         try:
             await told
         finally:

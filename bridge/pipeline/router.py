@@ -191,6 +191,7 @@ class Router:
         """How many of the source's slots one lane may take while another of its lanes starves."""
         self._taken = dict.fromkeys(reachable, 0)
         self._putting = 0
+        """Events on their way into a lane: one of the source's, and one of those routed again."""
         if len(reachable) > 1:  # holding the source back for a lane that is alone starves no other
             for lane in self._reached.values():
                 lane.when_starving(self._make_way_if_held)
@@ -278,7 +279,7 @@ class Router:
         try:
             await lane.put(delivery, partial(self._another_starves, lane))
         finally:
-            self._putting = 0
+            self._putting -= 1
 
     def _another_starves(self, lane: Lane) -> bool:
         return any(other.starving for other in self._reached.values() if other is not lane)

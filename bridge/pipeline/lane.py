@@ -461,9 +461,9 @@ class Lane:
     def _settled(self, delivery: Delivery, _outcome: Outcome) -> None:
         if self._past.pop(delivery, None) is not None:
             self._burials.left(delivery)
+        self._ready.pop(delivery, None)
         self._parking.left(delivery)
         if self._waiting.leave(delivery):
-            self._ready.pop(delivery, None)
             self._has_room()
         else:
             self._entrance.left(delivery)

@@ -14,15 +14,14 @@ from bridge.pipeline.waiting import Waiting
 OPEN_PATIENCE = 10
 """Times `park_after` that an event waits in a lane which takes events, but slowly: upstream deadlines
 (RabbitMQ's `consumer_timeout` of 30 minutes is the nearest) do not ask why."""
-_LOOK_SECONDS = 1.0
-"""Between two looks of one that waits for room at whether another lane starves: that may come of room in its
-cluster, and to tell all lanes of each place that is free would cost each a look."""
 
 
 class Entrance:
     """Lets events into a lane in the order they came, and holds those it has no room for.
 
-    What must not wait here any longer is parked, and what is older before it, for it may not be overtaken.
+    Each source has at most a few here at once, in one line: who has entered goes to its end, so that no
+    source holds up another. What must not wait any longer is parked, and what is older before it, for it may
+    not be overtaken.
     """
 
     def __init__(
@@ -46,28 +45,32 @@ class Entrance:
         self._enter = enter
         self._park = park
         self._held: dict[Delivery, asyncio.Future[None]] = {}
+        """The line, the longest held first."""
         self._all_stored = True
 
-    async def put(self, delivery: Delivery, crowded: Callable[[], bool]) -> None:
+    async def put(self, delivery: Delivery, crowded: Callable[[], bool], *, at_once: bool = False) -> None:
         """Bring `delivery` in, or to the store; wait while it is neither. It may settle meanwhile.
 
         `crowded` tells whether another lane of its source has nothing to do: then it is not waited for room.
-        One that is nearly dead is parked as it comes: its upstream would drop it after a few more ends of
-        this process.
+        What is to be parked `at_once` is not let in at all, nor is one that is nearly dead: its upstream
+        would drop it after a few more ends of this process.
         """
-        while delivery.outcome is None:
-            patience = self._patience(delivery)
-            at_once = delivery.nearly_dead and self._config.park
-            full = len(self._waiting) >= self._config.queue
-            if patience > 0 and not at_once and not full and not self._parking.backlog:
-                self._all_stored = False
-                self._enter(delivery)
-                return
-            if self._config.park and (at_once or patience <= 0 or crowded()):
-                self.park_all()
-                self._parking.take(delivery, None)
-                return
-            await self._hold(delivery, crowded, patience)
+        at_once = (at_once or delivery.nearly_dead) and self._config.park
+        try:
+            while delivery.outcome is None:
+                patience = self._patience(delivery)
+                if patience > 0 and not at_once and self._has_room_for(delivery):
+                    self._all_stored = False
+                    self._enter(delivery)
+                    return
+                if self._parks and (at_once or patience <= 0 or crowded()):
+                    self.park_all()
+                    self._parking.take(delivery, None)
+                    return
+                await self._hold(delivery, patience)
+        finally:
+            if self._held.pop(delivery, None) is not None:
+                self._next()
 
     def left(self, delivery: Delivery) -> None:
         """Hear that `delivery` has settled: it needs no room any more."""
@@ -86,15 +89,20 @@ class Entrance:
 
     def park_all(self) -> None:
         """Write all that waits to the store. Asked for with every event that comes behind a full lane."""
-        if self._config.park and not self._all_stored:
+        if self._parks and not self._all_stored:
             self._all_stored = True
             self._park_those(lambda _: True)
+
+    @property
+    def _parks(self) -> bool:
+        return self._config.park and not self._parking.failing
 
     async def run(self) -> None:
         """Park what has waited too long, until cancelled."""
         while self._config.park:
             await asyncio.sleep(self._config.park_after / 4)
-            self._park_those(lambda delivery: self._patience(delivery) <= 0)
+            if self._parks:
+                self._park_those(lambda delivery: self._patience(delivery) <= 0)
 
     def _park_those(self, wanted: Callable[[Delivery], bool]) -> None:
         for delivery in self._waiting:
@@ -110,28 +118,31 @@ class Entrance:
             return delivery.since + OPEN_PATIENCE * longest - now
         return min(delivery.since, shut_since) + longest - now
 
-    async def _hold(self, delivery: Delivery, crowded: Callable[[], bool], seconds: float) -> None:
-        """Wait until something is told, another lane starves, or `seconds` have passed."""
+    def _has_room_for(self, delivery: Delivery) -> bool:
+        return (
+            len(self._waiting) < self._config.queue
+            and not self._parking.backlog
+            and next(iter(self._held), delivery) is delivery
+        )
+
+    async def _hold(self, delivery: Delivery, seconds: float) -> None:
+        """Keep the place in the line until something changes, or `seconds` are over."""
         loop = asyncio.get_running_loop()
         self._held[delivery] = told = loop.create_future()
-        until = monotonic() + seconds
-        alarm: asyncio.TimerHandle | None = None
-
-        def look() -> None:
-            nonlocal alarm
-            left = until - monotonic()
-            if left <= 0 or (self._config.park and crowded()):
-                _set(told)
-            else:
-                alarm = loop.call_later(min(left, _LOOK_SECONDS), look)
-
-        look()
+        if self._parking.failing:  # who has no patience left waits until the store is tried again
+            seconds = float("inf")
+        alarm = loop.call_later(seconds, _set, told) if seconds < float("inf") else None
         try:
             await told
         finally:
-            del self._held[delivery]
             if alarm is not None:
                 alarm.cancel()
+
+    def _next(self) -> None:
+        """Have the first of the line see for itself."""
+        for held in self._held.values():
+            _set(held)
+            return
 
 
 def _set(future: asyncio.Future[None]) -> None:

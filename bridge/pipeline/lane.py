@@ -26,8 +26,10 @@ from bridge.pipeline.waiting import PROBERS, Waiting
 from bridge.telemetry.metrics import LaneMetrics
 
 _ROUTER_RUN = 64
-"""Places that gather in a full lane before those who wait for room go on, so that the router works in runs.
-With fewer events than that a lane starves."""
+"""Places that gather in a full lane before those who wait for room go on, so that the router works in
+runs."""
+_ENOUGH = 64
+"""Events with which a lane that starved starves no more: what it uses while its source is asked again."""
 _BEGIN_AT_ONCE = 256
 """Attempts begun before the other tasks of the process have their turn: some 5 µs each."""
 _PREPARE_AHEAD = 32
@@ -96,17 +98,19 @@ class Lane:
         self._last_recovery = 0.0
         """Monotonic time at which an event was accepted that had been put off before."""
         self._put_off: set[tuple[str, str]] = set()
-        """Events put off since the last acceptance, by an answer that says "not now" or by none."""
+        """Two events put off since the last acceptance, by an answer that says "not now" or by none."""
         self._idle: list[_Place] = []
         self._tasks: asyncio.TaskGroup | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._nothing_under_way = asyncio.Event()
         self._nothing_under_way.set()
         self._run = max(1, min(_ROUTER_RUN, config.queue // 4))
-        self._starving = False
         self._held = False
         """Whether the last look found a limit in the way, not a lack of events: one more changes nothing."""
-        self._when_starving: list[Callable[[], None]] = []
+        self._enough = _ENOUGH
+        self.starving = False
+        """Whether it could soon begin more than waits in it: its sources should not be held for others."""
+        self._when_starving: list[Callable[[bool], None]] = []
         self._burials = Burials(keeper)
         self._parking = Parking(
             key,
@@ -114,7 +118,7 @@ class Lane:
             room=self._room_for_parked,
             put_back=self._put_back,
             left=self._settled,
-            caught_up=lambda: self._entrance.look_again(),
+            changed=self._parking_changed,
         )
         if self._parking.backlog:
             self._gate.open_slowly()
@@ -132,15 +136,6 @@ class Lane:
         metrics.drain.set_function(self._drain_seconds)
 
     @property
-    def starving(self) -> bool:
-        """Whether it could soon begin more than waits in it: its sources should not be held for others."""
-        return (
-            len(self._waiting) < self._run
-            and self._shut_since is None
-            and (self._ring is None or self._ring.has_room)
-        )
-
-    @property
     def _shut_since(self) -> float | None:
         """Monotonic time since which nothing begins, but for probes: the gate is shut, or it is paused."""
         gate, paused = self._gate.shut_since, self._paused_since
@@ -148,22 +143,34 @@ class Lane:
             return paused if gate is None else gate
         return min(gate, paused)
 
-    def when_starving(self, call: Callable[[], None]) -> None:
-        """Have `call` made each time that the lane begins to starve."""
+    def when_starving(self, call: Callable[[bool], None], enough: int) -> None:
+        """Have `call` made, with True or False, each time that the lane begins or ceases to starve.
+
+        It ceases with `enough` events, if they are fewer than it would have by itself.
+        """
+        self._enough = max(1, min(self._enough, enough))
         self._when_starving.append(call)
+        call(self.starving)
 
     def problems(self) -> Sequence[str]:
         """Return why nothing is accepted, for readiness, without an answer's text; empty if all is well."""
         return [self._gate.problem] if self._gate.problem else []
 
-    async def put(self, delivery: Delivery, crowded: Callable[[], bool] = lambda: False) -> None:
+    @property
+    def queue(self) -> int:
+        """Events that it lets in."""
+        return self._config.queue
+
+    async def put(
+        self, delivery: Delivery, crowded: Callable[[], bool] = lambda: False, *, at_once: bool = False
+    ) -> None:
         """Queue or park `delivery`, waiting while the lane is full. One that settles leaves the lane.
 
         While `crowded()`, which is looked at whenever something changes, it is parked in place of waiting:
-        another lane of its source starves.
+        another lane of its source starves. If it is to be parked `at_once`, it is not queued at all.
         """
         delivery.watch(self._settled)
-        await self._entrance.put(delivery, crowded)
+        await self._entrance.put(delivery, crowded, at_once=at_once)
 
     def make_way(self, *, for_all: bool) -> None:
         """Another lane starves: look again at what waits for room; if `for_all`, park what waits here too."""
@@ -178,10 +185,12 @@ class Lane:
                 self._tasks = tasks
                 tasks.create_task(self._parking.run(), name=f"lane {self.key} parking")
                 tasks.create_task(self._entrance.run(), name=f"lane {self.key} patience")
-                tasks.create_task(self._burials.run(), name=f"lane {self.key} dead letters")
                 self.look()
+                try:
+                    await self._burials.run()
+                finally:
+                    self._tasks = None  # before the places end, which nothing may be given to then
         finally:
-            self._tasks = None
             self._idle.clear()
             self._under_way = 0
             self._set_alarm(NOT_BEFORE_TOLD)
@@ -214,11 +223,16 @@ class Lane:
             self._begin(now)
         else:
             self._set_alarm(0.0)
-        starving = self.starving
-        if starving and not self._starving:
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Tell if it begins to starve, or ceases; not at each event that comes or goes in between."""
+        least = self._enough if self.starving else max(1, self._enough // 4)
+        starving = len(self._waiting) < least and self._shut_since is None and not self._parking.backlog
+        if starving != self.starving:
+            self.starving = starving
             for call in self._when_starving:
-                call()
-        self._starving = starving
+                call(starving)
 
     def _pause(self, now: float) -> float:
         """Give the seconds until one may begin: 0 now."""
@@ -242,7 +256,10 @@ class Lane:
 
     def _begin(self, now: float) -> None:
         shut = self._gate.shut_since is not None
-        delivery, turn = self._waiting.probe() if shut else self._waiting.next(now)
+        if shut:
+            delivery, turn = self._waiting.probe()
+        else:
+            delivery, turn = self._waiting.next(now, in_doubt=self._gate.in_doubt)
         attempt = Attempt(delivery, now, turn, probe=shut)
         for limit in self._limits:
             limit.began(attempt)
@@ -418,7 +435,8 @@ class Lane:
         """
         if answer.verdict in (Verdict.CAPACITY, Verdict.UNAVAILABLE):
             past.put_off = True
-            self._put_off.add(attempt.event)
+            if len(self._put_off) < 2:
+                self._put_off.add(attempt.event)
             if len(self._put_off) > 1 or self._last_recovery > past.tried_at:
                 return False
         return answer.perhaps_its_own and self._last_acceptance > past.tried_at
@@ -434,10 +452,10 @@ class Lane:
 
     def _enter(self, delivery: Delivery) -> None:
         self._waiting.come(delivery)
-        if self._held:
-            self._starving = self._starving and self.starving
-        else:
+        if not self._held:
             self.look()
+        elif self.starving:
+            self._weigh()
 
     def _put_back(self, delivery: Delivery, past: Past | None) -> None:
         if past is not None:
@@ -452,6 +470,10 @@ class Lane:
         self._ready.pop(delivery, None)
         self._parking.take(delivery, self._past.get(delivery))
 
+    def _parking_changed(self) -> None:
+        self._entrance.look_again()
+        self._weigh()
+
     def _room_for_parked(self) -> int:
         if self._paused_since is not None:
             return 0
@@ -465,5 +487,6 @@ class Lane:
         self._parking.left(delivery)
         if self._waiting.leave(delivery):
             self._has_room()
+            self._weigh()
         else:
             self._entrance.left(delivery)

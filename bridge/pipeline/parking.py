@@ -40,19 +40,20 @@ class Parking:
         room: Callable[[], int],
         put_back: Callable[[Delivery, Past | None], None],
         left: Watcher,
-        caught_up: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         """Serve the lane `key`.
 
         `room` tells how many events it can take back now, `put_back` queues one there, `left` hears of
-        its settling; `caught_up` is called when nothing is in the store that is not in the lane too.
+        its settling; `changed` is called when nothing is in the store that is not in the lane too, and
+        when the store, which failed, may be tried again.
         """
         self._key = key
         self._keeper = keeper
         self._room = room
         self._put_back = put_back
         self._lane_left = left
-        self._caught_up = caught_up
+        self._changed = changed
         self._to_write: dict[Delivery, Past | None] = {}
         self._to_note: dict[Delivery, Past] = {}
         self._told = -_TELL_SECONDS
@@ -61,6 +62,8 @@ class Parking:
         self._something_to_write = asyncio.Event()
         self._look = asyncio.Event()
         self._closed = False
+        self.failing = False
+        """The store has just failed: nothing should be given to it for a while."""
         self._backlog = False
         self._parkings = 0
         """Times that something went into the store: whether a look into it is out of date."""
@@ -86,6 +89,7 @@ class Parking:
         """Write `delivery` to the store soon, then settle it PARKED. Slots bound how many are here."""
         self._to_write[delivery] = past
         self._something_to_write.set()
+        self._look.set()  # it may have left room
 
     def look(self) -> None:
         """There may be room in the lane."""
@@ -94,7 +98,7 @@ class Parking:
     def close(self) -> list[Delivery]:
         """Bring nothing back any more; give what is back and may still be in the lane."""
         self._closed = True
-        self._caught_up()
+        self._changed()
         return list(self._back)
 
     def remember(self, delivery: Delivery, past: Past) -> None:
@@ -109,7 +113,7 @@ class Parking:
         if delivery in self._to_write:
             del self._to_write[delivery]
             if not self.backlog:
-                self._caught_up()
+                self._changed()
 
     async def run(self) -> None:
         """Write and bring back until cancelled."""
@@ -128,12 +132,15 @@ class Parking:
             else:
                 failures += 1
                 _log.error("events can't be parked: their source waits", service=self._key, error=trouble)
-                await asyncio.sleep(_BACKOFF.seconds(failures))
-                # One of them must be there to probe with, and all of them once the gate is open.
+                self.failing = True
+                # They are of more use in the lane: what its service takes must not wait for the store.
                 for delivery in list(islice(self._to_write, max(0, self._room()))):
                     self._put_back(delivery, self._to_write.pop(delivery))
                 if not self.backlog:
-                    self._caught_up()
+                    self._changed()
+                await asyncio.sleep(_BACKOFF.seconds(failures))
+                self.failing = False
+                self._changed()
             if not self._to_write and not self._to_note:
                 self._something_to_write.clear()
 
@@ -204,7 +211,7 @@ class Parking:
                 self._look.set()  # only a look that finds nothing tells that nothing is left
             elif self._parkings == seen:
                 self._backlog = False
-                self._caught_up()
+                self._changed()
 
     def _return(self, row: Parked) -> None:
         delivery = Delivery(row.event, self._lane_left)

@@ -190,11 +190,14 @@ class Router:
         self._share = max(1, intake.most // max(1, len(reachable)))
         """How many of the source's slots one lane may take while another of its lanes starves."""
         self._taken = dict.fromkeys(reachable, 0)
+        self._starving: set[str] = set()
         self._putting = 0
         """Events on their way into a lane: one of the source's, and one of those routed again."""
         if len(reachable) > 1:  # holding the source back for a lane that is alone starves no other
-            for lane in self._reached.values():
-                lane.when_starving(self._make_way_if_held)
+            # More than fits into each of them would be got only by parking what is of the others.
+            enough = min(self._share, *(lane.queue for lane in self._reached.values())) // 4
+            for key, lane in self._reached.items():
+                lane.when_starving(partial(self._starves, key), enough)
         self._events = 0
         self._turn_began = perf_counter()
 
@@ -277,15 +280,16 @@ class Router:
         delivery.watch(partial(self._left, key))
         self._putting += 1
         try:
-            await lane.put(delivery, partial(self._another_starves, lane))
+            await lane.put(delivery, partial(self._another_starves, key), at_once=self._must_make_way(key))
         finally:
             self._putting -= 1
 
-    def _another_starves(self, lane: Lane) -> bool:
-        return any(other.starving for other in self._reached.values() if other is not lane)
-
-    def _make_way_if_held(self) -> None:
-        """A lane starves: it may be that another holds the source."""
+    def _starves(self, key: str, starving: bool) -> None:
+        """Hear that a lane begins to starve, or ceases: it may be that another holds the source."""
+        if not starving:
+            self._starving.discard(key)
+            return
+        self._starving.add(key)
         if self._putting or self._intake.full:
             self.make_way()
 
@@ -295,8 +299,23 @@ class Router:
         Called when the source has no free slot.
         """
         for key, lane in self._reached.items():
-            if not lane.starving and self._another_starves(lane):
-                lane.make_way(for_all=self._taken[key] > self._share and self._intake.full)
+            if self._another_starves(key):
+                lane.make_way(for_all=self._must_make_way(key))
+
+    def _another_starves(self, key: str) -> bool:
+        return len(self._starving) > (key in self._starving)
+
+    def _must_make_way(self, key: str) -> bool:
+        """Tell whether a lane has more than its share of a source that is held, while another starves.
+
+        Where the shares are so small that both starve, by what each is used to, it is the one that has next
+        to nothing.
+        """
+        if not self._starving or self._taken[key] <= self._share or not self._intake.full:
+            return False
+        if key not in self._starving:
+            return True
+        return any(4 * self._taken[other] < self._share for other in self._starving)
 
     def _left(self, lane: str, _delivery: Delivery, _outcome: Outcome) -> None:
         self._taken[lane] -= 1

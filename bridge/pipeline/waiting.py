@@ -27,8 +27,10 @@ class _Entry(NamedTuple):
 class Waiting:
     """Events not tried yet in the order they came; and those tried, each with the time when it is due.
 
-    Those that are due go first, in the order they came, for they are older than what was not tried. What
-    leaves stays in the heaps until it comes to their top or they are half stale: nothing is searched for.
+    Those that are due go first, in the order they came, for they are older than what was not tried. While in
+    doubt whether anything is accepted the two take turns, so that a few events that always fail, each after
+    a long time, don't have all the places for ever. What leaves stays in the heaps until it comes to their
+    top or they are half stale: nothing is searched for.
     """
 
     def __init__(self) -> None:
@@ -39,6 +41,8 @@ class Waiting:
         self._timetable: list[_Entry] = []
         self._due: list[_Entry] = []
         self._places = count()
+        self._retried = False
+        """Whether the last that went had been tried before."""
 
     def __len__(self) -> int:
         return len(self._fresh) + len(self._tried)
@@ -78,15 +82,18 @@ class Waiting:
         entry = self._top(self._timetable)
         return float("inf") if entry is None else max(0.0, entry.due - now)
 
-    def next(self, now: float) -> tuple[Delivery, int]:
+    def next(self, now: float, *, in_doubt: bool = False) -> tuple[Delivery, int]:
         """Take out the one whose turn it is, with its place. Raise KeyError when none may go now."""
-        if self._tried:
+        if self._tried and not (in_doubt and self._retried and self._fresh):
             self._bring(now)
             entry = self._top(self._due)
             if entry is not None:
+                self._retried = True
+                if in_doubt and (longest := next(iter(self._tried.items())))[1][0] <= now:
+                    return self._take(*longest)
                 heappop(self._due)
-                del self._tried[entry.delivery]
-                return entry.delivery, entry.place
+                return self._take(entry.delivery, (entry.due, entry.place))
+        self._retried = False
         return self._fresh.popitem(last=False)
 
     def probe(self) -> tuple[Delivery, int]:
@@ -96,13 +103,15 @@ class Waiting:
         """
         if (self._fresh and len(self._tried) < PROBERS) or not self._tried:
             return self._fresh.popitem(last=False)
-        delivery = next(iter(self._tried))
-        _, place = self._tried.pop(delivery)
-        return delivery, place
+        return self._take(*next(iter(self._tried.items())))
 
     def ahead(self, most: int) -> list[Delivery]:
         """Give those that come next of what was not tried yet."""
         return list(islice(self._fresh, most))
+
+    def _take(self, delivery: Delivery, tried: tuple[float, int]) -> tuple[Delivery, int]:
+        del self._tried[delivery]
+        return delivery, tried[1]
 
     def _bring(self, now: float) -> None:
         """Move what is due by now from the order of time to the order of age."""

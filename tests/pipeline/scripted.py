@@ -174,6 +174,7 @@ class Bench:
         self,
         destination: Destination,
         *,
+        key: str = "plants",
         queue: int = 1000,
         concurrency: int = 4,
         rate: str | None = None,
@@ -189,7 +190,7 @@ class Bench:
         self.keeper = self.dead = keeper or MemoryKeeper()
         self.metrics = Metrics()
         self.lane = Lane(
-            "plants",
+            key,
             LaneConfig(
                 queue=queue,
                 limits=LimitsConfig.model_validate({"concurrency": concurrency, "rate": rate}),
@@ -201,13 +202,13 @@ class Bench:
             ),
             destination,
             self.dead,
-            self.metrics.lane("plants"),
+            self.metrics.lane(key),
             ring,
             pauses,
         )
 
     def value(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, {"service": "plants", **labels}) or 0.0
+        return self.metrics.registry.get_sample_value(name, {"service": self.lane.key, **labels}) or 0.0
 
     def invocations(self, outcome: str) -> float:
         return self.value("bridge_invocations_total", outcome=outcome)

@@ -237,6 +237,52 @@ async def test_a_paused_service_that_receives_half_holds_its_sibling_no_more_tha
     assert paused.invocations("accepted") == 0
 
 
+_BY_NAME = [route(key, when=f"id.startsWith('{key}')") for key in ("plants", "other")]
+
+
+def _routed(number: int) -> str:
+    """Name one of two services, in no order."""
+    return ("plants", "other")[number * 7919 % 1009 % 2]
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("slots", [10, 32])
+async def test_however_few_places_a_source_has_a_slow_service_does_not_hold_its_sibling(
+    slots: int, ring: bool
+) -> None:
+    """Ring or not: where a cluster's places are all taken, a lane that has nothing gets no turn at all."""
+    shared = Ring([Fixed(20)]) if ring else None
+    benches = {
+        key: Bench(ScriptedDestination(Jittery(seconds)), concurrency=16, park=True, ring=shared)
+        for key, seconds in (("plants", 1), ("other", 40))
+    }
+    world = World(*_BY_NAME, slots=slots, **benches)
+    async with world.running(lambda number: event(f"{_routed(number)}-{number}")):
+        await asyncio.sleep(100)
+        before = benches["plants"].invocations("accepted")
+        await asyncio.sleep(30)
+    alone = min(slots, 16) * 30
+    if ring:  # the slow one stands there with 16 at a time, and each place that is free goes round
+        assert benches["plants"].invocations("accepted") - before >= 0.95 * 4 * 30
+    else:
+        assert benches["plants"].invocations("accepted") - before >= 0.7 * alone, "not a fortieth"
+    assert not benches["plants"].keeper.rows
+
+
+@pytest.mark.parametrize("queue", [20, 1000])
+async def test_two_equal_services_go_through_memory_whatever_their_queues(queue: int) -> None:
+    benches = {
+        key: Bench(ScriptedDestination(Jittery(1)), concurrency=16, park=True, queue=queue)
+        for key in ("plants", "other")
+    }
+    world = World(route("plants"), route("other"), slots=200, **benches)
+    async with world.running():
+        await asyncio.sleep(300)
+    for bench in benches.values():
+        assert bench.invocations("accepted") >= 0.95 * 16 * 300
+        assert not bench.keeper.rows
+
+
 async def test_with_two_hundred_services_that_take_what_comes_nothing_is_parked() -> None:
     keys = [f"service{number}" for number in range(200)]
     benches = {key: Bench(ScriptedDestination(seconds=0.1), concurrency=16, park=True) for key in keys}
@@ -245,6 +291,25 @@ async def test_with_two_hundred_services_that_take_what_comes_nothing_is_parked(
         await asyncio.sleep(3)
     assert not any(bench.keeper.rows for bench in benches.values())
     assert sum(bench.invocations("accepted") for bench in benches.values()) > 0.9 * 3 / 0.1 * 2000
+
+
+async def test_sources_that_feed_one_full_lane_take_turns() -> None:
+    for queue in (1, 4, 100):
+        bench = Bench(ScriptedDestination(seconds=1), concurrency=4, queue=queue)
+        began: Counter[str] = Counter()
+
+        async def feed(name: str, bench: Bench = bench) -> None:
+            for delivery in deliveries(2000, name):
+                await bench.lane.put(delivery)
+
+        async with bench.running():
+            feeding = [asyncio.create_task(feed(name)) for name in "abc"]
+            await asyncio.sleep(queue / 4 + 50)
+            began = Counter(name[0] for name in bench.lane._destination.ids[queue + 4 :])  # type: ignore[attr-defined]
+            for task in feeding:
+                await stop(task)
+        assert sum(began.values()) >= 180
+        assert max(began.values()) - min(began.values()) <= 2, began
 
 
 # --- the ring ----------------------------------------------------------------------------------------
@@ -323,7 +388,7 @@ async def test_while_the_store_takes_nothing_only_the_dead_service_waits(trouble
 
 
 async def test_a_put_behind_what_was_released_while_the_store_failed_wakes() -> None:
-    bench = Bench(ScriptedDestination(UNREACHABLE), park=True)
+    bench = Bench(ScriptedDestination(UNREACHABLE), park=True, queue=50)
     bench.keeper.broken = True
     older = [Delivery(event(number), nearly_dead=True) for number in range(100)]
     (newer,) = deliveries(1, "newer")
@@ -423,3 +488,20 @@ async def test_what_can_not_be_routed_while_the_store_takes_nothing_holds_its_so
         given[5].settle(Outcome.RELEASED)
         assert await settled(given[6:], within=16) == [Outcome.ACCEPTED] * 5
         await held
+
+
+@pytest.mark.parametrize("trouble", ["full", "broken"])
+async def test_while_the_store_takes_nothing_a_slow_service_that_should_make_way_goes_on(
+    trouble: str,
+) -> None:
+    benches = {
+        key: Bench(ScriptedDestination(Jittery(seconds)), concurrency=16, park=True, queue=100)
+        for key, seconds in (("plants", 1), ("slow", 4))
+    }
+    for bench in benches.values():
+        setattr(bench.keeper, trouble, True)
+    world = World(route("plants"), route("slow"), slots=200, **benches)
+    async with world.running():
+        await asyncio.sleep(600)
+    assert benches["slow"].invocations("accepted") >= 0.95 * 16 / 4 * 600
+    assert benches["slow"].keeper.refusals < 600, "it is asked again with growing pauses"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer
+from bridge.pipeline.limits.concurrency import Fixed
+from bridge.pipeline.limits.limit import Attempt, Limit
+from bridge.pipeline.limits.ring import Ring
 from tests.pipeline import clock
 from tests.pipeline.scripted import (
     ACCEPTED,
@@ -302,6 +305,61 @@ async def test_whatever_happens_every_delivery_settles_once_and_nothing_is_left(
             delivery.event.id for delivery in given if delivery not in cancelled
         )
         bench.assert_nothing_is_remembered()
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("poisons", [1, 2, 4])
+async def test_a_few_events_that_always_fail_after_a_long_time_do_not_have_all_the_places(
+    poisons: int, concurrency: int
+) -> None:
+    """They are due again before the others of them have ended: those older would go first for ever."""
+
+    async def script(given: Event) -> Answer:
+        if given.id.startswith("bad"):
+            await asyncio.sleep(30)
+            return FAILED
+        return FAILED if destination.ids.count(given.id) == 1 else ACCEPTED
+
+    destination = ScriptedDestination(script)
+    bench = Bench(destination, concurrency=concurrency, max_backoff=5)
+    async with bench.running():
+        await bench.put(deliveries(poisons, "bad"))
+        await asyncio.sleep(200)
+        for number in range(5):
+            await bench.put(good := deliveries(1, f"good{number}-"))
+            assert await settled(good, within=250) == [Outcome.ACCEPTED]
+
+
+class _Noting(Ring):
+    def __init__(self, limits: Sequence[Limit]) -> None:
+        super().__init__(limits)
+        self.given: list[Attempt] = []
+
+    def began(self, attempt: Attempt) -> None:
+        super().began(attempt)
+        self.given.append(attempt)
+
+
+async def test_a_lane_that_ends_is_given_no_turn_by_another_of_its_cluster() -> None:
+    for moment in range(3):
+        ring = _Noting([Fixed(1)])
+        ending = Bench(ScriptedDestination(seconds=1), ring=ring)
+        other = Bench(ScriptedDestination(seconds=10), ring=ring)
+        async with other.running():
+            lane = asyncio.create_task(ending.lane.run())
+            await ending.put(first := deliveries(3))
+            await settled(first)
+            await asyncio.sleep(0)
+            await other.put(deliveries(1))
+            await ending.put(deliveries(1))  # stands in the ring, with places that sleep
+            await asyncio.sleep(5)
+            lane.cancel()
+            for _turn in range(moment):
+                await asyncio.sleep(0)
+            other.lane._ended(ring.given[-1], ACCEPTED, clock.now())
+            await asyncio.wait([lane])
+            assert lane.cancelled()
+            other.lane._ended = lambda *_: None  # type: ignore[method-assign, assignment] - it has ended
 
 
 @pytest.mark.parametrize("answer", [ACCEPTED, FAILED, REFUSED, REJECTED], ids=lambda answer: answer.cause)

@@ -332,6 +332,28 @@ async def test_a_delivery_released_on_its_way_into_the_store_is_let_go() -> None
     bench.assert_nothing_is_remembered()
 
 
+async def test_room_left_by_what_is_released_on_its_way_into_a_full_store_is_taken_by_what_is_there() -> None:
+    service = Service(UNREACHABLE)
+    bench = Bench(ScriptedDestination(service, seconds=0.1), park=True, queue=10)
+    for number in range(40):
+        await bench.keeper.park(event(f"old-{number}"), "plants")
+    given = deliveries(50)
+    async with bench.running():
+        putting = asyncio.create_task(bench.put(given))
+        await asyncio.sleep(100)
+        bench.keeper.full = True  # what is there can be read all the same
+        for pause in (0.001, 1, 20, 100):
+            await asyncio.sleep(pause)
+            for delivery in given[: len(given) // 2]:
+                delivery.settle(Outcome.RELEASED)
+        bench.keeper.full = False
+        for delivery in given:
+            delivery.settle(Outcome.RELEASED)
+        await putting
+        service.trouble = None
+        await until(lambda: not bench.keeper.waiting("plants"), within=200)
+
+
 async def test_closing_leaves_in_the_store_what_came_back_and_is_not_under_way() -> None:
     keeper = MemoryKeeper()
     for number in range(20):

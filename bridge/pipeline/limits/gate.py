@@ -49,6 +49,11 @@ class Gate:
         metrics.open.set(1)
 
     @property
+    def in_doubt(self) -> bool:
+        """Whether nothing was accepted since the last failure."""
+        return self._in_a_row > 0
+
+    @property
     def problem(self) -> str:
         """Why nothing is accepted, without the answer's text; empty while all is well."""
         if self._shut or self._in_a_row < _SEVERAL:

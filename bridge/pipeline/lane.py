@@ -201,6 +201,7 @@ class Lane:
         """Stop taking events out of the store, and let go of those not under way: the bridge stops."""
         for delivery in self._parking.close():
             if self._waiting.leave(delivery):
+                self._ready.pop(delivery, None)
                 delivery.settle(Outcome.RELEASED)
 
     async def finished(self) -> None:

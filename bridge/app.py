@@ -18,6 +18,7 @@ from bridge.commands import carry_out, known
 from bridge.control import Control, Live, Overrides, Part
 from bridge.destinations.oscar.client import OscarService, announce
 from bridge.destinations.oscar.cluster import OscarCluster
+from bridge.destinations.oscar.jobs import follow
 from bridge.net.certificates import Watch
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
@@ -153,6 +154,14 @@ async def run(
             for key, cluster in clusters.items():
                 here = [services[name] for name, config in settings.services.items() if config.cluster == key]
                 working.append(lane_tasks.create_task(announce(cluster, here), name=f"cluster {key}"))
+                followed = [
+                    (services[name], jobs)
+                    for name, config in settings.services.items()
+                    if config.cluster == key and (jobs := lanes[name].jobs) is not None
+                ]
+                if followed:
+                    task = lane_tasks.create_task(follow(cluster, followed), name=f"jobs on cluster {key}")
+                    working.append(task)
             working.append(lane_tasks.create_task(store.broken(), name="store"))
             working.append(lane_tasks.create_task(certificates.run(), name="certificates"))
             working.append(lane_tasks.create_task(control.run(), name="overrides"))
@@ -221,6 +230,7 @@ def _lanes(
             # OSCAR's throttle is that of its jobs.
             rings[config.cluster] if config.mode == "job" else None,
             (pause, clusters_pauses[config.cluster]),
+            services[key] if config.limits.active_jobs is not None else None,
         )
         live[Part("service", key)] = Live(pause.set, lane.allowance, lane.look)
     return lanes, live

@@ -66,14 +66,25 @@ class JobRecord:
 class JobChanges:
     """What is to be written about jobs, by their names, in one transaction and in this order."""
 
+    forget: set[str] = field(default_factory=set)
     note: dict[str, Event] = field(default_factory=dict)
     """Before the first attempt; one that is noted already stays as it is."""
     progress: dict[str, tuple[Progress, float | None]] = field(default_factory=dict)
     """With the time of acceptance; None leaves what is kept of that."""
-    forget: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return bool(self.note or self.progress or self.forget)
+
+
+class JobMaker(Protocol):
+    """A destination that makes jobs, each with a name that the event alone decides."""
+
+    @property
+    def afterwards(self) -> float:
+        """For how many seconds a job may still be made by a call that its caller has given up."""
+
+    def job_of(self, event: Event) -> str:
+        """Name the job of `event`."""
 
 
 class JobKeeper(Protocol):
@@ -95,8 +106,11 @@ class JobWatch(Protocol):
     def sweep_began(self) -> None:
         """Hear that a listing begins, of all jobs there are."""
 
-    def saw(self, jobs: Collection[JobSeen]) -> None:
-        """Hear what a part of the listing shows, jobs that are not the lane's own among them."""
+    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> None:
+        """Hear what a part of the listing shows, jobs that are not the lane's own among them.
+
+        It was asked for at the monotonic time `asked_at`.
+        """
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         """Hear that the listing has shown all `seen` jobs that were there when it began.

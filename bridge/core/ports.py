@@ -10,6 +10,7 @@ from typing import Protocol
 
 from bridge.core.delivery import Delivery
 from bridge.core.event import Event
+from bridge.core.jobs import JobKeeper
 
 
 class Slots(Protocol):
@@ -140,7 +141,7 @@ NO_LANE = ""
 """In place of a lane's key: the event never reached one. Parked for it, it goes round its routes again."""
 
 
-class Keeper(Protocol):
+class Keeper(JobKeeper, Protocol):
     """What the pipeline asks of the store. All of it is durable when the call returns."""
 
     async def bury(self, letter: DeadLetter) -> None:

@@ -10,10 +10,12 @@ from time import monotonic
 import structlog
 
 from bridge.core.delivery import Delivery, Outcome
+from bridge.core.jobs import JobMaker
 from bridge.core.ports import Answer, DeadLetter, Destination, Invocation, Keeper, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.dead import Burials
 from bridge.pipeline.entrance import Entrance
+from bridge.pipeline.jobs import Jobs
 from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.gate import Gate
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt, Limit
@@ -59,7 +61,8 @@ class Lane:
 
     `look` is the dispatcher: whenever something came, ended or fell due, it begins what all limits allow.
     Nothing else begins an attempt, and no attempt waits for the store. `ring` has the limits that the lane
-    shares with others of its cluster, `pauses` are those that a person may want of it.
+    shares with others of its cluster, `pauses` are those that a person may want of it; `maker` names its jobs
+    where they are followed.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Lane:
         metrics: LaneMetrics,
         ring: Ring | None = None,
         pauses: Sequence[Pause] = (),
+        maker: JobMaker | None = None,
     ) -> None:
         self.key = key
         self._config = config
@@ -89,6 +93,10 @@ class Lane:
             pause.when_changed(self._paused_or_resumed)
         self._ring = ring
         self._waiting = Waiting()
+        self.jobs: Jobs | None = None
+        """What is known of its jobs, where they are followed."""
+        if maker is not None:
+            self.jobs = Jobs(key, config, maker, keeper, metrics, self._waiting, look=self.look)
         self._ready: dict[Delivery, Invocation] = {}
         """Of those that come next."""
         self._under_way = 0
@@ -185,6 +193,8 @@ class Lane:
                 self._tasks = tasks
                 tasks.create_task(self._parking.run(), name=f"lane {self.key} parking")
                 tasks.create_task(self._entrance.run(), name=f"lane {self.key} patience")
+                if self.jobs is not None:
+                    tasks.create_task(self.jobs.run(), name=f"lane {self.key} jobs")
                 self.look()
                 try:
                     await self._burials.run()
@@ -230,6 +240,8 @@ class Lane:
         """Tell if it begins to starve, or ceases; not at each event that comes or goes in between."""
         least = self._enough if self.starving else max(1, self._enough // 4)
         starving = len(self._waiting) < least and self._shut_since is None and not self._parking.backlog
+        if self.jobs is not None and not self.jobs.has_room:
+            starving = False
         if starving != self.starving:
             self.starving = starving
             for call in self._when_starving:
@@ -237,13 +249,14 @@ class Lane:
 
     def _pause(self, now: float) -> float:
         """Give the seconds until one may begin: 0 now."""
-        if self._gate.shut_since is not None:
-            pause = 0.0 if self._waiting else NOT_BEFORE_TOLD
-        else:
-            pause = self._waiting.pause(now)
+        shut = self._gate.shut_since is not None
+        pause = self._waiting.pause(now) if not shut else 0.0 if self._waiting.may_probe else NOT_BEFORE_TOLD
         self._held = False
         if pause > 0:
             return pause
+        if self.jobs is not None and self.jobs.pause(self._waiting.peek(now, probe=shut)) > 0:
+            self._held = True
+            return NOT_BEFORE_TOLD
         for limit in self._limits:
             longer = limit.pause()
             if longer > pause:
@@ -266,6 +279,8 @@ class Lane:
             limit.began(attempt)
         if self._ring is not None:
             self._ring.began(attempt)
+        if self.jobs is not None:
+            self.jobs.began(attempt)
         if not self._under_way:
             self._nothing_under_way.clear()
         self._under_way += 1
@@ -352,6 +367,8 @@ class Lane:
             self._nothing_under_way.set()
         delivery = attempt.delivery
         was_shut = self._gate.shut_since
+        if self.jobs is not None:
+            self.jobs.ended(attempt, answer)
         if answer.accepted:
             self._accepted(delivery, now)
         elif delivery.outcome is None:
@@ -452,16 +469,22 @@ class Lane:
     # What comes and leaves
 
     def _enter(self, delivery: Delivery) -> None:
-        self._waiting.come(delivery)
+        self._come(delivery)
         if not self._held:
             self.look()
         elif self.starving:
             self._weigh()
 
+    def _come(self, delivery: Delivery) -> None:
+        if self.jobs is not None:
+            self.jobs.come(delivery)
+        else:
+            self._waiting.come(delivery)
+
     def _put_back(self, delivery: Delivery, past: Past | None) -> None:
         if past is not None:
             self._past[delivery] = past
-        self._waiting.come(delivery)
+        self._come(delivery)
         if not self._parking.owns(delivery):
             self._entrance.may_hold_unstored()
         self.look()
@@ -486,6 +509,8 @@ class Lane:
             self._burials.left(delivery)
         self._ready.pop(delivery, None)
         self._parking.left(delivery)
+        if self.jobs is not None:
+            self.jobs.left(delivery)
         if self._waiting.leave(delivery):
             self._has_room()
             self._weigh()

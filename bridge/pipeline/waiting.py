@@ -36,6 +36,8 @@ class Waiting:
     def __init__(self) -> None:
         self._fresh: OrderedDict[Delivery, int] = OrderedDict()
         """With the place of each in the order in which all came."""
+        self._unready: OrderedDict[Delivery, int] = OrderedDict()
+        """What is behind them, and may not go before it is `ready`; likewise."""
         self._tried: dict[Delivery, tuple[float, int]] = {}
         """When due, monotonic, and the place; in the order of the newest failures."""
         self._timetable: list[_Entry] = []
@@ -45,16 +47,48 @@ class Waiting:
         """Whether the last that went had been tried before."""
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._tried)
+        return len(self._fresh) + len(self._unready) + len(self._tried)
 
     def __iter__(self) -> Iterator[Delivery]:
         """Give all, the oldest first."""
         yield from sorted(self._tried, key=lambda delivery: self._tried[delivery][1])
         yield from list(self._fresh)
+        yield from list(self._unready)
+
+    @property
+    def may_probe(self) -> bool:
+        """Whether there is one to probe with."""
+        return bool(self._fresh or self._tried)
 
     def come(self, delivery: Delivery) -> None:
         """Take one in behind all others that were not tried."""
         self._fresh[delivery] = next(self._places)
+
+    def come_unready(self, delivery: Delivery) -> None:
+        """Take one in that may not go before `ready` is told of it."""
+        self._unready[delivery] = next(self._places)
+
+    def ready(self, delivery: Delivery) -> None:
+        """Let one go that has come unready, if it is still here."""
+        place = self._unready.pop(delivery, None)
+        if place is not None:
+            self._fresh[delivery] = place
+
+    def unready(self, ahead: int) -> list[Delivery]:
+        """Give the first of those that are not ready: as many as are missing until `ahead` are."""
+        return list(islice(self._unready, max(0, ahead - len(self._fresh))))
+
+    def peek(self, now: float, *, probe: bool) -> Delivery:
+        """Give the one that `next`, or `probe`, would take out, where there is one."""
+        if probe:
+            fresh = (self._fresh and len(self._tried) < PROBERS) or not self._tried
+            return next(iter(self._fresh if fresh else self._tried))
+        if self._tried:
+            self._bring(now)
+            entry = self._top(self._due)
+            if entry is not None:
+                return entry.delivery
+        return next(iter(self._fresh))
 
     def again(self, delivery: Delivery, place: int, due: float) -> None:
         """Take one in that has failed, into its `place`: it may go when `due`, a monotonic time."""
@@ -68,7 +102,9 @@ class Waiting:
 
     def leave(self, delivery: Delivery) -> bool:
         """Take one out; tell whether it waited here."""
-        return self._fresh.pop(delivery, None) is not None or self._tried.pop(delivery, None) is not None
+        return any(
+            those.pop(delivery, None) is not None for those in (self._fresh, self._tried, self._unready)
+        )
 
     def pause(self, now: float) -> float:
         """Give the seconds until one may go: 0 now, infinite when none waits."""

@@ -63,6 +63,12 @@ class Service(LaneConfig, ServiceConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _active_jobs_is_for_jobs(self) -> Self:
+        if self.limits.active_jobs is not None and self.mode == "run":
+            raise ValueError("`limits.active_jobs` is for `mode: job`: a run is over when it is answered")
+        return self
+
 
 class Settings(Model):
     """The whole configuration."""

@@ -98,7 +98,9 @@ class _Checker:
             if service.content is not None and not isinstance(service.content, dict):
                 continue
             name = service.text("service") or key
-            identity = (self._cluster_of(service, loc), service.text("owner"), name)
+            cluster = self._cluster_of(service, loc)
+            self._lists_jobs(service, cluster, loc)
+            identity = (cluster, service.text("owner"), name)
             first = seen.setdefault(identity, key)
             if first != key:
                 message = (
@@ -121,6 +123,20 @@ class _Checker:
                 service, (*loc, "cluster"), f"missing: there are several clusters; name one of {names}"
             )
         return ""
+
+    def _lists_jobs(self, service: Value, cluster: str, loc: Loc) -> None:
+        """Refuse what needs a listing of jobs where the credentials don't open the management API."""
+        limits, holder = service.child("limits"), self._clusters.get(cluster)
+        active_jobs = None if limits is None else limits.child("active_jobs")
+        auth = None if holder is None else holder.child("auth")
+        if active_jobs is None or active_jobs.content is None or auth is None:
+            return
+        if auth.text("type") == "service-token":
+            message = (
+                "a service token does not open the listing of jobs, so nobody could tell which have ended; "
+                f"use the cluster's user or OIDC in `clusters.{cluster}.auth`, or remove it"
+            )
+            self._wrong(active_jobs, (*loc, "limits", "active_jobs"), message)
 
     def sources(self) -> None:
         seen: dict[str, str] = {}

@@ -34,17 +34,17 @@ def size_of(changes: JobChanges) -> int:
 def change(connection: sqlite3.Connection, service: str, changes: JobChanges) -> tuple[None, Change]:
     """Write `changes` to the jobs of the lane `service`."""
     key = raw(service)
+    if changes.forget:
+        connection.execute(
+            "DELETE FROM jobs WHERE service = CAST(? AS TEXT) AND name IN (SELECT value FROM json_each(?))",
+            (key, json.dumps(sorted(changes.forget))),
+        )
     rows = [(name, *schema.event_columns(event, service)) for name, event in changes.note.items()]
     connection.executemany(_NOTE, rows)
     connection.executemany(
         _PROGRESS,
         [(progress, accepted, key, name) for name, (progress, accepted) in changes.progress.items()],
     )
-    if changes.forget:
-        connection.execute(
-            "DELETE FROM jobs WHERE service = CAST(? AS TEXT) AND name IN (SELECT value FROM json_each(?))",
-            (key, json.dumps(sorted(changes.forget))),
-        )
     return None, Change()
 
 

@@ -114,6 +114,16 @@ class Metrics:
                 ["cluster"],
             ),
         }
+        self.active_jobs = gauge(
+            "bridge_active_jobs",
+            "Jobs of this bridge's own that have not ended, as far as anybody can know.",
+            ["service"],
+        )
+        self.sweep_age = gauge(
+            "bridge_sweep_age_seconds",
+            "Time since the last whole listing of the service's jobs began, while some are active.",
+            ["service"],
+        )
         self.lane_open = gauge("bridge_lane_open", "1 while the lane's gate is open.", ["service"])
         self.lane_drain = gauge(
             "bridge_lane_drain_seconds",
@@ -212,11 +222,18 @@ class LaneMetrics:
         self.seconds = metrics.invocation_seconds.labels(key)
         self.age = metrics.event_age.labels(key)
         self._retries = metrics.retries
+        self._active_jobs = metrics.active_jobs
+        self._sweep_age = metrics.sweep_age
         self.queued = metrics.lane_queued.labels(key)
         self.in_flight = metrics.lane_in_flight.labels(key)
         self.limit = metrics.lane_limit.labels(key)
         self.open = metrics.lane_open.labels(key)
         self.drain = metrics.lane_drain.labels(key)
+
+    def follow(self, active: Callable[[], float], sweep_age: Callable[[], float]) -> None:
+        """Take how many jobs are active, and the age of the last listing, from these at each scrape."""
+        self._active_jobs.labels(self.key).set_function(active)
+        self._sweep_age.labels(self.key).set_function(sweep_age)
 
     def retried(self, cause: str) -> None:
         """Count one attempt that will be made again, by a bounded cause."""

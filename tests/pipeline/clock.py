@@ -59,6 +59,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "core.steady",
         "pipeline.entrance",
         "pipeline.intake",
+        "pipeline.jobs",
         "pipeline.lane",
         "pipeline.limits.concurrency",
         "pipeline.limits.gate",
@@ -68,5 +69,5 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "store.clock",
     ):
         monkeypatch.setattr(f"bridge.{module}.monotonic", now)
-    for module in ("control.control", "pipeline.lane", "store.clock"):
+    for module in ("control.control", "pipeline.jobs", "pipeline.lane", "store.clock"):
         monkeypatch.setattr(f"bridge.{module}.time", SimpleNamespace(time=wall_clock))

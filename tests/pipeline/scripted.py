@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
+from bridge.core.jobs import JobChanges, JobMaker, JobRecord, Progress
 from bridge.core.ports import Answer, DeadLetter, Destination, Parked, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.lane import Lane
@@ -96,6 +98,10 @@ class MemoryKeeper:
         self.letters: list[DeadLetter] = []
         self.rows: dict[tuple[str, str, str], Parked] = {}
         """Parked events by source, id and service, in the order of their numbers."""
+        self.job_records: dict[str, dict[str, JobRecord]] = {}
+        """By service and name."""
+        self.notes: list[int] = []
+        """How many names each transaction about jobs has noted."""
         self.broken = False
         self.full = False
         self.for_letters_alone = False
@@ -148,6 +154,23 @@ class MemoryKeeper:
     def waiting(self, service: str) -> int:
         return sum(of == service for _, _, of in self.rows)
 
+    async def jobs(self, service: str) -> Sequence[JobRecord]:
+        await self._write()
+        return list(self.job_records.get(service, {}).values())
+
+    async def change_jobs(self, service: str, changes: JobChanges) -> None:
+        records = self.job_records.setdefault(service, {})
+        await self._write()
+        self.notes.append(len(changes.note))
+        for name in changes.forget:
+            records.pop(name, None)
+        for name, event in changes.note.items():
+            record = JobRecord(name=name, event=event, progress=Progress.NOTED, accepted_at=None)
+            records.setdefault(name, record)
+        for name, (progress, accepted_at) in changes.progress.items():
+            if name in records:
+                records[name] = replace(records[name], progress=progress, accepted_at=accepted_at)
+
     def on_parked(self, service: str, wake: Callable[[], None]) -> None:
         self._wakes[service] = wake
 
@@ -186,6 +209,8 @@ class Bench:
         keeper: MemoryKeeper | None = None,
         ring: Ring | None = None,
         pauses: Sequence[Pause] = (),
+        active_jobs: int | None = None,
+        maker: JobMaker | None = None,
     ) -> None:
         self.keeper = self.dead = keeper or MemoryKeeper()
         self.metrics = Metrics()
@@ -193,7 +218,9 @@ class Bench:
             key,
             LaneConfig(
                 queue=queue,
-                limits=LimitsConfig.model_validate({"concurrency": concurrency, "rate": rate}),
+                limits=LimitsConfig.model_validate(
+                    {"concurrency": concurrency, "rate": rate, "active_jobs": active_jobs}
+                ),
                 park=park,
                 park_after=park_after,
                 retry=RetryConfig(
@@ -205,6 +232,7 @@ class Bench:
             self.metrics.lane(key),
             ring,
             pauses,
+            maker,
         )
 
     def value(self, name: str, **labels: str) -> float:
@@ -236,6 +264,10 @@ class Bench:
         assert not lane._parking._to_write
         assert not lane._parking._to_note
         assert not lane._parking._back
+        if lane.jobs is not None:
+            assert not lane.jobs._of
+            assert not lane.jobs._jobs
+            assert not lane.jobs._under_way
         if lane._tasks is not None:  # what a lane was cancelled in the midst of it does not hear the end of
             assert lane._gate._probe is None
             assert lane._gate._under_way == 0

@@ -17,11 +17,12 @@ from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.core.ports import Answer, Verdict
 from bridge.credentials import NoCredentialError
-from bridge.destinations.oscar.answers import about_the_token, judge, needs_an_introduction
+from bridge.destinations.oscar.answers import Exchange, about_the_token, judge, needs_an_introduction
 from bridge.destinations.oscar.cluster import OscarCluster, token_in
 from bridge.destinations.oscar.config import ServiceConfig
 from bridge.destinations.oscar.deadline import Deadline
 from bridge.destinations.oscar.payload import PayloadError, encode
+from bridge.destinations.oscar.throughput import Throughput
 from bridge.destinations.oscar.wire import post
 from bridge.telemetry.logging import excerpt
 
@@ -63,6 +64,7 @@ class OscarService:
         self._fresh = config.mode == "run" and not config.idempotent
         """Whether each call has a connection of its own, as one that may not be repeated must: on one that
         was kept the server may be hanging up, and a call that it never read looks like a lost answer."""
+        self._throughput = cluster.throughput if config.mode == "job" else Throughput()
         self._looking = asyncio.Lock()
         self._looks = 0
         self._there = False
@@ -73,7 +75,7 @@ class OscarService:
     def prepare(self, event: Event) -> OscarInvocation:
         """Name the event's job, and encode what it gets."""
         trusted = event.source in self._trusted_sources
-        name = invocation_name(event.source, event.id, self._identity)
+        name = self.job_of(event)
         try:
             body = encode(event, mode=self._payload, trusted=trusted, max_bytes=self._max_bytes)
         except PayloadError as error:
@@ -82,6 +84,18 @@ class OscarService:
         except Exception as error:  # noqa: BLE001 - it would come again and again, and end the process each time
             return OscarInvocation(self, name, b"", self._failed(error, Verdict.REJECTED))
         return OscarInvocation(self, name, body)
+
+    def job_of(self, event: Event) -> str:
+        """Name the job of `event`."""
+        return invocation_name(event.source, event.id, self._identity)
+
+    @property
+    def afterwards(self) -> float:
+        """For how many seconds a job may still be made by a call that its caller has given up.
+
+        OSCAR goes on with it when its turn comes, behind those whose callers began to wait before.
+        """
+        return 2 * self._config.timeout_seconds
 
     async def attempt(self, name: str, body: bytes) -> Answer:
         """Make one attempt, and once more where the answer is about the token, or may be.
@@ -195,14 +209,19 @@ class OscarService:
         }
         if mode == "job":
             headers[DELEGATION_HEADER] = name
-        came = await post(
-            cluster.fresh_session if self._fresh else cluster.session,
-            self._url,
-            body,
-            headers=headers,
-            proxy=cluster.proxy,
-            deadline=self._deadline,
-        )
+        self._throughput.began()
+        came = Exchange()
+        try:
+            came = await post(
+                cluster.fresh_session if self._fresh else cluster.session,
+                self._url,
+                body,
+                headers=headers,
+                proxy=cluster.proxy,
+                deadline=self._deadline,
+            )
+        finally:
+            self._throughput.ended(accepted=came.status == 201)
         return judge(
             mode,
             name,

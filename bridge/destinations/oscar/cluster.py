@@ -39,6 +39,7 @@ from bridge.destinations.oscar.config import (
     ClusterConfig,
     ServiceTokenAuth,
 )
+from bridge.destinations.oscar.throughput import Throughput
 from bridge.destinations.oscar.wire import CONNECT_SECONDS, EXCERPT_BYTES, NETWORK_ERRORS, start_of
 from bridge.destinations.oscar.wire import session as new_session
 from bridge.net.bodies import body_of
@@ -52,6 +53,8 @@ _FIRST_TO_NAME_JOBS = (4, 1, 0)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 
 _MANAGEMENT_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=CONNECT_SECONDS)
+_LISTING_TIMEOUT = aiohttp.ClientTimeout(total=300, connect=CONNECT_SECONDS)
+"""A page of jobs waits in OSCAR for its throttle; 300 s is what OSCAR itself allows (WRITE_TIMEOUT)."""
 _LONGEST_REPLY = 4 << 20
 """Bytes of a management answer that are read: a service's definition carries its script."""
 _LONGEST_GRANT = 1 << 20
@@ -90,6 +93,7 @@ class OscarCluster:
         self._introducing = asyncio.Lock()
         self._bearer: Bearer | None = None
         """One bearer for all services; None where each has its own, in its definition."""
+        self.throughput = Throughput()
         auth = config.auth
         if isinstance(auth, ServiceTokenAuth):
             self._bearer = Bearer(lambda: given_token(auth))
@@ -155,6 +159,11 @@ class OscarCluster:
         """Whether the credentials open the management API; a bare service token does not."""
         return not isinstance(self._config.auth, ServiceTokenAuth)
 
+    @property
+    def lists_all_jobs(self) -> bool:
+        """Whether it lists all jobs of a service to these credentials: to a user it lists the user's."""
+        return isinstance(self._config.auth, BasicAuth)
+
     def bearer(self, service: str, owner: str | None) -> Bearer:
         """Return the bearer that opens `service`; one for all who ask for the same."""
         if self._bearer is not None:
@@ -188,6 +197,14 @@ class OscarCluster:
             raise refused(f"cluster {self.key} has a service {service}, but not of owner {owner}")
         return definition
 
+    async def jobs_page(self, service: str, token: str) -> dict[str, Any]:
+        """Read a page of the listing of a service's jobs (`GET /system/logs/{service}`).
+
+        `token` is the `next_page` of the one before it, or empty. Raises NoCredentialError.
+        """
+        url = self.endpoint / "system" / "logs" / service
+        return await self._get_object(url.with_query(page=token) if token else url, _LISTING_TIMEOUT)
+
     async def opens(self, service: str, authorization: str) -> bool | None:
         """Ask whether a service token opens `service` (`GET /system/services/{service}/auth`).
 
@@ -205,7 +222,9 @@ class OscarCluster:
             raise refused(f"the definition of {service} on cluster {self.key} has no token")
         return Grant(token)
 
-    async def _get_object(self, url: URL) -> dict[str, Any]:
+    async def _get_object(
+        self, url: URL, timeout: aiohttp.ClientTimeout = _MANAGEMENT_TIMEOUT
+    ) -> dict[str, Any]:
         """Read a JSON object of the management API, with one renewal of a token that is refused."""
         auth, bearer = self._config.auth, self._bearer
         if isinstance(auth, BasicAuth):
@@ -214,9 +233,9 @@ class OscarCluster:
             authorization = await bearer.get()
         else:
             raise refused("a service token does not open the management API")
-        reply = await self._get(url, authorization)
+        reply = await self._get(url, authorization, timeout)
         if reply.status == 401 and bearer is not None and (renewed := await bearer.renew(authorization)):
-            reply = await self._get(url, renewed)
+            reply = await self._get(url, renewed, timeout)
         if reply.status != 200:
             verdict = judge_management(reply.status)
             cause = "credentials" if reply.status in (401, 403) else f"http_{reply.status}"
@@ -233,9 +252,13 @@ class OscarCluster:
             raise refused(f"GET {url.path} answered 200 without a JSON object: is the endpoint OSCAR's?")
         return value
 
-    async def _get(self, url: URL, authorization: str) -> Reply:
+    async def _get(
+        self, url: URL, authorization: str, timeout: aiohttp.ClientTimeout = _MANAGEMENT_TIMEOUT
+    ) -> Reply:
         headers = {hdrs.AUTHORIZATION: authorization}
-        return await self._reply(hdrs.METH_GET, url, _LONGEST_REPLY, headers=headers, proxy=self.proxy)
+        return await self._reply(
+            hdrs.METH_GET, url, _LONGEST_REPLY, headers=headers, proxy=self.proxy, timeout=timeout
+        )
 
     async def _post_form(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
         where = URL(url)
@@ -251,11 +274,10 @@ class OscarCluster:
 
     async def _reply(self, method: str, url: URL, longest: int, **options: Any) -> Reply:
         """Make a request whose answer has at most `longest` bytes. Raises NoCredentialError."""
+        options.setdefault("timeout", _MANAGEMENT_TIMEOUT)
         request = f"{method} {url.host}{url.path}"
         try:
-            async with self.session.request(
-                method, url, allow_redirects=False, timeout=_MANAGEMENT_TIMEOUT, **options
-            ) as response:
+            async with self.session.request(method, url, allow_redirects=False, **options) as response:
                 if response.status == 200:
                     raw = await body_of(response, longest)
                 else:  # only an excerpt of it is told

@@ -22,6 +22,8 @@ class LimitsConfig(Model):
     """`auto` is for `mode: run`."""
     rate: Rate | None = None
     """Attempts begun in time, evenly spread; unlimited when not given."""
+    active_jobs: int | None = Field(default=None, ge=1, le=10_000)
+    """For `mode: job`: this bridge's own jobs that have not ended; unlimited when not given."""
 
 
 class ClusterLimitsConfig(Model):

@@ -1,0 +1,195 @@
+"""The listing of a service's jobs (`GET /system/logs/{service}`), again and again: which have ended.
+
+A page costs OSCAR a listing of pods for each job on it (70 by default), from the throttle that `/job` lives
+on too. So while a page is asked for OSCAR could take `_SHARE` jobs, and the services of a cluster take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from bridge.core.jobs import JobSeen, JobWatch, Phase
+from bridge.credentials import NoCredentialError
+from bridge.destinations.oscar.client import OscarService
+from bridge.destinations.oscar.cluster import OscarCluster
+
+_SHARE = 20
+"""Jobs that OSCAR could take while one page is asked for."""
+_REST = 1.5
+"""Times that a page took, from its beginning to that of the next: the rest of the throttle is `/job`'s."""
+_SHORTEST_PAUSE = 0.5
+_LONGEST_PAUSE = 60.0
+"""Seconds from the beginning of a page to that of the next."""
+_FIRST_PAUSE = 1.0
+_LONGEST_SILENCE = 60.0
+"""Seconds between two tries of a page that fails: 1, 2, 4 … at most."""
+_TRIES = 5
+"""Of a page behind the first, before the listing is begun anew."""
+_PHASES = {
+    "Suspended": Phase.WAITING,
+    "Pending": Phase.WAITING,
+    "Running": Phase.RUNNING,
+    "Succeeded": Phase.SUCCEEDED,
+    "Failed": Phase.FAILED,
+}
+"""`getPod` of pkg/handlers/logs.go; Suspended is a job without a pod."""
+_LATEST = -1
+"""In place of a resource version: what is there now. A page's token ends with its version, after minutes, and
+Kubernetes itself goes on with this then (`inconsistentContinueToken` of the API server's etcd3/errors.go).
+What is there all the time is on one of the pages, however their versions differ."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Turns:
+    """Whose page is next: the sweeps of all services of a cluster share the pace."""
+
+    def __init__(self, cluster: OscarCluster) -> None:
+        self._cluster = cluster
+        self._turn = asyncio.Lock()
+        self._next = 0.0
+
+    async def page(self, service: OscarService, token: str) -> tuple[dict[str, Any], float]:
+        """Ask for a page when it is time; return it, and when that was. Raise NoCredentialError."""
+        async with self._turn:
+            await asyncio.sleep(self._next - monotonic())
+            began, throughput = monotonic(), self._cluster.throughput
+            try:
+                with throughput.aside():
+                    return await self._cluster.jobs_page(service.name, token), began
+            finally:
+                took = monotonic() - began
+                pause = max(_SHARE / throughput.rate, took * _REST, _SHORTEST_PAUSE)
+                self._next = began + min(pause, max(_LONGEST_PAUSE, took))
+
+
+async def follow(cluster: OscarCluster, services: Sequence[tuple[OscarService, JobWatch]]) -> None:
+    """Tell the watches what the listings of their services show, until cancelled.
+
+    Never raises for what the cluster does.
+    """
+    turns = _Turns(cluster)
+    async with asyncio.TaskGroup() as tasks:
+        for service, watch in services:
+            tasks.create_task(_Sweeper(cluster, service, watch, turns).run(), name=f"jobs of {service.name}")
+
+
+class _Sweeper:
+    """The listing of one service's jobs."""
+
+    def __init__(self, cluster: OscarCluster, service: OscarService, watch: JobWatch, turns: _Turns) -> None:
+        self._cluster = cluster
+        self._service = service
+        self._watch = watch
+        self._turns = turns
+        self._absence_tells: bool | None = None if cluster.lists_all_jobs else False
+        """None where it is still to be asked."""
+
+    async def run(self) -> None:
+        while True:
+            await self._watch.wanted()
+            self._watch.sweep_began()
+            seen = await self._sweep()
+            if seen is not None:
+                self._watch.sweep_ended(seen=seen, absence_tells=await self._does_absence_tell())
+
+    async def _sweep(self) -> int | None:
+        """Show the watch all pages; return how many jobs they had, None where the listing broke off."""
+        seen, token = 0, ""
+        while (told := await self._page(token)) is not None:
+            page, asked_at = told
+            jobs = jobs_in(page)
+            seen += len(jobs)
+            self._watch.saw(jobs, asked_at)
+            following = page.get("next_page")
+            if not isinstance(following, str) or not following:
+                return seen
+            token = latest(following)
+        return None
+
+    async def _page(self, token: str) -> tuple[dict[str, Any], float] | None:
+        """Ask for a page until it comes; None where it is the token, perhaps, for which it does not."""
+        failures = 0
+        while not token or failures < _TRIES:
+            try:
+                return await self._turns.page(self._service, token)
+            except NoCredentialError as error:
+                failures += 1
+                pause = min(_FIRST_PAUSE * 2 ** min(failures - 1, 10), _LONGEST_SILENCE)
+                _log.warning(
+                    "the jobs can't be listed, so no place is known to be free",
+                    cluster=self._cluster.key,
+                    service=self._service.name,
+                    cause=error.answer.cause,
+                    detail=str(error),
+                    again_in_seconds=pause,
+                )
+                await asyncio.sleep(pause)
+        return None
+
+    async def _does_absence_tell(self) -> bool:
+        """Whether an accepted job that is not listed is not there.
+
+        Not where OSCAR names jobs itself, nor where another cluster may run them. Nor with OIDC: then those
+        alone are listed that carry the user's label, and a job of an S3 record carries another.
+        """
+        if self._absence_tells is None:
+            try:
+                info = await self._cluster.info()
+                self._absence_tells = info.names_jobs is True and not await self._service.federated()
+            except NoCredentialError:
+                return False
+        return self._absence_tells
+
+
+def jobs_in(page: Mapping[str, Any]) -> list[JobSeen]:
+    """Read the jobs of a page; one whose status is not understood counts as running."""
+    listed = page.get("jobs")
+    if not isinstance(listed, dict):
+        return []
+    return [
+        JobSeen(
+            name,
+            _PHASES.get(str(told.get("status")), Phase.RUNNING),
+            _seconds(told.get("start_time")),
+            _seconds(told.get("finish_time")),
+        )
+        for name, told in listed.items()
+        if isinstance(told, dict)
+    ]
+
+
+def _seconds(value: object) -> float | None:
+    """Read a time of Kubernetes' (RFC 3339) as seconds since 1970; None where there is none.
+
+    A container that could not be started did so in 1970 (kubernetes/kubernetes#120331).
+    """
+    if not isinstance(value, str):
+        return None
+    try:
+        return datetime.fromisoformat(value).timestamp() or None
+    except ValueError:
+        return None
+
+
+def latest(token: str) -> str:
+    """Return a continue token for the same place that never expires; `token` where it is not understood.
+
+    JSON in base64, with version, start and resource version (`EncodeContinue` of apiserver/pkg/storage).
+    """
+    try:
+        document = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        if document["v"] != "meta.k8s.io/v1" or not document["start"]:
+            return token
+    except (ValueError, KeyError, TypeError):
+        return token
+    document["rv"] = _LATEST
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")

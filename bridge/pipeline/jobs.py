@@ -1,0 +1,413 @@
+"""The jobs of one lane: noted before the first attempt, and known until they have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from time import monotonic
+
+import structlog
+
+from bridge.core.delivery import Delivery
+from bridge.core.delivery import Outcome as Settlement
+from bridge.core.errors import StoreError
+from bridge.core.event import Event
+from bridge.core.jobs import JobChanges, JobKeeper, JobMaker, JobSeen, Outcome, Phase, Progress
+from bridge.core.ports import Answer, Verdict
+from bridge.pipeline.config import LaneConfig
+from bridge.pipeline.limits.backlog import Backlog
+from bridge.pipeline.limits.limit import Attempt
+from bridge.pipeline.retry import Backoff
+from bridge.pipeline.waiting import Waiting
+from bridge.telemetry.metrics import LaneMetrics
+
+_AHEAD = 32
+"""Events that may go as far as their jobs' names are concerned: when half of them have gone, as many names
+are written in one transaction."""
+_SOON = 0.5
+"""Seconds within which is written what nobody waits for, with others."""
+_LAST_SECONDS = 5.0
+"""For what is left to be written at the end."""
+_LONG_SWEEP = 300.0
+"""Seconds of a sweep that is too long, since places are empty meanwhile. A page's token lives as long."""
+_TELL_SECONDS = 3600.0
+"""Between two log lines about the same trouble."""
+_DAY = 86400.0
+_BACKOFF = Backoff(first=0.5, longest=15.0)
+
+_NEVER = float("inf")
+
+_log = structlog.get_logger(__name__)
+
+
+class _Job:
+    """A job that is there, or may be."""
+
+    __slots__ = (
+        "absence_tells_from", "accepted_at", "deliveries", "ended_at", "event", "kept", "name", "perhaps",
+        "progress", "told", "under_way",
+    )  # fmt: skip
+
+    def __init__(self, name: str, event: Event) -> None:
+        self.name = name
+        self.event = event
+        self.progress = Progress.NOTED
+        self.accepted_at: float | None = None
+        """Seconds since 1970."""
+        self.kept = False
+        """Whether its name is on disk."""
+        self.deliveries: set[Delivery] = set()
+        """Of its event, in the lane."""
+        self.under_way = 0
+        """Attempts."""
+        self.perhaps = False
+        """Whether an attempt may have made it that was not accepted, as far as is known."""
+        self.absence_tells_from = _NEVER
+        """Monotonic time: a sweep that begins later shows it, if it is there."""
+        self.ended_at = -_NEVER
+        """Monotonic time at which the last attempt ended: what a listing showed before may be another job."""
+        self.told = False
+        """Whether a person was told that it does not begin."""
+
+
+class Jobs:
+    """What a lane knows of its jobs, and their limit; a JobWatch for whoever lists them.
+
+    An event waits, and takes no place, until the name of its job is on disk. So after a kill every job that
+    may have been made is known by its name.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        config: LaneConfig,
+        maker: JobMaker,
+        keeper: JobKeeper,
+        metrics: LaneMetrics,
+        waiting: Waiting,
+        *,
+        look: Callable[[], None],
+    ) -> None:
+        """Serve the lane `key`, which looks at what may begin whenever `look` is called."""
+        self._key = key
+        self._maker = maker
+        self._keeper = keeper
+        self._waiting = waiting
+        self._look = look
+        most = config.limits.active_jobs
+        self._backlog = Backlog(_NEVER if most is None else most)
+        self._jobs: dict[str, _Job] = {}
+        self._of: dict[Delivery, _Job] = {}
+        self._under_way: dict[Attempt, _Job] = {}
+        self._changes = JobChanges()
+        self._something_to_write = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._some = asyncio.Event()
+        """Whether jobs are active."""
+        self._since = monotonic()
+        """From when on a sweep is missed: since then some were active."""
+        self._sweep_began = 0.0
+        self._shown: set[str] = set()
+        self._told: dict[str, float] = {}
+        metrics.follow(lambda: self._backlog.active, lambda: self.sweep_age)
+
+    @property
+    def sweep_age(self) -> float:
+        """Seconds since the last whole listing began; 0 while none is needed, for no job is active."""
+        return monotonic() - self._since if self._some.is_set() else 0.0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be active."""
+        return self._backlog.pause("") <= 0
+
+    # The lane's side
+
+    def come(self, delivery: Delivery) -> None:
+        """Let `delivery` wait in the lane until its job's name is on disk."""
+        name = self._maker.job_of(delivery.event)
+        job = self._jobs.get(name)
+        if job is None:
+            job = self._jobs[name] = _Job(name, delivery.event)
+        job.deliveries.add(delivery)
+        self._of[delivery] = job
+        self._waiting.come_unready(delivery)
+        if job.kept:
+            self._waiting.ready(delivery)
+        self._note_ahead()
+
+    def pause(self, delivery: Delivery) -> float:
+        """Give 0 while an attempt at `delivery` may begin, else `NOT_BEFORE_TOLD`."""
+        return self._backlog.pause(self._of[delivery].name)
+
+    def began(self, attempt: Attempt) -> None:
+        """Count the job of `attempt`."""
+        job = self._under_way[attempt] = self._of[attempt.delivery]
+        job.under_way += 1
+        job.absence_tells_from = _NEVER
+        self._backlog.take(job.name)
+        self._count()
+        self._note_ahead()
+
+    def ended(self, attempt: Attempt, answer: Answer) -> None:
+        """Count the job no more if there is none for certain."""
+        job = self._under_way.pop(attempt)
+        job.under_way -= 1
+        now = job.ended_at = monotonic()
+        if answer.accepted:
+            self._progress(job, Progress.ACCEPTED, time.time())
+            job.absence_tells_from = now
+        elif _made_none(answer) and not (job.perhaps or job.under_way) and job.progress is Progress.NOTED:
+            self._backlog.free(job.name)
+            self._count()
+        else:
+            job.perhaps = True
+            job.absence_tells_from = now + self._maker.afterwards
+        self._tidy(job)
+
+    def left(self, delivery: Delivery) -> None:
+        """Hear that `delivery` has left the lane."""
+        job = self._of.pop(delivery, None)
+        if job is not None:
+            job.deliveries.discard(delivery)
+            self._tidy(job)
+
+    async def run(self) -> None:
+        """Read what an earlier process knew, and write until cancelled."""
+        try:
+            await self._load()
+            await self._write()
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+                self._alarm = None
+            await self._write_the_last()
+
+    # The listing's side
+
+    async def wanted(self) -> None:
+        """Return once there is a job to look for."""
+        await self._some.wait()
+
+    def sweep_began(self) -> None:
+        """Hear that a listing begins, of all jobs there are."""
+        self._sweep_began = monotonic()
+        self._shown.clear()
+
+    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> None:
+        """Hear what a part of the listing shows, jobs that are not the lane's own among them.
+
+        It was asked for at the monotonic time `asked_at`.
+        """
+        for seen in jobs:
+            job = self._jobs.get(seen.name)
+            if job is None:
+                continue
+            self._shown.add(job.name)
+            if job.under_way or job.ended_at >= asked_at:
+                continue  # it may have been deleted, and made anew since
+            if seen.phase is Phase.SUCCEEDED:
+                self._over(job, Outcome.SUCCEEDED)
+            elif seen.phase is Phase.FAILED:
+                self._over(job, Outcome.FAILED)
+            else:
+                self._progress(job, Progress.SEEN, None)
+                self._backlog.take(job.name)
+                self._tell_of_one_that_waits(job, seen)
+            for delivery in list(job.deliveries):
+                delivery.settle(Settlement.ACCEPTED)  # an attempt would be called a duplicate
+        self._count()
+        self._look()
+
+    def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
+        """Hear that the listing has shown all `seen` jobs that were there when it began.
+
+        `absence_tells` says whether a job that was accepted and that it has not shown is not there; else only
+        one that was shown before is gone.
+        """
+        began, unlisted = self._sweep_began, 0
+        for job in list(self._jobs.values()):
+            if job.name in self._shown or job.absence_tells_from >= began:
+                continue
+            if job.progress is Progress.SEEN or (job.progress is Progress.ACCEPTED and absence_tells):
+                self._over(job, Outcome.GONE)
+            elif job.progress is Progress.ACCEPTED:
+                unlisted += 1
+            else:
+                job.perhaps = False
+                self._backlog.free(job.name)
+                self._tidy(job)
+        self._since = began
+        self._backlog.knows()
+        self._count()
+        seconds = monotonic() - began
+        if seconds > _LONG_SWEEP:
+            self._tell(
+                "the listing of jobs takes long, so places stay empty: lower TTL_JOB of OSCAR, so that "
+                "fewer jobs that have ended are listed",
+                seconds=round(seconds),
+                listed=seen,
+            )
+        if unlisted:
+            self._tell(
+                "OSCAR lists no such jobs to this user, so they count as active: it lists those alone that "
+                "carry the user's label",
+                jobs=unlisted,
+            )
+        self._look()
+
+    # The file
+
+    def _note_ahead(self) -> None:
+        if self._waiting.unready(_AHEAD // 2):
+            self._something_to_write.set()
+
+    def _progress(self, job: _Job, progress: Progress, accepted_at: float | None) -> None:
+        progress = max(job.progress, progress)
+        accepted_at = job.accepted_at or accepted_at
+        if (progress, accepted_at) != (job.progress, job.accepted_at):
+            job.progress, job.accepted_at = progress, accepted_at
+            self._changes.progress[job.name] = (progress, accepted_at)
+            self._write_soon()
+
+    def _over(self, job: _Job, outcome: Outcome) -> None:
+        self._backlog.free(job.name)
+        self._tidy(job)
+
+    def _tidy(self, job: _Job) -> None:
+        """Forget a job that nobody needs to know any more."""
+        if job.deliveries or job.under_way or self._backlog.counts(job.name):
+            return
+        if self._jobs.get(job.name) is job:
+            del self._jobs[job.name]
+            self._changes.progress.pop(job.name, None)
+            self._changes.forget.add(job.name)
+            self._write_soon()
+
+    def _count(self) -> None:
+        if not self._backlog.active:
+            self._some.clear()
+        elif not self._some.is_set():
+            self._since = monotonic()
+            self._some.set()
+
+    def _write_soon(self) -> None:
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(_SOON, self._write_now)
+
+    def _write_now(self) -> None:
+        self._alarm = None
+        self._something_to_write.set()
+
+    async def _load(self) -> None:
+        failures = 0
+        while True:
+            try:
+                records = await self._keeper.jobs(self._key)
+                break
+            except StoreError as error:
+                failures += 1
+                _log.error("the names of jobs can't be read", service=self._key, error=str(error))
+                await asyncio.sleep(_BACKOFF.seconds(failures))
+        now = monotonic()
+        for record in records:
+            job = self._jobs.get(record.name)
+            if job is None:
+                job = self._jobs[record.name] = _Job(record.name, record.event)
+            job.kept = job.perhaps = True
+            job.progress, job.accepted_at = record.progress, record.accepted_at
+            doubtful = record.progress is Progress.NOTED
+            job.absence_tells_from = now + self._maker.afterwards if doubtful else now
+            self._backlog.doubt(record.name)
+        if not records:
+            self._backlog.knows()
+        self._count()
+
+    async def _write(self) -> None:
+        failures = 0
+        while True:
+            self._note_ahead()
+            await self._something_to_write.wait()
+            self._something_to_write.clear()
+            # What is forgotten makes room in a full store: each second try is without names.
+            noted = self._waiting.unready(_AHEAD) if failures % 2 == 0 else []
+            try:
+                await self._write_once(noted)
+            except StoreError as error:
+                failures += 1
+                _log.error("the names of jobs can't be kept", service=self._key, error=str(error))
+                await asyncio.sleep(_BACKOFF.seconds(failures))
+                self._something_to_write.set()
+                continue
+            failures = 0
+            for delivery in noted:
+                if (job := self._of.get(delivery)) is not None:
+                    job.kept = True
+                    self._waiting.ready(delivery)
+            if noted:
+                self._look()
+
+    async def _write_once(self, noted: Collection[Delivery]) -> None:
+        """Write the names for `noted`, and all other changes.
+
+        Raise StoreError; the changes are then kept for later.
+        """
+        changes, self._changes = self._changes, JobChanges()
+        for delivery in noted:
+            job = self._of[delivery]
+            if not job.kept:
+                changes.note[job.name] = replace(job.event, data=b"")
+        if not changes:
+            return
+        try:
+            await self._keeper.change_jobs(self._key, changes)
+        except StoreError:
+            newer = self._changes
+            newer.forget |= changes.forget
+            for name, progress in changes.progress.items():
+                if name not in newer.forget:
+                    newer.progress.setdefault(name, progress)
+            raise
+
+    async def _write_the_last(self) -> None:
+        """Write what is known at the end. What can't be written a sweep finds out after the next start."""
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._write_once(())
+        except (StoreError, TimeoutError) as error:
+            _log.warning("the names of jobs can't be kept", service=self._key, error=str(error))
+
+    # What a person is told
+
+    def _tell_of_one_that_waits(self, job: _Job, seen: JobSeen) -> None:
+        if seen.phase is Phase.RUNNING or job.told or job.accepted_at is None:
+            return
+        seconds = time.time() - job.accepted_at
+        if seconds >= _DAY:
+            job.told = True
+            _log.warning(
+                "a job has not begun for a day: it holds one of `active_jobs` until it ends or is deleted",
+                service=self._key,
+                job=job.name,
+                id=job.event.id,
+                hours=round(seconds / 3600),
+            )
+
+    def _tell(self, message: str, **facts: object) -> None:
+        now = monotonic()
+        if now - self._told.get(message, -_NEVER) >= _TELL_SECONDS:
+            self._told[message] = now
+            _log.warning(message, service=self._key, **facts)
+
+
+def _made_none(answer: Answer) -> bool:
+    """Tell whether the answer says that there is no job of it: then it needs no place while it waits.
+
+    A 500 may come from a Kubernetes that has written the job down and then failed, and a gateway's answer or
+    none says nothing. Of what was not sent `perhaps_its_own` is false.
+    """
+    if answer.status is None:
+        return answer.verdict is Verdict.REJECTED or not answer.perhaps_its_own
+    return answer.status < 500 or answer.status == 503

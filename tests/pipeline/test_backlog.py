@@ -1,0 +1,378 @@
+"""`active_jobs`: never more jobs of one's own than that, whatever is known of them, nor fewer for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import pytest
+from structlog.testing import capture_logs
+
+from bridge.core.delivery import Delivery, Outcome
+from bridge.core.event import Event
+from bridge.core.jobs import JobSeen, JobWatch, Phase, Progress
+from bridge.core.ports import Answer, Verdict
+from bridge.pipeline.limits.backlog import Backlog
+from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD
+from tests.pipeline.clock import now
+from tests.pipeline.scripted import (
+    ACCEPTED,
+    DUPLICATE,
+    FAILED,
+    REJECTED,
+    UNREACHABLE,
+    Bench,
+    MemoryKeeper,
+    ScriptedDestination,
+    deliveries,
+    event,
+    settled,
+    stop,
+)
+
+TIMEOUT = Answer(Verdict.CAPACITY, "timeout", "no answer", perhaps_its_own=True)
+DEVOURED = Answer(Verdict.CAPACITY, "http_429", "too many", status=429, perhaps_its_own=True)
+
+
+class Cluster:
+    """Makes a job of each call, `places` of which run at once for `seconds`, and lists them in pages."""
+
+    afterwards = 10.0
+
+    def __init__(self, *, places: int = 4, seconds: float = 10.0, page: int = 7) -> None:
+        self.places = places
+        self.seconds = seconds
+        self.page = page
+        self.jobs: dict[str, float] = {}
+        """Name → when it ends, as the places allow."""
+        self.peak = 0
+        self._ends = [0.0] * places
+
+    def job_of(self, event: Event) -> str:
+        return blake2b(event.id.encode(), digest_size=8).hexdigest()
+
+    @property
+    def active(self) -> int:
+        return sum(end > now() for end in self.jobs.values())
+
+    def make(self, event: Event) -> Answer:
+        name = self.job_of(event)
+        if name in self.jobs:
+            return DUPLICATE
+        place = min(range(self.places), key=lambda n: self._ends[n])
+        self._ends[place] = self.jobs[name] = max(now(), self._ends[place]) + self.seconds
+        self.peak = max(self.peak, self.active)
+        return ACCEPTED
+
+    def seen(self, names: Iterable[str]) -> list[JobSeen]:
+        return [
+            JobSeen(name, Phase.SUCCEEDED if self.jobs[name] <= now() else Phase.RUNNING) for name in names
+        ]
+
+    async def sweep(self, watch: JobWatch, *, pause: float = 1.0, absence_tells: bool = True) -> None:
+        """List all once, a page each `pause` seconds."""
+        watch.sweep_began()
+        names = sorted(self.jobs)
+        for first in range(0, len(names), self.page):
+            asked_at = now()
+            await asyncio.sleep(pause)
+            watch.saw(self.seen(names[first : first + self.page]), asked_at)
+        await asyncio.sleep(pause)
+        watch.sweep_ended(seen=len(names), absence_tells=absence_tells)
+
+    async def sweeps(self, watch: JobWatch | None, *, pause: float = 1.0) -> None:
+        assert watch is not None
+        while True:
+            await watch.wanted()
+            await self.sweep(watch, pause=pause)
+
+
+def bench_of(
+    cluster: Cluster,
+    destination: ScriptedDestination,
+    most: int,
+    keeper: MemoryKeeper | None = None,
+    **more: int,
+) -> Bench:
+    return Bench(destination, active_jobs=most, maker=cluster, keeper=keeper, **more)
+
+
+def test_fewer_than_so_many_are_active_before_one_more_begins() -> None:
+    backlog = Backlog(2)
+    assert backlog.pause("a") == NOT_BEFORE_TOLD, "before the first sweep"
+    backlog.knows()
+    assert backlog.pause("a") == 0
+    backlog.take("a")
+    backlog.take("b")
+    assert backlog.pause("c") == NOT_BEFORE_TOLD
+    assert backlog.pause("a") == 0, "it has its place"
+    backlog.free("a")
+    assert backlog.pause("c") == 0
+
+
+def test_a_job_in_doubt_counts_and_may_not_begin_beyond_the_limit() -> None:
+    backlog = Backlog(2)
+    for name in "abc":
+        backlog.doubt(name)
+    backlog.knows()
+    assert backlog.active == 3
+    assert backlog.pause("a") == NOT_BEFORE_TOLD, "with it three would be active"
+    backlog.free("c")
+    assert backlog.pause("a") == 0, "it counts already"
+    assert backlog.pause("d") == NOT_BEFORE_TOLD
+
+
+async def test_places_are_used_and_never_more_jobs_are_active_than_that() -> None:
+    cluster = Cluster(places=4, seconds=10.0)
+    destination = ScriptedDestination(cluster.make, seconds=0.05)
+    bench = bench_of(cluster, destination, 8)
+    given = deliveries(200)
+    async with bench.running():
+        sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs, pause=0.05))
+        began = now()
+        await bench.put(given)
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+        seconds = now() - began
+        assert cluster.peak == 8
+        assert seconds < 200 / 4 * 10.0 / 0.95, "places stay empty"
+        await asyncio.sleep(60)
+        assert bench.value("bridge_active_jobs") == 0
+        assert bench.value("bridge_sweep_age_seconds") == 0
+        await stop(sweeping)
+        await asyncio.sleep(1)
+        bench.assert_nothing_is_remembered()
+        assert not bench.keeper.job_records["plants"], "what has ended is forgotten"
+
+
+async def test_names_are_noted_in_batches_ahead_and_no_event_goes_before_its_own_is() -> None:
+    cluster = Cluster(places=100)
+    keeper = MemoryKeeper()
+
+    def noted(one: Event) -> Answer:
+        assert cluster.job_of(one) in keeper.job_records["plants"]
+        return cluster.make(one)
+
+    bench = bench_of(cluster, ScriptedDestination(noted, seconds=0.05), 1000, keeper)
+    given = deliveries(500)
+    async with bench.running():
+        await bench.put(given)
+        await settled(given)
+    assert sum(keeper.notes) == 500
+    assert len([count for count in keeper.notes if count]) <= 500 / 16 + 2
+
+
+async def test_while_the_store_keeps_no_name_nothing_goes_and_no_place_is_held() -> None:
+    cluster = Cluster()
+    keeper = MemoryKeeper()
+    destination = ScriptedDestination(cluster.make)
+    bench = bench_of(cluster, destination, 8, keeper)
+    given = deliveries(4)
+    async with bench.running():
+        await asyncio.sleep(1)
+        keeper.broken = True
+        await bench.put(given)
+        await asyncio.sleep(120)
+        assert not destination.began
+        assert bench.value("bridge_active_jobs") == 0
+        keeper.broken = False
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+
+
+@pytest.mark.parametrize("after", [0.3, 1.0, 7.0])
+async def test_after_a_kill_the_limit_holds_and_the_lane_goes_on(after: float) -> None:
+    cluster = Cluster(places=4, seconds=10.0)
+    keeper = MemoryKeeper()
+    first = bench_of(cluster, ScriptedDestination(cluster.make, seconds=0.2), 8, keeper)
+    given = deliveries(100)
+    task = asyncio.create_task(first.lane.run())
+    await first.put(given)
+    await asyncio.sleep(after)
+    kept = {name: dict(records) for name, records in keeper.job_records.items()}
+    await stop(task)
+    # A kill: what the first has written since, and the calls that OSCAR still had in hand are made good.
+    keeper.job_records = kept
+    destination = ScriptedDestination(cluster.make, seconds=0.2)
+    second = bench_of(cluster, destination, 8, keeper)
+    again = [Delivery(one.event) for one in given]
+    async with second.running():
+        await second.put(again)
+        await asyncio.sleep(5)
+        assert not destination.began, "nothing goes before the first sweep"
+        sweeping = asyncio.create_task(cluster.sweeps(second.lane.jobs, pause=0.05))
+        assert set(await settled(again)) == {Outcome.ACCEPTED}
+        assert cluster.peak <= 8
+        assert len(cluster.jobs) == 100
+        await asyncio.sleep(100)
+        await stop(sweeping)
+        second.assert_nothing_is_remembered()
+        assert not keeper.job_records["plants"]
+
+
+async def test_a_job_that_is_made_after_its_caller_gave_up_counts_as_active() -> None:
+    """OSCAR goes on after a hang-up: the sweep that begins soon after does not show it yet."""
+    cluster = Cluster(places=1, seconds=1000.0)
+    loop = asyncio.get_running_loop()
+
+    def late(one: Event) -> Answer:
+        if cluster.job_of(one) in cluster.jobs:
+            return DUPLICATE
+        loop.call_later(8.0, cluster.make, one)
+        return TIMEOUT
+
+    bench = bench_of(cluster, ScriptedDestination(late, seconds=1.0), 2, concurrency=2)
+    given = deliveries(6)
+    async with bench.running():
+        sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs, pause=0.5))
+        await bench.put(given)
+        await asyncio.sleep(500)
+        assert cluster.peak == 2
+        assert len(cluster.jobs) == 2
+        await stop(sweeping)
+
+
+@pytest.mark.parametrize("answer", [UNREACHABLE, DEVOURED, FAILED, REJECTED], ids=lambda one: one.cause)
+async def test_a_place_is_free_again_where_no_job_was_made(answer: Answer) -> None:
+    cluster = Cluster(places=4, seconds=5.0)
+    bad = {f"bad{n}" for n in range(4)}
+
+    def make(one: Event) -> Answer:
+        return answer if one.id in bad else cluster.make(one)
+
+    bench = bench_of(cluster, ScriptedDestination(make, seconds=0.05), 4, max_attempts=3)
+    given = [Delivery(event(name)) for name in sorted(bad)] + deliveries(40)
+    async with bench.running():
+        sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs, pause=0.05))
+        await bench.put(given)
+        good = [one for one in given if one.event.id not in bad]
+        assert set(await settled(good)) == {Outcome.ACCEPTED}
+        assert cluster.peak <= 4
+        await stop(sweeping)
+
+
+async def test_a_job_that_is_gone_frees_its_place() -> None:
+    cluster = Cluster(places=1, seconds=1e6)
+    bench = bench_of(cluster, ScriptedDestination(cluster.make), 1)
+    given = deliveries(2)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(1)
+        watch = bench.lane.jobs
+        assert watch is not None
+        await cluster.sweep(watch)
+        assert len(cluster.jobs) == 1
+        cluster.jobs.clear()
+        await cluster.sweep(watch)
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+
+
+async def test_where_absence_tells_nothing_a_job_must_have_been_seen_before_it_is_gone() -> None:
+    cluster = Cluster(places=9, seconds=1e6)
+    bench = bench_of(cluster, ScriptedDestination(cluster.make), 2)
+    given = deliveries(3)
+    async with bench.running():
+        await bench.put(given)
+        await settled(given[:2])
+        watch = bench.lane.jobs
+        assert watch is not None
+        hidden = dict(cluster.jobs)
+        cluster.jobs.clear()
+        with capture_logs() as logs:
+            for _ in range(3):
+                await cluster.sweep(watch, absence_tells=False)
+        assert [line["jobs"] for line in logs] == [2]
+        assert bench.value("bridge_active_jobs") == 2
+        cluster.jobs.update(hidden)
+        await cluster.sweep(watch, absence_tells=False)
+        cluster.jobs.clear()
+        await cluster.sweep(watch, absence_tells=False)
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+
+
+async def test_a_long_sweep_and_a_job_that_does_not_begin_are_told_once() -> None:
+    cluster = Cluster(places=9, seconds=1e6)
+    bench = bench_of(cluster, ScriptedDestination(cluster.make), 2)
+    given = deliveries(1)
+    async with bench.running():
+        await bench.put(given)
+        await settled(given)
+        watch = bench.lane.jobs
+        assert watch is not None
+        (name,) = cluster.jobs
+        with capture_logs() as logs:
+            for _ in range(4):
+                watch.sweep_began()
+                watch.saw([JobSeen(name, Phase.WAITING)], now())
+                await asyncio.sleep(301)
+                watch.sweep_ended(seen=1, absence_tells=True)
+            assert bench.value("bridge_sweep_age_seconds") == pytest.approx(301)
+            await asyncio.sleep(86_400)
+            watch.saw([JobSeen(name, Phase.WAITING)], now())
+            watch.saw([JobSeen(name, Phase.WAITING)], now())
+        assert ["TTL_JOB" in line["event"] for line in logs] == [True, False]
+        assert logs[1]["job"] == name
+
+
+async def test_a_lane_whose_gate_is_shut_probes_with_jobs_as_well() -> None:
+    cluster = Cluster(places=4, seconds=1.0)
+    destination = ScriptedDestination(FAILED, seconds=0.05)
+    bench = bench_of(cluster, destination, 2)
+    given = deliveries(50)
+    async with bench.running():
+        sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs))
+        await bench.put(given)
+        await asyncio.sleep(600)
+        destination.script = cluster.make
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+        assert cluster.peak <= 2
+        await stop(sweeping)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_with_answers_of_all_kinds_the_limit_holds_and_nothing_is_lost(seed: int) -> None:
+    dice = random.Random(seed)
+    cluster = Cluster(places=3, seconds=3.0)
+    loop = asyncio.get_running_loop()
+
+    def make(one: Event) -> Answer:
+        throw = dice.random()
+        if throw < 0.1:
+            return UNREACHABLE
+        if throw < 0.2:
+            return FAILED
+        if throw < 0.3:
+            loop.call_later(dice.uniform(0, 8), cluster.make, one)
+            return TIMEOUT
+        return cluster.make(one)
+
+    bench = bench_of(cluster, ScriptedDestination(make, seconds=0.05), 6, max_attempts=1000)
+    given = deliveries(150)
+    async with bench.running():
+        sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs, pause=0.1))
+        await bench.put(given)
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+        assert len(cluster.jobs) == 150
+        assert cluster.peak <= 6
+        await asyncio.sleep(60)
+        await stop(sweeping)
+        bench.assert_nothing_is_remembered()
+
+
+async def test_a_record_of_a_job_seen_is_kept_as_seen() -> None:
+    cluster = Cluster(places=9, seconds=1e6)
+    keeper = MemoryKeeper()
+    bench = bench_of(cluster, ScriptedDestination(cluster.make), 2, keeper)
+    given = deliveries(2)
+    async with bench.running():
+        await bench.put(given)
+        await settled(given)
+        await asyncio.sleep(1)
+        assert {record.progress for record in keeper.job_records["plants"].values()} == {Progress.ACCEPTED}
+        watch = bench.lane.jobs
+        assert watch is not None
+        await cluster.sweep(watch)
+        await asyncio.sleep(1)
+        records = keeper.job_records["plants"].values()
+        assert {record.progress for record in records} == {Progress.SEEN}
+        assert all(record.accepted_at is not None for record in records)

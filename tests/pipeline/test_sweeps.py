@@ -1,0 +1,191 @@
+"""How well `active_jobs` fills the sandbox's places with OSCAR's throttle on, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from bridge.core.delivery import Delivery
+from bridge.core.event import Event
+from bridge.core.identity import invocation_name
+from bridge.core.ports import Answer
+from bridge.destinations.oscar import jobs as listing
+from bridge.destinations.oscar import throughput
+from bridge.destinations.oscar.client import OscarService
+from bridge.destinations.oscar.cluster import ClusterInfo, OscarCluster
+from bridge.destinations.oscar.throughput import Throughput
+from bridge.sandbox.oscar import SandboxOscar, Settings
+from bridge.sandbox.oscar.jobs import KubernetesError
+from tests.pipeline import clock
+from tests.pipeline.clock import now
+from tests.pipeline.scripted import ACCEPTED, DUPLICATE, Bench, MemoryKeeper, ScriptedDestination, event, stop
+
+PLACES, MOST, SECONDS = 20, 40, 20.0
+
+
+@pytest.fixture(autouse=True)
+def _virtual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "monotonic", now)
+    monkeypatch.setattr(throughput, "monotonic", now)
+    monkeypatch.setattr(time, "time", clock.wall_clock)
+
+
+class Site:
+    """The sandbox's cluster without its HTTP: what the sweeps and the lane ask of it."""
+
+    key = "main"
+    name = "plants"
+    lists_all_jobs = True
+    afterwards = 60.0
+
+    def __init__(self, settings: Settings) -> None:
+        self.oscar = SandboxOscar(settings)
+        self.plants = self.oscar.add_service("plants")
+        self.throughput = Throughput()
+        self.pages = 0
+        self.longest_answer = 0.0
+
+    def job_of(self, one: Event) -> str:
+        return invocation_name(one.source, one.id, self.name)
+
+    async def make(self, one: Event) -> Answer:
+        """`POST /job`, as `Invocation.job` of the sandbox."""
+        oscar, name, began = self.oscar, self.job_of(one), now()
+        self.throughput.began()
+        accepted = False
+        try:
+            await oscar._throttle.calls("core")
+            await oscar._throttle.calls("core")
+            await oscar._throttle.calls("batch")
+            try:
+                job = oscar.jobs.create(name, self.plants, None, 2)
+            except KubernetesError:
+                return DUPLICATE
+            oscar.ledger.record(name, self.name, b"")
+            oscar._pods.start(job, self.plants, b"{}")
+            accepted = True
+            return ACCEPTED
+        finally:
+            self.throughput.ended(accepted=accepted)
+            self.longest_answer = max(self.longest_answer, now() - began)
+
+    async def jobs_page(self, _service: str, token: str) -> dict[str, Any]:
+        """`GET /system/logs/plants`, as `Management` of the sandbox."""
+        oscar = self.oscar
+        await oscar._throttle.calls("batch")
+        page = oscar.jobs.page(self.plants, None, token)
+        await oscar._throttle.calls("core", len(page.jobs))
+        moment = page.moment if token else time.time()
+        self.pages += 1
+        jobs = {job.name: job.as_json(moment) for job in page.jobs}
+        return {"jobs": jobs} | ({"next_page": page.following} if page.following else {})
+
+    async def info(self) -> ClusterInfo:
+        return ClusterInfo("4.1.0", names_jobs=True)
+
+    async def federated(self) -> bool:
+        return False
+
+    @asynccontextmanager
+    async def bridge(self, keeper: MemoryKeeper, given: list[Delivery]) -> AsyncIterator[Bench]:
+        """A lane with its sweeps, and `given` on their way into it."""
+        destination = ScriptedDestination(self.make)
+        bench = Bench(destination, concurrency=16, active_jobs=MOST, maker=self, keeper=keeper)
+        assert bench.lane.jobs is not None
+        places = [(cast("OscarService", self), bench.lane.jobs)]
+        async with bench.running():
+            sweeps = asyncio.create_task(listing.follow(cast("OscarCluster", self), places))
+            putting = asyncio.create_task(bench.put(given))
+            try:
+                yield bench
+            finally:
+                putting.cancel()
+                await stop(sweeps)
+
+    async def made(self, jobs: int) -> None:
+        async with asyncio.timeout(50_000):
+            while self.oscar.ledger.total < jobs:
+                await asyncio.sleep(0.5)
+
+
+def site(**more: Any) -> Site:
+    return Site(
+        Settings(
+            simulate=True,
+            simulated_seconds=SECONDS,
+            max_pods=PLACES,
+            api_calls_per_second=5,
+            keep_bodies=False,
+            **more,
+        )
+    )
+
+
+async def share_of_places(at: Site, jobs: int) -> float:
+    """Give the share of all places that was used while `jobs` more were made."""
+    before = at.oscar.activity()
+    await at.made(at.oscar.ledger.total + jobs)
+    after = at.oscar.activity()
+    return (after.place_seconds - before.place_seconds) / ((after.moment - before.moment) * PLACES)
+
+
+def events(count: int) -> list[Delivery]:
+    return [Delivery(event(number)) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "jobs"), [(3000, 600), pytest.param(50_000, 3000, marks=pytest.mark.prove)]
+)
+async def test_places_are_full_and_never_more_jobs_active_through_a_kill(waiting: int, jobs: int) -> None:
+    at, keeper = site(ttl_job_seconds=20), MemoryKeeper()
+    async with at.bridge(keeper, events(waiting)) as bench:
+        await at.made(100)
+        assert await share_of_places(at, jobs) >= 0.95
+        # What is written from now on is lost, and calls that are under way go on in OSCAR: 2 s later, say.
+        kept = {name: dict(records) for name, records in keeper.job_records.items()}
+        assert bench.lane.jobs is not None
+        under_way = [attempt.delivery.event for attempt in bench.lane.jobs._under_way]
+    keeper.job_records = kept
+    async with at.bridge(keeper, events(waiting)[100 + jobs - 2 * MOST :]):
+        await asyncio.sleep(2)
+        await asyncio.gather(*(at.make(one) for one in under_way))
+        await at.made(at.oscar.ledger.total + 2 * MOST)
+        assert await share_of_places(at, jobs) >= 0.95
+    assert at.oscar.activity().peak == {"plants": MOST}
+
+
+async def test_more_jobs_that_have_ended_leave_places_empty_but_break_nothing() -> None:
+    """A sweep over 240 jobs takes 48 s of OSCAR's 5 calls a second, and a place is free for 24 s unseen."""
+    at = site(ttl_job_seconds=200)
+    async with at.bridge(MemoryKeeper(), events(3000)):
+        await at.made(400)
+        assert 0.65 <= await share_of_places(at, 600) <= 0.95
+        assert 150 <= len(at.oscar.jobs.all()) <= 240
+    assert at.oscar.activity().peak == {"plants": MOST}
+    assert at.longest_answer < 30, "the pages leave room for /job"
+
+
+async def test_with_ten_thousand_that_have_ended_the_limit_holds_and_the_age_is_told() -> None:
+    at = site()
+    at.oscar.preload(at.plants, 10_000)
+    with capture_logs() as logs:
+        async with at.bridge(MemoryKeeper(), events(500)) as bench:
+            await at.made(200)
+            assert 600 < bench.value("bridge_sweep_age_seconds") < 7200
+    assert at.oscar.activity().peak["plants"] <= MOST
+    (told,) = {line["event"] for line in logs if line["log_level"] == "warning"}
+    assert "lower TTL_JOB" in told
+
+
+async def test_with_many_active_jobs_at_an_oscar_without_a_throttle_pages_come_often() -> None:
+    at = site(ttl_job_seconds=200)
+    at.oscar.settings.api_calls_per_second = None
+    async with at.bridge(MemoryKeeper(), events(3000)):
+        await at.made(400)
+        assert await share_of_places(at, 600) >= 0.99

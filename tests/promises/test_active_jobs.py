@@ -1,0 +1,62 @@
+"""`active_jobs`: the witness of how many jobs were active at any instant is the cluster's own ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bridge.sandbox.oscar import SandboxOscar, Settings
+from tests.promises.world import Daemon, World, until
+from tests.servers.tansu import Tansu
+
+FASTER = 20
+"""A second here is so many of the cluster's."""
+PLACES, MOST = 20, 40
+SETTINGS = Settings(
+    simulate=True, simulated_seconds=20, max_pods=PLACES, api_calls_per_second=5, keep_bodies=False
+)
+
+
+@pytest.fixture
+async def world(tmp_path: Path, tansu: Tansu, unique: str) -> AsyncIterator[World]:
+    """A cluster of 20 places with OSCAR's throttle, whose jobs take 20 s, all compressed."""
+    await tansu.create_topic(unique, 1)
+    async with SandboxOscar(SETTINGS.compressed(FASTER)) as oscar:
+        oscar.add_service("plants")
+        world = World(tmp_path, tansu, oscar, unique)
+        try:
+            yield world
+        finally:
+            world.close()
+
+
+def daemon_of(world: World) -> Daemon:
+    configuration = world.configuration()
+    configuration["services"]["plants"] |= {"limits": {"active_jobs": MOST}, "timeout_seconds": 2}
+    return world.daemon(configuration)
+
+
+async def test_never_more_are_active_than_that_through_a_kill(world: World) -> None:
+    oscar = world.oscar
+    await world.produce_numbers(300)
+    daemon = daemon_of(world)
+    daemon.start()
+    await until(lambda: oscar.ledger.total >= 120, what="it has gone round")
+    daemon.kill()
+    daemon.start()
+    await world.all_jobs(seconds=120)
+    assert PLACES < oscar.activity().peak["plants"] <= MOST
+    assert all(count == 1 for count in oscar.ledger.created.values())
+    assert not daemon.said("the jobs can't be listed, so no place is known to be free")
+    await until(lambda: not oscar.activity().active["plants"], what="all have ended")
+    async with asyncio.timeout(60):
+        while await daemon.metric("bridge_active_jobs", service="plants"):
+            await asyncio.sleep(0.1)
+    assert await daemon.stop() == 0
+    with closing(sqlite3.connect(daemon.store)) as store:
+        assert store.execute("SELECT count(*) FROM jobs").fetchone() == (0,)

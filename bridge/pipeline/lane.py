@@ -254,9 +254,11 @@ class Lane:
         self._held = False
         if pause > 0:
             return pause
-        if self.jobs is not None and self.jobs.pause(self._waiting.peek(now, probe=shut)) > 0:
-            self._held = True
-            return NOT_BEFORE_TOLD
+        if self.jobs is not None:
+            first = self._waiting.peek(now, probe=shut, in_doubt=self._gate.in_doubt)
+            if self.jobs.pause(first) > 0:
+                self._held = True
+                return NOT_BEFORE_TOLD
         for limit in self._limits:
             longer = limit.pause()
             if longer > pause:

@@ -78,15 +78,17 @@ class Waiting:
         """Give the first of those that are not ready: as many as are missing until `ahead` are."""
         return list(islice(self._unready, max(0, ahead - len(self._fresh))))
 
-    def peek(self, now: float, *, probe: bool) -> Delivery:
-        """Give the one that `next`, or `probe`, would take out, where there is one."""
+    def peek(self, now: float, *, probe: bool, in_doubt: bool) -> Delivery:
+        """Give the one that `next`, or `probe`, would take out. Raise StopIteration when there is none."""
         if probe:
             fresh = (self._fresh and len(self._tried) < PROBERS) or not self._tried
             return next(iter(self._fresh if fresh else self._tried))
-        if self._tried:
+        if self._tried and not (in_doubt and self._retried and self._fresh):
             self._bring(now)
             entry = self._top(self._due)
             if entry is not None:
+                if in_doubt and (longest := next(iter(self._tried.items())))[1][0] <= now:
+                    return longest[0]
                 return entry.delivery
         return next(iter(self._fresh))
 
@@ -120,34 +122,33 @@ class Waiting:
 
     def next(self, now: float, *, in_doubt: bool = False) -> tuple[Delivery, int]:
         """Take out the one whose turn it is, with its place. Raise KeyError when none may go now."""
-        if self._tried and not (in_doubt and self._retried and self._fresh):
-            self._bring(now)
-            entry = self._top(self._due)
-            if entry is not None:
-                self._retried = True
-                if in_doubt and (longest := next(iter(self._tried.items())))[1][0] <= now:
-                    return self._take(*longest)
-                heappop(self._due)
-                return self._take(entry.delivery, (entry.due, entry.place))
-        self._retried = False
-        return self._fresh.popitem(last=False)
+        if not self._tried:
+            self._retried = False
+            return self._fresh.popitem(last=False)
+        if not self._fresh and self.pause(now) > 0:
+            raise KeyError("none may go now")
+        return self._take(self.peek(now, probe=False, in_doubt=in_doubt))
 
     def probe(self) -> tuple[Delivery, int]:
         """Take out the one to probe with, due or not: one not tried yet, or the one longest not tried.
 
         So they go round, and no event that always fails hides the others. Raise KeyError when none waits.
         """
-        if (self._fresh and len(self._tried) < PROBERS) or not self._tried:
+        if not self._tried:
             return self._fresh.popitem(last=False)
-        return self._take(*next(iter(self._tried.items())))
+        retried = self._retried
+        taken = self._take(self.peek(0.0, probe=True, in_doubt=False))
+        self._retried = retried
+        return taken
 
     def ahead(self, most: int) -> list[Delivery]:
         """Give those that come next of what was not tried yet."""
         return list(islice(self._fresh, most))
 
-    def _take(self, delivery: Delivery, tried: tuple[float, int]) -> tuple[Delivery, int]:
-        del self._tried[delivery]
-        return delivery, tried[1]
+    def _take(self, delivery: Delivery) -> tuple[Delivery, int]:
+        tried = self._tried.pop(delivery, None)
+        self._retried = tried is not None
+        return delivery, self._fresh.pop(delivery) if tried is None else tried[1]
 
     def _bring(self, now: float) -> None:
         """Move what is due by now from the order of time to the order of age."""

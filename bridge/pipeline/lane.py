@@ -255,8 +255,8 @@ class Lane:
         if pause > 0:
             return pause
         if self.jobs is not None:
-            first = self._waiting.peek(now, probe=shut, in_doubt=self._gate.in_doubt)
-            if self.jobs.pause(first) > 0:
+            head = self._waiting.choice(now, probe=shut, in_doubt=self._gate.in_doubt)
+            if self.jobs.pause(head) > 0:
                 self._held = True
                 return NOT_BEFORE_TOLD
         for limit in self._limits:
@@ -272,11 +272,8 @@ class Lane:
 
     def _begin(self, now: float) -> None:
         shut = self._gate.shut_since is not None
-        if shut:
-            delivery, turn = self._waiting.probe()
-        else:
-            delivery, turn = self._waiting.next(now, in_doubt=self._gate.in_doubt)
-        attempt = Attempt(delivery, now, turn, probe=shut)
+        delivery = self._waiting.choice(now, probe=shut, in_doubt=self._gate.in_doubt)
+        attempt = Attempt(delivery, now, self._waiting.take(delivery, probe=shut), probe=shut)
         for limit in self._limits:
             limit.began(attempt)
         if self._ring is not None:
@@ -387,6 +384,7 @@ class Lane:
     def _accepted(self, delivery: Delivery, now: float) -> None:
         self._throughput.count(now)
         self._last_acceptance = now
+        self._waiting.accepted()
         if self._put_off:
             self._put_off.clear()
         past = self._past.get(delivery)
@@ -503,8 +501,10 @@ class Lane:
     def _room_for_parked(self) -> int:
         if self._paused_since is not None:
             return 0
-        most = self._config.queue if self._gate.shut_since is None else PROBERS
-        return most - len(self._waiting)
+        room = self._config.queue - len(self._waiting)
+        if self._gate.shut_since is None:
+            return room
+        return max(PROBERS - len(self._waiting), min(room, self._waiting.probers_wanted))
 
     def _settled(self, delivery: Delivery, _outcome: Outcome) -> None:
         if self._past.pop(delivery, None) is not None:

@@ -43,6 +43,8 @@ class Waiting:
         self._timetable: list[_Entry] = []
         self._due: list[_Entry] = []
         self._places = count()
+        self._tried_anew = 0
+        """Probes since the last acceptance that were made with events not tried before."""
         self._retried = False
         """Whether the last that went had been tried before."""
 
@@ -78,20 +80,6 @@ class Waiting:
         """Give the first of those that are not ready: as many as are missing until `ahead` are."""
         return list(islice(self._unready, max(0, ahead - len(self._fresh))))
 
-    def peek(self, now: float, *, probe: bool, in_doubt: bool) -> Delivery:
-        """Give the one that `next`, or `probe`, would take out. Raise StopIteration when there is none."""
-        if probe:
-            fresh = (self._fresh and len(self._tried) < PROBERS) or not self._tried
-            return next(iter(self._fresh if fresh else self._tried))
-        if self._tried and not (in_doubt and self._retried and self._fresh):
-            self._bring(now)
-            entry = self._top(self._due)
-            if entry is not None:
-                if in_doubt and (longest := next(iter(self._tried.items())))[1][0] <= now:
-                    return longest[0]
-                return entry.delivery
-        return next(iter(self._fresh))
-
     def again(self, delivery: Delivery, place: int, due: float) -> None:
         """Take one in that has failed, into its `place`: it may go when `due`, a monotonic time."""
         self._tried[delivery] = due, place
@@ -104,9 +92,10 @@ class Waiting:
 
     def leave(self, delivery: Delivery) -> bool:
         """Take one out; tell whether it waited here."""
-        return any(
-            those.pop(delivery, None) is not None for those in (self._fresh, self._tried, self._unready)
-        )
+        if delivery in self._tried:
+            self._leave_tried(delivery)
+            return True
+        return any(those.pop(delivery, None) is not None for those in (self._fresh, self._unready))
 
     def pause(self, now: float) -> float:
         """Give the seconds until one may go: 0 now, infinite when none waits."""
@@ -120,35 +109,53 @@ class Waiting:
         entry = self._top(self._timetable)
         return float("inf") if entry is None else max(0.0, entry.due - now)
 
-    def next(self, now: float, *, in_doubt: bool = False) -> tuple[Delivery, int]:
-        """Take out the one whose turn it is, with its place. Raise KeyError when none may go now."""
-        if not self._tried:
-            self._retried = False
-            return self._fresh.popitem(last=False)
-        if not self._fresh and self.pause(now) > 0:
-            raise KeyError("none may go now")
-        return self._take(self.peek(now, probe=False, in_doubt=in_doubt))
+    def choice(self, now: float, *, probe: bool = False, in_doubt: bool = False) -> Delivery:
+        """Give the one whose turn it is. Raise StopIteration when none may go now.
 
-    def probe(self) -> tuple[Delivery, int]:
-        """Take out the one to probe with, due or not: one not tried yet, or the one longest not tried.
-
-        So they go round, and no event that always fails hides the others. Raise KeyError when none waits.
+        To `probe` with it is one not tried yet, or the one longest not tried, due or not: so they go round, and
+        no event that always fails hides the others. In an outage few are tried; what failed before the last
+        acceptance is not of it, and doesn't count.
         """
-        if not self._tried:
-            return self._fresh.popitem(last=False)
-        retried = self._retried
-        taken = self._take(self.peek(0.0, probe=True, in_doubt=False))
-        self._retried = retried
-        return taken
+        fresh, tried = self._fresh, self._tried
+        if probe:
+            anew = fresh and (len(tried) < PROBERS or self._tried_anew < PROBERS)
+            return next(iter(fresh if anew or not tried else tried))
+        if tried and not (in_doubt and self._retried and fresh):
+            self._bring(now)
+            entry = self._top(self._due)
+            if entry is not None:
+                longest = next(iter(tried))
+                return longest if in_doubt and tried[longest][0] <= now else entry.delivery
+        return next(iter(fresh))
+
+    def take(self, delivery: Delivery, *, probe: bool = False) -> int:
+        """Take out the one chosen; give its place."""
+        place = self._fresh.pop(delivery, None)
+        self._retried = place is None
+        if place is not None:
+            self._tried_anew += probe
+            return place
+        return self._leave_tried(delivery)
+
+    def _leave_tried(self, delivery: Delivery) -> int:
+        _, place = self._tried.pop(delivery)
+        if not self._tried:  # or what has long left would be held in memory until something fails again
+            self._timetable.clear()
+            self._due.clear()
+        return place
+
+    def accepted(self) -> None:
+        """An event was accepted: as many may be tried anew."""
+        self._tried_anew = 0
+
+    @property
+    def probers_wanted(self) -> int:
+        """How many more could be of use to probe with."""
+        return max(PROBERS - len(self), PROBERS - self._tried_anew - len(self._fresh))
 
     def ahead(self, most: int) -> list[Delivery]:
         """Give those that come next of what was not tried yet."""
         return list(islice(self._fresh, most))
-
-    def _take(self, delivery: Delivery) -> tuple[Delivery, int]:
-        tried = self._tried.pop(delivery, None)
-        self._retried = tried is not None
-        return delivery, self._fresh.pop(delivery) if tried is None else tried[1]
 
     def _bring(self, now: float) -> None:
         """Move what is due by now from the order of time to the order of age."""

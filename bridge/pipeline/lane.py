@@ -273,7 +273,7 @@ class Lane:
     def _begin(self, now: float) -> None:
         shut = self._gate.shut_since is not None
         delivery = self._waiting.choice(now, probe=shut, in_doubt=self._gate.in_doubt)
-        attempt = Attempt(delivery, now, self._waiting.take(delivery, probe=shut), probe=shut)
+        attempt = Attempt(delivery, now, self._waiting.take(delivery), probe=shut)
         for limit in self._limits:
             limit.began(attempt)
         if self._ring is not None:

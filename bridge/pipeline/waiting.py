@@ -44,7 +44,7 @@ class Waiting:
         self._due: list[_Entry] = []
         self._places = count()
         self._tried_anew = 0
-        """Probes since the last acceptance that were made with events not tried before."""
+        """Events tried for the first time since the last acceptance."""
         self._retried = False
         """Whether the last that went had been tried before."""
 
@@ -112,9 +112,9 @@ class Waiting:
     def choice(self, now: float, *, probe: bool = False, in_doubt: bool = False) -> Delivery:
         """Give the one whose turn it is. Raise StopIteration when none may go now.
 
-        To `probe` with it is one not tried yet, or the one longest not tried, due or not: so they go round, and
-        no event that always fails hides the others. In an outage few are tried; what failed before the last
-        acceptance is not of it, and doesn't count.
+        To `probe` with it is one not tried yet, or the one longest not tried, due or not: so they go round,
+        and no event that always fails hides the others. In an outage few are tried; what failed before the
+        last acceptance is not of it, and doesn't count.
         """
         fresh, tried = self._fresh, self._tried
         if probe:
@@ -128,12 +128,12 @@ class Waiting:
                 return longest if in_doubt and tried[longest][0] <= now else entry.delivery
         return next(iter(fresh))
 
-    def take(self, delivery: Delivery, *, probe: bool = False) -> int:
+    def take(self, delivery: Delivery) -> int:
         """Take out the one chosen; give its place."""
         place = self._fresh.pop(delivery, None)
         self._retried = place is None
         if place is not None:
-            self._tried_anew += probe
+            self._tried_anew += 1
             return place
         return self._leave_tried(delivery)
 

@@ -258,6 +258,27 @@ async def test_events_that_always_fail_do_not_block_the_good_ones_in_an_idle_lan
     assert all(letter.attempts >= 8 for letter in bench.dead.letters)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(Verdict.CAPACITY, "http_500", status=500, perhaps_its_own=True), FORBIDDEN, FAILED],
+    ids=["empty", "forbidden", "failed"],
+)
+async def test_events_that_always_fail_and_come_all_the_time_never_hide_the_good_ones(answer: Answer) -> None:
+    """However many they are by now: those that failed before the last acceptance are not of an outage."""
+    destination = ScriptedDestination(
+        lambda event: answer if event.id.startswith("bad") else ACCEPTED, seconds=0.05
+    )
+    bench = Bench(destination, concurrency=16, park=True)
+    async with bench.running():
+        for number in range(120):
+            await bench.put(deliveries(1, f"bad{number}-"))
+            await asyncio.sleep(5)
+            await bench.put(deliveries(1, f"good{number}-"))
+            await asyncio.sleep(5)
+        await asyncio.sleep(120)
+        assert bench.invocations("accepted") == 120
+
+
 async def test_a_probe_rejected_by_the_service_opens_the_gate() -> None:
     answers = iter([REFUSED, REJECTED])
     destination = ScriptedDestination(lambda _event: next(answers, ACCEPTED))

@@ -11,10 +11,11 @@ import structlog
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.jobs import JobMaker
-from bridge.core.ports import Answer, DeadLetter, Destination, Invocation, Keeper, Verdict
+from bridge.core.ports import Answer, DeadLetter, Destination, Keeper
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.dead import Burials
 from bridge.pipeline.entrance import Entrance
+from bridge.pipeline.failures import Failures
 from bridge.pipeline.jobs import Jobs
 from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.gate import Gate
@@ -22,6 +23,7 @@ from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt, Limit
 from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.parking import Parking
+from bridge.pipeline.places import Places
 from bridge.pipeline.retry import Backoff, Past
 from bridge.pipeline.throughput import Throughput
 from bridge.pipeline.waiting import PROBERS, Waiting
@@ -34,26 +36,7 @@ _ENOUGH = 64
 """Events with which a lane that starved starves no more: what it uses while its source is asked again."""
 _BEGIN_AT_ONCE = 256
 """Attempts begun before the other tasks of the process have their turn: some 5 µs each."""
-_PREPARE_AHEAD = 32
-"""Events that are encoded in one run: between two attempts each would find the processor's caches full of
-other things, which doubles its cost."""
-_PREPARE_BYTES = 2**16
-"""More of their data are not encoded in one run: nothing else in the process goes on meanwhile."""
-
-_NEVER_LEFT = 0.0001
-"""Seconds in which no answer comes over a network."""
-
 _log = structlog.get_logger(__name__)
-
-
-class _Place:
-    """Where one attempt is made after the other; it sleeps while it has none."""
-
-    __slots__ = ("attempt", "told")
-
-    def __init__(self) -> None:
-        self.attempt: Attempt | None = None
-        self.told: asyncio.Future[None] | None = None
 
 
 class Lane:
@@ -78,17 +61,13 @@ class Lane:
     ) -> None:
         self.key = key
         self._config = config
-        self._destination = destination
         self._metrics = metrics
-        self._backoff = Backoff(first=0.5, longest=config.retry.max_backoff)
-        self._gate = Gate(key, self._backoff, metrics)
+        self._gate = Gate(key, Backoff(first=0.5, longest=config.retry.max_backoff), metrics)
         self._limits: list[Limit] = [self._gate, *pauses]
         self.allowance = Allowance(self._limits, config.limits.concurrency, config.limits.rate)
         """After a change of it the lane has to look."""
         self._pauses = pauses
         self._paused_since: float | None = None
-        self._resumed_at = float("-inf")
-        """Monotonic time; the time of `give_up_after` does not begin before."""
         for pause in pauses:
             pause.when_changed(self._paused_or_resumed)
         self._ring = ring
@@ -97,21 +76,10 @@ class Lane:
         """What is known of its jobs, where they are followed."""
         if maker is not None:
             self.jobs = Jobs(key, config, maker, keeper, metrics, self._waiting, look=self.look)
-        self._ready: dict[Delivery, Invocation] = {}
-        """Of those that come next."""
-        self._under_way = 0
-        self._past: dict[Delivery, Past] = {}
+        self._places = Places(destination, self._waiting, self._ended)
+        self._failures = Failures(key, config.retry)
         self._throughput = Throughput()
-        self._last_acceptance = 0.0
-        self._last_recovery = 0.0
-        """Monotonic time at which an event was accepted that had been put off before."""
-        self._put_off: set[tuple[str, str]] = set()
-        """Two events put off since the last acceptance, by an answer that says "not now" or by none."""
-        self._idle: list[_Place] = []
-        self._tasks: asyncio.TaskGroup | None = None
         self._alarm: asyncio.TimerHandle | None = None
-        self._nothing_under_way = asyncio.Event()
-        self._nothing_under_way.set()
         self._run = max(1, min(_ROUTER_RUN, config.queue // 4))
         self._held = False
         """Whether the last look found a limit in the way, not a lack of events: one more changes nothing."""
@@ -139,7 +107,7 @@ class Lane:
             park=self._park,
         )
         metrics.queued.set_function(lambda: len(self._waiting))
-        metrics.in_flight.set_function(lambda: self._under_way)
+        metrics.in_flight.set_function(lambda: self._places.busy)
         metrics.limit.set_function(lambda: self.allowance.at_once)
         metrics.drain.set_function(self._drain_seconds)
 
@@ -190,7 +158,7 @@ class Lane:
         """Make attempts until cancelled. What is then unsettled stays unsettled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+                self._places.open(tasks)
                 tasks.create_task(self._parking.run(), name=f"lane {self.key} parking")
                 tasks.create_task(self._entrance.run(), name=f"lane {self.key} patience")
                 if self.jobs is not None:
@@ -199,10 +167,8 @@ class Lane:
                 try:
                     await self._burials.run()
                 finally:
-                    self._tasks = None  # before the places end, which nothing may be given to then
+                    self._places.close()  # before they end, since nothing may be given to them then
         finally:
-            self._idle.clear()
-            self._under_way = 0
             self._set_alarm(NOT_BEFORE_TOLD)
             if self._ring is not None:
                 self._ring.leave(self)
@@ -211,19 +177,19 @@ class Lane:
         """Stop taking events out of the store, and let go of those not under way: the bridge stops."""
         for delivery in self._parking.close():
             if self._waiting.leave(delivery):
-                self._ready.pop(delivery, None)
+                self._places.forget(delivery)
                 delivery.settle(Outcome.RELEASED)
 
     async def finished(self) -> None:
         """Return when no attempt is under way, and nothing of theirs has still to be written."""
-        await self._nothing_under_way.wait()
+        await self._places.finished()
         await self._burials.finished()
 
     # What begins
 
     def look(self) -> None:
         """Begin what may begin now, and set the one alarm for what may later."""
-        if self._tasks is None:
+        if not self._places.are_open:
             return
         now = monotonic()
         for _ in range(_BEGIN_AT_ONCE):
@@ -280,26 +246,14 @@ class Lane:
             self._ring.began(attempt)
         if self.jobs is not None:
             self.jobs.began(attempt)
-        if not self._under_way:
-            self._nothing_under_way.clear()
-        self._under_way += 1
-        if self._idle:
-            place = self._idle.pop()
-            place.attempt = attempt
-            if place.told is not None:
-                place.told.set_result(None)
-                place.told = None
-        elif self._tasks is not None:
-            place = _Place()
-            place.attempt = attempt
-            self._tasks.create_task(self._work(place), name=f"lane {self.key} attempts")
+        self._places.begin(attempt)
         self._has_room()
 
     def _paused_or_resumed(self) -> None:
         since = [pause.since for pause in self._pauses if pause.since is not None]
         self._paused_since = min(since, default=None)
         if self._paused_since is None:
-            self._resumed_at = monotonic()
+            self._failures.not_before = monotonic()
         self._entrance.look_again()  # there is another patience now
         self._parking.look()
         self.look()
@@ -323,47 +277,12 @@ class Lane:
         self._alarm = None
         self.look()
 
-    async def _work(self, place: _Place) -> None:
-        """Make the attempts that `place` is given."""
-        loop = asyncio.get_running_loop()
-        while True:
-            if place.attempt is None:
-                place.told = loop.create_future()
-                await place.told
-                continue
-            attempt, place.attempt = place.attempt, None
-            invocation = self._invocation(attempt.delivery)
-            attempt.began = monotonic()
-            answer = await invocation.attempt()
-            now = monotonic()
-            if now - attempt.began < _NEVER_LEFT:
-                await asyncio.sleep(0)  # or thousands of such would keep all others from their turn
-            self._idle.append(place)  # before anything can begin in its place
-            self._ended(attempt, answer, now)
-
-    def _invocation(self, delivery: Delivery) -> Invocation:
-        ready, prepare = self._ready, self._destination.prepare
-        invocation = ready.pop(delivery, None)
-        if invocation is None:
-            invocation = prepare(delivery.event)
-            if not ready:
-                size = delivery.event.size
-                for other in self._waiting.ahead(_PREPARE_AHEAD):
-                    size += other.event.size
-                    if size > _PREPARE_BYTES:
-                        break
-                    ready[other] = prepare(other.event)
-        return invocation
-
     # What ends
 
     def _ended(self, attempt: Attempt, answer: Answer, now: float) -> None:
         seconds = now - attempt.began
         self._metrics.seconds.observe(seconds)
         self._metrics.invocations[answer.verdict].inc()
-        self._under_way -= 1
-        if not self._under_way:
-            self._nothing_under_way.set()
         delivery = attempt.delivery
         was_shut = self._gate.shut_since
         if self.jobs is not None:
@@ -383,52 +302,19 @@ class Lane:
 
     def _accepted(self, delivery: Delivery, now: float) -> None:
         self._throughput.count(now)
-        self._last_acceptance = now
         self._waiting.accepted()
-        if self._put_off:
-            self._put_off.clear()
-        past = self._past.get(delivery)
-        if past is not None and past.put_off:
-            self._last_recovery = now
+        self._failures.accepted(delivery, now)
         happened = delivery.event.time
         if happened is not None:
             self._metrics.age.observe(max(0.0, time.time() - happened.timestamp()))
         delivery.settle(Outcome.ACCEPTED)
 
     def _not_accepted(self, attempt: Attempt, answer: Answer, now: float) -> None:
-        delivery, clock = attempt.delivery, time.time()
-        past = self._past.get(delivery)
-        if past is None:
-            began = attempt.began
-            past = Past(first_attempt=clock - (now - began), began=began, tried_at=began)
-            self._past[delivery] = past
-        past.attempts += 1
-        own = self._is_its_own(attempt, answer, past)
-        past.own_failures += own
-        past.tried_at = attempt.began
-        cause = ""
-        if answer.verdict in (Verdict.REJECTED, Verdict.UNKNOWN) or (
-            own and past.own_failures >= self._config.retry.max_attempts
-        ):
-            cause = answer.cause
-        elif now - max(past.began, self._resumed_at) >= self._config.retry.give_up_after:
-            cause = "gave_up"
-        if cause:
-            letter = DeadLetter(
-                event=delivery.event,
-                service=self.key,
-                cause=cause,
-                detail=answer.detail if cause == answer.cause else f"{answer.cause}: {answer.detail}",
-                status=answer.status,
-                attempts=past.attempts,
-                first_attempt=past.first_attempt,
-                last_attempt=clock,
-            )
-            self._burials.add(delivery, letter)
+        delivery = attempt.delivery
+        past, then = self._failures.judge(attempt, answer, now)
+        if isinstance(then, DeadLetter):
+            self._burials.add(delivery, then)
             return
-        # What is refused whoever asks is held by the gate alone, and goes as soon as that opens.
-        refused = answer.verdict is Verdict.REFUSED and not answer.perhaps_its_own
-        pause = 0.0 if refused else max(self._backoff.seconds(past.attempts), answer.retry_after or 0.0)
         self._metrics.retried(answer.cause)
         _log.info(
             "attempt failed",
@@ -438,26 +324,12 @@ class Lane:
             cause=answer.cause,
             detail=answer.detail,
             attempts=past.attempts,
-            again_in_seconds=round(pause, 3),
+            again_in_seconds=round(then, 3),
         )
         self._parking.remember(delivery, past)
-        self._waiting.again(delivery, attempt.place, now + pause)
+        self._waiting.again(delivery, attempt.place, now + then)
         if not self._parking.owns(delivery):
             self._entrance.may_hold_unstored()
-
-    def _is_its_own(self, attempt: Attempt, answer: Answer, past: Past) -> bool:
-        """Tell whether the attempt failed for its event's own sake: others were accepted meanwhile.
-
-        To be put off is the event's own doing only if it alone is, and none that was put off before has been
-        accepted since: trouble that comes and goes is the service's.
-        """
-        if answer.verdict in (Verdict.CAPACITY, Verdict.UNAVAILABLE):
-            past.put_off = True
-            if len(self._put_off) < 2:
-                self._put_off.add(attempt.event)
-            if len(self._put_off) > 1 or self._last_recovery > past.tried_at:
-                return False
-        return answer.perhaps_its_own and self._last_acceptance > past.tried_at
 
     def _drain_seconds(self) -> float:
         backlog = len(self._waiting) + self._parking.elsewhere
@@ -483,7 +355,7 @@ class Lane:
 
     def _put_back(self, delivery: Delivery, past: Past | None) -> None:
         if past is not None:
-            self._past[delivery] = past
+            self._failures.remember(delivery, past)
         self._come(delivery)
         if not self._parking.owns(delivery):
             self._entrance.may_hold_unstored()
@@ -491,8 +363,8 @@ class Lane:
 
     def _park(self, delivery: Delivery) -> None:
         self._waiting.leave(delivery)
-        self._ready.pop(delivery, None)
-        self._parking.take(delivery, self._past.get(delivery))
+        self._places.forget(delivery)
+        self._parking.take(delivery, self._failures.past(delivery))
 
     def _parking_changed(self) -> None:
         self._entrance.look_again()
@@ -507,9 +379,9 @@ class Lane:
         return max(PROBERS - len(self._waiting), min(room, self._waiting.probers_wanted))
 
     def _settled(self, delivery: Delivery, _outcome: Outcome) -> None:
-        if self._past.pop(delivery, None) is not None:
+        if self._failures.forget(delivery):
             self._burials.left(delivery)
-        self._ready.pop(delivery, None)
+        self._places.forget(delivery)
         self._parking.left(delivery)
         if self.jobs is not None:
             self.jobs.left(delivery)

@@ -66,8 +66,9 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "pipeline.limits.pace",
         "pipeline.limits.pause",
         "pipeline.parking",
+        "pipeline.places",
         "store.clock",
     ):
         monkeypatch.setattr(f"bridge.{module}.monotonic", now)
-    for module in ("control.control", "pipeline.jobs", "pipeline.lane", "store.clock"):
+    for module in ("control.control", "pipeline.failures", "pipeline.jobs", "pipeline.lane", "store.clock"):
         monkeypatch.setattr(f"bridge.{module}.time", SimpleNamespace(time=wall_clock))

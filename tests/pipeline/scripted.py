@@ -256,9 +256,9 @@ class Bench:
     def assert_nothing_is_remembered(self) -> None:
         lane = self.lane
         assert not len(lane._waiting)
-        assert not lane._under_way
-        assert not lane._past
-        assert not lane._ready
+        assert not lane._places.busy
+        assert not len(lane._failures)
+        assert not lane._places._ready
         assert not lane._entrance._held
         assert not lane._burials._letters
         assert not lane._parking._to_write
@@ -268,7 +268,7 @@ class Bench:
             assert not lane.jobs._of
             assert not lane.jobs._jobs
             assert not lane.jobs._under_way
-        if lane._tasks is not None:  # what a lane was cancelled in the midst of it does not hear the end of
+        if lane._places.are_open:  # what a lane was cancelled in the midst of it does not hear the end of
             assert lane._gate._probe is None
             assert lane._gate._under_way == 0
         assert self.value("bridge_lane_queued") == 0

@@ -305,7 +305,7 @@ async def test_sources_that_feed_one_full_lane_take_turns() -> None:
         async with bench.running():
             feeding = [asyncio.create_task(feed(name)) for name in "abc"]
             await asyncio.sleep(queue / 4 + 50)
-            began = Counter(name[0] for name in bench.lane._destination.ids[queue + 4 :])  # type: ignore[attr-defined]
+            began = Counter(name[0] for name in bench.lane._places._destination.ids[queue + 4 :])  # type: ignore[attr-defined]
             for task in feeding:
                 await stop(task)
         assert sum(began.values()) >= 180
@@ -355,7 +355,7 @@ async def test_a_shut_lane_s_probe_has_its_turn_in_the_ring() -> None:
         await busy.put(deliveries(900))
         await dead.put(deliveries(5))
         await asyncio.sleep(30)
-        assert 20 < len(dead.lane._destination.began) < 200  # type: ignore[attr-defined]
+        assert 20 < len(dead.lane._places._destination.began) < 200  # type: ignore[attr-defined]
         assert busy.invocations("accepted") > 0.9 * 30 / 0.1 * 2
 
 
@@ -378,7 +378,7 @@ async def test_while_the_store_takes_nothing_only_the_dead_service_waits(trouble
             await asyncio.sleep(20)
         # Given up at 600 s, which can't be kept; others probe all the same.
         assert {delivery.outcome for delivery in [*lost, *bad]} == {None}
-        probing = dead.lane._destination
+        probing = dead.lane._places._destination
         assert isinstance(probing, ScriptedDestination)
         probing.began.clear()
         await asyncio.sleep(300)

@@ -124,7 +124,7 @@ class World:
         self.saved = list(overrides)
 
     def destination(self, key: str) -> ScriptedDestination:
-        destination = self.benches[key].lane._destination
+        destination = self.benches[key].lane._places._destination
         assert isinstance(destination, ScriptedDestination)
         return destination
 

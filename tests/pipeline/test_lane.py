@@ -117,7 +117,7 @@ async def test_events_are_made_ready_in_bounded_batches_and_one_released_is_forg
         await asyncio.sleep(0.5)
         assert destination.prepared == [delivery.event.id for delivery in given[:33]]
         given[1].settle(Outcome.RELEASED)
-        assert len(bench.lane._ready) == 31
+        assert len(bench.lane._places._ready) == 31
         await settled(given)
     assert destination.ids == [delivery.event.id for delivery in given if delivery is not given[1]]
     assert sorted(destination.prepared) == sorted(delivery.event.id for delivery in given)  # each once
@@ -216,7 +216,7 @@ async def test_a_delivery_released_between_attempts_leaves_the_timetable_and_fre
     failing, waiting = deliveries(2)
     async with bench.running():
         await bench.lane.put(failing)
-        await _until(lambda: failing in bench.lane._past and not bench.lane._under_way)
+        await _until(lambda: bench.lane._failures.past(failing) is not None and not bench.lane._places.busy)
         put = asyncio.create_task(bench.lane.put(waiting))
         await asyncio.sleep(1)
         assert not put.done()

@@ -1,0 +1,123 @@
+"""Where attempts are made, and what is made ready for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+
+from bridge.core.delivery import Delivery
+from bridge.core.ports import Answer, Destination, Invocation
+from bridge.pipeline.limits.limit import Attempt
+from bridge.pipeline.waiting import Waiting
+
+_PREPARE_AHEAD = 32
+"""Events that are encoded in one run: between two attempts each would find the processor's caches full of
+other things, which doubles its cost."""
+_PREPARE_BYTES = 2**16
+"""More of their data are not encoded in one run: nothing else in the process goes on meanwhile."""
+_NEVER_LEFT = 0.0001
+"""Seconds in which no answer comes over a network."""
+
+
+class _Place:
+    """Where one attempt is made after the other; it sleeps while it has none."""
+
+    __slots__ = ("attempt", "told")
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt: Attempt | None = attempt
+        self.told: asyncio.Future[None] | None = None
+
+
+class Places:
+    """As many as there were ever attempts at once: one that ends leaves its place to the next."""
+
+    def __init__(
+        self, destination: Destination, waiting: Waiting, ended: Callable[[Attempt, Answer, float], None]
+    ) -> None:
+        """Make attempts at `destination`; `ended` hears how each ended, and when by the monotonic clock."""
+        self._destination = destination
+        self._waiting = waiting
+        self._ended = ended
+        self._tasks: asyncio.TaskGroup | None = None
+        self._idle: list[_Place] = []
+        self._ready: dict[Delivery, Invocation] = {}
+        """Of those that come next."""
+        self.busy = 0
+        """Attempts under way."""
+        self._none_busy = asyncio.Event()
+        self._none_busy.set()
+
+    @property
+    def are_open(self) -> bool:
+        """Whether attempts may be given to them."""
+        return self._tasks is not None
+
+    def open(self, tasks: asyncio.TaskGroup) -> None:
+        """Make attempts in `tasks` from now on."""
+        self._tasks = tasks
+
+    def close(self) -> None:
+        """Take none any more: `tasks` ends. What it cancels is not heard of."""
+        self._tasks = None
+        self._idle.clear()
+        self.busy = 0
+
+    def begin(self, attempt: Attempt) -> None:
+        """Make `attempt`."""
+        assert self._tasks is not None  # noqa: S101 - who begins one has looked
+        if not self.busy:
+            self._none_busy.clear()
+        self.busy += 1
+        if not self._idle:
+            self._tasks.create_task(self._work(_Place(attempt)), name="attempts")
+            return
+        place = self._idle.pop()
+        place.attempt = attempt
+        if place.told is not None:
+            place.told.set_result(None)
+            place.told = None
+
+    def forget(self, delivery: Delivery) -> None:
+        """Hear that `delivery` comes next no more."""
+        self._ready.pop(delivery, None)
+
+    async def finished(self) -> None:
+        """Return when no attempt is under way."""
+        await self._none_busy.wait()
+
+    async def _work(self, place: _Place) -> None:
+        """Make the attempts that `place` is given."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if place.attempt is None:
+                place.told = loop.create_future()
+                await place.told
+                continue
+            attempt, place.attempt = place.attempt, None
+            invocation = self._invocation(attempt.delivery)
+            attempt.began = monotonic()
+            answer = await invocation.attempt()
+            now = monotonic()
+            if now - attempt.began < _NEVER_LEFT:
+                await asyncio.sleep(0)  # or thousands of such would keep all others from their turn
+            self.busy -= 1
+            if not self.busy:
+                self._none_busy.set()
+            self._idle.append(place)  # before anything can begin in its place
+            self._ended(attempt, answer, now)
+
+    def _invocation(self, delivery: Delivery) -> Invocation:
+        ready, prepare = self._ready, self._destination.prepare
+        invocation = ready.pop(delivery, None)
+        if invocation is None:
+            invocation = prepare(delivery.event)
+            if not ready:
+                size = delivery.event.size
+                for other in self._waiting.ahead(_PREPARE_AHEAD):
+                    size += other.event.size
+                    if size > _PREPARE_BYTES:
+                        break
+                    ready[other] = prepare(other.event)
+        return invocation

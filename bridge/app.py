@@ -230,7 +230,7 @@ def _lanes(
             # OSCAR's throttle is that of its jobs.
             rings[config.cluster] if config.mode == "job" else None,
             (pause, clusters_pauses[config.cluster]),
-            services[key] if config.limits.active_jobs is not None else None,
+            services[key] if config.follows else None,
         )
         live[Part("service", key)] = Live(pause.set, lane.allowance, lane.look)
     return lanes, live

@@ -93,6 +93,9 @@ class JobKeeper(Protocol):
     async def jobs(self, service: str) -> Sequence[JobRecord]:
         """Return the jobs of a lane that are kept. Raise StoreError."""
 
+    async def event_of_job(self, service: str, name: str) -> Event | None:
+        """Return the event of a job with what is kept of its data; None for no such job. Raise StoreError."""
+
     async def change_jobs(self, service: str, changes: JobChanges) -> None:
         """Return when `changes` are on disk. Raise StoreFullError at the budget, StoreError."""
 
@@ -106,11 +109,15 @@ class JobWatch(Protocol):
     def sweep_began(self) -> None:
         """Hear that a listing begins, of all jobs there are."""
 
-    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> None:
+    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Sequence[str]:
         """Hear what a part of the listing shows, jobs that are not the lane's own among them.
 
-        It was asked for at the monotonic time `asked_at`.
+        It was asked for at the monotonic time `asked_at`. Return the names of those that have failed, for
+        which `failed` is called next.
         """
+
+    async def failed(self, name: str, log: str) -> None:
+        """Hear the end of the log of a job that failed; return once what is to be kept of it is on disk."""
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         """Hear that the listing has shown all `seen` jobs that were there when it began.

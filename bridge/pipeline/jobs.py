@@ -1,10 +1,10 @@
-"""The jobs of one lane: noted before the first attempt, and known until they have ended."""
+"""The jobs of one lane: noted before the first attempt, and followed until they have ended."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from time import monotonic
 
@@ -14,8 +14,8 @@ from bridge.core.delivery import Delivery
 from bridge.core.delivery import Outcome as Settlement
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
-from bridge.core.jobs import JobChanges, JobKeeper, JobMaker, JobSeen, Outcome, Phase, Progress
-from bridge.core.ports import Answer, Verdict
+from bridge.core.jobs import JobChanges, JobMaker, JobSeen, Outcome, Phase, Progress
+from bridge.core.ports import Answer, DeadLetter, Keeper, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.limits.backlog import Backlog
 from bridge.pipeline.limits.limit import Attempt
@@ -26,6 +26,10 @@ from bridge.telemetry.metrics import LaneMetrics
 _AHEAD = 32
 """Events that may go as far as their jobs' names are concerned: when half of them have gone, as many names
 are written in one transaction."""
+_MOST_FOLLOWED = 10_000
+"""Jobs that are followed at once where their number is not limited; what comes then is not followed."""
+_LOG_END = 2000
+"""Characters of the log of a job that failed."""
 _SOON = 0.5
 """Seconds within which is written what nobody waits for, with others."""
 _LAST_SECONDS = 5.0
@@ -46,13 +50,16 @@ class _Job:
     """A job that is there, or may be."""
 
     __slots__ = (
-        "absence_tells_from", "accepted_at", "deliveries", "ended_at", "event", "kept", "name", "perhaps",
-        "progress", "told", "under_way",
+        "absence_tells_from", "accepted_at", "deliveries", "ended_at", "event", "failed", "kept", "name",
+        "perhaps", "progress", "told", "under_way",
     )  # fmt: skip
 
     def __init__(self, name: str, event: Event) -> None:
         self.name = name
         self.event = event
+        """Without its data."""
+        self.failed = False
+        """Whether it was seen to have failed, and what is to be kept of it may not be on disk yet."""
         self.progress = Progress.NOTED
         self.accepted_at: float | None = None
         """Seconds since 1970."""
@@ -84,7 +91,7 @@ class Jobs:
         key: str,
         config: LaneConfig,
         maker: JobMaker,
-        keeper: JobKeeper,
+        keeper: Keeper,
         metrics: LaneMetrics,
         waiting: Waiting,
         *,
@@ -98,6 +105,9 @@ class Jobs:
         self._look = look
         most = config.limits.active_jobs
         self._backlog = Backlog(_NEVER if most is None else most)
+        self._follows_all = most is not None
+        self._buries = config.on_failure == "dead-letter"
+        self._metrics = metrics
         self._jobs: dict[str, _Job] = {}
         self._of: dict[Delivery, _Job] = {}
         self._under_way: dict[Attempt, _Job] = {}
@@ -130,7 +140,11 @@ class Jobs:
         name = self._maker.job_of(delivery.event)
         job = self._jobs.get(name)
         if job is None:
-            job = self._jobs[name] = _Job(name, delivery.event)
+            if len(self._jobs) >= _MOST_FOLLOWED and not self._follows_all:
+                self._metrics.job_finished("not_followed")
+                self._waiting.come(delivery)
+                return
+            job = self._jobs[name] = _Job(name, replace(delivery.event, data=b""))
         job.deliveries.add(delivery)
         self._of[delivery] = job
         self._waiting.come_unready(delivery)
@@ -140,11 +154,15 @@ class Jobs:
 
     def pause(self, delivery: Delivery) -> float:
         """Give 0 while an attempt at `delivery` may begin, else `NOT_BEFORE_TOLD`."""
-        return self._backlog.pause(self._of[delivery].name)
+        job = self._of.get(delivery)
+        return self._backlog.pause(job.name) if job is not None else 0.0
 
     def began(self, attempt: Attempt) -> None:
         """Count the job of `attempt`."""
-        job = self._under_way[attempt] = self._of[attempt.delivery]
+        job = self._of.get(attempt.delivery)
+        if job is None:
+            return
+        self._under_way[attempt] = job
         job.under_way += 1
         job.absence_tells_from = _NEVER
         self._backlog.take(job.name)
@@ -153,7 +171,9 @@ class Jobs:
 
     def ended(self, attempt: Attempt, answer: Answer) -> None:
         """Count the job no more if there is none for certain."""
-        job = self._under_way.pop(attempt)
+        job = self._under_way.pop(attempt, None)
+        if job is None:
+            return
         job.under_way -= 1
         now = job.ended_at = monotonic()
         if answer.accepted:
@@ -196,11 +216,13 @@ class Jobs:
         self._sweep_began = monotonic()
         self._shown.clear()
 
-    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> None:
+    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Sequence[str]:
         """Hear what a part of the listing shows, jobs that are not the lane's own among them.
 
-        It was asked for at the monotonic time `asked_at`.
+        It was asked for at the monotonic time `asked_at`. Return the names of those that have failed, for
+        which `failed` is called next.
         """
+        failed = []
         for seen in jobs:
             job = self._jobs.get(seen.name)
             if job is None:
@@ -209,9 +231,12 @@ class Jobs:
             if job.under_way or job.ended_at >= asked_at:
                 continue  # it may have been deleted, and made anew since
             if seen.phase is Phase.SUCCEEDED:
-                self._over(job, Outcome.SUCCEEDED)
+                self._over(job, Outcome.SUCCEEDED, seen)
             elif seen.phase is Phase.FAILED:
-                self._over(job, Outcome.FAILED)
+                if not job.failed:
+                    job.failed = True
+                    self._over(job, Outcome.FAILED, seen)
+                failed.append(job.name)
             else:
                 self._progress(job, Progress.SEEN, None)
                 self._backlog.take(job.name)
@@ -220,6 +245,44 @@ class Jobs:
                 delivery.settle(Settlement.ACCEPTED)  # an attempt would be called a duplicate
         self._count()
         self._look()
+        return failed
+
+    async def failed(self, name: str, log: str) -> None:
+        """Hear the end of the log of a job that failed; return once what is to be kept of it is on disk."""
+        job = self._jobs.get(name)
+        if job is None or not job.failed:
+            return
+        log = log.strip()[-_LOG_END:]
+        _log.warning(
+            "a job failed", service=self._key, job=name, source=job.event.source, id=job.event.id, log=log
+        )
+        if self._buries:
+            await self._bury(job, log)
+        job.failed = False
+        self._tidy(job)
+
+    async def _bury(self, job: _Job, log: str) -> None:
+        failures = 0
+        while True:
+            try:
+                event = await self._keeper.event_of_job(self._key, job.name)
+                if event is not None:
+                    now = self._keeper.now()
+                    letter = DeadLetter(
+                        event=event,
+                        service=self._key,
+                        cause="job_failed",
+                        detail=log or "its job failed, and has no log",
+                        attempts=1,
+                        first_attempt=job.accepted_at,
+                        last_attempt=now if job.accepted_at is None else job.accepted_at,
+                    )
+                    await self._keeper.bury(letter)
+                return
+            except StoreError as error:
+                failures += 1
+                _log.error("the dead letter of a job can't be kept", service=self._key, error=str(error))
+                await asyncio.sleep(_BACKOFF.seconds(failures))
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         """Hear that the listing has shown all `seen` jobs that were there when it began.
@@ -232,7 +295,7 @@ class Jobs:
             if job.name in self._shown or job.absence_tells_from >= began:
                 continue
             if job.progress is Progress.SEEN or (job.progress is Progress.ACCEPTED and absence_tells):
-                self._over(job, Outcome.GONE)
+                self._over(job, Outcome.GONE, None)
             elif job.progress is Progress.ACCEPTED:
                 unlisted += 1
             else:
@@ -272,13 +335,22 @@ class Jobs:
             self._changes.progress[job.name] = (progress, accepted_at)
             self._write_soon()
 
-    def _over(self, job: _Job, outcome: Outcome) -> None:
+    def _over(self, job: _Job, outcome: Outcome, seen: JobSeen | None) -> None:
+        started = None if seen is None else seen.started
+        finished = None if seen is None else seen.finished
+        accepted, happened = job.accepted_at, job.event.time
+        self._metrics.job_finished(
+            outcome.value,
+            None if started is None or accepted is None else started - accepted,
+            None if finished is None or started is None else finished - started,
+            None if finished is None or happened is None else finished - happened.timestamp(),
+        )
         self._backlog.free(job.name)
         self._tidy(job)
 
     def _tidy(self, job: _Job) -> None:
         """Forget a job that nobody needs to know any more."""
-        if job.deliveries or job.under_way or self._backlog.counts(job.name):
+        if job.deliveries or job.under_way or job.failed or self._backlog.counts(job.name):
             return
         if self._jobs.get(job.name) is job:
             del self._jobs[job.name]
@@ -358,7 +430,7 @@ class Jobs:
         for delivery in noted:
             job = self._of[delivery]
             if not job.kept:
-                changes.note[job.name] = replace(job.event, data=b"")
+                changes.note[job.name] = delivery.event if self._buries else job.event
         if not changes:
             return
         try:

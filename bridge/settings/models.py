@@ -67,6 +67,10 @@ class Service(LaneConfig, ServiceConfig):
     def _active_jobs_is_for_jobs(self) -> Self:
         if self.limits.active_jobs is not None and self.mode == "run":
             raise ValueError("`limits.active_jobs` is for `mode: job`: a run is over when it is answered")
+        if self.track and self.mode == "run":
+            raise ValueError("`track` is for `mode: job`: a run is over when it is answered")
+        if self.on_failure != "ignore" and not self.follows:
+            raise ValueError("`on_failure: dead-letter` needs `track: true`: else no job is seen to fail")
         return self
 
 

@@ -126,17 +126,22 @@ class _Checker:
 
     def _lists_jobs(self, service: Value, cluster: str, loc: Loc) -> None:
         """Refuse what needs a listing of jobs where the credentials don't open the management API."""
-        limits, holder = service.child("limits"), self._clusters.get(cluster)
-        active_jobs = None if limits is None else limits.child("active_jobs")
+        holder = self._clusters.get(cluster)
         auth = None if holder is None else holder.child("auth")
-        if active_jobs is None or active_jobs.content is None or auth is None:
+        if auth is None or auth.text("type") != "service-token":
             return
-        if auth.text("type") == "service-token":
-            message = (
-                "a service token does not open the listing of jobs, so nobody could tell which have ended; "
-                f"use the cluster's user or OIDC in `clusters.{cluster}.auth`, or remove it"
-            )
-            self._wrong(active_jobs, (*loc, "limits", "active_jobs"), message)
+        limits = service.child("limits")
+        wants = {
+            ("limits", "active_jobs"): None if limits is None else limits.child("active_jobs"),
+            ("track",): service.child("track"),
+        }
+        for key, value in wants.items():
+            if value is not None and value.content not in (None, False):
+                message = (
+                    "a service token does not open the listing of jobs, so nobody could tell which have "
+                    f"ended; use the cluster's user or OIDC in `clusters.{cluster}.auth`, or remove it"
+                )
+                self._wrong(value, (*loc, *key), message)
 
     def sources(self) -> None:
         seen: dict[str, str] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
+from bridge.core.event import Event
 from bridge.core.jobs import JobChanges, JobRecord, Progress
 from bridge.store import schema
 from bridge.store.changes import Change
@@ -66,3 +67,12 @@ def of_service(connection: sqlite3.Connection, service: str) -> list[JobRecord]:
         )
         for name, progress, accepted_at, *columns in rows
     ]
+
+
+def event_of(connection: sqlite3.Connection, service: str, name: str) -> Event | None:
+    """Read the event of a job with its data, where that was noted. Raise sqlite3.Error and BrokenRowError."""
+    row = connection.execute(
+        f"SELECT {schema.EVENT} FROM jobs WHERE service = CAST(? AS TEXT) AND name = ?",  # noqa: S608 - our columns
+        (raw(service), name),
+    ).fetchone()
+    return None if row is None else schema.to_event(row)

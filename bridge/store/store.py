@@ -191,6 +191,10 @@ class Store:
         """Return the jobs of `service` that are kept, without their events' data. Raise StoreError."""
         return await self.read(lambda connection: jobs.of_service(connection, service))
 
+    async def event_of_job(self, service: str, name: str) -> Event | None:
+        """Return the event of a job with what is kept of its data; None for no such job. Raise StoreError."""
+        return await self.read(lambda connection: jobs.event_of(connection, service, name))
+
     async def change_jobs(self, service: str, changes: JobChanges) -> None:
         """Return when `changes` to the jobs of the lane `service` are on disk.
 

@@ -119,6 +119,23 @@ class Metrics:
             "Jobs of this bridge's own that have not ended, as far as anybody can know.",
             ["service"],
         )
+        self.jobs_finished = counter(
+            "bridge_jobs_finished_total",
+            "Jobs that have ended, by what became of them.",
+            ["service", "outcome"],
+        )
+        self.job_queued = spreads(
+            "bridge_job_queued_seconds", "Acceptance of a job to its start.", ["service"], bounds=_AGE_BUCKETS
+        )
+        self.job_run = spreads(
+            "bridge_job_run_seconds", "Start of a job to its end.", ["service"], bounds=_AGE_BUCKETS
+        )
+        self.event_to_end = spreads(
+            "bridge_event_to_end_seconds",
+            "Event time to the end of its job.",
+            ["service"],
+            bounds=_AGE_BUCKETS,
+        )
         self.sweep_age = gauge(
             "bridge_sweep_age_seconds",
             "Time since the last whole listing of the service's jobs began, while some are active.",
@@ -224,6 +241,8 @@ class LaneMetrics:
         self._retries = metrics.retries
         self._active_jobs = metrics.active_jobs
         self._sweep_age = metrics.sweep_age
+        self._jobs_finished = metrics.jobs_finished
+        self._job_seconds = metrics.job_queued, metrics.job_run, metrics.event_to_end
         self.queued = metrics.lane_queued.labels(key)
         self.in_flight = metrics.lane_in_flight.labels(key)
         self.limit = metrics.lane_limit.labels(key)
@@ -234,6 +253,13 @@ class LaneMetrics:
         """Take how many jobs are active, and the age of the last listing, from these at each scrape."""
         self._active_jobs.labels(self.key).set_function(active)
         self._sweep_age.labels(self.key).set_function(sweep_age)
+
+    def job_finished(self, outcome: str, *seconds: float | None) -> None:
+        """Count a job that has ended; `seconds` queued, run, and from its event to its end, where known."""
+        self._jobs_finished.labels(self.key, outcome).inc()
+        for family, value in zip(self._job_seconds, seconds, strict=False):
+            if value is not None:
+                family.labels(self.key).observe(max(0.0, value))
 
     def retried(self, cause: str) -> None:
         """Count one attempt that will be made again, by a bounded cause."""

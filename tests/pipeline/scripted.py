@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError, StoreFullError
@@ -158,6 +158,11 @@ class MemoryKeeper:
         await self._write()
         return list(self.job_records.get(service, {}).values())
 
+    async def event_of_job(self, service: str, name: str) -> Event | None:
+        await self._write()
+        record = self.job_records.get(service, {}).get(name)
+        return None if record is None else record.event
+
     async def change_jobs(self, service: str, changes: JobChanges) -> None:
         records = self.job_records.setdefault(service, {})
         await self._write()
@@ -210,6 +215,7 @@ class Bench:
         ring: Ring | None = None,
         pauses: Sequence[Pause] = (),
         active_jobs: int | None = None,
+        on_failure: Literal["ignore", "dead-letter"] = "ignore",
         maker: JobMaker | None = None,
     ) -> None:
         self.keeper = self.dead = keeper or MemoryKeeper()
@@ -221,6 +227,7 @@ class Bench:
                 limits=LimitsConfig.model_validate(
                     {"concurrency": concurrency, "rate": rate, "active_jobs": active_jobs}
                 ),
+                on_failure=on_failure,
                 park=park,
                 park_after=park_after,
                 retry=RetryConfig(

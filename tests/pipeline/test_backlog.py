@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from hashlib import blake2b
+from typing import Literal
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,7 +18,7 @@ from bridge.core.jobs import JobSeen, JobWatch, Phase, Progress
 from bridge.core.ports import Answer, Verdict
 from bridge.pipeline.limits.backlog import Backlog
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD
-from tests.pipeline.clock import now
+from tests.pipeline.clock import now, wall_clock
 from tests.pipeline.scripted import (
     ACCEPTED,
     DUPLICATE,
@@ -92,7 +94,7 @@ class Cluster:
 def bench_of(
     cluster: Cluster,
     destination: ScriptedDestination,
-    most: int,
+    most: int | None,
     keeper: MemoryKeeper | None = None,
     **more: int,
 ) -> Bench:
@@ -376,3 +378,91 @@ async def test_a_record_of_a_job_seen_is_kept_as_seen() -> None:
         records = keeper.job_records["plants"].values()
         assert {record.progress for record in records} == {Progress.SEEN}
         assert all(record.accepted_at is not None for record in records)
+
+
+async def test_jobs_are_followed_to_their_end_without_a_limit() -> None:
+    cluster = Cluster(places=4, seconds=10.0)
+    bench = bench_of(cluster, ScriptedDestination(cluster.make, seconds=0.05), None)
+    given = deliveries(40)
+    async with bench.running():
+        sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs))
+        await bench.put(given)
+        await settled(given, within=10)
+        assert bench.value("bridge_active_jobs") == 40
+        await asyncio.sleep(200)
+        assert bench.value("bridge_jobs_finished_total", outcome="succeeded") == 40
+        await stop(sweeping)
+        bench.assert_nothing_is_remembered()
+
+
+async def test_what_is_followed_is_bounded_where_the_jobs_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.pipeline.jobs._MOST_FOLLOWED", 10)
+    cluster = Cluster(places=4, seconds=10.0)
+    bench = bench_of(cluster, ScriptedDestination(cluster.make, seconds=0.05), None)
+    given = deliveries(40)
+    async with bench.running():
+        await bench.put(given)
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+        assert bench.value("bridge_active_jobs") == 10
+        assert len(bench.keeper.job_records["plants"]) == 10
+        assert bench.value("bridge_jobs_finished_total", outcome="not_followed") == 30
+
+
+async def test_of_a_job_that_ended_is_told_how_long_it_waited_and_ran() -> None:
+    cluster = Cluster()
+    bench = bench_of(cluster, ScriptedDestination(cluster.make), None)
+    happened = datetime.fromtimestamp(wall_clock() - 50, UTC)
+    given = [Delivery(event("one", time=happened))]
+    async with bench.running():
+        await bench.put(given)
+        await settled(given)
+        accepted = wall_clock()
+        watch = bench.lane.jobs
+        assert watch is not None
+        (name,) = cluster.jobs
+        await asyncio.sleep(60)
+        watch.saw([JobSeen(name, Phase.SUCCEEDED, accepted + 10, accepted + 40)], now())
+    assert bench.value("bridge_job_queued_seconds_sum") == pytest.approx(10, abs=0.1)
+    assert bench.value("bridge_job_run_seconds_sum") == pytest.approx(30)
+    assert bench.value("bridge_event_to_end_seconds_sum") == pytest.approx(90, abs=0.1)
+
+
+@pytest.mark.parametrize("on_failure", ["ignore", "dead-letter"])
+async def test_a_job_that_failed_is_told_with_the_end_of_its_log(
+    on_failure: Literal["ignore", "dead-letter"],
+) -> None:
+    cluster = Cluster()
+    keeper = MemoryKeeper()
+    bench = Bench(
+        ScriptedDestination(cluster.make), on_failure=on_failure, maker=cluster, keeper=keeper, active_jobs=1
+    )
+    given = [Delivery(event("one", b'{"n": 1}')), Delivery(event("two"))]
+    async with bench.running():
+        await bench.put(given)
+        await settled(given[:1])
+        watch = bench.lane.jobs
+        assert watch is not None
+        (name,) = cluster.jobs
+        await asyncio.sleep(60)
+        assert watch.saw([JobSeen(name, Phase.FAILED)], now()) == [name]
+        assert await settled(given) == [Outcome.ACCEPTED] * 2, "its place is free at once"
+        assert name in keeper.job_records["plants"], "until what is to be kept is"
+        assert watch.saw([JobSeen(name, Phase.FAILED)], now()) == [name]
+        with capture_logs() as logs:
+            keeper.broken = on_failure == "dead-letter"
+            telling = asyncio.create_task(watch.failed(name, "x" * 5000 + "\nno such file\n"))
+            await asyncio.sleep(10)
+            keeper.broken = False
+            await telling
+        told = [line for line in logs if line["event"] == "a job failed"]
+        assert [(line["id"], line["job"]) for line in told] == [("one", name)]
+        assert told[0]["log"].endswith("x\nno such file")
+        assert bench.value("bridge_jobs_finished_total", outcome="failed") == 1
+        await asyncio.sleep(1)
+        assert name not in keeper.job_records["plants"]
+    if on_failure == "ignore":
+        assert not keeper.letters
+    else:
+        (letter,) = keeper.letters
+        assert (letter.cause, letter.event.data) == ("job_failed", b'{"n": 1}')
+        assert letter.detail.endswith("no such file")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.sandbox.oscar import SandboxOscar, Settings
+from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
 from tests.promises.world import Daemon, World, until
 from tests.servers.tansu import Tansu
 
@@ -60,3 +60,25 @@ async def test_never_more_are_active_than_that_through_a_kill(world: World) -> N
     assert await daemon.stop() == 0
     with closing(sqlite3.connect(daemon.store)) as store:
         assert store.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
+
+
+async def test_the_event_of_a_job_that_failed_is_a_dead_letter_to_be_replayed_as_new(world: World) -> None:
+    oscar = world.oscar
+    oscar.settings.supervisor = "go"
+    oscar.faults.set(Fault(scripts={'"n":1}': 3}), "plants")
+    await world.produce_numbers(3)
+    configuration = world.configuration()
+    configuration["services"]["plants"] |= {"track": True, "on_failure": "dead-letter"}
+    daemon = world.daemon(configuration)
+    daemon.start()
+    await world.all_jobs()
+    await until(lambda: daemon.said("a job failed"), what="it is seen to have failed")
+    (told,) = daemon.said("a job failed")
+    assert (told["id"], told["job"]) == (world.ids[1], world.job_of(1))
+    async with asyncio.timeout(60):
+        while not await daemon.metric("bridge_dead_letters", service="plants", cause="job_failed"):
+            await asyncio.sleep(0.1)
+        while await daemon.metric("bridge_jobs_finished_total", service="plants", outcome="succeeded") < 2:
+            await asyncio.sleep(0.1)
+    assert daemon.command("dead-letters", "replay", "--all", "--as-new").returncode == 0
+    await until(lambda: oscar.ledger.total == 4, what="another job is made")

@@ -46,7 +46,9 @@ async def test_jobs_are_kept_for_their_lane_until_they_are_forgotten(
         first, second = await store.jobs("plants")
         assert (first.name, first.progress, first.accepted_at) == ("job-1", Progress.ACCEPTED, 5.0)
         assert (second.name, second.progress, second.accepted_at) == ("job-2", Progress.SEEN, 7.0)
-        assert first.event == event("1", b"")
+        assert first.event == event("1", b""), "without the data, which is read alone"
+        assert await store.event_of_job("plants", "job-1") == event("1")
+        assert await store.event_of_job("plants", "job-3") is None
         assert await names(store, "flood") == ["job-1"]
 
 

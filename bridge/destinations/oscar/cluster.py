@@ -205,6 +205,10 @@ class OscarCluster:
         url = self.endpoint / "system" / "logs" / service
         return await self._get_object(url.with_query(page=token) if token else url, _LISTING_TIMEOUT)
 
+    async def job_log(self, service: str, job: str) -> str:
+        """Read the log of a job (`GET /system/logs/{service}/{job}`). Raises NoCredentialError."""
+        return await self._get_text(self.endpoint / "system" / "logs" / service / job, _LISTING_TIMEOUT)
+
     async def opens(self, service: str, authorization: str) -> bool | None:
         """Ask whether a service token opens `service` (`GET /system/services/{service}/auth`).
 
@@ -225,7 +229,18 @@ class OscarCluster:
     async def _get_object(
         self, url: URL, timeout: aiohttp.ClientTimeout = _MANAGEMENT_TIMEOUT
     ) -> dict[str, Any]:
-        """Read a JSON object of the management API, with one renewal of a token that is refused."""
+        """Read a JSON object of the management API. Raises NoCredentialError."""
+        text = await self._get_text(url, timeout)
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise refused(f"GET {url.path} answered 200 without a JSON object: is the endpoint OSCAR's?")
+        return value
+
+    async def _get_text(self, url: URL, timeout: aiohttp.ClientTimeout) -> str:
+        """Read an answer of the management API, with one renewal of a token that is refused."""
         auth, bearer = self._config.auth, self._bearer
         if isinstance(auth, BasicAuth):
             authorization = await basic(auth)
@@ -244,13 +259,7 @@ class OscarCluster:
                 token_in(authorization),
             )
             raise NoCredentialError(Answer(verdict, cause, detail, reply.status, reply.retry_after))
-        try:
-            value = json.loads(reply.text)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise refused(f"GET {url.path} answered 200 without a JSON object: is the endpoint OSCAR's?")
-        return value
+        return reply.text
 
     async def _get(
         self, url: URL, authorization: str, timeout: aiohttp.ClientTimeout = _MANAGEMENT_TIMEOUT

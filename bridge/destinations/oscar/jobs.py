@@ -108,12 +108,20 @@ class _Sweeper:
             page, asked_at = told
             jobs = jobs_in(page)
             seen += len(jobs)
-            self._watch.saw(jobs, asked_at)
+            for name in self._watch.saw(jobs, asked_at):
+                await self._watch.failed(name, await self._log_of(name))
             following = page.get("next_page")
             if not isinstance(following, str) or not following:
                 return seen
             token = latest(following)
         return None
+
+    async def _log_of(self, name: str) -> str:
+        """Return a job's log; empty where it can't be had, as of a pod that is gone."""
+        try:
+            return await self._cluster.job_log(self._service.name, name)
+        except NoCredentialError:
+            return ""
 
     async def _page(self, token: str) -> tuple[dict[str, Any], float] | None:
         """Ask for a page until it comes; None where it is the token, perhaps, for which it does not."""

@@ -1,0 +1,203 @@
+"""The listing of jobs, as the sandbox gives it: in pages, with tokens that end, troubles and labels."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
+
+import pytest
+
+from bridge.core.jobs import JobSeen, Phase
+from bridge.destinations.oscar import jobs as listing
+from bridge.destinations.oscar.client import OscarService
+from bridge.destinations.oscar.jobs import follow, jobs_in, latest
+from bridge.destinations.oscar.throughput import Throughput
+from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from tests.destinations.fake_oscar import event, service
+from tests.promises.world import until
+
+ADMIN = {"type": "basic", "username": "oscar", "password": "sandbox"}
+
+
+class Watch:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.began = 0
+        self.seen: dict[str, Phase] = {}
+        self.whole: dict[str, Phase] = {}
+        """What the last whole listing has shown."""
+        self.ends: list[tuple[int, bool]] = []
+        self.logs: dict[str, str] = {}
+
+    async def wanted(self) -> None:
+        await asyncio.sleep(0)
+
+    def sweep_began(self) -> None:
+        self.began += 1
+        self.seen.clear()
+
+    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Sequence[str]:
+        self.seen |= {job.name: job.phase for job in jobs}
+        return [job.name for job in jobs if job.phase is Phase.FAILED and job.name not in self.logs]
+
+    async def failed(self, name: str, log: str) -> None:
+        self.logs[name] = log
+
+    def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
+        assert seen == len(self.seen)
+        self.ends.append((seen, absence_tells))
+        self.whole = dict(self.seen)
+
+
+@pytest.fixture(autouse=True)
+def _in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_SHARE", 0.0)
+    monkeypatch.setattr(listing, "_SHORTEST_PAUSE", 0.0)
+    monkeypatch.setattr(listing, "_FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+async def oscar() -> AsyncIterator[SandboxOscar]:
+    async with SandboxOscar(Settings(simulate=True, simulated_seconds=3600, jobs_a_page=2)) as cluster:
+        cluster.add_service("plants", visibility="public")
+        yield cluster
+
+
+async def swept(plants: OscarService, watch: Watch, sweeps: int = 1) -> None:
+    wanted = len(watch.ends) + sweeps
+    task = asyncio.create_task(follow(plants._cluster, [(plants, watch)]))
+    await until(lambda: len(watch.ends) >= wanted or task.done(), seconds=30)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def made(plants: OscarService, count: int) -> list[str]:
+    for number in range(count):
+        assert (await plants.prepare(event(number)).attempt()).accepted
+    return [plants.job_of(event(number)) for number in range(count)]
+
+
+async def test_all_pages_are_shown_and_what_has_ended(oscar: SandboxOscar) -> None:
+    oscar.preload(oscar.services.named("plants")[0], 3, failed=1)
+    async with service(oscar.url, ADMIN) as plants:
+        names = await made(plants, 4)
+        watch = Watch()
+        await swept(plants, watch)
+    assert watch.ends[0] == (7, True)
+    assert {name: watch.whole[name] for name in names} == dict.fromkeys(names, Phase.RUNNING)
+    assert sorted(phase.value for name, phase in watch.whole.items() if name not in names) == [
+        "failed",
+        "succeeded",
+        "succeeded",
+    ]
+
+
+async def test_a_token_that_would_have_ended_is_gone_on_with(oscar: SandboxOscar) -> None:
+    oscar.settings.page_token_seconds = 0.0
+    async with service(oscar.url, ADMIN) as plants:
+        names = await made(plants, 7)
+        watch = Watch()
+        await swept(plants, watch)
+    assert watch.whole.keys() == set(names)
+    assert watch.began <= len(watch.ends) + 1, "none began anew"
+
+
+async def test_a_listing_with_a_token_that_is_not_understood_begins_anew(
+    oscar: SandboxOscar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oscar.settings.page_token_seconds = 0.0
+    monkeypatch.setattr(listing, "latest", lambda token: token)
+    async with service(oscar.url, ADMIN) as plants:
+        names = await made(plants, 3)
+        watch = Watch()
+        sweeping = asyncio.create_task(swept(plants, watch))
+        await until(lambda: watch.began >= 2, what="it begins anew")
+        assert not watch.ends
+        oscar.settings.page_token_seconds = 300.0
+        await sweeping
+    assert watch.whole.keys() == set(names)
+
+
+async def test_pages_that_fail_come_again(oscar: SandboxOscar) -> None:
+    async with service(oscar.url, ADMIN) as plants:
+        names = await made(plants, 9)
+        oscar.faults.set(Fault(kubernetes={"busy": 0.2}, cut=0.1), "system")
+        watch = Watch()
+        await swept(plants, watch, 3)
+    assert watch.whole.keys() <= set(names)
+    assert {seen for seen, _ in watch.ends} == {9}
+    assert oscar.faults.injected["kubernetes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("version", "more", "tells"),
+    [("4.1.0", {}, True), ("3.6.0", {}, False), ("devel", {}, False), ("4.1.0", {"federated": True}, False)],
+)
+async def test_absence_tells_where_oscar_names_jobs_as_told_and_runs_them_itself(
+    oscar: SandboxOscar, version: str, more: dict[str, Any], tells: bool
+) -> None:
+    oscar.settings.version = version
+    if more:
+        definition = oscar.services.named("plants")[0].definition
+        definition["federation"] = {"members": [{"type": "oscar", "cluster_id": "other"}]}
+    async with service(oscar.url, ADMIN) as plants:
+        watch = Watch()
+        await swept(plants, watch)
+    assert watch.ends == [(0, tells)] * len(watch.ends)
+
+
+async def test_the_log_of_a_job_that_failed_is_read() -> None:
+    async with SandboxOscar(Settings(supervisor="go")) as oscar:
+        oscar.add_service("plants", "echo no such file; exit 3")
+        async with service(oscar.url, ADMIN) as plants:
+            (name,) = await made(plants, 1)
+            watch = Watch()
+            job = oscar.job(name)
+            assert job is not None
+            await until(lambda: job.phase == "Failed")
+            await swept(plants, watch)
+    assert "exited with code 3" in watch.logs[name]
+
+
+def test_a_status_that_is_not_understood_counts_as_running() -> None:
+    page = {"jobs": {"a": {"status": "Unheard"}, "b": {"status": "Suspended"}, "c": 3}}
+    assert jobs_in(page) == [JobSeen("a", Phase.RUNNING), JobSeen("b", Phase.WAITING)]
+    assert jobs_in({"jobs": None}) == []
+
+
+def test_times_are_read_and_1970_is_none() -> None:
+    told = {"status": "Failed", "start_time": "1970-01-01T00:00:00Z", "finish_time": "2026-01-01T00:00:10Z"}
+    assert jobs_in({"jobs": {"a": told}}) == [JobSeen("a", Phase.FAILED, None, 1767225610.0)]
+
+
+@pytest.mark.parametrize("token", ["nonsense", "", base64.urlsafe_b64encode(b'{"v": "other"}').decode()])
+def test_a_token_that_is_not_understood_stays_as_it_is(token: str) -> None:
+    assert latest(token) == token
+
+
+def test_a_token_of_the_latest_version_has_the_same_place() -> None:
+    document = {"v": "meta.k8s.io/v1", "rv": 17, "start": "plants-1\0"}
+    token = base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
+    found = latest(token)
+    assert json.loads(base64.urlsafe_b64decode(found + "=" * (-len(found) % 4))) == document | {"rv": -1}
+
+
+def test_throughput_counts_the_time_in_which_calls_alone_are_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("bridge.destinations.oscar.throughput.monotonic", lambda: clock[0])
+    throughput = Throughput()
+    assert throughput.rate == 2.5
+    for _ in range(20):
+        throughput.began()
+        with throughput.aside():
+            clock[0] += 30
+        clock[0] += 0.5
+        throughput.ended(accepted=True)
+        clock[0] += 100
+    assert throughput.rate == pytest.approx(2.0)

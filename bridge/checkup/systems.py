@@ -27,7 +27,8 @@ async def check(settings: Settings) -> Sequence[Finding]:
     parts: list[tuple[str, Coroutine[Any, Any, Sequence[Finding]]]] = [("store", check_local(settings))]
     for key, cluster in settings.clusters.items():
         services = {name: one for name, one in settings.services.items() if one.cluster == key}
-        parts.append((f"cluster {key}", check_cluster(key, cluster, services)))
+        followed = [name for name, one in services.items() if one.follows]
+        parts.append((f"cluster {key}", check_cluster(key, cluster, services, followed)))
     for key, source in settings.sources.items():
         if (certificate := source.own_certificate()) is not None:
             parts.append((f"source {key}", _look_at(f"source {key}", certificate)))

@@ -36,7 +36,11 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
 
 
 async def check(
-    endpoint: str, services: dict[str, dict[str, Any]] = SERVICES, auth: Any = None, **more: Any
+    endpoint: str,
+    services: dict[str, dict[str, Any]] = SERVICES,
+    auth: Any = None,
+    followed: Sequence[str] = (),
+    **more: Any,
 ) -> Sequence[Finding]:
     auth = auth or {"type": "basic", "username": "oscar", "password": PASSWORD}
     config = ClusterConfig.model_validate({"endpoint": endpoint, "auth": auth, **more})
@@ -44,6 +48,7 @@ async def check(
         "main",
         config,
         {key: ServiceConfig.model_validate({"cluster": "main", **one}) for key, one in services.items()},
+        followed,
     )
 
 
@@ -212,3 +217,14 @@ async def test_a_clock_that_is_wrong_is_a_warning(seconds: float, word: str) -> 
     pages = {"/health": "Ok", "/system/info": {"version": "4.1.0"}, "/system/services": [{"name": "plants"}]}
     async with oscar_that_answers(pages, Date=date) as url:
         said(await check(url), "warning", f"s {word} the cluster's", remedy="NTP")
+
+
+async def test_where_jobs_are_followed_the_listing_is_looked_at(oscar: SandboxOscar) -> None:
+    assert is_well(await check(oscar.url, followed=["plants"]))
+    oscar.preload(oscar.services.named("plants")[0], 2000)
+    assert is_well(await check(oscar.url))
+    found = await check(oscar.url, followed=["plants"])
+    said(found, "warning", "2000 jobs are kept", "about 10 min", remedy="TTL_JOB", about="cluster main")
+    oscar.settings.version = "3.6.0"
+    found = await check(oscar.url, followed=["plants"])
+    said(found, "problem", "can't be followed", remedy="4.1.0", about="service plants")

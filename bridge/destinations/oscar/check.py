@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from bridge.destinations.oscar.config import (
     ServiceTokenAuth,
 )
 from bridge.destinations.oscar.definitions import Definitions, Version
+from bridge.destinations.oscar.jobs import SECONDS_A_JOB
 from bridge.net.bodies import body_of
 from bridge.net.reach import note_proxy, reach_url
 from bridge.telemetry.logging import excerpt
@@ -33,14 +34,24 @@ _ASK_SECONDS = 5.0
 _ALL_SECONDS = 10.0
 _SKEW_SECONDS = 30.0
 _SHORT_TOKEN_SECONDS = 120.0
+_MANY_JOBS = 1000
+"""More than that take some five minutes to be listed."""
 _LONGEST_PAGE = 64 << 20
 """Bytes of an answer that are read: the listing of services carries all their scripts."""
 
 
-async def check(key: str, config: ClusterConfig, services: Mapping[str, ServiceConfig]) -> Sequence[Finding]:
-    """Look at `clusters.{key}` and at `services`, those of the configuration that are on it."""
+async def check(
+    key: str,
+    config: ClusterConfig,
+    services: Mapping[str, ServiceConfig],
+    followed: Collection[str] = (),
+) -> Sequence[Finding]:
+    """Look at `clusters.{key}` and at `services`, those of the configuration that are on it.
+
+    Of those `followed` the jobs are followed, by key.
+    """
     findings = Findings(f"cluster {key}")
-    look = _Look(findings, key, config, services)
+    look = _Look(findings, key, config, services, followed)
     try:
         async with OscarCluster(key, config) as cluster:
             _warn_of_openness(findings, key, cluster, config)
@@ -101,13 +112,19 @@ class _Look:
     """One look at a cluster that can be reached."""
 
     def __init__(
-        self, findings: Findings, key: str, config: ClusterConfig, services: Mapping[str, ServiceConfig]
+        self,
+        findings: Findings,
+        key: str,
+        config: ClusterConfig,
+        services: Mapping[str, ServiceConfig],
+        followed: Collection[str],
     ) -> None:
         self.services = {name: Findings(f"service {name}") for name in services}
         self._findings = findings
         self._key = key
         self._config = config
         self._configs = services
+        self._followed = followed
 
     async def all(self, cluster: OscarCluster) -> None:
         if not await self._health(cluster):
@@ -133,8 +150,43 @@ class _Look:
             definitions = Definitions(self._key, self._config.auth, version, there)
             for key, config in self._configs.items():
                 definitions.look(self.services[key], key, config)
+        if self._followed:
+            await self._jobs(cluster, version, authorization)
 
     # --- the cluster ---
+
+    async def _jobs(self, cluster: OscarCluster, version: Version, authorization: str) -> None:
+        """Tell whether jobs can be followed, and how long it takes to look at all that are listed."""
+        for key in self._followed:
+            findings = self.services[key]
+            if version.names_jobs is False:
+                findings.problem(
+                    f"its jobs can't be followed: OSCAR {version.told} names them itself, so none is known "
+                    "as the bridge's own",
+                    f"upgrade OSCAR to 4.1.0 or later, or leave `limits.active_jobs` and `track` of "
+                    f"`services.{key}` out",
+                )
+            elif not cluster.lists_all_jobs:
+                findings.warning(
+                    "its jobs can be followed only as far as OSCAR lists them to this user: those of S3 "
+                    "records carry another's label, and would count as active for ever",
+                    f"use the cluster's user in `clusters.{self._key}.auth`",
+                )
+        if not cluster.lists_all_jobs:
+            return
+        try:
+            page = await self._get(cluster, "status", authorization)
+        except _Failed:
+            return  # it is a comfort; what is wrong shows in what else was asked
+        told = _object(page.text).get("oscar")
+        count = told.get("jobs_count") if isinstance(told, dict) else None
+        if page.status == 200 and isinstance(count, int) and count > _MANY_JOBS:
+            minutes = count * SECONDS_A_JOB / 60
+            self._findings.warning(
+                f"{count} jobs are kept, most of which have ended: with OSCAR's default throttle it takes "
+                f"about {minutes:.0f} min to look which, and places stay empty meanwhile",
+                "lower TTL_JOB of OSCAR, so that jobs that have ended go sooner",
+            )
 
     async def _health(self, cluster: OscarCluster) -> bool:
         findings, endpoint_key = self._findings, f"`clusters.{self._key}.endpoint`"

@@ -25,6 +25,8 @@ _SHARE = 20
 """Jobs that OSCAR could take while one page is asked for."""
 _REST = 1.5
 """Times that a page took, from its beginning to that of the next: the rest of the throttle is `/job`'s."""
+SECONDS_A_JOB = _REST / 5
+"""What one more job in the listing adds to a sweep, by the 5 calls a second that OSCAR makes by default."""
 _SHORTEST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 """Seconds from the beginning of a page to that of the next."""

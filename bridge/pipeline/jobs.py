@@ -28,6 +28,8 @@ _AHEAD = 32
 are written in one transaction."""
 _MOST_FOLLOWED = 10_000
 """Jobs that are followed at once where their number is not limited; what comes then is not followed."""
+_IN_ONE_RUN = 500
+"""Names taken in before the other tasks of the process have their turn."""
 _LOG_END = 2000
 """Characters of the log of a job that failed."""
 _SOON = 0.5
@@ -105,7 +107,7 @@ class Jobs:
         self._look = look
         most = config.limits.active_jobs
         self._backlog = Backlog(_NEVER if most is None else most)
-        self._follows_all = most is not None
+        self._limited = most is not None
         self._buries = config.on_failure == "dead-letter"
         self._metrics = metrics
         self._jobs: dict[str, _Job] = {}
@@ -140,7 +142,7 @@ class Jobs:
         name = self._maker.job_of(delivery.event)
         job = self._jobs.get(name)
         if job is None:
-            if len(self._jobs) >= _MOST_FOLLOWED and not self._follows_all:
+            if len(self._jobs) >= _MOST_FOLLOWED and not self._limited:
                 self._metrics.job_finished("not_followed")
                 self._waiting.come(delivery)
                 return
@@ -384,7 +386,9 @@ class Jobs:
                 _log.error("the names of jobs can't be read", service=self._key, error=str(error))
                 await asyncio.sleep(_BACKOFF.seconds(failures))
         now = monotonic()
-        for record in records:
+        for number, record in enumerate(records):
+            if number % _IN_ONE_RUN == 0:
+                await asyncio.sleep(0)
             job = self._jobs.get(record.name)
             if job is None:
                 job = self._jobs[record.name] = _Job(record.name, record.event)
@@ -393,7 +397,7 @@ class Jobs:
             doubtful = record.progress is Progress.NOTED
             job.absence_tells_from = now + self._maker.afterwards if doubtful else now
             self._backlog.doubt(record.name)
-        if not records:
+        if not records or not self._limited:
             self._backlog.knows()
         self._count()
 

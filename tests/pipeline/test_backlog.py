@@ -466,3 +466,18 @@ async def test_a_job_that_failed_is_told_with_the_end_of_its_log(
         (letter,) = keeper.letters
         assert (letter.cause, letter.event.data) == ("job_failed", b'{"n": 1}')
         assert letter.detail.endswith("no such file")
+
+
+async def test_without_a_limit_no_sweep_is_waited_for_after_a_restart() -> None:
+    cluster = Cluster(places=4, seconds=1000.0)
+    keeper = MemoryKeeper()
+    first = bench_of(cluster, ScriptedDestination(cluster.make), None, keeper)
+    async with first.running():
+        await first.put(deliveries(10))
+        await asyncio.sleep(1)
+    second = bench_of(cluster, ScriptedDestination(cluster.make), None, keeper)
+    given = deliveries(10, "more")
+    async with second.running():
+        await second.put(given)
+        assert set(await settled(given, within=5)) == {Outcome.ACCEPTED}
+        assert second.value("bridge_active_jobs") == 20

@@ -130,7 +130,8 @@ class Lane:
 
     def problems(self) -> Sequence[str]:
         """Return why nothing is accepted, for readiness, without an answer's text; empty if all is well."""
-        return [self._gate.problem] if self._gate.problem else []
+        problem = self._gate.problem
+        return [] if problem is None else [problem]
 
     @property
     def queue(self) -> int:

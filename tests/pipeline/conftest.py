@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from bridge.core import steady
 from tests.pipeline import clock
 
 
@@ -19,4 +20,6 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Any]:
 def _virtual_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch, capture_logs():
         clock.patch(monkeypatch)
+        # What is told until it has held is told by a test of its own.
+        monkeypatch.setattr(steady, "HELD_SECONDS", 0.0)
         yield

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from structlog.testing import capture_logs
 
+from bridge.core import steady
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer, Verdict
@@ -79,6 +80,26 @@ async def test_readiness_repeats_nothing_of_an_answer_but_its_status() -> None:
             await asyncio.sleep(0.01)
             assert bench.lane.problems() == ["refused: credentials (status 401)"]
     assert [line["detail"] for line in lines if line["event"] == "gate shut"] == [echo.detail]
+
+
+async def test_a_gate_that_shuts_and_opens_again_and_again_is_told_until_it_has_stayed_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steady, "HELD_SECONDS", 30.0)
+    destination = ScriptedDestination()
+    bench = Bench(destination, concurrency=16)
+    looks: list[bool] = []
+    async with bench.running():
+        for number in range(600):
+            destination.script = UNAVAILABLE if number % 10 < 5 else ACCEPTED
+            await bench.put(deliveries(8, f"{number}-"))
+            await asyncio.sleep(1)
+            looks.append(bool(bench.lane.problems()))
+        assert bench.value("bridge_retries_total", cause="http_502") > 100
+        assert all(looks[5:]), "no look, and no alert that waits, finds it well"
+        destination.script = ACCEPTED
+        await asyncio.sleep(100)
+        assert bench.lane.problems() == []
 
 
 async def test_after_an_outage_the_oldest_go_first() -> None:

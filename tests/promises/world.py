@@ -57,7 +57,8 @@ def plants_of(oscar: SandboxOscar) -> dict[str, Any]:
 class Daemon:
     """One `oscar-bridge run`; its log lines are kept in a file.
 
-    `prelude` is Python that runs before it, to make hours of a server's limits seconds.
+    `prelude` is Python that runs before it, to make hours of a server's limits seconds. What is told until it
+    has held for half a minute is told for a second.
     """
 
     def __init__(self, directory: Path, configuration: dict[str, Any], prelude: str = "") -> None:
@@ -78,9 +79,8 @@ class Daemon:
         self.log = directory / "log"
         self.store = Path(configuration["state_dir"]) / "events.sqlite3"
         self.process: subprocess.Popen[bytes] | None = None
-        self._run = ["-m", "bridge"]
-        if prelude:
-            self._run = ["-c", f"import sys\n{prelude}\nfrom bridge.cli import main\nsys.exit(main())"]
+        held = "from bridge.core import steady; steady.HELD_SECONDS = 1.0"
+        self._run = ["-c", f"import sys\n{held}\n{prelude}\nfrom bridge.cli import main\nsys.exit(main())"]
 
     @property
     def pid(self) -> int:

@@ -7,6 +7,7 @@ from time import monotonic
 import structlog
 
 from bridge.core.ports import Answer, Verdict
+from bridge.core.steady import Steady
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt
 from bridge.pipeline.retry import Backoff
 from bridge.telemetry.metrics import LaneMetrics
@@ -36,11 +37,9 @@ class Gate:
         self._metrics = metrics
         self._failed: set[tuple[str, str]] = set()
         self._in_a_row = 0
-        self._last_cause = ""
+        self._state = Steady()
         self._under_way = 0
         self._at_once = _WIDE_OPEN
-        self._shut = ""
-        """Why it is shut; empty while it is open."""
         self.shut_since: float | None = None
         """Monotonic time at which it shut; None while it is open."""
         self._probe: Attempt | None = None
@@ -54,22 +53,20 @@ class Gate:
         return self._in_a_row > 0
 
     @property
-    def problem(self) -> str:
-        """Why nothing is accepted, without the answer's text; empty while all is well."""
-        if self._shut or self._in_a_row < _SEVERAL:
-            return self._shut
-        return f"failing: {self._last_cause}"
+    def problem(self) -> str | None:
+        """Why nothing is accepted, or was not just now, without the answer's text; None while all is well."""
+        return self._state.problem
 
     def pause(self) -> float:
         """Give the seconds until the next probe; while it opens, hold what is more than that allows."""
-        if not self._shut:
+        if self.shut_since is None:
             return 0.0 if self._under_way < self._at_once else NOT_BEFORE_TOLD
         return NOT_BEFORE_TOLD if self._probe is not None else max(0.0, self._probe_at - monotonic())
 
     def began(self, attempt: Attempt) -> None:
         """Count it; while shut it is the probe."""
         self._under_way += 1
-        if self._shut:
+        if self.shut_since is not None:
             self._probe = attempt
 
     def ended(self, attempt: Attempt, answer: Answer, _seconds: float) -> None:
@@ -79,13 +76,14 @@ class Gate:
         if probe:
             self._probe = None
         if not answer.accepted:
-            if probe or not self._shut:
+            if probe or self.shut_since is None:
                 self._not_accepted(attempt, answer, probe=probe)
             return
         if self._in_a_row:
             self._failed.clear()
             self._in_a_row = 0
-        if self._shut:
+            self._state.recovered()
+        if self.shut_since is not None:
             self._open()
         elif self._at_once < _WIDE_OPEN:
             self._at_once += 1
@@ -100,9 +98,11 @@ class Gate:
                 self._open()
             return
         self._in_a_row += 1
-        self._last_cause = _cause(answer)
         self._failed.add(attempt.event)
         refused = answer.verdict is Verdict.REFUSED
+        # Who asks for readiness needs no credential, and the answer's text may repeat what the event holds.
+        if self._in_a_row >= _SEVERAL:
+            self._state.failed(f"failing: {_cause(answer)}")
         if not probe and len(self._failed) < _SEVERAL and (not refused or answer.perhaps_its_own):
             return
         self._failed_probes = self._failed_probes + 1 if probe else 0
@@ -110,15 +110,14 @@ class Gate:
         pause = self._backoff.seconds(failures if refused else min(failures, _GROWN))
         self._probe_at = monotonic() + max(pause, answer.retry_after or 0.0)
         why = "refused" if refused else "unavailable"
-        if not self._shut:
+        if self.shut_since is None:
             _log.warning(
                 "gate shut", service=self._service, reason=why, cause=answer.cause, detail=answer.detail
             )
             self._metrics.open.set(0)
             self.shut_since = monotonic()
         self._failed.clear()
-        # Who asks for readiness needs no credential, and the answer's text may repeat what the event holds.
-        self._shut = f"{why}: {self._last_cause}"
+        self._state.failed(f"{why}: {_cause(answer)}")
 
     def open_slowly(self) -> None:
         """Let two begin at once, and one more with each acceptance: much has gathered."""
@@ -126,7 +125,7 @@ class Gate:
 
     def _open(self) -> None:
         _log.info("gate open", service=self._service)
-        self._shut = ""
+        self._state.recovered()
         self.shut_since = None
         self._probe = None
         self._failed.clear()

@@ -204,10 +204,10 @@ async def test_whatever_happens_nothing_is_lost_attempted_twice_at_once_or_left_
             bench.assert_nothing_is_remembered()
             lane = bench.lane
             assert not lane._parking.backlog
-            assert len(lane._put_off) <= 2
+            assert len(lane._failures._put_off) <= 2
             assert len(lane._gate._failed) <= 5
             assert not lane._waiting._timetable + lane._waiting._due
-            destination = lane._destination
+            destination = lane._places._destination
             assert isinstance(destination, Exact)
             assert destination.twice <= again
         for router in routers.values():

@@ -481,3 +481,44 @@ async def test_without_a_limit_no_sweep_is_waited_for_after_a_restart() -> None:
         await second.put(given)
         assert set(await settled(given, within=5)) == {Outcome.ACCEPTED}
         assert second.value("bridge_active_jobs") == 20
+
+
+async def test_with_places_left_nothing_goes_before_the_first_sweep_either() -> None:
+    cluster = Cluster(places=4, seconds=1000.0)
+    keeper = MemoryKeeper()
+    first = bench_of(cluster, ScriptedDestination(cluster.make), 8, keeper)
+    async with first.running():
+        await first.put(deliveries(2))
+        await asyncio.sleep(1)
+    destination = ScriptedDestination(cluster.make)
+    second = bench_of(cluster, destination, 8, keeper)
+    given = deliveries(3, "more")
+    async with second.running():
+        await second.put(given)
+        await asyncio.sleep(600)
+        assert not destination.began
+        assert second.lane.jobs is not None
+        await cluster.sweep(second.lane.jobs)
+        assert set(await settled(given, within=5)) == {Outcome.ACCEPTED}
+
+
+async def test_a_page_that_was_asked_for_before_an_acceptance_tells_nothing_of_its_job() -> None:
+    """It may show the one before it, which had ended and was deleted before the event came again."""
+    cluster = Cluster()
+    bench = bench_of(cluster, ScriptedDestination(cluster.make, seconds=1.0), 1)
+    given = deliveries(1)
+    async with bench.running():
+        asked_at = now()
+        await bench.put(given)
+        watch = bench.lane.jobs
+        assert watch is not None
+        ended = [JobSeen(cluster.job_of(given[0].event), Phase.SUCCEEDED)]
+        await asyncio.sleep(0.5)
+        watch.saw(ended, now())
+        assert bench.value("bridge_active_jobs") == 1, "an attempt is under way"
+        await settled(given)
+        watch.saw(ended, asked_at)
+        assert bench.value("bridge_active_jobs") == 1
+        await asyncio.sleep(0.5)
+        watch.saw(ended, now())
+        assert bench.value("bridge_active_jobs") == 0

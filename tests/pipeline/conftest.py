@@ -20,6 +20,10 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Any]:
 def _virtual_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch, capture_logs():
         clock.patch(monkeypatch)
-        # What is told until it has held is told by a test of its own.
-        monkeypatch.setattr(steady, "HELD_SECONDS", 0.0)
         yield
+
+
+@pytest.fixture
+def told_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A problem that is over is told no more, in place of half a minute later."""
+    monkeypatch.setattr(steady, "HELD_SECONDS", 0.0)

@@ -44,6 +44,8 @@ from tests.pipeline.scripted import (
     stop,
 )
 
+pytestmark = pytest.mark.usefixtures("told_no_longer")
+
 
 def configuration(**plants: Any) -> Settings:
     """A cluster with two services of jobs and one of runs, and a source into all."""

@@ -37,6 +37,8 @@ from tests.pipeline.scripted import (
     stop,
 )
 
+pytestmark = pytest.mark.usefixtures("told_no_longer")
+
 OURS = Answer(Verdict.UNAVAILABLE, "no_descriptors", "Too many open files", ours=True)
 LONG = Answer(Verdict.CAPACITY, "http_429", status=429, retry_after=600.0, perhaps_its_own=True)
 FORBIDDEN = Answer(Verdict.REFUSED, "http_403", status=403, perhaps_its_own=True)

@@ -30,6 +30,8 @@ from tests.pipeline.scripted import (
     settled,
 )
 
+pytestmark = pytest.mark.usefixtures("told_no_longer")
+
 FORBIDDEN = Answer(Verdict.REFUSED, "http_403", "by a firewall", status=403, perhaps_its_own=True)
 
 

@@ -51,6 +51,7 @@ async def test_what_waits_for_room_is_parked_when_a_sibling_starves_though_anoth
     other = Bench(ScriptedDestination(seconds=0.1), concurrency=1, queue=300, park=True)
     router = _router(slow=slow, other=other)
     async with slow.running(), other.running():
+        await asyncio.sleep(0.001)  # now they run
         busy = await _feed(router, "other", 100)
         await _feed(router, "slow", 11)
         held = _to("slow", 11)

@@ -18,6 +18,15 @@ _NETWORK = re.compile(
 index is memory shared between processes of one machine (https://sqlite.org/wal.html)."""
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk when it returns. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def file_system_type(path: Path, mounts: str) -> str:
     """Tell the type of file system that holds the absolute `path`, by the text of mountinfo (proc(5)).
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, TypeGuard, get_args
 
 from bridge.core.errors import StoreError
+from bridge.store.directory import sync
 
 FILE = "overrides.json"
 
@@ -63,11 +64,7 @@ def write(state_dir: Path, overrides: Collection[Override]) -> None:
             file.flush()
             os.fsync(descriptor)
         fresh.replace(path)
-        directory = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(state_dir)
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}") from error
 

@@ -10,7 +10,6 @@ The steps are such that a crash between any two of them is made good by the next
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 from contextlib import closing, suppress
@@ -23,6 +22,7 @@ import structlog
 
 from bridge.core.errors import StoreError
 from bridge.store import schema
+from bridge.store.directory import sync
 from bridge.store.rescue import Rescued, rescue
 from bridge.store.schema import SIDES
 
@@ -109,7 +109,7 @@ def tell(path: Path, *, accept_loss: bool) -> None:
         raise StoreError(f"{told}. Start with --accept-loss to go on with what was saved")
     _log.error("loss accepted", loss=told)
     marker.unlink()
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _losses(text: str) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ def finish(path: Path) -> None:
             else:
                 beside.unlink()
     copy.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def salvage(path: Path, damage: str) -> None:
@@ -149,27 +149,19 @@ def salvage(path: Path, damage: str) -> None:
             schema.upgrade(copy)
             with schema.transaction(copy):
                 found = rescue(path, copy)
-        _sync(partial)
+        sync(partial)
         aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
         loss = _Loss(damage=damage, aside=str(aside), **asdict(found))
         earlier = _losses(marker.read_text(encoding="utf-8")) if marker.exists() else []
         written.touch(mode=0o600)
         written.write_text(json.dumps([*earlier, asdict(loss)]), encoding="utf-8")
-        _sync(written)
+        sync(written)
         written.rename(marker)
-        _sync(path.parent)
+        sync(path.parent)
         partial.rename(_beside(path, "salvaged"))
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
         written.unlink(missing_ok=True)
     finish(path)
     _beside(path, "suspect").unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

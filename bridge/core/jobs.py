@@ -20,7 +20,7 @@ class Phase(Enum):
     FAILED = "failed"
 
 
-class Outcome(Enum):
+class JobOutcome(Enum):
     """What became of a job."""
 
     SUCCEEDED = "succeeded"

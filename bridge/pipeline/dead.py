@@ -10,10 +10,9 @@ import structlog
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError
 from bridge.core.ports import DeadLetter, Keeper
-from bridge.pipeline.retry import Backoff
+from bridge.pipeline.retry import STORE_BACKOFF
 
 _log = structlog.get_logger(__name__)
-_BACKOFF = Backoff(first=0.5, longest=15.0)
 _TOGETHER = 100
 """Letters of one lane that are written at once."""
 
@@ -31,7 +30,7 @@ async def bury(keeper: Keeper, delivery: Delivery, letter: DeadLetter) -> None:
         except StoreError as error:
             failures += 1
             _log.error("dead letter can't be kept", service=letter.service, error=str(error))
-            await asyncio.sleep(_BACKOFF.seconds(failures))
+            await asyncio.sleep(STORE_BACKOFF.seconds(failures))
         else:
             _buried(delivery, letter)
 
@@ -103,4 +102,4 @@ class Burials:
             failures += 1
             service = chunk[0][1].service
             _log.error("dead letters can't be kept", service=service, error=str(trouble))
-            await asyncio.sleep(_BACKOFF.seconds(failures))
+            await asyncio.sleep(STORE_BACKOFF.seconds(failures))

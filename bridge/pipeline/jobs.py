@@ -10,16 +10,15 @@ from time import monotonic
 
 import structlog
 
-from bridge.core.delivery import Delivery
-from bridge.core.delivery import Outcome as Settlement
+from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
-from bridge.core.jobs import JobChanges, JobMaker, JobSeen, Outcome, Phase, Progress
+from bridge.core.jobs import JobChanges, JobMaker, JobOutcome, JobSeen, Phase, Progress
 from bridge.core.ports import Answer, DeadLetter, Keeper, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.limits.backlog import Backlog
 from bridge.pipeline.limits.limit import Attempt
-from bridge.pipeline.retry import Backoff
+from bridge.pipeline.retry import STORE_BACKOFF
 from bridge.pipeline.waiting import Waiting
 from bridge.telemetry.metrics import LaneMetrics
 
@@ -41,7 +40,6 @@ _LONG_SWEEP = 300.0
 _TELL_SECONDS = 3600.0
 """Between two log lines about the same trouble."""
 _DAY = 86400.0
-_BACKOFF = Backoff(first=0.5, longest=15.0)
 
 _NEVER = float("inf")
 
@@ -233,18 +231,18 @@ class Jobs:
             if job.under_way or job.ended_at >= asked_at:
                 continue  # it may have been deleted, and made anew since
             if seen.phase is Phase.SUCCEEDED:
-                self._over(job, Outcome.SUCCEEDED, seen)
+                self._over(job, JobOutcome.SUCCEEDED, seen)
             elif seen.phase is Phase.FAILED:
                 if not job.failed:
                     job.failed = True
-                    self._over(job, Outcome.FAILED, seen)
+                    self._over(job, JobOutcome.FAILED, seen)
                 failed.append(job.name)
             else:
                 self._progress(job, Progress.SEEN, None)
                 self._backlog.take(job.name)
                 self._tell_of_one_that_waits(job, seen)
             for delivery in list(job.deliveries):
-                delivery.settle(Settlement.ACCEPTED)  # an attempt would be called a duplicate
+                delivery.settle(Outcome.ACCEPTED)  # an attempt would be called a duplicate
         self._count()
         self._look()
         return failed
@@ -284,7 +282,7 @@ class Jobs:
             except StoreError as error:
                 failures += 1
                 _log.error("the dead letter of a job can't be kept", service=self._key, error=str(error))
-                await asyncio.sleep(_BACKOFF.seconds(failures))
+                await asyncio.sleep(STORE_BACKOFF.seconds(failures))
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         """Hear that the listing has shown all `seen` jobs that were there when it began.
@@ -297,7 +295,7 @@ class Jobs:
             if job.name in self._shown or job.absence_tells_from >= began:
                 continue
             if job.progress is Progress.SEEN or (job.progress is Progress.ACCEPTED and absence_tells):
-                self._over(job, Outcome.GONE, None)
+                self._over(job, JobOutcome.GONE, None)
             elif job.progress is Progress.ACCEPTED:
                 unlisted += 1
             else:
@@ -337,7 +335,7 @@ class Jobs:
             self._changes.progress[job.name] = (progress, accepted_at)
             self._write_soon()
 
-    def _over(self, job: _Job, outcome: Outcome, seen: JobSeen | None) -> None:
+    def _over(self, job: _Job, outcome: JobOutcome, seen: JobSeen | None) -> None:
         started = None if seen is None else seen.started
         finished = None if seen is None else seen.finished
         accepted, happened = job.accepted_at, job.event.time
@@ -384,7 +382,7 @@ class Jobs:
             except StoreError as error:
                 failures += 1
                 _log.error("the names of jobs can't be read", service=self._key, error=str(error))
-                await asyncio.sleep(_BACKOFF.seconds(failures))
+                await asyncio.sleep(STORE_BACKOFF.seconds(failures))
         now = monotonic()
         for number, record in enumerate(records):
             if number % _IN_ONE_RUN == 0:
@@ -414,7 +412,7 @@ class Jobs:
             except StoreError as error:
                 failures += 1
                 _log.error("the names of jobs can't be kept", service=self._key, error=str(error))
-                await asyncio.sleep(_BACKOFF.seconds(failures))
+                await asyncio.sleep(STORE_BACKOFF.seconds(failures))
                 self._something_to_write.set()
                 continue
             failures = 0

@@ -17,6 +17,7 @@ from bridge.pipeline.dead import Burials
 from bridge.pipeline.entrance import Entrance
 from bridge.pipeline.failures import Failures
 from bridge.pipeline.jobs import Jobs
+from bridge.pipeline.limits.alarm import Alarm
 from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.gate import Gate
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt, Limit
@@ -79,7 +80,7 @@ class Lane:
         self._places = Places(destination, self._waiting, self._ended)
         self._failures = Failures(key, config.retry)
         self._throughput = Throughput()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self.look)
         self._run = max(1, min(_ROUTER_RUN, config.queue // 4))
         self._held = False
         """Whether the last look found a limit in the way, not a lack of events: one more changes nothing."""
@@ -170,7 +171,7 @@ class Lane:
                 finally:
                     self._places.close()  # before they end, since nothing may be given to them then
         finally:
-            self._set_alarm(NOT_BEFORE_TOLD)
+            self._alarm.set(NOT_BEFORE_TOLD)
             if self._ring is not None:
                 self._ring.leave(self)
 
@@ -196,11 +197,11 @@ class Lane:
         for _ in range(_BEGIN_AT_ONCE):
             pause = self._pause(now)
             if pause > 0:
-                self._set_alarm(pause)
+                self._alarm.set(pause)
                 break
             self._begin(now)
         else:
-            self._set_alarm(0.0)
+            self._alarm.set(0.0)
         self._weigh()
 
     def _weigh(self) -> None:
@@ -217,7 +218,7 @@ class Lane:
     def _pause(self, now: float) -> float:
         """Give the seconds until one may begin: 0 now."""
         shut = self._gate.shut_since is not None
-        pause = self._waiting.pause(now) if not shut else 0.0 if self._waiting.may_probe else NOT_BEFORE_TOLD
+        pause = self._waiting.pause(now, probe=shut)
         self._held = False
         if pause > 0:
             return pause
@@ -265,18 +266,6 @@ class Lane:
             self._entrance.look_again()
         if self._parking.backlog and 2 * waiting <= queue:
             self._parking.look()
-
-    def _set_alarm(self, pause: float) -> None:
-        """Look again after `pause` seconds."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if pause < NOT_BEFORE_TOLD:
-            self._alarm = asyncio.get_running_loop().call_later(pause, self._ring_alarm)
-
-    def _ring_alarm(self) -> None:
-        self._alarm = None
-        self.look()
 
     # What ends
 

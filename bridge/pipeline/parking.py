@@ -12,7 +12,7 @@ import structlog
 from bridge.core.delivery import Delivery, Outcome, Watcher
 from bridge.core.errors import StoreError
 from bridge.core.ports import Keeper, Parked
-from bridge.pipeline.retry import Backoff, Past
+from bridge.pipeline.retry import STORE_BACKOFF, Past
 
 _CHUNK = 500
 """Events written, or brought back, at once."""
@@ -20,7 +20,6 @@ _BACK_BYTES = 16 * 2**20
 """What is back may take so much in memory; more is brought back below it."""
 _TELL_SECONDS = 60.0
 """Between two log lines that tell how many wait."""
-_BACKOFF = Backoff(first=0.5, longest=15.0)
 
 _log = structlog.get_logger(__name__)
 
@@ -138,7 +137,7 @@ class Parking:
                     self._put_back(delivery, self._to_write.pop(delivery))
                 if not self.backlog:
                     self._changed()
-                await asyncio.sleep(_BACKOFF.seconds(failures))
+                await asyncio.sleep(STORE_BACKOFF.seconds(failures))
                 self.failing = False
                 self._changed()
             if not self._to_write and not self._to_note:
@@ -199,7 +198,7 @@ class Parking:
             except StoreError as error:
                 failures += 1
                 _log.error("parked events can't be read", service=self._key, error=str(error))
-                await asyncio.sleep(_BACKOFF.seconds(failures))
+                await asyncio.sleep(STORE_BACKOFF.seconds(failures))
                 self._look.set()
                 continue
             failures = 0

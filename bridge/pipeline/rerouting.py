@@ -11,14 +11,13 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError
 from bridge.core.ports import NO_LANE, DeadLetter, Keeper, Parked
 from bridge.pipeline.dead import bury
-from bridge.pipeline.retry import Backoff
+from bridge.pipeline.retry import STORE_BACKOFF
 from bridge.pipeline.router import Router
 
 _TOGETHER = 100
 """Events on their way at once."""
 _BYTES = 16 * 2**20
 """More are taken while those on their way are below it."""
-_BACKOFF = Backoff(first=0.5, longest=15.0)
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +52,7 @@ class Rerouting:
             except StoreError as error:
                 failures += 1
                 _log.error("dead letters can't be routed again", error=str(error))
-                await asyncio.sleep(_BACKOFF.seconds(failures))
+                await asyncio.sleep(STORE_BACKOFF.seconds(failures))
                 self._look.set()
                 continue
             failures = 0

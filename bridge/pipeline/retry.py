@@ -55,3 +55,7 @@ class Backoff:
         """Draw the pause after `failures` failures in a row (from 1)."""
         doublings = min(failures - 1, _MOST_DOUBLINGS)
         return random.uniform(0.0, min(self._longest, self._first * 2.0**doublings))
+
+
+STORE_BACKOFF = Backoff(first=0.5, longest=15.0)
+"""Between two tries of a store that fails."""

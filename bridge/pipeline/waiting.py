@@ -57,11 +57,6 @@ class Waiting:
         yield from list(self._fresh)
         yield from list(self._unready)
 
-    @property
-    def may_probe(self) -> bool:
-        """Whether there is one to probe with."""
-        return bool(self._fresh or self._tried)
-
     def come(self, delivery: Delivery) -> None:
         """Take one in behind all others that were not tried."""
         self._fresh[delivery] = next(self._places)
@@ -97,9 +92,9 @@ class Waiting:
             return True
         return any(those.pop(delivery, None) is not None for those in (self._fresh, self._unready))
 
-    def pause(self, now: float) -> float:
-        """Give the seconds until one may go: 0 now, infinite when none waits."""
-        if self._fresh:
+    def pause(self, now: float, *, probe: bool = False) -> float:
+        """Give the seconds until one may go: 0 now, infinite when none waits; to `probe`, due or not."""
+        if self._fresh or (probe and self._tried):
             return 0.0
         if not self._tried:
             return float("inf")

@@ -14,7 +14,7 @@ from bridge.core.jobs import JobSeen, Phase
 from bridge.destinations.oscar import jobs as listing
 from bridge.destinations.oscar.client import OscarService
 from bridge.destinations.oscar.jobs import follow, jobs_in, latest
-from bridge.destinations.oscar.throughput import Throughput
+from bridge.destinations.oscar.throttle import Throttle
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
 from tests.destinations.fake_oscar import event, service
 from tests.promises.world import until
@@ -190,14 +190,14 @@ def test_throughput_counts_the_time_in_which_calls_alone_are_under_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("bridge.destinations.oscar.throughput.monotonic", lambda: clock[0])
-    throughput = Throughput()
-    assert throughput.rate == 2.5
+    monkeypatch.setattr("bridge.destinations.oscar.throttle.monotonic", lambda: clock[0])
+    throttle = Throttle()
+    assert throttle.rate == 2.5
     for _ in range(20):
-        throughput.began()
-        with throughput.aside():
+        throttle.began()
+        with throttle.aside():
             clock[0] += 30
         clock[0] += 0.5
-        throughput.ended(accepted=True)
+        throttle.ended(accepted=True)
         clock[0] += 100
-    assert throughput.rate == pytest.approx(2.0)
+    assert throttle.rate == pytest.approx(2.0)

@@ -16,10 +16,10 @@ from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.core.ports import Answer
 from bridge.destinations.oscar import jobs as listing
-from bridge.destinations.oscar import throughput
+from bridge.destinations.oscar import throttle
 from bridge.destinations.oscar.client import OscarService
 from bridge.destinations.oscar.cluster import ClusterInfo, OscarCluster
-from bridge.destinations.oscar.throughput import Throughput
+from bridge.destinations.oscar.throttle import Throttle
 from bridge.sandbox.oscar import SandboxOscar, Settings
 from bridge.sandbox.oscar.jobs import KubernetesError
 from tests.pipeline import clock
@@ -32,7 +32,7 @@ PLACES, MOST, SECONDS = 20, 40, 20.0
 @pytest.fixture(autouse=True)
 def _virtual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "monotonic", now)
-    monkeypatch.setattr(throughput, "monotonic", now)
+    monkeypatch.setattr(throttle, "monotonic", now)
     monkeypatch.setattr(time, "time", clock.wall_clock)
 
 
@@ -47,7 +47,7 @@ class Site:
     def __init__(self, settings: Settings) -> None:
         self.oscar = SandboxOscar(settings)
         self.plants = self.oscar.add_service("plants")
-        self.throughput = Throughput()
+        self.throttle = Throttle()
         self.pages = 0
         self.longest_answer = 0.0
 
@@ -57,7 +57,7 @@ class Site:
     async def make(self, one: Event) -> Answer:
         """`POST /job`, as `Invocation.job` of the sandbox."""
         oscar, name, began = self.oscar, self.job_of(one), now()
-        self.throughput.began()
+        self.throttle.began()
         accepted = False
         try:
             await oscar._throttle.calls("core")
@@ -72,7 +72,7 @@ class Site:
             accepted = True
             return ACCEPTED
         finally:
-            self.throughput.ended(accepted=accepted)
+            self.throttle.ended(accepted=accepted)
             self.longest_answer = max(self.longest_answer, now() - began)
 
     async def jobs_page(self, _service: str, token: str) -> dict[str, Any]:

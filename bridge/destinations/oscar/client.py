@@ -22,7 +22,7 @@ from bridge.destinations.oscar.cluster import OscarCluster, token_in
 from bridge.destinations.oscar.config import ServiceConfig
 from bridge.destinations.oscar.deadline import Deadline
 from bridge.destinations.oscar.payload import PayloadError, encode
-from bridge.destinations.oscar.throughput import Throughput
+from bridge.destinations.oscar.throttle import Throttle
 from bridge.destinations.oscar.wire import post
 from bridge.telemetry.logging import excerpt
 
@@ -64,7 +64,7 @@ class OscarService:
         self._fresh = config.mode == "run" and not config.idempotent
         """Whether each call has a connection of its own, as one that may not be repeated must: on one that
         was kept the server may be hanging up, and a call that it never read looks like a lost answer."""
-        self._throughput = cluster.throughput if config.mode == "job" else Throughput()
+        self._throttle = cluster.throttle if config.mode == "job" else Throttle()
         self._looking = asyncio.Lock()
         self._looks = 0
         self._there = False
@@ -209,7 +209,7 @@ class OscarService:
         }
         if mode == "job":
             headers[DELEGATION_HEADER] = name
-        self._throughput.began()
+        self._throttle.began()
         came = Exchange()
         try:
             came = await post(
@@ -221,7 +221,7 @@ class OscarService:
                 deadline=self._deadline,
             )
         finally:
-            self._throughput.ended(accepted=came.status == 201)
+            self._throttle.ended(accepted=came.status == 201)
         return judge(
             mode,
             name,

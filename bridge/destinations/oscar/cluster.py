@@ -39,7 +39,7 @@ from bridge.destinations.oscar.config import (
     ClusterConfig,
     ServiceTokenAuth,
 )
-from bridge.destinations.oscar.throughput import Throughput
+from bridge.destinations.oscar.throttle import Throttle
 from bridge.destinations.oscar.wire import CONNECT_SECONDS, EXCERPT_BYTES, NETWORK_ERRORS, start_of
 from bridge.destinations.oscar.wire import session as new_session
 from bridge.net.bodies import body_of
@@ -93,7 +93,7 @@ class OscarCluster:
         self._introducing = asyncio.Lock()
         self._bearer: Bearer | None = None
         """One bearer for all services; None where each has its own, in its definition."""
-        self.throughput = Throughput()
+        self.throttle = Throttle()
         auth = config.auth
         if isinstance(auth, ServiceTokenAuth):
             self._bearer = Bearer(lambda: given_token(auth))

@@ -63,13 +63,13 @@ class _Turns:
         """Ask for a page when it is time; return it, and when that was. Raise NoCredentialError."""
         async with self._turn:
             await asyncio.sleep(self._next - monotonic())
-            began, throughput = monotonic(), self._cluster.throughput
+            began, throttle = monotonic(), self._cluster.throttle
             try:
-                with throughput.aside():
+                with throttle.aside():
                     return await self._cluster.jobs_page(service.name, token), began
             finally:
                 took = monotonic() - began
-                pause = max(_SHARE / throughput.rate, took * _REST, _SHORTEST_PAUSE)
+                pause = max(_SHARE / throttle.rate, took * _REST, _SHORTEST_PAUSE)
                 self._next = began + min(pause, max(_LONGEST_PAUSE, took))
 
 

@@ -13,7 +13,7 @@ _ASSUMED = 2.5
 """Jobs a second before anything was measured: what an OSCAR takes whose throttle was not raised."""
 
 
-class Throughput:
+class Throttle:
     """Acceptances in the time in which calls were under way, and nothing else that the throttle counts.
 
     The rest of time tells nothing of what the cluster takes.

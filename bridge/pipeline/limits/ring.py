@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
 from bridge.core.ports import Answer
-from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt, Limit
+from bridge.pipeline.limits.alarm import Alarm
+from bridge.pipeline.limits.limit import Attempt, Limit
 
 
 class Standing(Protocol):
@@ -28,24 +28,19 @@ class Ring:
         self._limits = limits
         self._standing: OrderedDict[Standing, None] = OrderedDict()
         self._turn: Standing | None = None
-        self._alarm: asyncio.TimerHandle | None = None
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a lane that came now would get a turn at once."""
-        return not self._standing and self._pause() <= 0
+        self._alarm = Alarm(self.look)
 
     def grant(self, lane: Standing) -> bool:
         """Tell whether `lane` may begin one now; if not, it stands in the ring until it has a `look`."""
         if self._turn is lane:
             self._turn = None
             return True
-        if self._turn is None and self.has_room:
+        if self._turn is None and not self._standing and self._pause() <= 0:
             return True
         if lane not in self._standing:
             self._standing[lane] = None
             if self._turn is None:
-                self._set_alarm(self._pause())
+                self._alarm.set(self._pause())
         return False
 
     def leave(self, lane: Standing) -> None:
@@ -70,7 +65,7 @@ class Ring:
         while self._standing:
             pause = self._pause()
             if pause > 0:
-                self._set_alarm(pause)
+                self._alarm.set(pause)
                 return
             lane, _ = self._standing.popitem(last=False)
             self._turn = lane
@@ -82,10 +77,3 @@ class Ring:
         for limit in self._limits:
             pause = max(pause, limit.pause())
         return pause
-
-    def _set_alarm(self, seconds: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if seconds < NOT_BEFORE_TOLD:
-            self._alarm = asyncio.get_running_loop().call_later(seconds, self.look)

@@ -9,6 +9,8 @@ from bridge.sandbox.oscar.settings import Settings
 
 _BURST = 10
 """Calls that client-go lets through at once (`DefaultBurst` in client-go's rest/config.go)."""
+_ROUNDING = 1e-6
+"""Seconds; a pause below it is what adding and taking away a loop's time leaves, and no pause."""
 
 TROUBLES = {
     "quota": (
@@ -69,5 +71,5 @@ class Throttle:
         now = get_running_loop().time()
         all_made = max(self._all_made.get(group, 0.0), now) + count / rate
         self._all_made[group] = all_made
-        if (pause := all_made - now - _BURST / rate) > 0:
+        if (pause := all_made - now - _BURST / rate) > _ROUNDING:
             await sleep(pause)

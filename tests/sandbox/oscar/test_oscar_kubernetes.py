@@ -4,6 +4,7 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -59,6 +60,24 @@ async def test_a_throttle_holds_each_group_of_its_own(monkeypatch: pytest.Monkey
         await throttle.calls("core")
     await throttle.calls("batch")
     assert [round(pause, -2) for pause in pauses] == [1000, 2000]
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.003, 3.3, 1e3])
+async def test_a_burst_is_let_in_without_a_pause_whatever_the_time(
+    monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    """A loop's time is hours; what it loses in the last digit is no pause."""
+
+    async def sleep(seconds: float) -> None:
+        pytest.fail(f"a pause of {seconds} s")
+
+    monkeypatch.setattr(kubernetes, "sleep", sleep)
+    for hours in range(1, 1000):
+        loop = SimpleNamespace(time=lambda now=hours * 3600.1: now)
+        monkeypatch.setattr(kubernetes, "get_running_loop", lambda loop=loop: loop)
+        throttle = Throttle(Settings(api_calls_per_second=rate))
+        for _ in range(10):
+            await throttle.calls("core")
 
 
 async def test_a_job_is_made_though_its_caller_has_hung_up(

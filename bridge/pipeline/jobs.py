@@ -11,30 +11,21 @@ from time import monotonic
 import structlog
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.core.errors import StoreError
-from bridge.core.event import Event
-from bridge.core.jobs import JobChanges, JobMaker, JobOutcome, JobSeen, Phase, Progress
-from bridge.core.ports import Answer, DeadLetter, Keeper, Verdict
+from bridge.core.jobs import JobMaker, JobOutcome, JobRecord, JobSeen, Phase, Progress
+from bridge.core.ports import Answer, Keeper, Verdict
 from bridge.pipeline.config import LaneConfig
+from bridge.pipeline.job import Job
+from bridge.pipeline.job_names import JobNames
+from bridge.pipeline.job_outcomes import JobOutcomes
 from bridge.pipeline.limits.backlog import Backlog
 from bridge.pipeline.limits.limit import Attempt
-from bridge.pipeline.retry import STORE_BACKOFF
 from bridge.pipeline.waiting import Waiting
 from bridge.telemetry.metrics import LaneMetrics
 
-_AHEAD = 32
-"""Events that may go as far as their jobs' names are concerned: when half of them have gone, as many names
-are written in one transaction."""
 _MOST_FOLLOWED = 10_000
 """Jobs that are followed at once where their number is not limited; what comes then is not followed."""
 _IN_ONE_RUN = 500
 """Names taken in before the other tasks of the process have their turn."""
-_LOG_END = 2000
-"""Characters of the log of a job that failed."""
-_SOON = 0.5
-"""Seconds within which is written what nobody waits for, with others."""
-_LAST_SECONDS = 5.0
-"""For what is left to be written at the end."""
 _LONG_SWEEP = 300.0
 """Seconds of a sweep that is too long, since places are empty meanwhile. A page's token lives as long."""
 _TELL_SECONDS = 3600.0
@@ -44,39 +35,6 @@ _DAY = 86400.0
 _NEVER = float("inf")
 
 _log = structlog.get_logger(__name__)
-
-
-class _Job:
-    """A job that is there, or may be."""
-
-    __slots__ = (
-        "absence_tells_from", "accepted_at", "deliveries", "ended_at", "event", "failed", "kept", "name",
-        "perhaps", "progress", "told", "under_way",
-    )  # fmt: skip
-
-    def __init__(self, name: str, event: Event) -> None:
-        self.name = name
-        self.event = event
-        """Without its data."""
-        self.failed = False
-        """Whether it was seen to have failed, and what is to be kept of it may not be on disk yet."""
-        self.progress = Progress.NOTED
-        self.accepted_at: float | None = None
-        """Seconds since 1970."""
-        self.kept = False
-        """Whether its name is on disk."""
-        self.deliveries: set[Delivery] = set()
-        """Of its event, in the lane."""
-        self.under_way = 0
-        """Attempts."""
-        self.perhaps = False
-        """Whether an attempt may have made it that was not accepted, as far as is known."""
-        self.absence_tells_from = _NEVER
-        """Monotonic time: a sweep that begins later shows it, if it is there."""
-        self.ended_at = -_NEVER
-        """Monotonic time at which the last attempt ended: what a listing showed before may be another job."""
-        self.told = False
-        """Whether a person was told that it does not begin."""
 
 
 class Jobs:
@@ -100,20 +58,18 @@ class Jobs:
         """Serve the lane `key`, which looks at what may begin whenever `look` is called."""
         self._key = key
         self._maker = maker
-        self._keeper = keeper
         self._waiting = waiting
         self._look = look
         most = config.limits.active_jobs
         self._backlog = Backlog(_NEVER if most is None else most)
         self._limited = most is not None
-        self._buries = config.on_failure == "dead-letter"
         self._metrics = metrics
-        self._jobs: dict[str, _Job] = {}
-        self._of: dict[Delivery, _Job] = {}
-        self._under_way: dict[Attempt, _Job] = {}
-        self._changes = JobChanges()
-        self._something_to_write = asyncio.Event()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._jobs: dict[str, Job] = {}
+        self._of: dict[Delivery, Job] = {}
+        self._under_way: dict[Attempt, Job] = {}
+        buries = config.on_failure == "dead-letter"
+        self._names = JobNames(key, keeper, waiting, self._of, with_data=buries, look=look)
+        self._outcomes = JobOutcomes(key, keeper, metrics, buries=buries)
         self._some = asyncio.Event()
         """Whether jobs are active."""
         self._since = monotonic()
@@ -144,13 +100,13 @@ class Jobs:
                 self._metrics.job_finished("not_followed")
                 self._waiting.come(delivery)
                 return
-            job = self._jobs[name] = _Job(name, replace(delivery.event, data=b""))
+            job = self._jobs[name] = Job(name, replace(delivery.event, data=b""))
         job.deliveries.add(delivery)
         self._of[delivery] = job
         self._waiting.come_unready(delivery)
         if job.kept:
             self._waiting.ready(delivery)
-        self._note_ahead()
+        self._names.ahead()
 
     def pause(self, delivery: Delivery) -> float:
         """Give 0 while an attempt at `delivery` may begin, else `NOT_BEFORE_TOLD`."""
@@ -167,7 +123,7 @@ class Jobs:
         job.absence_tells_from = _NEVER
         self._backlog.take(job.name)
         self._count()
-        self._note_ahead()
+        self._names.ahead()
 
     def ended(self, attempt: Attempt, answer: Answer) -> None:
         """Count the job no more if there is none for certain."""
@@ -177,7 +133,7 @@ class Jobs:
         job.under_way -= 1
         now = job.ended_at = monotonic()
         if answer.accepted:
-            self._progress(job, Progress.ACCEPTED, time.time())
+            self._names.progress(job, Progress.ACCEPTED, time.time())
             job.absence_tells_from = now
         elif _made_none(answer) and not (job.perhaps or job.under_way) and job.progress is Progress.NOTED:
             self._backlog.free(job.name)
@@ -196,14 +152,25 @@ class Jobs:
 
     async def run(self) -> None:
         """Read what an earlier process knew, and write until cancelled."""
-        try:
-            await self._load()
-            await self._write()
-        finally:
-            if self._alarm is not None:
-                self._alarm.cancel()
-                self._alarm = None
-            await self._write_the_last()
+        await self._take_in(await self._names.load())
+        await self._names.run()
+
+    async def _take_in(self, records: Sequence[JobRecord]) -> None:
+        now = monotonic()
+        for number, record in enumerate(records):
+            if number % _IN_ONE_RUN == 0:
+                await asyncio.sleep(0)
+            job = self._jobs.get(record.name)
+            if job is None:
+                job = self._jobs[record.name] = Job(record.name, record.event)
+            job.kept = job.perhaps = True
+            job.progress, job.accepted_at = record.progress, record.accepted_at
+            doubtful = record.progress is Progress.NOTED
+            job.absence_tells_from = now + self._maker.afterwards if doubtful else now
+            self._backlog.doubt(record.name)
+        if not records or not self._limited:
+            self._backlog.knows()
+        self._count()
 
     # The listing's side
 
@@ -238,7 +205,7 @@ class Jobs:
                     self._over(job, JobOutcome.FAILED, seen)
                 failed.append(job.name)
             else:
-                self._progress(job, Progress.SEEN, None)
+                self._names.progress(job, Progress.SEEN, None)
                 self._backlog.take(job.name)
                 self._tell_of_one_that_waits(job, seen)
             for delivery in list(job.deliveries):
@@ -252,37 +219,9 @@ class Jobs:
         job = self._jobs.get(name)
         if job is None or not job.failed:
             return
-        log = log.strip()[-_LOG_END:]
-        _log.warning(
-            "a job failed", service=self._key, job=name, source=job.event.source, id=job.event.id, log=log
-        )
-        if self._buries:
-            await self._bury(job, log)
+        await self._outcomes.failed(job, log)
         job.failed = False
         self._tidy(job)
-
-    async def _bury(self, job: _Job, log: str) -> None:
-        failures = 0
-        while True:
-            try:
-                event = await self._keeper.event_of_job(self._key, job.name)
-                if event is not None:
-                    now = self._keeper.now()
-                    letter = DeadLetter(
-                        event=event,
-                        service=self._key,
-                        cause="job_failed",
-                        detail=log or "its job failed, and has no log",
-                        attempts=1,
-                        first_attempt=job.accepted_at,
-                        last_attempt=now if job.accepted_at is None else job.accepted_at,
-                    )
-                    await self._keeper.bury(letter)
-                return
-            except StoreError as error:
-                failures += 1
-                _log.error("the dead letter of a job can't be kept", service=self._key, error=str(error))
-                await asyncio.sleep(STORE_BACKOFF.seconds(failures))
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         """Hear that the listing has shown all `seen` jobs that were there when it began.
@@ -321,42 +260,20 @@ class Jobs:
             )
         self._look()
 
-    # The file
+    # What both come to
 
-    def _note_ahead(self) -> None:
-        if self._waiting.unready(_AHEAD // 2):
-            self._something_to_write.set()
-
-    def _progress(self, job: _Job, progress: Progress, accepted_at: float | None) -> None:
-        progress = max(job.progress, progress)
-        accepted_at = job.accepted_at or accepted_at
-        if (progress, accepted_at) != (job.progress, job.accepted_at):
-            job.progress, job.accepted_at = progress, accepted_at
-            self._changes.progress[job.name] = (progress, accepted_at)
-            self._write_soon()
-
-    def _over(self, job: _Job, outcome: JobOutcome, seen: JobSeen | None) -> None:
-        started = None if seen is None else seen.started
-        finished = None if seen is None else seen.finished
-        accepted, happened = job.accepted_at, job.event.time
-        self._metrics.job_finished(
-            outcome.value,
-            None if started is None or accepted is None else started - accepted,
-            None if finished is None or started is None else finished - started,
-            None if finished is None or happened is None else finished - happened.timestamp(),
-        )
+    def _over(self, job: Job, outcome: JobOutcome, seen: JobSeen | None) -> None:
+        self._outcomes.count(job, outcome, seen)
         self._backlog.free(job.name)
         self._tidy(job)
 
-    def _tidy(self, job: _Job) -> None:
+    def _tidy(self, job: Job) -> None:
         """Forget a job that nobody needs to know any more."""
         if job.deliveries or job.under_way or job.failed or self._backlog.counts(job.name):
             return
         if self._jobs.get(job.name) is job:
             del self._jobs[job.name]
-            self._changes.progress.pop(job.name, None)
-            self._changes.forget.add(job.name)
-            self._write_soon()
+            self._names.forget(job)
 
     def _count(self) -> None:
         if not self._backlog.active:
@@ -365,97 +282,9 @@ class Jobs:
             self._since = monotonic()
             self._some.set()
 
-    def _write_soon(self) -> None:
-        if self._alarm is None:
-            self._alarm = asyncio.get_running_loop().call_later(_SOON, self._write_now)
-
-    def _write_now(self) -> None:
-        self._alarm = None
-        self._something_to_write.set()
-
-    async def _load(self) -> None:
-        failures = 0
-        while True:
-            try:
-                records = await self._keeper.jobs(self._key)
-                break
-            except StoreError as error:
-                failures += 1
-                _log.error("the names of jobs can't be read", service=self._key, error=str(error))
-                await asyncio.sleep(STORE_BACKOFF.seconds(failures))
-        now = monotonic()
-        for number, record in enumerate(records):
-            if number % _IN_ONE_RUN == 0:
-                await asyncio.sleep(0)
-            job = self._jobs.get(record.name)
-            if job is None:
-                job = self._jobs[record.name] = _Job(record.name, record.event)
-            job.kept = job.perhaps = True
-            job.progress, job.accepted_at = record.progress, record.accepted_at
-            doubtful = record.progress is Progress.NOTED
-            job.absence_tells_from = now + self._maker.afterwards if doubtful else now
-            self._backlog.doubt(record.name)
-        if not records or not self._limited:
-            self._backlog.knows()
-        self._count()
-
-    async def _write(self) -> None:
-        failures = 0
-        while True:
-            self._note_ahead()
-            await self._something_to_write.wait()
-            self._something_to_write.clear()
-            # What is forgotten makes room in a full store: each second try is without names.
-            noted = self._waiting.unready(_AHEAD) if failures % 2 == 0 else []
-            try:
-                await self._write_once(noted)
-            except StoreError as error:
-                failures += 1
-                _log.error("the names of jobs can't be kept", service=self._key, error=str(error))
-                await asyncio.sleep(STORE_BACKOFF.seconds(failures))
-                self._something_to_write.set()
-                continue
-            failures = 0
-            for delivery in noted:
-                if (job := self._of.get(delivery)) is not None:
-                    job.kept = True
-                    self._waiting.ready(delivery)
-            if noted:
-                self._look()
-
-    async def _write_once(self, noted: Collection[Delivery]) -> None:
-        """Write the names for `noted`, and all other changes.
-
-        Raise StoreError; the changes are then kept for later.
-        """
-        changes, self._changes = self._changes, JobChanges()
-        for delivery in noted:
-            job = self._of[delivery]
-            if not job.kept:
-                changes.note[job.name] = delivery.event if self._buries else job.event
-        if not changes:
-            return
-        try:
-            await self._keeper.change_jobs(self._key, changes)
-        except StoreError:
-            newer = self._changes
-            newer.forget |= changes.forget
-            for name, progress in changes.progress.items():
-                if name not in newer.forget:
-                    newer.progress.setdefault(name, progress)
-            raise
-
-    async def _write_the_last(self) -> None:
-        """Write what is known at the end. What can't be written a sweep finds out after the next start."""
-        try:
-            async with asyncio.timeout(_LAST_SECONDS):
-                await self._write_once(())
-        except (StoreError, TimeoutError) as error:
-            _log.warning("the names of jobs can't be kept", service=self._key, error=str(error))
-
     # What a person is told
 
-    def _tell_of_one_that_waits(self, job: _Job, seen: JobSeen) -> None:
+    def _tell_of_one_that_waits(self, job: Job, seen: JobSeen) -> None:
         if seen.phase is Phase.RUNNING or job.told or job.accepted_at is None:
             return
         seconds = time.time() - job.accepted_at

@@ -106,8 +106,8 @@ class JobWatch(Protocol):
     async def wanted(self) -> None:
         """Return once there is a job to look for."""
 
-    def sweep_began(self) -> None:
-        """Hear that a listing begins, of all jobs there are."""
+    def sweep_began(self) -> Collection[str]:
+        """Hear that a listing begins; return the names of the jobs that are looked for."""
 
     def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Sequence[str]:
         """Hear what a part of the listing shows, jobs that are not the lane's own among them.
@@ -120,8 +120,9 @@ class JobWatch(Protocol):
         """Hear the end of the log of a job that failed; return once what is to be kept of it is on disk."""
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
-        """Hear that the listing has shown all `seen` jobs that were there when it began.
+        """Hear that the listing has shown all of those looked for that were there when it began.
 
+        It had `seen` jobs, others' among them.
         `absence_tells` says whether a job that it has not shown is not there, though it was accepted: else
         only one that was shown before is gone.
         """

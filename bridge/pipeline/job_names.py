@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from heapq import nsmallest
 
 import structlog
 
@@ -17,6 +18,8 @@ from bridge.pipeline.waiting import Waiting
 _AHEAD = 32
 """Events that may go as far as their jobs' names are concerned: when half of them have gone, as many names
 are written in one transaction."""
+_ROUND = 1000
+"""Events of which the next are chosen by their jobs' names: as many as a lane lets in by default."""
 _SOON = 0.5
 """Seconds within which is written what nobody waits for, with others."""
 _LAST_SECONDS = 5.0
@@ -36,17 +39,22 @@ class JobNames:
         jobs: Mapping[Delivery, Job],
         *,
         with_data: bool,
+        in_rounds: bool,
         look: Callable[[], None],
     ) -> None:
         """Keep the names of the lane `key`, those of `jobs` among them, and the events' data if `with_data`.
 
-        `look` is called once events may go.
+        If `in_rounds`, events go in the order of the names, round and round, else as they came. `look` is
+        called once events may go.
         """
         self._key = key
         self._keeper = keeper
         self._waiting = waiting
         self._jobs = jobs
         self._with_data = with_data
+        self._in_rounds = in_rounds
+        self._last = ""
+        """The newest name chosen: those behind it are the next."""
         self._look = look
         self._changes = JobChanges()
         self._something_to_write = asyncio.Event()
@@ -54,7 +62,7 @@ class JobNames:
 
     def ahead(self) -> None:
         """Have names written if few events are left that may go."""
-        if self._waiting.unready(_AHEAD // 2):
+        if self._waiting.missing(_AHEAD // 2):
             self._something_to_write.set()
 
     def progress(self, job: Job, progress: Progress, accepted_at: float | None) -> None:
@@ -108,7 +116,7 @@ class JobNames:
             await self._something_to_write.wait()
             self._something_to_write.clear()
             # What is forgotten makes room in a full store: each second try is without names.
-            noted = self._waiting.unready(_AHEAD) if failures % 2 == 0 else []
+            noted = self._next() if failures % 2 == 0 else []
             try:
                 await self._write_once(noted)
             except StoreError as error:
@@ -124,6 +132,23 @@ class JobNames:
                     self._waiting.ready(delivery)
             if noted:
                 self._look()
+
+    def _next(self) -> list[Delivery]:
+        """Choose those whose names are written next.
+
+        In rounds they go in the order of their names, out of those longest here. So the names of jobs active
+        at one time lie close together in a listing, which has that order, and few pages have them all. What
+        waits in a lane that is held waits for one round, as it would in a queue.
+        """
+        missing = self._waiting.missing(_AHEAD)
+        if not self._in_rounds:
+            return self._waiting.unready(missing)
+        names = {delivery: self._jobs[delivery].name for delivery in self._waiting.unready(_ROUND)}
+        last = self._last
+        chosen = nsmallest(missing, names, key=lambda delivery: (names[delivery] <= last, names[delivery]))
+        if chosen:
+            self._last = names[chosen[-1]]
+        return chosen
 
     async def _write_once(self, noted: Collection[Delivery]) -> None:
         """Write the names for `noted`, and all other changes.

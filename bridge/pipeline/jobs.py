@@ -26,8 +26,8 @@ _MOST_FOLLOWED = 10_000
 """Jobs that are followed at once where their number is not limited; what comes then is not followed."""
 _IN_ONE_RUN = 500
 """Names taken in before the other tasks of the process have their turn."""
-_LONG_SWEEP = 300.0
-"""Seconds of a sweep that is too long, since places are empty meanwhile. A page's token lives as long."""
+_LONG_SWEEP = 60.0
+"""Seconds of a sweep that is too long, since places are empty meanwhile, if most of it was for other jobs."""
 _TELL_SECONDS = 3600.0
 """Between two log lines about the same trouble."""
 _DAY = 86400.0
@@ -68,14 +68,19 @@ class Jobs:
         self._of: dict[Delivery, Job] = {}
         self._under_way: dict[Attempt, Job] = {}
         buries = config.on_failure == "dead-letter"
-        self._names = JobNames(key, keeper, waiting, self._of, with_data=buries, look=look)
+        self._names = JobNames(
+            key, keeper, waiting, self._of, with_data=buries, in_rounds=self._limited, look=look
+        )
         self._outcomes = JobOutcomes(key, keeper, metrics, buries=buries)
         self._some = asyncio.Event()
         """Whether jobs are active."""
         self._since = monotonic()
         """From when on a sweep is missed: since then some were active."""
         self._sweep_began = 0.0
-        self._shown: set[str] = set()
+        self._not_shown: set[str] = set()
+        """Of the jobs that the present sweep looks for."""
+        self._sought = 0
+        """How many those are."""
         self._told: dict[str, float] = {}
         metrics.follow(lambda: self._backlog.active, lambda: self.sweep_age)
 
@@ -178,10 +183,12 @@ class Jobs:
         """Return once there is a job to look for."""
         await self._some.wait()
 
-    def sweep_began(self) -> None:
-        """Hear that a listing begins, of all jobs there are."""
+    def sweep_began(self) -> Collection[str]:
+        """Hear that a listing begins; return the names of the jobs that are looked for."""
         self._sweep_began = monotonic()
-        self._shown.clear()
+        names = self._backlog.names()
+        self._not_shown, self._sought = set(names), len(names)
+        return names
 
     def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Sequence[str]:
         """Hear what a part of the listing shows, jobs that are not the lane's own among them.
@@ -194,7 +201,7 @@ class Jobs:
             job = self._jobs.get(seen.name)
             if job is None:
                 continue
-            self._shown.add(job.name)
+            self._not_shown.discard(job.name)
             if job.under_way or job.ended_at >= asked_at:
                 continue  # it may have been deleted, and made anew since
             if seen.phase is Phase.SUCCEEDED:
@@ -224,14 +231,15 @@ class Jobs:
         self._tidy(job)
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
-        """Hear that the listing has shown all `seen` jobs that were there when it began.
+        """Hear that the listing has shown all of those looked for that were there when it began.
 
-        `absence_tells` says whether a job that was accepted and that it has not shown is not there; else only
-        one that was shown before is gone.
+        It had `seen` jobs, others' among them. `absence_tells` says whether a job that was accepted and that
+        it has not shown is not there; else only one that was shown before is gone.
         """
         began, unlisted = self._sweep_began, 0
-        for job in list(self._jobs.values()):
-            if job.name in self._shown or job.absence_tells_from >= began:
+        for name in self._not_shown:
+            job = self._jobs.get(name)
+            if job is None or job.absence_tells_from >= began:
                 continue
             if job.progress is Progress.SEEN or (job.progress is Progress.ACCEPTED and absence_tells):
                 self._over(job, JobOutcome.GONE, None)
@@ -245,7 +253,7 @@ class Jobs:
         self._backlog.knows()
         self._count()
         seconds = monotonic() - began
-        if seconds > _LONG_SWEEP:
+        if seconds > _LONG_SWEEP and seen > 2 * self._sought:
             self._tell(
                 "the listing of jobs takes long, so places stay empty: lower TTL_JOB of OSCAR, so that "
                 "fewer jobs that have ended are listed",

@@ -71,9 +71,13 @@ class Waiting:
         if place is not None:
             self._fresh[delivery] = place
 
-    def unready(self, ahead: int) -> list[Delivery]:
-        """Give the first of those that are not ready: as many as are missing until `ahead` are."""
-        return list(islice(self._unready, max(0, ahead - len(self._fresh))))
+    def missing(self, ahead: int) -> int:
+        """Give how many of those not ready are missing until `ahead` are."""
+        return max(0, min(ahead - len(self._fresh), len(self._unready)))
+
+    def unready(self, most: int) -> list[Delivery]:
+        """Give the first of those that are not ready, in the order they came."""
+        return list(islice(self._unready, most))
 
     def again(self, delivery: Delivery, place: int, due: float) -> None:
         """Take one in that has failed, into its `place`: it may go when `due`, a monotonic time."""

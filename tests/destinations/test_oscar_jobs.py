@@ -13,7 +13,7 @@ import pytest
 from bridge.core.jobs import JobSeen, Phase
 from bridge.destinations.oscar import jobs as listing
 from bridge.destinations.oscar.client import OscarService
-from bridge.destinations.oscar.jobs import follow, jobs_in, latest
+from bridge.destinations.oscar.jobs import follow, jobs_in, start_of, token_at
 from bridge.destinations.oscar.throttle import Throttle
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
 from tests.destinations.fake_oscar import event, service
@@ -25,7 +25,9 @@ ADMIN = {"type": "basic", "username": "oscar", "password": "sandbox"}
 class Watch:
     """Remembers what it was told."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Collection[str] = ()) -> None:
+        """Look for jobs of these `names`."""
+        self.names = names
         self.began = 0
         self.seen: dict[str, Phase] = {}
         self.whole: dict[str, Phase] = {}
@@ -36,9 +38,10 @@ class Watch:
     async def wanted(self) -> None:
         await asyncio.sleep(0)
 
-    def sweep_began(self) -> None:
+    def sweep_began(self) -> Collection[str]:
         self.began += 1
         self.seen.clear()
+        return self.names
 
     def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Sequence[str]:
         self.seen |= {job.name: job.phase for job in jobs}
@@ -85,7 +88,7 @@ async def test_all_pages_are_shown_and_what_has_ended(oscar: SandboxOscar) -> No
     oscar.preload(oscar.services.named("plants")[0], 3, failed=1)
     async with service(oscar.url, ADMIN) as plants:
         names = await made(plants, 4)
-        watch = Watch()
+        watch = Watch([job.name for job in oscar.jobs.all()])
         await swept(plants, watch)
     assert watch.ends[0] == (7, True)
     assert {name: watch.whole[name] for name in names} == dict.fromkeys(names, Phase.RUNNING)
@@ -100,7 +103,7 @@ async def test_a_token_that_would_have_ended_is_gone_on_with(oscar: SandboxOscar
     oscar.settings.page_token_seconds = 0.0
     async with service(oscar.url, ADMIN) as plants:
         names = await made(plants, 7)
-        watch = Watch()
+        watch = Watch(names)
         await swept(plants, watch)
     assert watch.whole.keys() == set(names)
     assert watch.began <= len(watch.ends) + 1, "none began anew"
@@ -110,10 +113,10 @@ async def test_a_listing_with_a_token_that_is_not_understood_begins_anew(
     oscar: SandboxOscar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     oscar.settings.page_token_seconds = 0.0
-    monkeypatch.setattr(listing, "latest", lambda token: token)
+    monkeypatch.setattr(listing, "start_of", lambda _token: "")
     async with service(oscar.url, ADMIN) as plants:
         names = await made(plants, 3)
-        watch = Watch()
+        watch = Watch(names)
         sweeping = asyncio.create_task(swept(plants, watch))
         await until(lambda: watch.began >= 2, what="it begins anew")
         assert not watch.ends
@@ -126,7 +129,7 @@ async def test_pages_that_fail_come_again(oscar: SandboxOscar) -> None:
     async with service(oscar.url, ADMIN) as plants:
         names = await made(plants, 9)
         oscar.faults.set(Fault(kubernetes={"busy": 0.2}, cut=0.1), "system")
-        watch = Watch()
+        watch = Watch(names)
         await swept(plants, watch, 3)
     assert watch.whole.keys() <= set(names)
     assert {seen for seen, _ in watch.ends} == {9}
@@ -155,7 +158,7 @@ async def test_the_log_of_a_job_that_failed_is_read() -> None:
         oscar.add_service("plants", "echo no such file; exit 3")
         async with service(oscar.url, ADMIN) as plants:
             (name,) = await made(plants, 1)
-            watch = Watch()
+            watch = Watch([name])
             job = oscar.job(name)
             assert job is not None
             await until(lambda: job.phase == "Failed")
@@ -176,14 +179,65 @@ def test_times_are_read_and_1970_is_none() -> None:
 
 @pytest.mark.parametrize("token", ["nonsense", "", base64.urlsafe_b64encode(b'{"v": "other"}').decode()])
 def test_a_token_that_is_not_understood_stays_as_it_is(token: str) -> None:
-    assert latest(token) == token
+    assert start_of(token) == ""
+    assert token_at(token, "plants") == token
 
 
-def test_a_token_of_the_latest_version_has_the_same_place() -> None:
+def test_a_token_is_made_for_another_place_that_never_expires() -> None:
     document = {"v": "meta.k8s.io/v1", "rv": 17, "start": "plants-1\0"}
     token = base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
-    found = latest(token)
-    assert json.loads(base64.urlsafe_b64decode(found + "=" * (-len(found) % 4))) == document | {"rv": -1}
+    assert start_of(token) == "plants-1\0"
+    found = token_at(token, "plants-7")
+    told = json.loads(base64.urlsafe_b64decode(found + "=" * (-len(found) % 4)))
+    assert told == document | {"rv": -1, "start": "plants-7"}
+
+
+async def test_pages_without_a_job_that_is_looked_for_are_left_out(oscar: SandboxOscar) -> None:
+    """Of two jobs a page, sixty in all, five are looked for, two of which are not there."""
+    oscar.preload(oscar.services.named("plants")[0], 56)
+    async with service(oscar.url, ADMIN) as plants:
+        await made(plants, 4)
+        there = sorted(job.name for job in oscar.jobs.all())
+        watch = Watch([there[3], there[30], there[31], f"{there[40]}-gone", "zzz"])
+        await swept(plants, watch)
+        assert there[3] in watch.whole
+        first = watch.ends[0][0]
+        await swept(plants, watch, 2)
+    assert first <= 10, "two to find out how tokens are, then two for each"
+    assert {there[3], there[30], there[31]} <= watch.whole.keys()
+    assert watch.ends[-1][0] <= 8
+
+
+async def test_where_tokens_of_other_places_are_refused_all_pages_are_read(
+    oscar: SandboxOscar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(token: str, start: str) -> str:
+        return token if start == start_of(token) else "nonsense"
+
+    monkeypatch.setattr(listing, "token_at", refused)
+    async with service(oscar.url, ADMIN) as plants:
+        names = await made(plants, 12)
+        watch = Watch([min(names), max(names)])
+        await swept(plants, watch)
+    assert watch.began > len(watch.ends), "the first was broken off"
+    assert watch.ends[0][0] == 12
+
+
+async def test_a_page_of_another_place_than_was_asked_for_is_not_believed(
+    oscar: SandboxOscar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with service(oscar.url, ADMIN) as plants:
+        names = await made(plants, 12)
+        page = plants._cluster.jobs_page
+
+        async def misunderstood(name: str, token: str) -> dict[str, Any]:
+            return await page(name, token if start_of(token).endswith("\0") else "")
+
+        monkeypatch.setattr(plants._cluster, "jobs_page", misunderstood)
+        watch = Watch([min(names), max(names)])
+        await swept(plants, watch)
+    assert watch.began > len(watch.ends), "the first was broken off"
+    assert watch.ends[0][0] == 12
 
 
 def test_throughput_counts_the_time_in_which_calls_alone_are_under_way(

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -47,6 +48,8 @@ class Cluster:
         self.places = places
         self.seconds = seconds
         self.page = page
+        self.made: list[str] = []
+        """Ids of events, in order."""
         self.jobs: dict[str, float] = {}
         """Name → when it ends, as the places allow."""
         self.peak = 0
@@ -63,6 +66,7 @@ class Cluster:
         name = self.job_of(event)
         if name in self.jobs:
             return DUPLICATE
+        self.made.append(event.id)
         place = min(range(self.places), key=lambda n: self._ends[n])
         self._ends[place] = self.jobs[name] = max(now(), self._ends[place]) + self.seconds
         self.peak = max(self.peak, self.active)
@@ -163,6 +167,24 @@ async def test_names_are_noted_in_batches_ahead_and_no_event_goes_before_its_own
         await settled(given)
     assert sum(keeper.notes) == 500
     assert len([count for count in keeper.notes if count]) <= 500 / 16 + 2
+
+
+async def test_events_go_round_in_the_order_of_their_jobs_names() -> None:
+    """So the jobs that are active lie close together in a listing, and each event has its turn in a round."""
+    cluster = Cluster(places=4)
+    bench = bench_of(cluster, ScriptedDestination(cluster.make, seconds=0.05), 8, concurrency=1)
+    given = deliveries(100)
+    name_of = {one.event.id: cluster.job_of(one.event) for one in given}
+    async with bench.running():
+        sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs, pause=0.05))
+        await bench.put(given[:80])
+        await asyncio.sleep(50)
+        await bench.put(given[80:])
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+        await stop(sweeping)
+    names = [name_of[name] for name in cluster.made]
+    rounds = sum(later < earlier for earlier, later in pairwise(names))
+    assert rounds <= 3, "one for those there at first, and one for those that came"
 
 
 async def test_while_the_store_keeps_no_name_nothing_goes_and_no_place_is_held() -> None:
@@ -275,7 +297,8 @@ async def test_where_absence_tells_nothing_a_job_must_have_been_seen_before_it_i
     given = deliveries(3)
     async with bench.running():
         await bench.put(given)
-        await settled(given[:2])
+        await asyncio.sleep(1)
+        assert len(cluster.jobs) == 2
         watch = bench.lane.jobs
         assert watch is not None
         hidden = dict(cluster.jobs)
@@ -307,7 +330,7 @@ async def test_a_long_sweep_and_a_job_that_does_not_begin_are_told_once() -> Non
                 watch.sweep_began()
                 watch.saw([JobSeen(name, Phase.WAITING)], now())
                 await asyncio.sleep(301)
-                watch.sweep_ended(seen=1, absence_tells=True)
+                watch.sweep_ended(seen=70, absence_tells=True)
             assert bench.value("bridge_sweep_age_seconds") == pytest.approx(301)
             await asyncio.sleep(86_400)
             watch.saw([JobSeen(name, Phase.WAITING)], now())

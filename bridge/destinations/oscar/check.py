@@ -184,7 +184,7 @@ class _Look:
             minutes = count * SECONDS_A_JOB / 60
             self._findings.warning(
                 f"{count} jobs are kept, most of which have ended: with OSCAR's default throttle it takes "
-                f"about {minutes:.0f} min to look which, and places stay empty meanwhile",
+                f"up to {minutes:.0f} min to look which, and places stay empty meanwhile",
                 "lower TTL_JOB of OSCAR, so that jobs that have ended go sooner",
             )
 

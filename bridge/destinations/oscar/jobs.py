@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from time import monotonic
@@ -47,6 +48,11 @@ _LATEST = -1
 """In place of a resource version: what is there now. A page's token ends with its version, after minutes, and
 Kubernetes itself goes on with this then (`inconsistentContinueToken` of the API server's etcd3/errors.go).
 What is there all the time is on one of the pages, however their versions differ."""
+_VERSION = "meta.k8s.io/v1"
+_STEM = 57
+"""Characters of a job's name with which its pod's name begins as well: `job-xxxxx`, of which Kubernetes cuts
+all but 58 before the suffix (apiserver/pkg/storage/names). OSCAR lists the pods of a page with the page's own
+token, so it must begin before the pod of its first job."""
 
 _log = structlog.get_logger(__name__)
 
@@ -92,30 +98,48 @@ class _Sweeper:
         self._service = service
         self._watch = watch
         self._turns = turns
+        self._token = ""
+        """The newest of the cluster's that is understood: from it are made those for other places."""
+        self._seeks = True
+        """Whether pages without wanted jobs are left out: not after a listing that broke off."""
         self._absence_tells: bool | None = None if cluster.lists_all_jobs else False
         """None where it is still to be asked."""
 
     async def run(self) -> None:
         while True:
             await self._watch.wanted()
-            self._watch.sweep_began()
-            seen = await self._sweep()
+            wanted = sorted(self._watch.sweep_began())
+            seen = await self._sweep(wanted) if wanted else 0
+            self._seeks = seen is not None
             if seen is not None:
                 self._watch.sweep_ended(seen=seen, absence_tells=await self._does_absence_tell())
 
-    async def _sweep(self) -> int | None:
-        """Show the watch all pages; return how many jobs they had, None where the listing broke off."""
-        seen, token = 0, ""
+    async def _sweep(self, wanted: Sequence[str]) -> int | None:
+        """Show the watch each page that has one of the jobs `wanted`, whose names are sorted.
+
+        Return how many jobs the pages had, None where the listing broke off. Jobs are listed in the order of
+        their names, so a page begins with the first wanted that no page had yet, and the rest is left out.
+        """
+        seen = 0
+        token = token_at(self._token, wanted[0][:_STEM]) if self._seeks else ""
         while (told := await self._page(token)) is not None:
             page, asked_at = told
             jobs = jobs_in(page)
+            if min((job.name for job in jobs), default=start_of(token)) < start_of(token):
+                return None  # the token was not understood
             seen += len(jobs)
             for name in self._watch.saw(jobs, asked_at):
                 await self._watch.failed(name, await self._log_of(name))
             following = page.get("next_page")
             if not isinstance(following, str) or not following:
                 return seen
-            token = latest(following)
+            start = start_of(following)
+            if start:
+                self._token = following
+            left = wanted[bisect_left(wanted, start) :]
+            if not left:
+                return seen
+            token = token_at(following, max(start, left[0][:_STEM]) if self._seeks else start)
         return None
 
     async def _log_of(self, name: str) -> str:
@@ -190,16 +214,24 @@ def _seconds(value: object) -> float | None:
         return None
 
 
-def latest(token: str) -> str:
-    """Return a continue token for the same place that never expires; `token` where it is not understood.
+def start_of(token: str) -> str:
+    """Return the name at which the page of a continue token begins; empty where it is not understood.
 
     JSON in base64, with version, start and resource version (`EncodeContinue` of apiserver/pkg/storage).
     """
     try:
         document = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        if document["v"] != "meta.k8s.io/v1" or not document["start"]:
-            return token
+        return str(document["start"]) if document["v"] == _VERSION else ""
     except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def token_at(token: str, start: str) -> str:
+    """Return a continue token like `token` for what begins with the name `start`, that never expires.
+
+    `token` itself where it is not understood.
+    """
+    if not start_of(token):
         return token
-    document["rv"] = _LATEST
+    document = {"v": _VERSION, "rv": _LATEST, "start": start}
     return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")

@@ -25,6 +25,10 @@ class Backlog:
         """How many jobs count as active."""
         return len(self._active)
 
+    def names(self) -> list[str]:
+        """Give the names of those that count."""
+        return list(self._active)
+
     def knows(self) -> None:
         """Hear that all jobs of an earlier process are known: a sweep has ended, or there were none."""
         self._known = True

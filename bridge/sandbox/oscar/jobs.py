@@ -39,6 +39,9 @@ _EXPIRED = (
     "that were created, modified, or deleted between the time the first chunk was returned and now may show "
     "up in the list."
 )
+_POD_STEM, _FIRST_SUFFIX = 58, "22222"
+"""What is left of `job-` in its pod's name, and the least of five characters behind it
+(`k8s.io/apiserver/pkg/storage/names`)."""
 _PAGING_VERSION = "meta.k8s.io/v1"
 _REVISIONS_A_SECOND = 1_000_000
 """A resource version here is a moment; in truth it counts the changes of all objects."""
@@ -130,15 +133,16 @@ class Job:
         """Whether the pod is there: not before it is made, nor once it is collected."""
         return self.pod_from <= moment < self.pod_until
 
-    def as_json(self, moment: float | None = None) -> dict[str, str]:
-        """`getPod` of `pkg/handlers/logs.go`, now or at some past moment.
+    def as_json(self, moment: float | None = None, start: str = "") -> dict[str, str]:
+        """`getPod` of `pkg/handlers/logs.go`, now or at some past moment, of a page that begins at `start`.
 
         Without a pod it says Suspended, also of a job that ended long ago. `creation_time` is the pod's
         start time, so a pod that no node has taken yet has no times at all; a container that could not be
-        started did so in 1970 (kubernetes/kubernetes#120331).
+        started did so in 1970 (kubernetes/kubernetes#120331). The pods are listed with the page's token, so
+        one whose name is before `start` is not found. Kubernetes draws its end; here it is the least.
         """
         now = time.time() if moment is None else moment
-        if not self.has_pod(now):
+        if not self.has_pod(now) or f"{self.name}-"[:_POD_STEM] + _FIRST_SUFFIX < start:
             return {"status": "Suspended"}
         shown = {"status": self.phase_at(now)}
         if now >= self.placed:
@@ -184,8 +188,10 @@ class Page:
     """In the order of names."""
     following: str
     """The token of the next page, or empty."""
-    moment: float
-    """What the page shows: now, or the state of the first page."""
+    moment: float | None
+    """When the pods were as they are shown; None as each is when it is asked for."""
+    start: str
+    """The name at which it begins."""
 
 
 _Dated = list[tuple[float, int, Job]]
@@ -338,24 +344,26 @@ class Jobs:
 
         All pages show the state of the first, pods included: OSCAR lists those under the same token, and
         the token holds the resource version. So later jobs are not among them, those deleted meanwhile
-        are, and a state is as old as the first page. Behind a label selector Kubernetes knows only that
-        more Jobs of any service follow: the last page can be empty.
+        are, and a state is as old as the first page; not so with a token of the latest version. Behind a
+        label selector Kubernetes knows only that more Jobs of any service follow: the last page can be
+        empty.
         """
         self._tidy()
-        start, moment = self._read_token(token) if token else ("", time.time())
+        start, version = self._read_token(token) if token else ("", None)
+        moment = time.time() if version is None else version
         jobs: list[Job] = []
         listed = self._namespaces[service.namespace].listed
         for *_, job in islice(listed, bisect_left(listed, (start,)), None):
             if not job.created <= moment < job.gone:
                 continue
             if len(jobs) == self._settings.jobs_a_page:
-                return Page(jobs, _token(jobs[-1].name + "\0", moment), moment)
+                return Page(jobs, _token(jobs[-1].name + "\0", moment), version, start)
             if job.service == service.name and owner_label in (None, job.owner_label):
                 jobs.append(job)
-        return Page(jobs, "", moment)
+        return Page(jobs, "", version, start)
 
-    def _read_token(self, token: str) -> tuple[str, float]:
-        """`DecodeContinue` of `k8s.io/apiserver/pkg/storage`: where to go on, and the moment to show.
+    def _read_token(self, token: str) -> tuple[str, float | None]:
+        """`DecodeContinue` of `k8s.io/apiserver/pkg/storage`: where to go on, and the moment to show, if any.
 
         A negative resource version is the latest: Kubernetes itself makes such tokens for clients whose
         own has expired, but OSCAR does not pass them on.
@@ -371,7 +379,7 @@ class Jobs:
                 f"(version {version})"
             )
         if revision < 0:
-            return start, time.time()
+            return start, None
         moment = revision / _REVISIONS_A_SECOND
         if moment + self._settings.page_token_seconds <= time.time():
             raise KubernetesError(_EXPIRED)

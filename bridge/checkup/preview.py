@@ -56,9 +56,12 @@ def preview(settings: Settings, source: str, message: Event) -> Sequence[Preview
 
 def _preview(settings: Settings, routes: Sequence[RouteConfig], event: Event, trusted: bool) -> Preview:
     decisions = decide(routes, event)
-    # An event goes into a lane once, however many routes lead there.
-    keys = dict.fromkeys(decision.service for decision in decisions if decision.service is not None)
-    return Preview(event, decisions, [_service(settings, key, event, trusted) for key in keys])
+    given: dict[str, Event] = {}
+    for decision in decisions:  # an event goes into a lane once, however many routes lead there
+        if decision.service is not None and decision.event is not None:
+            given.setdefault(decision.service, decision.event)
+    services = [_service(settings, key, each, trusted) for key, each in given.items()]
+    return Preview(event, decisions, services)
 
 
 def _service(settings: Settings, key: str, event: Event, trusted: bool) -> ServicePreview:

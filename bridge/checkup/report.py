@@ -19,6 +19,7 @@ _WHY_NOT = {
     "not_allowed": "no: `to` gave a service that is not in `allow`",
     "route": "dead letter:",
     "not_json": "dead letter:",
+    "undecodable": "dead letter: can't be decoded:",
 }
 
 

@@ -22,6 +22,8 @@ class Intake:
         self._bytes = 0
         self._metrics = metrics
         self._unsettled: dict[Delivery, int] = {}  # with their sizes
+        self._grown: set[Delivery] = set()
+        """Those of which a route has decoded more than was received."""
         self._closed = False
         self._paused = False
         self._room = asyncio.Event()
@@ -47,6 +49,11 @@ class Intake:
         return len(self._unsettled) >= self.most or self._bytes >= self._max_bytes
 
     @property
+    def crowded(self) -> bool:
+        """Whether all bytes are taken, some by what was decoded: no more should be, until it settles."""
+        return bool(self._grown) and self._bytes >= self._max_bytes
+
+    @property
     def in_flight(self) -> int:
         """Deliveries not settled."""
         return len(self._unsettled)
@@ -66,6 +73,18 @@ class Intake:
             self._rested.clear()
             delivery.watch(self._settled)
         self._metrics.received.inc(len(batch))
+
+    def add(self, delivery: Delivery, size: int) -> None:
+        """Count `size` bytes more for an admitted delivery: what a route has made of it."""
+        if delivery in self._unsettled:
+            self._unsettled[delivery] += size
+            self._bytes += size
+            self._grown.add(delivery)
+
+    async def settled(self) -> None:
+        """Return when something has settled."""
+        self._room.clear()
+        await self._room.wait()
 
     def pause(self, on: bool) -> None:
         """Give no slots while it is on: nothing more is read, and what is in hand goes on."""
@@ -109,6 +128,7 @@ class Intake:
 
     def _settled(self, delivery: Delivery, outcome: Outcome) -> None:
         self._bytes -= self._unsettled.pop(delivery)
+        self._grown.discard(delivery)
         self._metrics.settled[outcome].inc()
         self._room.set()
         if not self._unsettled:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from typing import NamedTuple, TypeVar
 
 import structlog
 from pydantic import Field
@@ -14,7 +15,8 @@ from pydantic import Field
 from bridge.core import errors
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
-from bridge.core.ports import DeadLetter, Keeper
+from bridge.core.ports import NO_LANE, DeadLetter, Keeper
+from bridge.pipeline.codings import Coding, Codings, Undecodable, decode, encode
 from bridge.pipeline.context import View
 from bridge.pipeline.dead import bury
 from bridge.pipeline.expression import Expression, NoMatch, Unroutable
@@ -34,6 +36,8 @@ _SLOW = 0.001
 _FEW, _OF = 10, 1_000
 """More slow evaluations than this, of so many events, are more than one in a hundred."""
 
+_Done = TypeVar("_Done")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -48,11 +52,24 @@ class RouteConfig(Model):
     """A key of `services`; with `allow`, a CEL expression that gives one."""
     allow: tuple[str, ...] | None = Field(default=None, min_length=1)
     """The services that `to` may choose from."""
+    decode: Codings = ()
+    """What is undone of the event's body, in this order, before `when` and `to` look at it."""
+    encode: Codings = ()
+    """What is done to the body that the service gets, in this order."""
 
     @property
     def reachable(self) -> frozenset[str]:
         """The services that an event may be put to by this route."""
         return frozenset(self.allow or (self.to,))
+
+
+class _Opened(NamedTuple):
+    """An event as a route reads it."""
+
+    event: Event
+    view: View
+    fault: Undecodable | None = None
+    """Why it can't be decoded; the event is as it came then."""
 
 
 class _Route:
@@ -62,6 +79,9 @@ class _Route:
         self.to = config.to
         self.when = config.when
         self.service = config.to if config.allow is None else ""
+        self.decode = config.decode
+        self.encode = config.encode
+        self.recodes = bool(config.decode or config.encode)
         self._when = None if config.when is None else Expression(config.when)
         self._to = None if config.allow is None else Expression(config.to)
         self._allow = self.reachable = config.reachable
@@ -69,6 +89,20 @@ class _Route:
         self._slow = 0
         self._slow_since = 0
         self._slowness_told = False
+
+    def lane_of(self, opened: _Opened) -> str | None:
+        """Name the lane of an event; None when `when` is false. Raise NoMatch, Unroutable or Undecodable.
+
+        One that can't be decoded is looked at as it came: it is not wanted only where `when` says so.
+        """
+        if opened.fault is None:
+            return self.lane(opened.view)
+        try:
+            if self.lane(opened.view) is None:
+                return None
+        except Unroutable:
+            pass
+        raise opened.fault
 
     def lane(self, view: View) -> str | None:
         """Name the lane of the event in `view`; None when `when` is false. Raise NoMatch or Unroutable."""
@@ -87,9 +121,13 @@ class _Route:
             raise NoMatch("not_allowed")
         return chosen
 
-    def letter(self, event: Event, finding: Unroutable) -> DeadLetter:
-        """Return the dead letter of an event that this route can't be evaluated for."""
-        return DeadLetter(event=event, service=self.service, cause=finding.cause, detail=str(finding))
+    def letter(self, event: Event, finding: Unroutable | Undecodable) -> DeadLetter:
+        """Return the dead letter of an event that this route can't be evaluated for, or can't decode.
+
+        The latter has no service: replayed it goes round the routes, which may not decode it by then.
+        """
+        service = NO_LANE if isinstance(finding, Undecodable) else self.service
+        return DeadLetter(event=event, service=service, cause=finding.cause, detail=str(finding))
 
     def was_slow(self, seconds: float, events: int, source: str) -> None:
         """Warn, once, when one evaluation in a hundred is slow: of the event number `events` it was."""
@@ -124,6 +162,20 @@ class _Routes:
         """Show `event` to all of the routes."""
         return View(event, self._names, self._keys, self._matches) if self._names else self._blank
 
+    def opened(self, event: Event, codings: Sequence[Coding]) -> Generator[None, None, _Opened]:
+        """Decode the body of `event` and show it, in pieces."""
+        try:
+            body = yield from decode(event.data, codings)
+        except Undecodable as fault:
+            return _Opened(event, self.view(event), fault)
+        event = replace(event, data=body)
+        return _Opened(event, self.view(event))
+
+
+def _presented(event: Event, codings: Sequence[Coding]) -> Generator[None, None, Event]:
+    """Encode the body of `event`, in pieces. Raise Undecodable where it is too long for it."""
+    return replace(event, data=(yield from encode(event.data, codings))) if codings else event
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -133,10 +185,12 @@ class Decision:
     service: str | None
     """The service it is put to; None where there is none."""
     reason: str = ""
-    """Why there is none: `no_match`, `missing_key` or `not_allowed`. Or `route` or `not_json`: a dead letter
-    with that cause, since the route can't be evaluated."""
+    """Why there is none: `no_match`, `missing_key` or `not_allowed`. Or `route`, `not_json` or `undecodable`:
+    a dead letter with that cause, since the route can't be evaluated."""
     detail: str = ""
     """Of a dead letter: what went wrong."""
+    event: Event | None = None
+    """As the service gets it, decoded and encoded; None where there is none."""
 
 
 def decide(routes: Iterable[RouteConfig], event: Event) -> list[Decision]:
@@ -146,14 +200,25 @@ def decide(routes: Iterable[RouteConfig], event: Event) -> list[Decision]:
         routes_of_one = _Routes([config])
         (route,) = routes_of_one.routes
         try:
-            service = route.lane(routes_of_one.view(event))
+            opened = _at_once(routes_of_one.opened(event, route.decode))
+            service = route.lane_of(opened)
+            presented = None if service is None else _at_once(_presented(opened.event, route.encode))
         except NoMatch as finding:
             decisions.append(Decision(config, None, str(finding)))
-        except Unroutable as finding:
+        except (Unroutable, Undecodable) as finding:
             decisions.append(Decision(config, None, finding.cause, str(finding)))
         else:
-            decisions.append(Decision(config, service, "no_match" if service is None else ""))
+            reason = "no_match" if service is None else ""
+            decisions.append(Decision(config, service, reason, event=presented))
     return decisions
+
+
+def _at_once(work: Generator[None, None, _Done]) -> _Done:
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return] # what the generator returns
 
 
 def matcher(when: str) -> Callable[[Event], bool]:
@@ -224,8 +289,9 @@ class Router:
         if delivery.outcome is not None:  # released while earlier ones of its batch waited for room
             return
         event = delivery.event
-        lanes: list[str] = []
+        lanes: dict[str, _Route] = {}
         dead: list[DeadLetter] = []
+        opened: dict[Sequence[Coding], _Opened] = {}
         reason = "no_match"
         if delivery.fault is not None:
             dead.append(DeadLetter(event=event, service="", cause="unreadable", detail=delivery.fault))
@@ -234,15 +300,18 @@ class Router:
             view = self._routes.view(event)
             began = perf_counter()
             for route in self._routes.routes:
+                if route.decode and route.decode not in opened:
+                    opened[route.decode] = await self._in_turns(self._routes.opened(event, route.decode))
+                    began = perf_counter()
                 try:
-                    lane = route.lane(view)
+                    lane = route.lane_of(opened[route.decode]) if route.decode else route.lane(view)
                 except NoMatch as finding:
                     reason = max(reason, str(finding), key=_REASONS.index)
-                except Unroutable as finding:
+                except (Unroutable, Undecodable) as finding:
                     dead.append(route.letter(event, finding))
                 else:
-                    if lane is not None and lane not in lanes:
-                        lanes.append(lane)
+                    if lane is not None:
+                        lanes.setdefault(lane, route)
                 now = perf_counter()
                 if now - began > _SLOW:
                     route.was_slow(now - began, self._events, self._metrics.key)
@@ -251,20 +320,60 @@ class Router:
                     now = self._turn_began = perf_counter()
                 began = now
         if len(lanes) == 1 and not dead:
-            await self._put(delivery, lanes[0])
-        else:
-            await self._hand_over(delivery, lanes, dead, reason)
+            ((lane, only),) = lanes.items()
+            if not only.recodes:
+                await self._put(delivery, lane)
+                return
+        given = await self._present(event, lanes, opened, dead)
+        await self._hand_over(delivery, given, dead, reason)
+
+    async def _present(
+        self,
+        event: Event,
+        lanes: Mapping[str, _Route],
+        opened: Mapping[Sequence[Coding], _Opened],
+        dead: list[DeadLetter],
+    ) -> list[tuple[str, Event]]:
+        """Return what each lane gets; what can't be encoded goes to `dead`."""
+        given = []
+        for lane, route in lanes.items():
+            read = opened[route.decode].event if route.decode else event
+            try:
+                given.append((lane, await self._in_turns(_presented(read, route.encode))))
+            except Undecodable as finding:
+                dead.append(route.letter(event, finding))
+        return given
+
+    async def _in_turns(self, work: Generator[None, None, _Done]) -> _Done:
+        """Do `work` piece by piece, with a turn for the other tasks after each 5 ms."""
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return] # what the generator returns
+            if perf_counter() - self._turn_began > _TURN:
+                await asyncio.sleep(0)
+                self._turn_began = perf_counter()
 
     async def _hand_over(
-        self, delivery: Delivery, lanes: Sequence[str], dead: Sequence[DeadLetter], reason: str
+        self,
+        delivery: Delivery,
+        given: Sequence[tuple[str, Event]],
+        dead: Sequence[DeadLetter],
+        reason: str,
     ) -> None:
+        if more := sum(len(each.data) for _, each in given if each is not delivery.event):
+            while self._intake.crowded:
+                self.make_way()
+                await self._intake.settled()
+            self._intake.add(delivery, more)
         if delivery.outcome is not None:  # released while others had their turn
             return
-        if lanes or dead:
-            parts = delivery.split([delivery.event] * (len(lanes) + len(dead)))
+        if given or dead:
+            parts = delivery.split([delivery.event] * len(dead) + [each for _, each in given])
             for part, letter in zip(parts, dead, strict=False):
                 await bury(self._keeper, part, letter)
-            for part, lane in zip(parts[len(dead) :], lanes, strict=True):
+            for part, (lane, _) in zip(parts[len(dead) :], given, strict=True):
                 await self._put(part, lane)
         else:
             self._metrics.filtered(reason)

@@ -23,9 +23,9 @@ LARGEST = 2**63 - 1
 """Of SQLite's integers."""
 DEAD, PARKED, SPOOLED = "dead", "parked", "spooled"
 """Why an event is kept: one event is kept for one service for one reason at a time."""
-ROUTES = frozenset({"route", "not_json"})
-"""The causes of a dead letter of a route that can't be evaluated for it: where that chooses the service, it
-has none."""
+ROUTES = frozenset({"route", "not_json", "undecodable"})
+"""The causes of a dead letter of a route that can't be evaluated for it: where that chooses the service, or
+can't decode the event, it has none."""
 JOB_FAILED = "job_failed"
 """The cause of a dead letter whose job OSCAR accepted and saw fail. Its identity is used up: OSCAR would call
 another attempt a duplicate. So it waits for nothing but a replay as a new event."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,15 @@ def test_an_s3_notification_is_shown_as_one_event_a_record(tmp_path: Path) -> No
     greeting = event({"Service": "Amazon S3", "Event": "s3:TestEvent"})
     told = preview(settings(tmp_path, services=SERVICES, sources=sources, routes=routes), "uploads", greeting)
     assert told == "test_event"
+
+
+def test_a_route_that_decodes_shows_what_the_service_would_get(tmp_path: Path) -> None:
+    routes = [
+        {"from": "uploads", "when": "data.size > 0", "to": "plants", "decode": "base64"},
+        {"from": "uploads", "when": "data.size > 0", "to": "flood", "decode": "gzip"},
+    ]
+    message = Event(id="7", source="uploads", type="t", data=base64.b64encode(b'{"size": 1}'))
+    (one,) = look(message, tmp_path, routes=routes)
+    assert [service.payload for service in one.services] == ['{"size":1}']
+    assert one.decisions[1].reason == "undecodable"
+    assert "can't be decoded: not gzip: " in "\n".join(lines_of_preview(one, with_job=True))

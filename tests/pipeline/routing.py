@@ -21,8 +21,10 @@ from tests.pipeline.scripted import (
 )
 
 
-def route(to: str = "plants", when: str | None = None, allow: list[str] | None = None) -> RouteConfig:
-    return RouteConfig.model_validate({"from": "uploads", "to": to, "when": when, "allow": allow})
+def route(
+    to: str = "plants", when: str | None = None, allow: list[str] | None = None, **others: Any
+) -> RouteConfig:
+    return RouteConfig.model_validate({"from": "uploads", "to": to, "when": when, "allow": allow, **others})
 
 
 class House:

@@ -214,6 +214,7 @@ async def test_a_replay_to_a_service_takes_letters_of_any_other(state_dir: Path,
     [
         ("route", ("uploads",), False, 2, {}),
         ("not_json", ("uploads",), False, 2, {}),
+        ("undecodable", ("uploads",), False, 2, {}),
         ("route", ("uploads",), True, 2, {}),
         ("not_json", (), False, 1, {orders.NO_SUCH_SOURCE: 1}),
         ("unreadable", ("uploads",), False, 1, {orders.NEVER_IN_A_LANE: 1}),

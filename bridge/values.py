@@ -81,7 +81,14 @@ def _located(path: Path, info: ValidationInfo) -> Path:
     return path if info.context is None else Path(info.context["directory"]) / path
 
 
-def _readable(path: Path) -> Path:
+def needs_no_files(info: ValidationInfo) -> bool:
+    """Tell whether the files that the configuration names need not be on this machine."""
+    return info.context is not None and not info.context.get("files", True)
+
+
+def _readable(path: Path, info: ValidationInfo) -> Path:
+    if needs_no_files(info):
+        return path
     try:
         with path.open("rb"):
             return path
@@ -91,7 +98,9 @@ def _readable(path: Path) -> Path:
         raise ValueError(f"expected a readable file, but {path}: {error.strerror}") from None
 
 
-def _one_line(path: Path) -> Path:
+def _one_line(path: Path, info: ValidationInfo) -> Path:
+    if needs_no_files(info):
+        return path
     try:
         text = _secret_text(path)
     except UnicodeDecodeError:
@@ -111,7 +120,9 @@ def _not_there(message: str) -> PydanticCustomError:
     return PydanticCustomError(NOT_THERE, "{message}", {"message": message})
 
 
-def _directory(path: Path) -> Path:
+def _directory(path: Path, info: ValidationInfo) -> Path:
+    if needs_no_files(info):
+        return path
     if not path.exists():
         raise _not_there(f"expected a directory, but {path} is none")
     if not path.is_dir():
@@ -192,14 +203,15 @@ class Tls(Model):
     verify: bool = True
 
     @model_validator(mode="after")
-    def _loads(self) -> Self:
+    def _loads(self, info: ValidationInfo) -> Self:
         if self.ca_file is None and self.ca_path is None:
             return self
         if not self.verify:
             raise ValueError(
                 "`ca_file` and `ca_path` mean nothing with `verify: false`; remove one or the other"
             )
-        self.trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        if not needs_no_files(info):
+            self.trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         return self
 
     def trust(self, context: ssl.SSLContext) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bridge.core.event import Event
@@ -10,6 +10,7 @@ from bridge.core.identity import invocation_name
 from bridge.destinations.oscar.payload import PayloadError, encode
 from bridge.pipeline.router import Decision, RouteConfig, decide
 from bridge.settings import Settings
+from bridge.sources import NoEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,10 @@ class ServicePreview:
     """Bytes of the encoded event, at most."""
     payload: str | None
     """The body that OSCAR would get: ASCII. None where it can't be sent."""
+    cause: str
+    """Of the dead letter, where it can't be sent."""
     trouble: str
-    """Why it can't be sent: cause and reason of the dead letter."""
+    """Why it can't be sent: that cause, and the reason."""
     job: str | None
     """The job's name; None in `mode: run`."""
 
@@ -39,8 +42,43 @@ class Preview:
     """By route, in the order of the configuration."""
     services: Sequence[ServicePreview]
 
+    def ends(self) -> Iterator[End]:
+        """Give what comes of it in the end: each service once, and each dead letter, in the routes' order."""
+        services = {service.key: service for service in self.services}
+        for number, decision in enumerate(self.decisions, 1):
+            if decision.service is None:
+                if decision.dead:
+                    yield End(self.event, number, "", dead_letter=decision.reason)
+            elif service := services.pop(decision.service, None):
+                yield End(self.event, number, service.key, service, service.cause)
 
-def preview(settings: Settings, source: str, message: Event) -> Sequence[Preview] | str:
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One thing that comes of a message."""
+
+    event: Event | None
+    """None of a message that can't be read."""
+    route: int
+    """Its number among those of the source, from 1; 0 for what never came to a route."""
+    service: str
+    """The key of the service that gets it; empty where no service was chosen."""
+    sent: ServicePreview | None = None
+    """What that service gets."""
+    dead_letter: str = ""
+    """The cause of the dead letter that becomes of it, if one does."""
+
+
+def ends_of(told: Sequence[Preview] | NoEvent) -> Iterator[End]:
+    """Give all that comes of a message; nothing where nobody wants it."""
+    if not isinstance(told, NoEvent):
+        for one in told:
+            yield from one.ends()
+    elif told.dead:
+        yield End(None, 0, "", dead_letter="unreadable")
+
+
+def preview(settings: Settings, source: str, message: Event) -> Sequence[Preview] | NoEvent:
     """Tell what would become of `message`, received by `sources.{source}`.
 
     Gives one Preview for each event that the source makes of it (an S3 notification holds several), or why
@@ -48,7 +86,7 @@ def preview(settings: Settings, source: str, message: Event) -> Sequence[Preview
     """
     config = settings.sources[source]
     events = config.events_of(message)
-    if isinstance(events, str):
+    if isinstance(events, NoEvent):
         return events
     routes = [route for route in settings.routes if route.from_ == source]
     return [_preview(settings, routes, event, config.trusted) for event in events]
@@ -66,19 +104,20 @@ def _preview(settings: Settings, routes: Sequence[RouteConfig], event: Event, tr
 
 def _service(settings: Settings, key: str, event: Event, trusted: bool) -> ServicePreview:
     config = settings.services[key]
-    payload, trouble = None, ""
+    payload, cause, trouble = None, "", ""
     try:
         payload = encode(event, mode=config.payload, trusted=trusted, max_bytes=config.event_bytes).decode(
             "ascii"
         )
     except PayloadError as error:
-        trouble = f"{error.cause}: {error}"
+        cause, trouble = error.cause, f"{error.cause}: {error}"
     return ServicePreview(
         key=key,
         service=config.service or key,
         mode=config.mode,
         limit=config.event_bytes,
         payload=payload,
+        cause=cause,
         trouble=trouble,
         job=invocation_name(event.source, event.id, config.identity(key)) if config.mode == "job" else None,
     )

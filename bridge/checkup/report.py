@@ -10,6 +10,7 @@ from typing import Any
 from bridge.checkup.preview import Preview, ServicePreview
 from bridge.core.ports import Finding, Severity
 from bridge.pipeline.router import Decision
+from bridge.sources import NoEvent
 
 _SHOWN_PAYLOAD = 500
 """Characters of a payload shown to a person."""
@@ -49,12 +50,25 @@ def lines_of_preview(preview: Preview, *, with_job: bool) -> Iterator[str]:
     event = preview.event
     subject = event.subject or "-"
     yield f"event:    id {event.id}, type {event.type}, subject {subject}, {len(event.data)} bytes"
-    for number, decision in enumerate(preview.decisions, 1):
-        yield f"route {number}:  {_route(decision)}: {_decided(decision)}"
+    yield from _routes(preview)
     if not preview.services:
         yield "result:   goes to no service"
     for service in preview.services:
         yield from _service(service, with_job)
+
+
+def lines_of_routes(told: Sequence[Preview] | NoEvent) -> Iterator[str]:
+    """Tell a person what each route makes of each event of a message, or why there is none."""
+    if isinstance(told, NoEvent):
+        yield f"{'dead letter:' if told.dead else 'no event is made of it:'} {told.reason}"
+        return
+    for one in told:
+        yield from _routes(one)
+
+
+def _routes(preview: Preview) -> Iterator[str]:
+    for number, decision in enumerate(preview.decisions, 1):
+        yield f"route {number}:  {_route(decision)}: {_decided(decision)}"
 
 
 def _route(decision: Decision) -> str:

@@ -7,19 +7,28 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Coroutine, Sized
+from collections.abc import Coroutine, Iterable, Sized
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge.cli.lines import on_one_line
-from bridge.cli.options import FAILED, Commands, chosen_source, load, pair, takes_configuration, wrong
+from bridge.cli.options import (
+    FAILED,
+    Commands,
+    chosen_source,
+    load,
+    pair,
+    refuse_unknown,
+    takes_configuration,
+    wrong,
+)
 
 if TYPE_CHECKING:
     from bridge.settings import Settings
 
-_UNKNOWN_ID = "(unknown)"
+_NO_SERVICE = "none"
 _Answer = TypeVar("_Answer")
 
 
@@ -45,6 +54,12 @@ def add_to(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="one of its attributes; may be repeated",
     )
+    one.add_argument(
+        "--expect",
+        action="append",
+        metavar="SERVICE",
+        help="which service must get it; may be repeated, and `none` is for no service: else the status is 1",
+    )
     check.set_defaults(command=_check)
 
     where = commands.add_parser("where", help="what became of an event: kept here, or its job on the cluster")
@@ -59,11 +74,12 @@ def _check(options: argparse.Namespace) -> int:
     from bridge.checkup import check, json_of_findings, lines_of_findings
     from bridge.core.ports import Finding, Severity
 
-    settings = load(options)
+    settings = load(options, files=options.event is None)
     if options.event is not None:
         return _preview(options, settings)
-    if options.attribute or any((options.source, options.id, options.type, options.subject)):
-        raise wrong("--event", "is missing: --source, --id, --type, --subject and --attribute tell of it")
+    if options.attribute or any((options.source, options.id, options.type, options.subject, options.expect)):
+        more = "--source, --id, --type, --subject, --attribute and --expect tell of it"
+        raise wrong("--event", f"is missing: {more}")
     findings = [Finding(Severity.WARNING, "configuration", warning) for warning in settings.warnings]
     if not options.offline:
         findings += _asking(check(settings))
@@ -87,12 +103,21 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _preview(options: argparse.Namespace, settings: Settings) -> int:
-    from bridge.checkup import json_of_preview, lines_of_preview, preview
+    from bridge.checkup import (
+        UNKNOWN_ID,
+        ends_of,
+        json_of_preview,
+        lines_of_preview,
+        lines_of_routes,
+        preview,
+    )
     from bridge.core.event import Event
+    from bridge.sources import NoEvent
 
     key = chosen_source(options, settings)
+    expected = _expected(options, settings)
     event = Event(
-        id=_UNKNOWN_ID if options.id is None else options.id,
+        id=UNKNOWN_ID if options.id is None else options.id,
         source=settings.sources[key].identity or key,
         type=options.type or "unknown",
         subject=options.subject,
@@ -101,16 +126,35 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
         attributes=dict(options.attribute),
     )
     found = preview(settings, key, event)
-    if isinstance(found, str):
-        print(json.dumps({"filtered": found}) if options.json else f"no event is made of it: {found}")
-        return 0
-    if options.json:
-        print(json.dumps([json_of_preview(one) for one in found]))
-        return 0
-    for one in found:
-        for line in lines_of_preview(one, with_job=not one.event.id.startswith(_UNKNOWN_ID)):
-            print(on_one_line(line))
-    return 0
+    if isinstance(found, NoEvent):
+        named = "dead_letter" if found.dead else "filtered"
+        lines: Iterable[str] = [json.dumps({named: found.reason})] if options.json else lines_of_routes(found)
+    elif options.json:
+        lines = [json.dumps([json_of_preview(one) for one in found])]
+    else:
+        lines = (
+            line
+            for one in found
+            for line in lines_of_preview(one, with_job=not one.event.id.startswith(UNKNOWN_ID))
+        )
+    for line in lines:
+        print(line if options.json else on_one_line(line))
+    ends = list(ends_of(found))
+    gets = {end.service for end in ends if not end.dead_letter}
+    if expected is not None and gets != expected:
+        names = [", ".join(sorted(one)) or "no service" for one in (expected, gets)]
+        print(f"oscar-bridge: expected to go to {names[0]}, but goes to {names[1]}", file=sys.stderr)
+        return FAILED
+    return FAILED if any(end.dead_letter for end in ends) else 0
+
+
+def _expected(options: argparse.Namespace, settings: Settings) -> set[str] | None:
+    """Return the services that must get the event; None where none is named."""
+    if options.expect is None or (options.expect == [_NO_SERVICE] and _NO_SERVICE not in settings.services):
+        return None if options.expect is None else set()
+    for service in options.expect:
+        refuse_unknown(service, "--expect", "services", settings.services)
+    return set(options.expect)
 
 
 def _where(options: argparse.Namespace) -> int:

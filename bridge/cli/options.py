@@ -27,11 +27,11 @@ def takes_configuration(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(options: argparse.Namespace) -> Settings:
-    """Read the configuration that is named. Raises ConfigurationError."""
+def load(options: argparse.Namespace, *, files: bool = True) -> Settings:
+    """Read the configuration that is named, and look at `files` that it names. Raises ConfigurationError."""
     from bridge import settings
 
-    return settings.load(options.config, os.environ)
+    return settings.load(options.config, os.environ, files=files)
 
 
 def chosen_source(options: argparse.Namespace, settings: Settings) -> str:

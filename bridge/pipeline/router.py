@@ -192,6 +192,11 @@ class Decision:
     event: Event | None = None
     """As the service gets it, decoded and encoded; None where there is none."""
 
+    @property
+    def dead(self) -> bool:
+        """Whether the event becomes a dead letter by this route."""
+        return self.reason not in ("", *_REASONS)
+
 
 def decide(routes: Iterable[RouteConfig], event: Event) -> list[Decision]:
     """Tell what each of `routes` makes of `event`, as a Router does, for a person who asks why."""

@@ -171,10 +171,13 @@ def hide(text: str, secret: str, shown: str) -> str:
     return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", lambda _: shown, text)
 
 
-def read(path: Path, mistakes: list[Mistake]) -> Value:
+_AT_LEAST = "at least `state_dir`, `clusters`, `services`, `sources`, `routes`"
+
+
+def read(path: Path, mistakes: list[Mistake], *, expected: str = _AT_LEAST) -> Value:
     """Read the file at `path`; add what is wrong but does not stop the reading to `mistakes`.
 
-    Raises ConfigurationError when there is no tree to go on with.
+    Raises ConfigurationError when there is no tree to go on with, with what is `expected` of an empty file.
     """
     name = str(path)
     try:
@@ -183,10 +186,10 @@ def read(path: Path, mistakes: list[Mistake]) -> Value:
         raise _fatal(name, f"can't read the configuration file: {error.strerror}") from None
     except ValueError:  # a NUL in the path
         raise _fatal(repr(name), "can't read the configuration file: not a path") from None
-    return parse(_decode(raw, name), name, mistakes)
+    return parse(_decode(raw, name), name, mistakes, expected=expected)
 
 
-def parse(text: str, name: str, mistakes: list[Mistake]) -> Value:
+def parse(text: str, name: str, mistakes: list[Mistake], *, expected: str = _AT_LEAST) -> Value:
     """Make the tree of `text`, the content of the file called `name`. Raises as `read` does."""
     if found := _UNPRINTABLE.search(text):
         place = _place_at(text, found.start(), name)
@@ -202,10 +205,7 @@ def parse(text: str, name: str, mistakes: list[Mistake]) -> Value:
     finally:
         loader.dispose()
     if node is None or (isinstance(node, ScalarNode) and node.tag.endswith(":null")):
-        message = (
-            "the file is empty; expected at least `state_dir`, `clusters`, `services`, `sources`, `routes`"
-        )
-        raise _fatal(f"{name}:1:1", message)
+        raise _fatal(f"{name}:1:1", f"the file is empty; expected {expected}")
     if not isinstance(node, MappingNode):
         found_kind = "a list" if isinstance(node, SequenceNode) else "text"
         raise _fatal(_place(node, name), f"expected `key: value` at the top level, found {found_kind}")

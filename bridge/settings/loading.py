@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,9 +17,10 @@ from bridge.settings.models import Settings
 from bridge.settings.references import check
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Settings:
+def load(path: Path, environ: Mapping[str, str], *, files: bool = True) -> Settings:
     """Read the configuration at `path`; `BRIDGE__…` variables of `environ` go over it.
 
+    Without `files` those that it names, such as secrets, are not looked at: they may be another machine's.
     Raises ConfigurationError with all mistakes, in the order of the file. No secret is in any of them.
     """
     mistakes: list[Mistake] = []
@@ -26,7 +28,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     substitute(root, environ, mistakes)
     overlay(root, environ, mistakes)
     mistakes += mistakes_in(environ)
-    settings, wrong = _validate(root, path.absolute().parent)
+    settings, wrong = _validate(root, {"directory": path.absolute().parent, "files": files})
     unresolved, warnings = check(root)
     for found in (unresolved, wrong):  # of two for one key, the one that knows more
         told = {mistake.key for mistake in mistakes}
@@ -37,12 +39,15 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _validate(root: Value, directory: Path) -> tuple[Settings | None, list[Mistake]]:
-    """Make the settings of the tree, or the mistakes that prevent it; relative paths begin at `directory`."""
+def _validate(root: Value, context: Mapping[str, Any]) -> tuple[Settings | None, list[Mistake]]:
+    """Make the settings of the tree, or the mistakes that prevent it.
+
+    Of `context`, relative paths begin at the `directory`, and `files` tells whether any is looked at.
+    """
     translator = Translator(Settings, root)
     mistakes = translator.switches()
     try:
-        return Settings.model_validate(root.plain(), context={"directory": directory}), mistakes
+        return Settings.model_validate(root.plain(), context=dict(context)), mistakes
     except ValidationError as error:
         return None, mistakes + translator.translate(error)
 

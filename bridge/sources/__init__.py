@@ -19,6 +19,15 @@ from bridge.values import Bytes, Model
 Rescan = Literal["now", "everything"]
 
 
+@dataclass(frozen=True, slots=True)
+class NoEvent:
+    """A message of which a source makes no event."""
+
+    reason: str
+    dead: bool = False
+    """Whether it becomes a dead letter, since it can't be read."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
     """What this machine keeps for a source whose upstream keeps nothing."""
@@ -69,6 +78,6 @@ class SourceConfig(Model, ABC):
         """Return the certificate that this source shows to its upstream, if it has one."""
         return None
 
-    def events_of(self, event: Event) -> Sequence[Event] | str:
+    def events_of(self, event: Event) -> Sequence[Event] | NoEvent:
         """Give the events that this source makes of one message, taken as `event`; or why it makes none."""
         return [event]

@@ -11,6 +11,7 @@ from bridge.checkup import json_of_preview, lines_of_preview, preview
 from bridge.checkup.preview import Preview
 from bridge.core.event import Event
 from bridge.core.identity import invocation_name
+from bridge.sources import NoEvent
 from tests.check.test_local import settings
 
 ROUTES = [
@@ -33,7 +34,7 @@ def look(message: Event, tmp_path: Path, **more: Any) -> list[Preview]:
     found = preview(
         settings(tmp_path, **{"services": SERVICES, "routes": ROUTES, **more}), "uploads", message
     )
-    assert not isinstance(found, str)
+    assert not isinstance(found, NoEvent)
     return list(found)
 
 
@@ -81,7 +82,7 @@ def test_an_event_too_large_for_one_service_is_its_dead_letter(tmp_path: Path) -
     assert plants.payload is not None
     assert flood.payload is None
     assert flood.job is None, "a run has no job"
-    assert flood.trouble.startswith("too_large: ")
+    assert flood.cause == "too_large"
     text = "\n".join(lines_of_preview(one, with_job=True))
     assert "dead letter: too_large" in text
     assert "…" in text, "a long payload is cut for a person"
@@ -108,7 +109,7 @@ def test_an_s3_notification_is_shown_as_one_event_a_record(tmp_path: Path) -> No
     assert len({one.services[0].job for one in found}) == 2
     greeting = event({"Service": "Amazon S3", "Event": "s3:TestEvent"})
     told = preview(settings(tmp_path, services=SERVICES, sources=sources, routes=routes), "uploads", greeting)
-    assert told == "test_event"
+    assert told == NoEvent("test_event")
 
 
 def test_a_route_that_decodes_shows_what_the_service_would_get(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.core.event import Event
 from bridge.pipeline.router import RouteConfig, decide
+from bridge.sources import NoEvent
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.message import Unreadable, Unwanted, read
 from tests.servers.hermes import message
@@ -148,8 +149,9 @@ def test_a_configuration_can_say_what_becomes_of_a_message() -> None:
 
     (event,) = ask(message())
     assert (event.type, event.subject, event.attributes) == ("close", "user.jdoe:dataset-0", {"a": "b"})
-    assert ask(message("open")) == "event_type"
-    assert "dead letter: not JSON" in ask(b"nonsense")
+    assert ask(message("open")) == NoEvent("event_type")
+    assert ask(b"nonsense").dead
+    assert ask(b"nonsense").reason.startswith("not JSON")
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,25 @@ import ssl
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from bridge.core.ports import Finding, Patience, Source
 from bridge.credentials import BasicAuth, OidcAuth
 from bridge.net.certificates import OwnCertificate
 from bridge.sources import Keeping, SourceConfig
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import HttpUrl, Model, Rate, ReadableFile, Seconds, Secret, SecretFile, Tls, exactly_one
+from bridge.values import (
+    HttpUrl,
+    Model,
+    Rate,
+    ReadableFile,
+    Seconds,
+    Secret,
+    SecretFile,
+    Tls,
+    exactly_one,
+    needs_no_files,
+)
 
 Flag = Literal[
     "IN_ACCESS",
@@ -70,8 +81,9 @@ class X509Auth(Model):
     """PEM; null: it is in `cert_file`."""
 
     @model_validator(mode="after")
-    def _loads(self) -> Self:
-        self.load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    def _loads(self, info: ValidationInfo) -> Self:
+        if not needs_no_files(info):
+            self.load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         return self
 
     def load(self, context: ssl.SSLContext) -> None:

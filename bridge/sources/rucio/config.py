@@ -13,7 +13,7 @@ from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source
 from bridge.net.certificates import OwnCertificate
 from bridge.net.tls import Context
-from bridge.sources import Keeping, SourceConfig
+from bridge.sources import Keeping, NoEvent, SourceConfig
 from bridge.sources.rucio.message import Unreadable, Unwanted, read
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, secret
@@ -179,10 +179,10 @@ class RucioConfig(SourceConfig):
         file = None if self.tls is None else self.tls.cert_file
         return None if file is None else OwnCertificate(file)
 
-    def events_of(self, event: Event) -> Sequence[Event] | str:
+    def events_of(self, event: Event) -> Sequence[Event] | NoEvent:
         found = read(event.data, event.source, frozenset(self.event_types), event.attributes)
         if isinstance(found, Unwanted):
-            return found.reason
+            return NoEvent(found.reason)
         if isinstance(found, Unreadable):
-            return f"a dead letter: {found.reason}"
+            return NoEvent(found.reason, dead=True)
         return [replace(found, attributes={**event.attributes, **found.attributes})]

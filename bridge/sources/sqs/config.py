@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source
-from bridge.sources import Keeping, SourceConfig
+from bridge.sources import Keeping, NoEvent, SourceConfig
 from bridge.sources.sqs.s3 import Unreadable, open_notification
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Seconds, SecretFile
@@ -115,9 +115,11 @@ class SqsConfig(SourceConfig):
 
         return await check(self, key, patience)
 
-    def events_of(self, event: Event) -> Sequence[Event] | str:
+    def events_of(self, event: Event) -> Sequence[Event] | NoEvent:
         try:
             found = open_notification(event)
         except Unreadable as error:
-            return f"unreadable: {error}"
+            return NoEvent(str(error), dead=True)
+        if isinstance(found, str):
+            return NoEvent(found)
         return [event] if found is None else found

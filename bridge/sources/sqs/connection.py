@@ -54,7 +54,7 @@ _THROTTLED = frozenset(
         "KmsThrottled",
     }
 )
-_TRUSTED_TOO_MUCH = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+TRUSTED_TOO_MUCH = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What botocore raises where an answer is not SQS's, or the environment's variables are not AWS's."""
 _NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
 _loader = cache(create_loader)
@@ -81,7 +81,7 @@ class Refusal:
 
 def _refusal(failed: Mapping[str, Any]) -> Refusal:
     """Read what SQS says of one entry; of one that it says nothing of, nothing is known."""
-    reason = _short(str(failed.get("Code", "")), str(failed.get("Message", "")))
+    reason = short(str(failed.get("Code", "")), str(failed.get("Message", "")))
     return Refusal(stale=bool(failed.get("SenderFault")), reason=reason or "nothing is said of it")
 
 
@@ -174,10 +174,10 @@ class Queue:
         except ClientError as error:
             raise self._refused(error) from None
         except (BotoCoreError, OSError) as error:
-            raise _failed(error, self.place) from None
-        except _TRUSTED_TOO_MUCH as error:
+            raise failed(error, self.place) from None
+        except TRUSTED_TOO_MUCH as error:
             raise Unanswered(
-                f"{self.place}: no answer of SQS's ({_short(type(error).__name__, str(error))})"
+                f"{self.place}: no answer of SQS's ({short(type(error).__name__, str(error))})"
             ) from error
         # A proxy's login or maintenance page: botocore takes it for an answer in which nothing is said.
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
@@ -189,7 +189,7 @@ class Queue:
         told = error.response.get("Error", {})
         code = str(told.get("Code", "")).rpartition(".")[2]
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        reason = _short(code, str(told.get("Message", "")))
+        reason = short(code, str(told.get("Message", "")))
         if code in _NO_QUEUE:
             return SourceLost(f"{self.place} does not exist, or may not be seen ({code})")
         if code in _THROTTLED or status == 429:
@@ -205,33 +205,34 @@ async def connect(config: SqsConfig) -> AsyncIterator[Queue]:
     async with AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
-                client = await stack.enter_async_context(_closing(_client(config)))
+                client = await stack.enter_async_context(closing(client_of(config, "sqs", config.endpoint)))
                 queue = Queue(client, config)
                 await queue.find()
         except TimeoutError:
             raise SourceLost(f"queue {config.queue}: not reached within {_OPEN_SECONDS:g} s") from None
         except (BotoCoreError, ClientError, OSError) as error:  # ClientError: a role that is refused to us
-            raise SourceLost(str(_failed(error, f"queue {config.queue}"))) from None
+            raise SourceLost(str(failed(error, f"queue {config.queue}"))) from None
         except (CredentialError, Throttled, Unanswered) as error:
             raise SourceLost(str(error)) from None
-        except _TRUSTED_TOO_MUCH as error:
+        except TRUSTED_TOO_MUCH as error:
             if not (whom := suspects(error)):
                 raise
-            reason = _short(type(error).__name__, str(error))
+            reason = short(type(error).__name__, str(error))
             raise SourceLost(f"queue {config.queue}: {reason}{whom}") from error
         yield queue
 
 
-def _client(config: SqsConfig) -> Any:
+def client_of(config: SqsConfig, service: str = "sqs", endpoint: str | None = None) -> Any:
+    """Make a client of one of AWS's services with the credentials of a queue; at `endpoint`, or AWS's own."""
     # A session an opening, since it keeps the credentials that it found: those on disk may have been renewed.
     session = AioSession(profile=config.profile)
     session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     # For all clients of this session: a role's credentials are asked for by others than this queue's.
     session.set_default_client_config(AioConfig(http_session_cls=HttpSession))
     return session.create_client(
-        "sqs",
+        service,
         region_name=config.known_region,
-        endpoint_url=config.endpoint,
+        endpoint_url=endpoint,
         aws_access_key_id=config.access_key_id,
         aws_secret_access_key=secret(config.secret_access_key, config.secret_access_key_file),
         aws_session_token=secret(config.session_token, config.session_token_file),
@@ -242,12 +243,15 @@ def _client(config: SqsConfig) -> Any:
             max_pool_connections=config.pollers + 2 * BATCH,
             # Not only a name: botocore makes its own anew for each call, at a tenth of the call's cost.
             user_agent=f"oscar-event-bridge/{__version__}",
+            # A server of somebody's own seldom has a name for each bucket.
+            s3=None if endpoint is None else {"addressing_style": "path"},
         ),
     )
 
 
 @asynccontextmanager
-async def _closing(client: Any) -> AsyncIterator[Any]:
+async def closing(client: Any) -> AsyncIterator[Any]:
+    """Open a client, and close it within two seconds."""
     opened = await client.__aenter__()
     try:
         yield opened
@@ -257,7 +261,7 @@ async def _closing(client: Any) -> AsyncIterator[Any]:
                 await client.__aexit__(None, None, None)
 
 
-def _failed(error: Exception, place: str) -> Exception:
+def failed(error: Exception, place: str) -> Exception:
     """Tell a failure that may pass from one that only other credentials, keys or files can mend."""
     if isinstance(error, NoRegionError):
         return SourceLost(f"{place}: no region; give `region`, or set AWS_DEFAULT_REGION")
@@ -266,7 +270,7 @@ def _failed(error: Exception, place: str) -> Exception:
             f"{place}: no AWS credentials, neither in the configuration nor in the environment, a profile, a "
             "web identity, the container or the instance"
         )
-    reason = f"{place}: {_short('', str(error) or type(error).__name__)}"
+    reason = f"{place}: {short('', str(error) or type(error).__name__)}"
     if "No such file" in reason:  # a CA bundle, a token: botocore does not always say which
         return SourceLost(reason + suspects(error))
     passes = isinstance(error, (HTTPClientError, ConnectionError, OSError)) and not isinstance(
@@ -275,7 +279,7 @@ def _failed(error: Exception, place: str) -> Exception:
     return Unanswered(reason) if passes else SourceLost(reason + suspects(error))
 
 
-def _short(code: str, text: str) -> str:
+def short(code: str, text: str) -> str:
     """Give the first line only: what follows it can be the request as it was signed, with its token."""
     code = code.rpartition(".")[2]
     line = redact_text(re.split(r"[\r\n]", text.strip(), maxsplit=1)[0][:300])

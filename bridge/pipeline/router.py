@@ -36,6 +36,8 @@ _SLOW = 0.001
 _FEW, _OF = 10, 1_000
 """More slow evaluations than this, of so many events, are more than one in a hundred."""
 
+_NOT_JSON = b"\xff"
+
 _Done = TypeVar("_Done")
 
 _log = structlog.get_logger(__name__)
@@ -69,7 +71,7 @@ class _Opened(NamedTuple):
     event: Event
     view: View
     fault: Undecodable | None = None
-    """Why it can't be decoded; the event is as it came then."""
+    """Why it can't be decoded; the event is as it came then, and its data shown as what is not JSON."""
 
 
 class _Route:
@@ -93,7 +95,7 @@ class _Route:
     def lane_of(self, opened: _Opened) -> str | None:
         """Name the lane of an event; None when `when` is false. Raise NoMatch, Unroutable or Undecodable.
 
-        One that can't be decoded is looked at as it came: it is not wanted only where `when` says so.
+        One that can't be decoded is not wanted only where `when` can say so without its data.
         """
         if opened.fault is None:
             return self.lane(opened.view)
@@ -167,7 +169,7 @@ class _Routes:
         try:
             body = yield from decode(event.data, codings)
         except Undecodable as fault:
-            return _Opened(event, self.view(event), fault)
+            return _Opened(event, self.view(replace(event, data=_NOT_JSON)), fault)
         event = replace(event, data=body)
         return _Opened(event, self.view(event))
 

@@ -159,6 +159,13 @@ async def test_of_two_routes_to_one_service_the_first_says_how() -> None:
     assert taken.bodies == [b"a"]
 
 
+async def test_what_can_not_be_decoded_chooses_no_service() -> None:
+    taken = Taken(route("data.to", allow=["plants"], decode="gzip"))
+    for body in (b'{"to": "plants"}', b'{"to": "other"}', b"{}"):
+        assert await taken.send(body) is Outcome.DEAD_LETTERED
+    assert [letter.cause for letter in taken.house.dead.letters] == ["undecodable"] * 3
+
+
 async def test_what_can_not_be_decoded_is_a_dead_letter_that_a_replay_takes_round_again() -> None:
     taken = Taken(route(when="data.size > 1", decode="gzip"), route("flood"), plants=ACCEPTED, flood=ACCEPTED)
     assert await taken.send(b'{"size": 2}') is Outcome.DEAD_LETTERED
@@ -180,7 +187,9 @@ async def test_what_can_not_be_decoded_is_a_dead_letter_that_a_replay_takes_roun
         ("has(attributes.other) && data.size > 1", b"plain", "no_match"),
         ("attributes.other == 'x'", b"plain", "missing_key"),
         ("data.size > 1", b"plain", "undecodable"),
-        ("data.size > 1", b'{"size": 1}', "no_match"),
+        ("has(data.size) && data.size > 1", b"plain", "no_match"),
+        ("data.size > 1", b'{"size": 1}', "undecodable"),
+        ("data.size > 1", b'{"other": 1}', "undecodable"),
         (None, b"plain", "undecodable"),
     ],
 )

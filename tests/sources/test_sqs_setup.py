@@ -373,7 +373,7 @@ clusters: {main: {endpoint: "http://h", auth: {type: basic, username: a, passwor
 services: {plants: {}}
 sources:
   files: {type: kafka, bootstrap_servers: "k1:9093,k2:9093", topics: [uploads], group_id: g,
-          security_protocol: SASL_SSL, sasl_mechanism: SCRAM-SHA-512, username: "o'brien", password: swordfish}
+      security_protocol: SASL_SSL, sasl_mechanism: SCRAM-SHA-512, username: "o'brien", password: swordfish}
   plain: {type: kafka, bootstrap_servers: "k1:9092", topics: [a, b], group_id: g}
 routes: [{from: files, to: plants}, {from: plain, to: plants}]
 """

@@ -164,7 +164,7 @@ def _difference(settings: Settings, case: Case) -> list[str]:
         attributes=case.attributes,
     )
     told = preview(settings, case.source, event)
-    asked = [each.model_dump(exclude_unset=True) for each in case.expect]
+    asked = [each.model_dump(exclude_none=True) for each in case.expect]
     ends = list(ends_of(told))
     found = [_found(end, asked[at] if at < len(asked) else {}) for at, end in enumerate(ends)]
     wanted, got = ([line for each in each_of for line in _shown(each)] for each_of in (asked, found))

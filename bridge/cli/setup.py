@@ -94,20 +94,21 @@ def _source(options: argparse.Namespace) -> tuple[str, AnySource]:
     if (options.config is None) == (options.queue is None):
         raise wrong("-c", "say which queue is meant: by -c FILE with --source, or by --queue")
     if options.config is not None:
-        settings = load(options)
+        settings = load(options, files=False)
         key = chosen_source(options, settings)
         return key, settings.sources[key]
     from pydantic import ValidationError
 
     from bridge.sources.sqs.config import SqsConfig
 
-    told = {name: getattr(options, name) for name in ("queue", "region", "profile", "endpoint_url")}
+    given = {name: getattr(options, name) for name in ("queue", "region", "profile", "endpoint_url")}
     try:
-        return "--queue", SqsConfig(type="sqs", **told)
+        return "--queue", SqsConfig(type="sqs", **given)
     except ValidationError as error:
         first = error.errors()[0]
         option = f"--{str(first['loc'][0]).replace('_', '-')}" if first["loc"] else "--queue"
-        raise wrong(option, str(first["msg"]).removeprefix("Value error, ")) from None
+        told = str(first["msg"]).removeprefix("Value error, ")
+        raise wrong(option, told.replace("String should match", "expected text that matches")) from None
 
 
 async def _plan_and_apply(config: SqsConfig, wish: Wish, *, make: bool) -> None:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 MOST = 2**20
 """Bytes of a body, before and after each coding. What a service takes is far less (`max_event_bytes`)."""
 _PIECE = 2**16
-"""Bytes of gzip at once: well below a millisecond."""
+"""Bytes at once: they take a millisecond at most."""
 _GZIP = 16 + zlib.MAX_WBITS
 """A zlib window that asks for gzip's header and checksum (RFC 1952)."""
 

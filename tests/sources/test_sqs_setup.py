@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.parsers import ResponseParserError
 
 from bridge.cli import main
 from bridge.core.errors import BridgeError
@@ -319,6 +320,13 @@ class Scripted:
         return await step() if callable(step) else step
 
 
+class Page:
+    """A client to which a proxy's login page answers."""
+
+    async def get_caller_identity(self) -> Any:
+        return {"ResponseMetadata": {"HTTPStatusCode": 200}}
+
+
 def refusal(code: str, operation: str, message: str = "no", status: int = 400) -> ClientError:
     told = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return ClientError(told, operation)  # type: ignore[arg-type] # the rest is not looked at
@@ -340,6 +348,7 @@ async def hang() -> None:
         (EndpointConnectionError(endpoint_url="https://h"), "Could not connect"),
         (hang, "no answer in 0.01 s"),
         (ValueError("nonsense"), "no answer of AWS's"),
+        (ResponseParserError("<html>"), "no answer of AWS's"),
     ],
 )
 async def test_what_fails_is_told_with_the_right_that_lacks(
@@ -349,6 +358,11 @@ async def test_what_fails_is_told_with_the_right_that_lacks(
     with pytest.raises(BridgeError) as raised:
         await Aws({"sqs": Scripted(failure)}).call("sqs", "operation")
     assert told in str(raised.value)
+
+
+async def test_a_web_page_is_no_answer() -> None:
+    with pytest.raises(BridgeError, match="no answer of AWS's: it has no 'Account'"):
+        await setup.look(Aws({"sts": Page()}), QUEUE, WISH)
 
 
 async def test_s3_is_asked_again_until_it_sees_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:

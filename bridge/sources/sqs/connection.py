@@ -33,7 +33,7 @@ from bridge.values import secret
 
 BATCH = 10
 """Messages of one receive, entries of one batch call (SQS quotas)."""
-_OPEN_SECONDS = 30.0
+OPEN_SECONDS = 30.0
 """To find credentials, where an instance or container may have to be asked for them, and the queue."""
 CALL_SECONDS = 10.0
 """One call, beside the time for which it may be held back."""
@@ -204,12 +204,12 @@ async def connect(config: SqsConfig) -> AsyncIterator[Queue]:
     """Give the configured queue. Raises SourceLost with the reason when it can't be reached or used."""
     async with AsyncExitStack() as stack:
         try:
-            async with asyncio.timeout(_OPEN_SECONDS):
+            async with asyncio.timeout(OPEN_SECONDS):
                 client = await stack.enter_async_context(closing(client_of(config, "sqs", config.endpoint)))
                 queue = Queue(client, config)
                 await queue.find()
         except TimeoutError:
-            raise SourceLost(f"queue {config.queue}: not reached within {_OPEN_SECONDS:g} s") from None
+            raise SourceLost(f"queue {config.queue}: not reached within {OPEN_SECONDS:g} s") from None
         except (BotoCoreError, ClientError, OSError) as error:  # ClientError: a role that is refused to us
             raise SourceLost(str(failed(error, f"queue {config.queue}"))) from None
         except (CredentialError, Throttled, Unanswered) as error:

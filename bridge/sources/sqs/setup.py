@@ -18,10 +18,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-from bridge.core.errors import BridgeError, CredentialError
+from bridge.core.errors import BridgeError
 from bridge.sources.sqs.config import SqsConfig
-from bridge.sources.sqs.connection import CALL_SECONDS, TRUSTED_TOO_MUCH, client_of, closing, failed, short
+from bridge.sources.sqs.connection import (
+    CALL_SECONDS,
+    OPEN_SECONDS,
+    TRUSTED_TOO_MUCH,
+    client_of,
+    closing,
+    failed,
+    short,
+)
 from bridge.sources.sqs.environment import suspects
 from bridge.sources.sqs.policy import number
 
@@ -129,7 +138,7 @@ class Aws:
             raise BridgeError(f"{action} is not allowed to this user or role{whose}: {reason}") from None
         except (BotoCoreError, OSError) as error:
             raise BridgeError(str(failed(error, service))) from None
-        except TRUSTED_TOO_MUCH as error:
+        except (*TRUSTED_TOO_MUCH, ResponseParserError) as error:
             reason = short(type(error).__name__, str(error))
             raise BridgeError(f"{service}: no answer of AWS's ({reason}){suspects(error)}") from error
         return answer
@@ -146,18 +155,28 @@ async def connect(config: SqsConfig, wish: Wish) -> AsyncIterator[Aws]:
         clients = {}
         for service, endpoint in endpoints.items():
             try:
-                clients[service] = await stack.enter_async_context(
-                    closing(client_of(config, service, endpoint))
-                )
+                async with asyncio.timeout(OPEN_SECONDS):
+                    opening = closing(client_of(config, service, endpoint))
+                    clients[service] = await stack.enter_async_context(opening)
+            except TimeoutError:
+                raise BridgeError(f"{service}: no credentials within {OPEN_SECONDS:g} s") from None
             except (BotoCoreError, OSError) as error:
                 raise BridgeError(str(failed(error, service))) from None
-            except CredentialError as error:
-                raise BridgeError(str(error)) from None
+            except TRUSTED_TOO_MUCH as error:
+                reason = short(type(error).__name__, str(error))
+                raise BridgeError(f"{service}: {reason}{suspects(error)}") from error
         yield Aws(clients)
 
 
 async def look(aws: Aws, config: SqsConfig, wish: Wish) -> There:
     """Ask for all that is there; changes nothing. Raises BridgeError."""
+    try:
+        return await _look(aws, config, wish)
+    except LookupError as error:  # a web page, in which botocore finds nothing of what it looks for
+        raise BridgeError(f"no answer of AWS's: it has no {error}") from error
+
+
+async def _look(aws: Aws, config: SqsConfig, wish: Wish) -> There:
     caller = await aws.call("sts", "get_caller_identity")
     account, partition = str(caller["Account"]), str(caller["Arn"]).split(":")[1]
     await _refuse_another_region(aws, wish, account)

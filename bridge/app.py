@@ -152,13 +152,11 @@ async def run(
         async with asyncio.TaskGroup() as lane_tasks:
             working = [lane_tasks.create_task(lane.run(), name=f"lane {lane.key}") for lane in lanes.values()]
             for key, cluster in clusters.items():
-                here = [services[name] for name, config in settings.services.items() if config.cluster == key]
-                working.append(lane_tasks.create_task(announce(cluster, here), name=f"cluster {key}"))
-                followed = [
-                    (services[name], jobs)
-                    for name, config in settings.services.items()
-                    if config.cluster == key and (jobs := lanes[name].jobs) is not None
-                ]
+                here = {name: one for name, one in settings.services.items() if one.cluster == key}
+                removing = [services[name].name for name, one in here.items() if one.remove_finished]
+                telling = announce(cluster, [services[name] for name in here], removing)
+                working.append(lane_tasks.create_task(telling, name=f"cluster {key}"))
+                followed = [(services[name], jobs) for name in here if (jobs := lanes[name].jobs) is not None]
                 if followed:
                     task = lane_tasks.create_task(follow(cluster, followed), name=f"jobs on cluster {key}")
                     working.append(task)

@@ -28,7 +28,8 @@ async def check(settings: Settings) -> Sequence[Finding]:
     for key, cluster in settings.clusters.items():
         services = {name: one for name, one in settings.services.items() if one.cluster == key}
         followed = [name for name, one in services.items() if one.follows]
-        parts.append((f"cluster {key}", check_cluster(key, cluster, services, followed)))
+        removing = [name for name, one in services.items() if one.remove_finished]
+        parts.append((f"cluster {key}", check_cluster(key, cluster, services, followed, removing)))
     for key, source in settings.sources.items():
         if (certificate := source.own_certificate()) is not None:
             parts.append((f"source {key}", _look_at(f"source {key}", certificate)))
@@ -71,4 +72,5 @@ def _patience(settings: Settings, source: str) -> Patience:
         attempt=attempt,
         unsettled=attempt + max(waits, default=0.0),
         parks=all(service.park for service in services),
+        alone=any(service.remove_finished for service in services),
     )

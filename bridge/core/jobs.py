@@ -71,9 +71,21 @@ class JobChanges:
     """Before the first attempt; one that is noted already stays as it is."""
     progress: dict[str, tuple[Progress, float | None]] = field(default_factory=dict)
     """With the time of acceptance; None leaves what is kept of that."""
+    remember: set[str] = field(default_factory=set)
+    """Names of jobs that are about to be deleted: with them OSCAR refuses no second job any more."""
 
     def __bool__(self) -> bool:
-        return bool(self.note or self.progress or self.forget)
+        return bool(self.note or self.progress or self.forget or self.remember)
+
+
+@dataclass(slots=True)
+class Ended:
+    """A lane's jobs, by name, that are seen to have ended, and about which something is to be done."""
+
+    failed: list[str] = field(default_factory=list)
+    """`JobWatch.failed` is called next for each, with its log."""
+    removable: list[str] = field(default_factory=list)
+    """They succeeded, and are to be deleted, once `JobWatch.remember` has returned them."""
 
 
 class JobMaker(Protocol):
@@ -96,8 +108,11 @@ class JobKeeper(Protocol):
     async def event_of_job(self, service: str, name: str) -> Event | None:
         """Return the event of a job with what is kept of its data; None for no such job. Raise StoreError."""
 
-    async def change_jobs(self, service: str, changes: JobChanges) -> None:
-        """Return when `changes` are on disk. Raise StoreFullError at the budget, StoreError."""
+    async def change_jobs(self, service: str, changes: JobChanges) -> Collection[str]:
+        """Return when `changes` are on disk. Raise StoreFullError at the budget, StoreError.
+
+        Those names are returned, and not noted, that are remembered: their jobs had succeeded.
+        """
 
 
 class JobWatch(Protocol):
@@ -109,15 +124,20 @@ class JobWatch(Protocol):
     def sweep_began(self) -> Collection[str]:
         """Hear that a listing begins; return the names of the jobs that are looked for."""
 
-    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Sequence[str]:
+    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Ended:
         """Hear what a part of the listing shows, jobs that are not the lane's own among them.
 
-        It was asked for at the monotonic time `asked_at`. Return the names of those that have failed, for
-        which `failed` is called next.
+        It was asked for at the monotonic time `asked_at`.
         """
 
     async def failed(self, name: str, log: str) -> None:
         """Hear the end of the log of a job that failed; return once what is to be kept of it is on disk."""
+
+    async def remember(self, names: Collection[str]) -> Sequence[str]:
+        """Return those of the jobs to be deleted whose names are kept now, so that no event makes another."""
+
+    def removed(self, name: str) -> None:
+        """Hear that a job was deleted."""
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         """Hear that the listing has shown all of those looked for that were there when it began.

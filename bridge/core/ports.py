@@ -320,7 +320,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long events of one source may stay in the bridge's hands, by the services its routes reach."""
+    """What the services that a source's routes reach ask of it: how long their events may be in hand."""
 
     attempt: float
     """Seconds of the longest attempt (`timeout_seconds`)."""
@@ -328,3 +328,5 @@ class Patience:
     """Seconds until the last of them is settled upstream, whatever the services do."""
     parks: bool = True
     """Whether every one of the services parks what it can't attempt."""
+    alone: bool = False
+    """Whether one of the services is for a single replica (`remove_finished`)."""

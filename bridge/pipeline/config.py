@@ -21,6 +21,8 @@ class LaneConfig(Model):
     """For `mode: job`: follow each job until it has ended. So it is with `limits.active_jobs` as well."""
     on_failure: Literal["ignore", "dead-letter"] = "ignore"
     """What becomes of the event of a job that was followed and failed."""
+    remove_finished: bool = False
+    """Delete a job that was followed and succeeded, so that listings stay short."""
     retry: RetryConfig = RetryConfig()
     park: bool = True
     """Write events that can't be attempted to the store; if not, they are held upstream."""

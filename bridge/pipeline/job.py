@@ -13,16 +13,14 @@ class Job:
     """A job that is there, or may be."""
 
     __slots__ = (
-        "absence_tells_from", "accepted_at", "deliveries", "ended_at", "event", "failed", "kept", "name",
-        "perhaps", "progress", "told", "under_way",
+        "absence_tells_from", "accepted_at", "deliveries", "ended_at", "event", "kept", "name", "perhaps",
+        "progress", "told", "under_way",
     )  # fmt: skip
 
     def __init__(self, name: str, event: Event) -> None:
         self.name = name
         self.event = event
         """Without its data."""
-        self.failed = False
-        """Whether it was seen to have failed, and what is to be kept of it may not be on disk yet."""
         self.progress = Progress.NOTED
         self.accepted_at: float | None = None
         """Seconds since 1970."""

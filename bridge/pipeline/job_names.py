@@ -8,7 +8,7 @@ from heapq import nsmallest
 
 import structlog
 
-from bridge.core.delivery import Delivery
+from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError
 from bridge.core.jobs import JobChanges, JobKeeper, JobRecord, Progress
 from bridge.pipeline.job import Job
@@ -80,6 +80,17 @@ class JobNames:
         self._changes.forget.add(job.name)
         self._write_soon()
 
+    async def remember(self, names: Collection[str]) -> bool:
+        """Tell whether it is on disk that the jobs `names` succeeded, whatever becomes of them."""
+        try:
+            await self._keeper.change_jobs(self._key, JobChanges(remember=set(names)))
+        except StoreError as error:
+            _log.warning(
+                "jobs are not removed: their names can't be kept", service=self._key, error=str(error)
+            )
+            return False
+        return True
+
     async def load(self) -> Sequence[JobRecord]:
         """Return the names that an earlier process has left, once they can be read."""
         failures = 0
@@ -118,7 +129,7 @@ class JobNames:
             # What is forgotten makes room in a full store: each second try is without names.
             noted = self._next() if failures % 2 == 0 else []
             try:
-                await self._write_once(noted)
+                removed = await self._write_once(noted)
             except StoreError as error:
                 failures += 1
                 _log.error("the names of jobs can't be kept", service=self._key, error=str(error))
@@ -127,7 +138,20 @@ class JobNames:
                 continue
             failures = 0
             for delivery in noted:
-                if (job := self._jobs.get(delivery)) is not None:
+                job = self._jobs.get(delivery)
+                if job is None:
+                    continue
+                if job.name in removed:
+                    event = delivery.event
+                    _log.info(
+                        "an event came again whose job had succeeded and was removed: it makes no other",
+                        service=self._key,
+                        job=job.name,
+                        source=event.source,
+                        id=event.id,
+                    )
+                    delivery.settle(Outcome.ACCEPTED)
+                else:
                     job.kept = True
                     self._waiting.ready(delivery)
             if noted:
@@ -150,8 +174,8 @@ class JobNames:
             self._last = names[chosen[-1]]
         return chosen
 
-    async def _write_once(self, noted: Collection[Delivery]) -> None:
-        """Write the names for `noted`, and all other changes.
+    async def _write_once(self, noted: Collection[Delivery]) -> Collection[str]:
+        """Write the names for `noted`, and all other changes; return those names whose jobs were removed.
 
         Raise StoreError; the changes are then kept for later.
         """
@@ -161,9 +185,9 @@ class JobNames:
             if not job.kept:
                 changes.note[job.name] = delivery.event if self._with_data else job.event
         if not changes:
-            return
+            return ()
         try:
-            await self._keeper.change_jobs(self._key, changes)
+            return await self._keeper.change_jobs(self._key, changes)
         except StoreError:
             newer = self._changes
             newer.forget |= changes.forget

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from enum import Enum
 from time import monotonic
 
 import structlog
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.core.jobs import JobMaker, JobOutcome, JobRecord, JobSeen, Phase, Progress
+from bridge.core.jobs import Ended, JobMaker, JobOutcome, JobRecord, JobSeen, Phase, Progress
 from bridge.core.ports import Answer, Keeper, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.job import Job
@@ -35,6 +36,16 @@ _DAY = 86400.0
 _NEVER = float("inf")
 
 _log = structlog.get_logger(__name__)
+
+_OUTCOMES = {Phase.SUCCEEDED: JobOutcome.SUCCEEDED, Phase.FAILED: JobOutcome.FAILED}
+
+
+class _ToDo(Enum):
+    """What is still to be done about a job that has ended."""
+
+    TELL = "tell"
+    """That it failed; what is to be kept of it may not be on disk yet."""
+    REMOVE = "remove"
 
 
 class Jobs:
@@ -60,13 +71,19 @@ class Jobs:
         self._maker = maker
         self._waiting = waiting
         self._look = look
+        self._removes = config.remove_finished
         most = config.limits.active_jobs
+        if most is None and self._removes:
+            # One that is not followed would make a second job if its event came again after it was removed.
+            most = _MOST_FOLLOWED
         self._backlog = Backlog(_NEVER if most is None else most)
         self._limited = most is not None
         self._metrics = metrics
         self._jobs: dict[str, Job] = {}
         self._of: dict[Delivery, Job] = {}
         self._under_way: dict[Attempt, Job] = {}
+        self._left_to_do: dict[str, _ToDo] = {}
+        """By the names of jobs that have ended."""
         buries = config.on_failure == "dead-letter"
         self._names = JobNames(
             key, keeper, waiting, self._of, with_data=buries, in_rounds=self._limited, look=look
@@ -124,6 +141,7 @@ class Jobs:
         if job is None:
             return
         self._under_way[attempt] = job
+        self._left_to_do.pop(job.name, None)  # if it is gone by now, the attempt makes another
         job.under_way += 1
         job.absence_tells_from = _NEVER
         self._backlog.take(job.name)
@@ -168,7 +186,8 @@ class Jobs:
             job = self._jobs.get(record.name)
             if job is None:
                 job = self._jobs[record.name] = Job(record.name, record.event)
-            job.kept = job.perhaps = True
+            job.perhaps = True
+            job.kept = not self._removes  # it may have been removed just before the process ended
             job.progress, job.accepted_at = record.progress, record.accepted_at
             doubtful = record.progress is Progress.NOTED
             job.absence_tells_from = now + self._maker.afterwards if doubtful else now
@@ -186,17 +205,16 @@ class Jobs:
     def sweep_began(self) -> Collection[str]:
         """Hear that a listing begins; return the names of the jobs that are looked for."""
         self._sweep_began = monotonic()
-        names = self._backlog.names()
+        names = {*self._backlog.names(), *self._left_to_do}
         self._not_shown, self._sought = set(names), len(names)
         return names
 
-    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Sequence[str]:
+    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Ended:
         """Hear what a part of the listing shows, jobs that are not the lane's own among them.
 
-        It was asked for at the monotonic time `asked_at`. Return the names of those that have failed, for
-        which `failed` is called next.
+        It was asked for at the monotonic time `asked_at`.
         """
-        failed = []
+        ended = Ended()
         for seen in jobs:
             job = self._jobs.get(seen.name)
             if job is None:
@@ -204,14 +222,9 @@ class Jobs:
             self._not_shown.discard(job.name)
             if job.under_way or job.ended_at >= asked_at:
                 continue  # it may have been deleted, and made anew since
-            if seen.phase is Phase.SUCCEEDED:
-                self._over(job, JobOutcome.SUCCEEDED, seen)
-            elif seen.phase is Phase.FAILED:
-                if not job.failed:
-                    job.failed = True
-                    self._over(job, JobOutcome.FAILED, seen)
-                failed.append(job.name)
-            else:
+            if seen.phase in _OUTCOMES:
+                self._saw_the_end(job, seen, ended)
+            elif job.name not in self._left_to_do:  # of one that has ended the pod may be collected
                 self._names.progress(job, Progress.SEEN, None)
                 self._backlog.take(job.name)
                 self._tell_of_one_that_waits(job, seen)
@@ -219,16 +232,45 @@ class Jobs:
                 delivery.settle(Outcome.ACCEPTED)  # an attempt would be called a duplicate
         self._count()
         self._look()
-        return failed
+        return ended
+
+    def _saw_the_end(self, job: Job, seen: JobSeen, ended: Ended) -> None:
+        if job.name not in self._left_to_do:
+            self._over(job, _OUTCOMES[seen.phase], seen)
+        to_do = self._left_to_do.get(job.name)
+        if to_do is _ToDo.TELL:
+            ended.failed.append(job.name)
+        elif to_do is _ToDo.REMOVE:
+            job.kept = False  # whoever comes next has to ask whether it was removed
+            ended.removable.append(job.name)
 
     async def failed(self, name: str, log: str) -> None:
         """Hear the end of the log of a job that failed; return once what is to be kept of it is on disk."""
-        job = self._jobs.get(name)
-        if job is None or not job.failed:
-            return
-        await self._outcomes.failed(job, log)
-        job.failed = False
-        self._tidy(job)
+        if self._left_to_do.get(name) is _ToDo.TELL:
+            await self._outcomes.failed(self._jobs[name], log)
+            self._done(name)
+
+    async def remember(self, names: Collection[str]) -> Sequence[str]:
+        """Return those of the jobs to be deleted whose names are kept now, so that no event makes another.
+
+        Not one whose event is here again: it may have been let go before its name was kept.
+        """
+        if not await self._names.remember(names):
+            return ()
+        return [
+            name
+            for name in names
+            if self._left_to_do.get(name) is _ToDo.REMOVE and not self._jobs[name].deliveries
+        ]
+
+    def removed(self, name: str) -> None:
+        """Hear that a job was deleted."""
+        self._done(name)
+
+    def _done(self, name: str) -> None:
+        if self._left_to_do.pop(name, None) is not None:
+            self._tidy(self._jobs[name])
+            self._count()
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         """Hear that the listing has shown all of those looked for that were there when it began.
@@ -241,7 +283,9 @@ class Jobs:
             job = self._jobs.get(name)
             if job is None or job.absence_tells_from >= began:
                 continue
-            if job.progress is Progress.SEEN or (job.progress is Progress.ACCEPTED and absence_tells):
+            if job.name in self._left_to_do:
+                self._done(job.name)  # it is gone
+            elif job.progress is Progress.SEEN or (job.progress is Progress.ACCEPTED and absence_tells):
                 self._over(job, JobOutcome.GONE, None)
             elif job.progress is Progress.ACCEPTED:
                 unlisted += 1
@@ -256,7 +300,7 @@ class Jobs:
         if seconds > _LONG_SWEEP and seen > 2 * self._sought:
             self._tell(
                 "the listing of jobs takes long, so places stay empty: lower TTL_JOB of OSCAR, so that "
-                "fewer jobs that have ended are listed",
+                "fewer jobs that have ended are listed, or set `remove_finished: true`",
                 seconds=round(seconds),
                 listed=seen,
             )
@@ -273,18 +317,22 @@ class Jobs:
     def _over(self, job: Job, outcome: JobOutcome, seen: JobSeen | None) -> None:
         self._outcomes.count(job, outcome, seen)
         self._backlog.free(job.name)
+        if outcome is JobOutcome.FAILED:
+            self._left_to_do[job.name] = _ToDo.TELL
+        elif outcome is JobOutcome.SUCCEEDED and self._removes:
+            self._left_to_do[job.name] = _ToDo.REMOVE
         self._tidy(job)
 
     def _tidy(self, job: Job) -> None:
         """Forget a job that nobody needs to know any more."""
-        if job.deliveries or job.under_way or job.failed or self._backlog.counts(job.name):
+        if job.deliveries or job.under_way or job.name in self._left_to_do or self._backlog.counts(job.name):
             return
         if self._jobs.get(job.name) is job:
             del self._jobs[job.name]
             self._names.forget(job)
 
     def _count(self) -> None:
-        if not self._backlog.active:
+        if not (self._backlog.active or self._left_to_do):
             self._some.clear()
         elif not self._some.is_set():
             self._since = monotonic()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Collection
+from hashlib import blake2b
 
 from bridge.core.event import Event
 from bridge.core.jobs import JobChanges, JobRecord, Progress
@@ -24,29 +26,74 @@ _PROGRESS = """
     UPDATE jobs SET progress = max(progress, ?), accepted_at = coalesce(accepted_at, ?)
     WHERE service = CAST(? AS TEXT) AND name = ?
 """
+_REMEMBER = "INSERT INTO removed_jobs (identity, removed_at) VALUES (?, ?) ON CONFLICT DO NOTHING"
+_REMEMBER_SECONDS = 30 * 86_400.0
+"""As long as OSCAR keeps a job that is not removed, by default (`TTL_JOB`): it protects no longer either."""
+_MOST_REMEMBERED = 1_000_000
+"""Names, of some 60 bytes on the disk: the oldest go first."""
+_REMEMBERED_BYTES = 60
+_LOOKED_AT = 1000
+"""The oldest names that are looked at, whether they are too old, whenever others are remembered."""
 _WITHOUT_DATA = schema.EVENT.replace("data", "x''")
 
 
 def size_of(changes: JobChanges) -> int:
     """Estimate the bytes of the new rows in `changes`."""
-    return sum(event.size + len(event.id) + len(event.source) + _OVERHEAD for event in changes.note.values())
+    noted = sum(event.size + len(event.id) + len(event.source) + _OVERHEAD for event in changes.note.values())
+    return noted + _REMEMBERED_BYTES * len(changes.remember)
 
 
-def change(connection: sqlite3.Connection, service: str, changes: JobChanges) -> tuple[None, Change]:
-    """Write `changes` to the jobs of the lane `service`."""
+def change(
+    connection: sqlite3.Connection, service: str, changes: JobChanges, now: float
+) -> tuple[Collection[str], Change]:
+    """Write `changes` to the jobs of the lane `service`, at the time `now` (seconds since 1970).
+
+    Return the names that are to be noted and are remembered: they are not noted.
+    """
     key = raw(service)
+    if changes.remember:
+        _remember(connection, service, changes.remember, now)
+    removed = {name for name in changes.note if _is_remembered(connection, service, name)}
     if changes.forget:
         connection.execute(
             "DELETE FROM jobs WHERE service = CAST(? AS TEXT) AND name IN (SELECT value FROM json_each(?))",
             (key, json.dumps(sorted(changes.forget))),
         )
-    rows = [(name, *schema.event_columns(event, service)) for name, event in changes.note.items()]
+    rows = [
+        (name, *schema.event_columns(event, service))
+        for name, event in changes.note.items()
+        if name not in removed
+    ]
     connection.executemany(_NOTE, rows)
     connection.executemany(
         _PROGRESS,
         [(progress, accepted, key, name) for name, (progress, accepted) in changes.progress.items()],
     )
-    return None, Change()
+    return removed, Change()
+
+
+def _remember(connection: sqlite3.Connection, service: str, names: Collection[str], now: float) -> None:
+    connection.executemany(_REMEMBER, [(_identity(service, name), now) for name in sorted(names)])
+    connection.execute(
+        "DELETE FROM removed_jobs WHERE number <= (SELECT max(number) FROM removed_jobs) - ?",
+        (_MOST_REMEMBERED,),
+    )
+    connection.execute(
+        "DELETE FROM removed_jobs WHERE removed_at < ? AND number IN "
+        "(SELECT number FROM removed_jobs ORDER BY number LIMIT ?)",
+        (now - _REMEMBER_SECONDS, _LOOKED_AT),
+    )
+
+
+def _is_remembered(connection: sqlite3.Connection, service: str, name: str) -> bool:
+    found = connection.execute(
+        "SELECT 1 FROM removed_jobs WHERE identity = ?", (_identity(service, name),)
+    ).fetchone()
+    return found is not None
+
+
+def _identity(service: str, name: str) -> bytes:
+    return blake2b(f"{len(service)}:{service}{name}".encode(), digest_size=16).digest()
 
 
 def of_service(connection: sqlite3.Connection, service: str) -> list[JobRecord]:

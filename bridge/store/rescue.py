@@ -27,6 +27,8 @@ _SPOOLS_SINCE = 3
 """The version of a file that has spools."""
 _JOBS_SINCE = 5
 """The version of a file that has jobs."""
+_REMOVED_JOBS_SINCE = 6
+"""The version of a file that has jobs that were removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
             _copy_generations(old, copy)
             if version >= _JOBS_SINCE:
                 _copy_jobs(old, copy)
+            if version >= _REMOVED_JOBS_SINCE:
+                _copy_removed_jobs(old, copy)
             spools_broken = version >= _SPOOLS_SINCE and _copy_spools(old, copy)
             marks_broken = version >= _SPOOLS_SINCE and _copy_marks(old, copy)
     except sqlite3.DatabaseError as error:
@@ -158,6 +162,15 @@ def _copy_jobs(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
                     "CAST(? AS TEXT), ?)",
                     _bound(row),
                 )
+
+
+def _copy_removed_jobs(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+    """Copy whose jobs were removed, as far as it can be read: of others an event makes another job."""
+    for direction in ("ASC", "DESC"):
+        rows = f"SELECT number, identity, removed_at FROM removed_jobs ORDER BY number {direction}"  # noqa: S608 - no outside text
+        for row in _UntilBroken(old, rows):
+            with suppress(sqlite3.IntegrityError):
+                copy.execute("INSERT OR IGNORE INTO removed_jobs VALUES (?, ?, ?)", row)
 
 
 def _copy_spools(old: sqlite3.Connection, copy: sqlite3.Connection) -> bool:

@@ -115,6 +115,15 @@ MIGRATIONS = (
         UNIQUE (service, name)
     ) STRICT;
     """,
+    # The jobs that succeeded and that this bridge has removed, in that order; an identity is made of the
+    # lane's key and the job's name.
+    """
+    CREATE TABLE removed_jobs (
+        number INTEGER PRIMARY KEY,
+        identity BLOB NOT NULL UNIQUE,
+        removed_at REAL NOT NULL
+    ) STRICT;
+    """,
 )
 """What takes a file from the version of its place in this list to the next; `user_version` counts them."""
 

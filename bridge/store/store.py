@@ -195,12 +195,13 @@ class Store:
         """Return the event of a job with what is kept of its data; None for no such job. Raise StoreError."""
         return await self.read(lambda connection: jobs.event_of(connection, service, name))
 
-    async def change_jobs(self, service: str, changes: JobChanges) -> None:
-        """Return when `changes` to the jobs of the lane `service` are on disk.
+    async def change_jobs(self, service: str, changes: JobChanges) -> Collection[str]:
+        """Return when `changes` to the jobs of the lane `service` are on disk: the names that are remembered.
 
         Raise StoreFullError when the budget has no room for them, StoreError.
         """
-        await self.write(partial(jobs.change, service=service, changes=changes), jobs.size_of(changes))
+        change = partial(jobs.change, service=service, changes=changes, now=self.now())
+        return await self.write(change, jobs.size_of(changes))
 
     # What streams told
 

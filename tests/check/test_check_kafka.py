@@ -23,7 +23,7 @@ from tests.servers.tansu import Tansu, free_port
 PATIENCE = Patience(attempt=30, unsettled=630)
 
 
-async def check(servers: str, topic: str, **more: Any) -> Sequence[Finding]:
+async def check(servers: str, topic: str, patience: Patience = PATIENCE, **more: Any) -> Sequence[Finding]:
     config = KafkaConfig.model_validate(
         {
             "type": "kafka",
@@ -34,7 +34,7 @@ async def check(servers: str, topic: str, **more: Any) -> Sequence[Finding]:
             **more,
         }
     )
-    return await config.check("uploads", PATIENCE)
+    return await config.check("uploads", patience)
 
 
 async def test_a_new_group_is_told_where_it_begins(tansu: Tansu, unique: str) -> None:
@@ -70,6 +70,13 @@ async def test_a_group_of_another_protocol_is_a_problem() -> None:
     async with describing_broker("t", group=(0, "Stable", "consumer", "roundrobin", [MEMBER])) as servers:
         found = await check(servers, "t")
     said(found, "note", "another member", "consumer-1/10.0.0.7")
+    other = ("consumer-2-7f", "consumer-2", "/10.0.0.8", b"", b"")
+    async with describing_broker(
+        "t", group=(0, "Stable", "consumer", "roundrobin", [MEMBER, other])
+    ) as servers:
+        said(await check(servers, "t"), "note", "another member")
+        found = await check(servers, "t", Patience(attempt=30, unsettled=630, alone=True))
+    said(found, "problem", "2 members on several hosts", remedy="TTL_JOB")
 
 
 async def test_a_group_that_may_not_be_used_is_a_problem() -> None:

@@ -40,6 +40,7 @@ async def check(
     services: dict[str, dict[str, Any]] = SERVICES,
     auth: Any = None,
     followed: Sequence[str] = (),
+    removing: Sequence[str] = (),
     **more: Any,
 ) -> Sequence[Finding]:
     auth = auth or {"type": "basic", "username": "oscar", "password": PASSWORD}
@@ -49,6 +50,7 @@ async def check(
         config,
         {key: ServiceConfig.model_validate({"cluster": "main", **one}) for key, one in services.items()},
         followed,
+        removing,
     )
 
 
@@ -217,6 +219,12 @@ async def test_a_clock_that_is_wrong_is_a_warning(seconds: float, word: str) -> 
     pages = {"/health": "Ok", "/system/info": {"version": "4.1.0"}, "/system/services": [{"name": "plants"}]}
     async with oscar_that_answers(pages, Date=date) as url:
         said(await check(url), "warning", f"s {word} the cluster's", remedy="NTP")
+
+
+async def test_what_once_means_where_jobs_are_removed_is_told(oscar: SandboxOscar) -> None:
+    found = await check(oscar.url, followed=["plants"], removing=["plants"])
+    assert is_well(found)
+    said(found, "note", "at least once with several replicas", "remove_finished", about="service plants")
 
 
 async def test_where_jobs_are_followed_the_listing_is_looked_at(oscar: SandboxOscar) -> None:

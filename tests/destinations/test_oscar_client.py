@@ -769,6 +769,14 @@ async def test_a_cluster_tells_what_once_means(version: str, once: str) -> None:
     assert (line["version"], line["once"], line["at_least_once"]) == (version, once, ["plants"])
 
 
+async def test_a_service_whose_jobs_are_removed_has_its_events_once_on_this_replica_alone() -> None:
+    async with FakeOscar().serve() as oscar, service(oscar.url) as plants:
+        with capture_logs() as lines:
+            await announce(plants._cluster, [plants], ["plants"])
+            await announce(plants._cluster, [plants])
+    assert [line["at_least_once"] for line in lines] == [["plants"], []]
+
+
 async def test_a_cluster_out_of_reach_is_no_reason_to_fail() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from bridge.core.jobs import JobSeen, Phase
+from bridge.core.jobs import Ended, JobSeen, Phase
 from bridge.destinations.oscar import jobs as listing
 from bridge.destinations.oscar.client import OscarService
 from bridge.destinations.oscar.jobs import follow, jobs_in, start_of, token_at
@@ -34,6 +35,9 @@ class Watch:
         """What the last whole listing has shown."""
         self.ends: list[tuple[int, bool]] = []
         self.logs: dict[str, str] = {}
+        self.removes = False
+        self.gone: set[str] = set()
+        """Those that were removed."""
 
     async def wanted(self) -> None:
         await asyncio.sleep(0)
@@ -43,12 +47,21 @@ class Watch:
         self.seen.clear()
         return self.names
 
-    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Sequence[str]:
+    def saw(self, jobs: Collection[JobSeen], asked_at: float) -> Ended:
         self.seen |= {job.name: job.phase for job in jobs}
-        return [job.name for job in jobs if job.phase is Phase.FAILED and job.name not in self.logs]
+        return Ended(
+            failed=[job.name for job in jobs if job.phase is Phase.FAILED and job.name not in self.logs],
+            removable=[job.name for job in jobs if self.removes and job.phase is Phase.SUCCEEDED],
+        )
 
     async def failed(self, name: str, log: str) -> None:
         self.logs[name] = log
+
+    async def remember(self, names: Collection[str]) -> Sequence[str]:
+        return sorted(names)
+
+    def removed(self, name: str) -> None:
+        self.gone.add(name)
 
     def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         assert seen == len(self.seen)
@@ -164,6 +177,64 @@ async def test_the_log_of_a_job_that_failed_is_read() -> None:
             await until(lambda: job.phase == "Failed")
             await swept(plants, watch)
     assert "exited with code 3" in watch.logs[name]
+
+
+async def test_jobs_that_succeeded_are_removed_and_those_that_failed_stay(oscar: SandboxOscar) -> None:
+    oscar.preload(oscar.services.named("plants")[0], 5, failed=2)
+    async with service(oscar.url, ADMIN) as plants:
+        running = await made(plants, 1)
+        watch = Watch([job.name for job in oscar.jobs.all()])
+        watch.removes = True
+        await swept(plants, watch, 2)
+    assert len(watch.gone) == 3
+    assert [job.phase for job in oscar.jobs.all() if job.name not in running] == ["Failed", "Failed"]
+    assert watch.ends[-1] == (3, True)
+
+
+async def test_one_that_is_gone_by_now_is_removed(
+    oscar: SandboxOscar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oscar.preload(oscar.services.named("plants")[0], 1)
+
+    async def remember(_self: Watch, names: Collection[str]) -> Sequence[str]:
+        for job in oscar.jobs.all():
+            oscar.jobs.delete(job)
+        return sorted(names)
+
+    monkeypatch.setattr(Watch, "remember", remember)
+    async with service(oscar.url, ADMIN) as plants:
+        watch = Watch([job.name for job in oscar.jobs.all()])
+        watch.removes = True
+        await swept(plants, watch)
+    assert len(watch.gone) == 1
+
+
+async def test_a_removal_that_fails_is_told_and_comes_again(oscar: SandboxOscar) -> None:
+    oscar.preload(oscar.services.named("plants")[0], 2)
+    async with service(oscar.url, ADMIN) as plants:
+        watch = Watch([job.name for job in oscar.jobs.all()])
+        watch.removes = True
+        removing = plants._cluster.remove_job
+        failures = 2
+
+        async def at_last(service_name: str, job: str) -> None:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                oscar.settings.password = "changed"
+            try:
+                await removing(service_name, job)
+            finally:
+                oscar.settings.password = "sandbox"
+
+        plants._cluster.remove_job = at_last  # type: ignore[method-assign]
+        with capture_logs() as logs:
+            await swept(plants, watch, 2)
+    told = [line for line in logs if line["event"].startswith("a job that has succeeded can't be removed")]
+    assert [line["cause"] for line in told] == ["credentials", "credentials"]
+    assert "DELETE" in told[0]["detail"]
+    assert len(watch.gone) == 2
+    assert not oscar.jobs.all()
 
 
 def test_a_status_that_is_not_understood_counts_as_running() -> None:

@@ -100,6 +100,8 @@ class MemoryKeeper:
         """Parked events by source, id and service, in the order of their numbers."""
         self.job_records: dict[str, dict[str, JobRecord]] = {}
         """By service and name."""
+        self.remembered: set[tuple[str, str]] = set()
+        """Services and names of jobs that were to be removed."""
         self.notes: list[int] = []
         """How many names each transaction about jobs has noted."""
         self.broken = False
@@ -163,18 +165,23 @@ class MemoryKeeper:
         record = self.job_records.get(service, {}).get(name)
         return None if record is None else record.event
 
-    async def change_jobs(self, service: str, changes: JobChanges) -> None:
+    async def change_jobs(self, service: str, changes: JobChanges) -> Collection[str]:
         records = self.job_records.setdefault(service, {})
         await self._write()
         self.notes.append(len(changes.note))
         for name in changes.forget:
             records.pop(name, None)
+        self.remembered |= {(service, name) for name in changes.remember}
+        removed = {name for name in changes.note if (service, name) in self.remembered}
         for name, event in changes.note.items():
+            if name in removed:
+                continue
             record = JobRecord(name=name, event=event, progress=Progress.NOTED, accepted_at=None)
             records.setdefault(name, record)
         for name, (progress, accepted_at) in changes.progress.items():
             if name in records:
                 records[name] = replace(records[name], progress=progress, accepted_at=accepted_at)
+        return removed
 
     def on_parked(self, service: str, wake: Callable[[], None]) -> None:
         self._wakes[service] = wake
@@ -216,6 +223,7 @@ class Bench:
         pauses: Sequence[Pause] = (),
         active_jobs: int | None = None,
         on_failure: Literal["ignore", "dead-letter"] = "ignore",
+        remove_finished: bool = False,
         maker: JobMaker | None = None,
     ) -> None:
         self.keeper = self.dead = keeper or MemoryKeeper()
@@ -228,6 +236,7 @@ class Bench:
                     {"concurrency": concurrency, "rate": rate, "active_jobs": active_jobs}
                 ),
                 on_failure=on_failure,
+                remove_finished=remove_finished,
                 park=park,
                 park_after=park_after,
                 retry=RetryConfig(
@@ -275,6 +284,7 @@ class Bench:
             assert not lane.jobs._of
             assert not lane.jobs._jobs
             assert not lane.jobs._under_way
+            assert not lane.jobs._left_to_do
         if lane._places.are_open:  # what a lane was cancelled in the midst of it does not hear the end of
             assert lane._gate._probe is None
             assert lane._gate._under_way == 0

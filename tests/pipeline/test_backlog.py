@@ -467,10 +467,10 @@ async def test_a_job_that_failed_is_told_with_the_end_of_its_log(
         assert watch is not None
         (name,) = cluster.jobs
         await asyncio.sleep(60)
-        assert watch.saw([JobSeen(name, Phase.FAILED)], now()) == [name]
+        assert watch.saw([JobSeen(name, Phase.FAILED)], now()).failed == [name]
         assert await settled(given) == [Outcome.ACCEPTED] * 2, "its place is free at once"
         assert name in keeper.job_records["plants"], "until what is to be kept is"
-        assert watch.saw([JobSeen(name, Phase.FAILED)], now()) == [name]
+        assert watch.saw([JobSeen(name, Phase.FAILED)], now()).failed == [name]
         with capture_logs() as logs:
             keeper.broken = on_failure == "dead-letter"
             telling = asyncio.create_task(watch.failed(name, "x" * 5000 + "\nno such file\n"))

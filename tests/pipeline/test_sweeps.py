@@ -93,6 +93,14 @@ class Site:
         self.pages += 1
         return await self._management.page_of_jobs(service, None, token)
 
+    async def remove_job(self, _service: str, name: str) -> None:
+        """`DELETE /system/logs/plants/{name}`, as `Management` of the sandbox."""
+        oscar = self.oscar
+        await oscar._throttle.calls("core", 2)
+        await oscar._throttle.calls("batch", 2)
+        (job,) = oscar.jobs.named(name)
+        oscar.jobs.delete(job)
+
     async def job_log(self, _service: str, _job: str) -> str:
         raise AssertionError("none fails")
 
@@ -103,10 +111,19 @@ class Site:
         return False
 
     @asynccontextmanager
-    async def bridge(self, keeper: MemoryKeeper, given: list[Delivery]) -> AsyncIterator[Bench]:
+    async def bridge(
+        self, keeper: MemoryKeeper, given: list[Delivery], *, remove_finished: bool = False
+    ) -> AsyncIterator[Bench]:
         """A lane with its sweeps, and `given` on their way into it."""
         destination = ScriptedDestination(self.make)
-        bench = Bench(destination, concurrency=16, active_jobs=MOST, maker=self, keeper=keeper)
+        bench = Bench(
+            destination,
+            concurrency=16,
+            active_jobs=MOST,
+            remove_finished=remove_finished,
+            maker=self,
+            keeper=keeper,
+        )
         assert bench.lane.jobs is not None
         places = [(cast("OscarService", self), bench.lane.jobs)]
         async with bench.running():
@@ -211,3 +228,17 @@ async def test_with_many_active_jobs_at_an_oscar_without_a_throttle_pages_come_o
     async with at.bridge(MemoryKeeper(), events(3000)):
         await at.made(400)
         assert await share_of_places(at, 600) >= 0.99
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(20.0, 0.6, 0.85), (50.0, 0.95, 1.0)])
+async def test_jobs_that_are_removed_keep_the_listing_short(
+    seconds: float, least: float, most: float
+) -> None:
+    """Each costs as many calls as making one, so of short ones the throttle bears fewer."""
+    at = site()
+    at.oscar.settings.simulated_seconds = seconds
+    async with at.bridge(MemoryKeeper(), events(1000), remove_finished=True):
+        await at.made(100)
+        assert least <= await share_of_places(at, 200) <= most
+        assert len(at.oscar.jobs.all()) <= 2 * MOST
+    assert at.oscar.activity().peak == {"plants": MOST}

@@ -82,3 +82,28 @@ async def test_the_event_of_a_job_that_failed_is_a_dead_letter_to_be_replayed_as
             await asyncio.sleep(0.1)
     assert daemon.command("dead-letters", "replay", "--all", "--as-new").returncode == 0
     await until(lambda: oscar.ledger.total == 4, what="another job is made")
+
+
+async def test_jobs_that_succeeded_are_removed_and_events_that_come_again_make_no_others(
+    world: World,
+) -> None:
+    oscar = world.oscar
+    await world.produce_numbers(30)
+    configuration = world.configuration()
+    configuration["services"]["plants"] |= {"track": True, "remove_finished": True}
+    daemon = world.daemon(configuration)
+    daemon.start()
+    await world.all_jobs()
+    await until(lambda: not oscar.jobs.all(), what="all jobs are removed", seconds=120)
+    assert await daemon.metric("bridge_jobs_finished_total", service="plants", outcome="succeeded") == 30
+    assert daemon.said("what once means", at_least_once=["plants"])
+    daemon.kill()
+    text = daemon.file.read_text(encoding="utf-8")
+    assert f"group_id: {world.name}" in text
+    # A group without commits: all comes again.
+    daemon.file.write_text(text.replace(f"group_id: {world.name}", f"group_id: {world.name}-again"))
+    daemon.start()
+    came_again = "an event came again whose job had succeeded and was removed: it makes no other"
+    await until(lambda: len(daemon.said(came_again)) == 30, what="all have come again")
+    assert await daemon.stop() == 0
+    assert all(count == 1 for count in oscar.ledger.created.values())

@@ -9,7 +9,7 @@ import pytest
 from bridge.core.errors import StoreFullError
 from bridge.core.event import Event
 from bridge.core.jobs import JobChanges, Progress
-from bridge.store import Store, StoreConfig
+from bridge.store import Store, StoreConfig, jobs
 from bridge.telemetry.metrics import Metrics
 from tests.store.test_damage import fresh, overwrite, page_of, refused
 
@@ -59,6 +59,45 @@ async def test_a_name_that_is_no_text_of_unicode_is_kept(state_dir: Path, metric
         assert record.event.id == "\udc80"
 
 
+async def test_a_job_that_was_removed_is_remembered_and_not_noted_again(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        assert not await store.change_jobs("plants", noted("1", "2"))
+        assert not await store.change_jobs("plants", JobChanges(remember={"job-1"}))
+        assert await names(store) == ["job-1", "job-2"], "until it is forgotten"
+        await store.change_jobs("plants", JobChanges(forget={"job-1", "job-2"}))
+        assert await store.change_jobs("plants", noted("1", "2", "3")) == {"job-1"}
+        assert await names(store) == ["job-2", "job-3"]
+    async with Store.open(state_dir, fresh()) as store:
+        assert await store.change_jobs("plants", noted("1")) == {"job-1"}
+        assert not await store.change_jobs("flood", noted("1")), "another lane's"
+
+
+async def test_of_those_that_were_removed_the_oldest_are_forgotten(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_MOST_REMEMBERED", 3)
+    async with Store.open(state_dir, metrics) as store:
+        for name in "12345":
+            await store.change_jobs("plants", JobChanges(remember={f"job-{name}"}))
+        assert await store.change_jobs("plants", noted(*"12345")) == {"job-3", "job-4", "job-5"}
+        later = store.now() + jobs._REMEMBER_SECONDS + 1
+        monkeypatch.setattr(store, "now", lambda: later)
+        await store.change_jobs("plants", JobChanges(remember={"job-6"}))
+        assert await store.change_jobs("plants", noted(*"345678")) == {"job-6"}
+
+
+async def test_the_budget_bounds_those_that_were_removed(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_REMEMBERED_BYTES", 2 * 2**20)
+    async with Store.open(state_dir, metrics, StoreConfig(max_bytes=2 * 2**20)) as store:
+        with pytest.raises(StoreFullError):
+            await store.change_jobs("plants", JobChanges(remember={"job-1"}))
+        assert not await store.change_jobs("plants", noted("1"))
+
+
 async def test_the_budget_bounds_them(state_dir: Path, metrics: Metrics) -> None:
     async with Store.open(state_dir, metrics, StoreConfig(max_bytes=2 * 2**20)) as store:
         for number in range(10):
@@ -75,9 +114,12 @@ async def test_names_are_saved_from_a_file_that_is_damaged_elsewhere(state_dir: 
     wanted = [str(number) for number in range(500)]
     async with Store.open(state_dir, fresh()) as store:
         await store.change_jobs("plants", noted(*wanted))
+        await store.change_jobs("plants", JobChanges(remember={f"gone-{number}" for number in wanted}))
         for number in wanted:
             await store.park(event(number, bytes(500)), "plants")
     overwrite(state_dir, page_of(state_dir, "kept", 0.5))
     await refused(state_dir)
     async with Store.open(state_dir, fresh(), accept_loss=True) as store:
         assert sorted(await names(store)) == sorted(f"job-{number}" for number in wanted)
+        again = JobChanges(note={f"gone-{number}": event(number) for number in wanted})
+        assert len(await store.change_jobs("plants", again)) == len(wanted)

@@ -45,13 +45,14 @@ async def check(
     config: ClusterConfig,
     services: Mapping[str, ServiceConfig],
     followed: Collection[str] = (),
+    removing: Collection[str] = (),
 ) -> Sequence[Finding]:
     """Look at `clusters.{key}` and at `services`, those of the configuration that are on it.
 
-    Of those `followed` the jobs are followed, by key.
+    Of those `followed` the jobs are followed, of those `removing` they are deleted after that, by key.
     """
     findings = Findings(f"cluster {key}")
-    look = _Look(findings, key, config, services, followed)
+    look = _Look(findings, key, config, services, followed, removing)
     try:
         async with OscarCluster(key, config) as cluster:
             _warn_of_openness(findings, key, cluster, config)
@@ -118,6 +119,7 @@ class _Look:
         config: ClusterConfig,
         services: Mapping[str, ServiceConfig],
         followed: Collection[str],
+        removing: Collection[str],
     ) -> None:
         self.services = {name: Findings(f"service {name}") for name in services}
         self._findings = findings
@@ -125,6 +127,7 @@ class _Look:
         self._config = config
         self._configs = services
         self._followed = followed
+        self._removing = removing
 
     async def all(self, cluster: OscarCluster) -> None:
         if not await self._health(cluster):
@@ -149,7 +152,7 @@ class _Look:
         if (there := self._listed(listing)) is not None:
             definitions = Definitions(self._key, self._config.auth, version, there)
             for key, config in self._configs.items():
-                definitions.look(self.services[key], key, config)
+                definitions.look(self.services[key], key, config, removes=key in self._removing)
         if self._followed:
             await self._jobs(cluster, version, authorization)
 
@@ -185,7 +188,8 @@ class _Look:
             self._findings.warning(
                 f"{count} jobs are kept, most of which have ended: with OSCAR's default throttle it takes "
                 f"up to {minutes:.0f} min to look which, and places stay empty meanwhile",
-                "lower TTL_JOB of OSCAR, so that jobs that have ended go sooner",
+                "lower TTL_JOB of OSCAR, so that jobs that have ended go sooner, or set `remove_finished: "
+                "true` on services of which one replica runs",
             )
 
     async def _health(self, cluster: OscarCluster) -> bool:

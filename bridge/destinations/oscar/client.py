@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from time import monotonic
 
@@ -248,8 +248,13 @@ class OscarInvocation:
         return self._rejected or await self._service.attempt(self._name, self._body)
 
 
-async def announce(cluster: OscarCluster, services: Sequence[OscarService]) -> None:
-    """Log what "once" means on `cluster` for `services`. Never raises for what the cluster does."""
+async def announce(
+    cluster: OscarCluster, services: Sequence[OscarService], removing: Collection[str] = ()
+) -> None:
+    """Log what "once" means on `cluster` for `services`, of which those named `removing` remove their jobs.
+
+    Never raises for what the cluster does.
+    """
     if not cluster.manages:
         _log.info(
             "what once means",
@@ -260,7 +265,7 @@ async def announce(cluster: OscarCluster, services: Sequence[OscarService]) -> N
         return
     try:
         info = await cluster.info()
-        federated = [service.name for service in services if await service.federated()]
+        repeated = [each.name for each in services if each.name in removing or await each.federated()]
     except NoCredentialError as error:
         _log.warning(
             "the cluster can't be asked what once means",
@@ -274,6 +279,4 @@ async def announce(cluster: OscarCluster, services: Sequence[OscarService]) -> N
         False: "at least once: this OSCAR is older than 4.1.0",
         None: "one job an event if this version is 4.1.0 or later",
     }[info.names_jobs]
-    _log.info(
-        "what once means", cluster=cluster.key, version=info.version, once=once, at_least_once=federated
-    )
+    _log.info("what once means", cluster=cluster.key, version=info.version, once=once, at_least_once=repeated)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -209,13 +209,22 @@ class OscarCluster:
         """Read the log of a job (`GET /system/logs/{service}/{job}`). Raises NoCredentialError."""
         return await self._get_text(self.endpoint / "system" / "logs" / service / job, _LISTING_TIMEOUT)
 
+    async def remove_job(self, service: str, job: str) -> None:
+        """Delete a job, unless it is gone (`DELETE /system/logs/{service}/{job}`).
+
+        Raises NoCredentialError.
+        """
+        url = self.endpoint / "system" / "logs" / service / job
+        await self._manage(hdrs.METH_DELETE, url, _LISTING_TIMEOUT, expected=(204, 404))
+
     async def opens(self, service: str, authorization: str) -> bool | None:
         """Ask whether a service token opens `service` (`GET /system/services/{service}/auth`).
 
         None where this can't be asked: OSCAR has it from 4.1.0 on (pkg/utils/auth/service_token.go), and what
         stands in front may keep it from us. Raises NoCredentialError.
         """
-        reply = await self._get(self.endpoint / "system" / "services" / service / "auth", authorization)
+        url = self.endpoint / "system" / "services" / service / "auth"
+        reply = await self._ask(hdrs.METH_GET, url, authorization)
         if reply.status == 403 or (reply.status == 404 and reply.text):  # a router's page, of no such route
             return None
         return reply.status == 200
@@ -240,7 +249,16 @@ class OscarCluster:
         return value
 
     async def _get_text(self, url: URL, timeout: aiohttp.ClientTimeout) -> str:
-        """Read an answer of the management API, with one renewal of a token that is refused."""
+        """Read an answer of the management API. Raises NoCredentialError."""
+        return await self._manage(hdrs.METH_GET, url, timeout, expected=(200,))
+
+    async def _manage(
+        self, method: str, url: URL, timeout: aiohttp.ClientTimeout, *, expected: Collection[int]
+    ) -> str:
+        """Call the management API, with one renewal of a token that is refused; return the answer's text.
+
+        Raises NoCredentialError where its status is none of those `expected`.
+        """
         auth, bearer = self._config.auth, self._bearer
         if isinstance(auth, BasicAuth):
             authorization = await basic(auth)
@@ -248,25 +266,25 @@ class OscarCluster:
             authorization = await bearer.get()
         else:
             raise refused("a service token does not open the management API")
-        reply = await self._get(url, authorization, timeout)
+        reply = await self._ask(method, url, authorization, timeout)
         if reply.status == 401 and bearer is not None and (renewed := await bearer.renew(authorization)):
-            reply = await self._get(url, renewed, timeout)
-        if reply.status != 200:
+            reply = await self._ask(method, url, renewed, timeout)
+        if reply.status not in expected:
             verdict = judge_management(reply.status)
             cause = "credentials" if reply.status in (401, 403) else f"http_{reply.status}"
             detail = excerpt(
-                f"cluster {self.key}: GET {url.path} answered {reply.status}: {reply.text}",
+                f"cluster {self.key}: {method} {url.path} answered {reply.status}: {reply.text}",
                 token_in(authorization),
             )
             raise NoCredentialError(Answer(verdict, cause, detail, reply.status, reply.retry_after))
         return reply.text
 
-    async def _get(
-        self, url: URL, authorization: str, timeout: aiohttp.ClientTimeout = _MANAGEMENT_TIMEOUT
+    async def _ask(
+        self, method: str, url: URL, authorization: str, timeout: aiohttp.ClientTimeout = _MANAGEMENT_TIMEOUT
     ) -> Reply:
         headers = {hdrs.AUTHORIZATION: authorization}
         return await self._reply(
-            hdrs.METH_GET, url, _LONGEST_REPLY, headers=headers, proxy=self.proxy, timeout=timeout
+            method, url, _LONGEST_REPLY, headers=headers, proxy=self.proxy, timeout=timeout
         )
 
     async def _post_form(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:

@@ -34,8 +34,11 @@ class Definitions:
         self._version = version
         self._there = there
 
-    def look(self, findings: Findings, key: str, config: ServiceConfig) -> None:
-        """Add to `findings` what is to be said of `services.{key}`."""
+    def look(self, findings: Findings, key: str, config: ServiceConfig, *, removes: bool) -> None:
+        """Add to `findings` what is to be said of `services.{key}`.
+
+        `removes` says whether its jobs are removed once they have succeeded.
+        """
         name = config.service or key
         found = [service for service in self._there if service.get("name") == name]
         if config.owner is not None:
@@ -61,6 +64,11 @@ class Definitions:
             return
         self._definition(findings, key, config, found[0])
         self._once(findings, key, config, found[0])
+        if removes:
+            findings.note(
+                "at least once with several replicas: which jobs were removed after they succeeded "
+                "(`remove_finished`) is known to this one alone"
+            )
 
     def _ambiguous(self, findings: Findings, key: str, name: str, found: Sequence[dict[str, Any]]) -> None:
         owners = _some([str(service.get("owner")) for service in found])

@@ -10,20 +10,24 @@ import asyncio
 import base64
 import json
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from time import monotonic
 from typing import Any
 
 import structlog
 
-from bridge.core.jobs import JobSeen, JobWatch, Phase
+from bridge.core.jobs import Ended, JobSeen, JobWatch, Phase
 from bridge.credentials import NoCredentialError
 from bridge.destinations.oscar.client import OscarService
 from bridge.destinations.oscar.cluster import OscarCluster
 
 _SHARE = 20
 """Jobs that OSCAR could take while one page is asked for."""
+_SHARE_OF_REMOVING = 2
+"""Likewise while one job is deleted: that takes two calls of each kind (`MakeDeleteJobHandler` of
+pkg/handlers/logs.go, `ReadService` of pkg/backends/knative.go), as many as making one."""
 _REST = 1.5
 """Times that a page took, from its beginning to that of the next: the rest of the throttle is `/job`'s."""
 SECONDS_A_JOB = _REST / 5
@@ -36,6 +40,8 @@ _LONGEST_SILENCE = 60.0
 """Seconds between two tries of a page that fails: 1, 2, 4 … at most."""
 _TRIES = 5
 """Of a page behind the first, before the listing is begun anew."""
+_TRIES_OF_REMOVING = 3
+"""Jobs of one page that can't be deleted, before the others of it are left as well."""
 _PHASES = {
     "Suspended": Phase.WAITING,
     "Pending": Phase.WAITING,
@@ -58,7 +64,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _Turns:
-    """Whose page is next: the sweeps of all services of a cluster share the pace."""
+    """Whose page, or deletion, is next: the sweeps of all services of a cluster share the pace."""
 
     def __init__(self, cluster: OscarCluster) -> None:
         self._cluster = cluster
@@ -67,15 +73,26 @@ class _Turns:
 
     async def page(self, service: OscarService, token: str) -> tuple[dict[str, Any], float]:
         """Ask for a page when it is time; return it, and when that was. Raise NoCredentialError."""
+        async with self._one(_SHARE, _SHORTEST_PAUSE) as began:
+            return await self._cluster.jobs_page(service.name, token), began
+
+    async def remove(self, service: OscarService, job: str) -> None:
+        """Delete a job when it is time. Raise NoCredentialError."""
+        async with self._one(_SHARE_OF_REMOVING, 0.0):
+            await self._cluster.remove_job(service.name, job)
+
+    @asynccontextmanager
+    async def _one(self, share: float, shortest_pause: float) -> AsyncIterator[float]:
+        """Let whoever is inside make one call, during which OSCAR could take `share` jobs; give its time."""
         async with self._turn:
             await asyncio.sleep(self._next - monotonic())
             began, throttle = monotonic(), self._cluster.throttle
             try:
                 with throttle.aside():
-                    return await self._cluster.jobs_page(service.name, token), began
+                    yield began
             finally:
                 took = monotonic() - began
-                pause = max(_SHARE / throttle.rate, took * _REST, _SHORTEST_PAUSE)
+                pause = max(share / throttle.rate, took * _REST, shortest_pause)
                 self._next = began + min(pause, max(_LONGEST_PAUSE, took))
 
 
@@ -128,8 +145,7 @@ class _Sweeper:
             if min((job.name for job in jobs), default=start_of(token)) < start_of(token):
                 return None  # the token was not understood
             seen += len(jobs)
-            for name in self._watch.saw(jobs, asked_at):
-                await self._watch.failed(name, await self._log_of(name))
+            await self._look_after(self._watch.saw(jobs, asked_at))
             following = page.get("next_page")
             if not isinstance(following, str) or not following:
                 return seen
@@ -141,6 +157,27 @@ class _Sweeper:
                 return seen
             token = token_at(following, max(start, left[0][:_STEM]) if self._seeks else start)
         return None
+
+    async def _look_after(self, ended: Ended) -> None:
+        for name in ended.failed:
+            await self._watch.failed(name, await self._log_of(name))
+        failures = 0
+        for name in await self._watch.remember(ended.removable) if ended.removable else ():
+            try:
+                await self._turns.remove(self._service, name)
+            except NoCredentialError as error:
+                failures += 1
+                _log.warning(
+                    "a job that has succeeded can't be removed: again when it is listed the next time",
+                    cluster=self._cluster.key,
+                    service=self._service.name,
+                    cause=error.answer.cause,
+                    detail=str(error),
+                )
+                if failures == _TRIES_OF_REMOVING:
+                    break
+            else:
+                self._watch.removed(name)
 
     async def _log_of(self, name: str) -> str:
         """Return a job's log; empty where it can't be had, as of a pod that is gone."""

@@ -100,7 +100,15 @@ class _Look:
             places = [
                 TopicPartition(topic, number) for topic, numbers in topics.items() for number in numbers
             ]
-            group = GroupLook(self._findings, self._key, self._config, admin, consumer, self._remedy)
+            group = GroupLook(
+                self._findings,
+                self._key,
+                self._config,
+                admin,
+                consumer,
+                self._remedy,
+                alone=self._patience.alone,
+            )
             await group.all(places)
             # One after the other, and last: a broker may hang up on a question it does not know.
             await self._retention(admin, list(topics))

@@ -37,6 +37,8 @@ class GroupLook:
         admin: AIOKafkaAdminClient,
         consumer: AIOKafkaConsumer,
         remedy: Callable[[str], str],
+        *,
+        alone: bool,
     ) -> None:
         self._findings = findings
         self._key = key
@@ -44,6 +46,7 @@ class GroupLook:
         self._admin = admin
         self._consumer = consumer
         self._remedy = remedy
+        self._alone = alone
         """Gives the remedy of what may come of brokers out of reach."""
 
     async def all(self, places: list[TopicPartition]) -> None:
@@ -93,6 +96,14 @@ class GroupLook:
                 f"group {group} has {len(members)} members that share partitions by `{protocol}`, and the "
                 f"bridge knows `{_ASSIGNOR}` only: it could not join (INCONSISTENT_GROUP_PROTOCOL)",
                 f"choose a `sources.{self._key}.group_id` that no other application uses",
+            )
+        elif self._alone and len({host for _, _, host, *_ in members}) > 1:
+            self._findings.problem(
+                f"{len(members)} members on several hosts are connected to group {group}, and a service with "
+                "`remove_finished` is for a single replica: the others do not know which jobs it has "
+                "removed, and would make them again",
+                "leave `remove_finished` out where several replicas run, and lower TTL_JOB of OSCAR in place "
+                "of it",
             )
         elif members:
             names = sorted({f"{client or identity}{host}" for identity, client, host, *_ in members})

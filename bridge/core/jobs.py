@@ -18,6 +18,8 @@ class Phase(Enum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    ENDED = "ended"
+    """Whether well is told later (`JobWatch.judged`)."""
 
 
 class JobOutcome(Enum):
@@ -27,6 +29,8 @@ class JobOutcome(Enum):
     FAILED = "failed"
     GONE = "gone"
     """It was deleted before anybody saw it end."""
+    UNJUDGED = "unjudged"
+    """It ended, and it can't be told whether it left the output that makes it one that succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class Ended:
     """`JobWatch.failed` is called next for each, with its log."""
     removable: list[str] = field(default_factory=list)
     """They succeeded, and are to be deleted, once `JobWatch.remember` has returned them."""
+    unjudged: list[tuple[JobSeen, Event]] = field(default_factory=list)
+    """`JobWatch.judged` is called later with each. The events are without their data."""
 
 
 class JobMaker(Protocol):
@@ -129,6 +135,9 @@ class JobWatch(Protocol):
 
         It was asked for at the monotonic time `asked_at`.
         """
+
+    def judged(self, outcomes: Collection[tuple[JobSeen, JobOutcome]]) -> Ended:
+        """Hear what became of jobs that had ended."""
 
     async def failed(self, name: str, log: str) -> None:
         """Hear the end of the log of a job that failed; return once what is to be kept of it is on disk."""

@@ -37,14 +37,17 @@ _NEVER = float("inf")
 
 _log = structlog.get_logger(__name__)
 
-_OUTCOMES = {Phase.SUCCEEDED: JobOutcome.SUCCEEDED, Phase.FAILED: JobOutcome.FAILED}
+_OUTCOMES = {Phase.SUCCEEDED: JobOutcome.SUCCEEDED, Phase.FAILED: JobOutcome.FAILED, Phase.ENDED: None}
+"""The phases of jobs that have ended; None where it is told later what became of them."""
 
 
 class _ToDo(Enum):
     """What is still to be done about a job that has ended."""
 
     TELL = "tell"
-    """That it failed; what is to be kept of it may not be on disk yet."""
+    """That it failed."""
+    WRITE = "write"
+    """What is to be kept of it: that is under way."""
     REMOVE = "remove"
 
 
@@ -84,6 +87,8 @@ class Jobs:
         self._under_way: dict[Attempt, Job] = {}
         self._left_to_do: dict[str, _ToDo] = {}
         """By the names of jobs that have ended."""
+        self._unjudged: set[str] = set()
+        """Names of jobs that have ended, and nobody has said yet whether well."""
         buries = config.on_failure == "dead-letter"
         self._names = JobNames(
             key, keeper, waiting, self._of, with_data=buries, in_rounds=self._limited, look=look
@@ -142,6 +147,7 @@ class Jobs:
             return
         self._under_way[attempt] = job
         self._left_to_do.pop(job.name, None)  # if it is gone by now, the attempt makes another
+        self._unjudged.discard(job.name)
         job.under_way += 1
         job.absence_tells_from = _NEVER
         self._backlog.take(job.name)
@@ -224,7 +230,7 @@ class Jobs:
                 continue  # it may have been deleted, and made anew since
             if seen.phase in _OUTCOMES:
                 self._saw_the_end(job, seen, ended)
-            elif job.name not in self._left_to_do:  # of one that has ended the pod may be collected
+            elif not self._has_ended(job):  # of one that has, the pod may be collected
                 self._names.progress(job, Progress.SEEN, None)
                 self._backlog.take(job.name)
                 self._tell_of_one_that_waits(job, seen)
@@ -235,8 +241,20 @@ class Jobs:
         return ended
 
     def _saw_the_end(self, job: Job, seen: JobSeen, ended: Ended) -> None:
-        if job.name not in self._left_to_do:
-            self._over(job, _OUTCOMES[seen.phase], seen)
+        if not self._has_ended(job):
+            outcome = _OUTCOMES[seen.phase]
+            if outcome is not None:
+                self._over(job, outcome, seen)
+            else:
+                self._unjudged.add(job.name)
+                self._backlog.free(job.name)
+                ended.unjudged.append((seen, job.event))
+        self._tell_what_to_do(job, ended)
+
+    def _has_ended(self, job: Job) -> bool:
+        return job.name in self._left_to_do or job.name in self._unjudged
+
+    def _tell_what_to_do(self, job: Job, ended: Ended) -> None:
         to_do = self._left_to_do.get(job.name)
         if to_do is _ToDo.TELL:
             ended.failed.append(job.name)
@@ -244,9 +262,22 @@ class Jobs:
             job.kept = False  # whoever comes next has to ask whether it was removed
             ended.removable.append(job.name)
 
+    def judged(self, outcomes: Collection[tuple[JobSeen, JobOutcome]]) -> Ended:
+        """Hear what became of jobs that had ended."""
+        ended = Ended()
+        for seen, outcome in outcomes:
+            if seen.name in self._unjudged:
+                self._unjudged.discard(seen.name)
+                job = self._jobs[seen.name]
+                self._over(job, outcome, seen)
+                self._tell_what_to_do(job, ended)
+        self._count()
+        return ended
+
     async def failed(self, name: str, log: str) -> None:
         """Hear the end of the log of a job that failed; return once what is to be kept of it is on disk."""
         if self._left_to_do.get(name) is _ToDo.TELL:
+            self._left_to_do[name] = _ToDo.WRITE
             await self._outcomes.failed(self._jobs[name], log)
             self._done(name)
 
@@ -325,7 +356,7 @@ class Jobs:
 
     def _tidy(self, job: Job) -> None:
         """Forget a job that nobody needs to know any more."""
-        if job.deliveries or job.under_way or job.name in self._left_to_do or self._backlog.counts(job.name):
+        if job.deliveries or job.under_way or self._has_ended(job) or self._backlog.counts(job.name):
             return
         if self._jobs.get(job.name) is job:
             del self._jobs[job.name]

@@ -71,6 +71,8 @@ class Service(LaneConfig, ServiceConfig):
             raise ValueError("`track` is for `mode: job`: a run is over when it is answered")
         if self.on_failure != "ignore" and not self.follows:
             raise ValueError("`on_failure: dead-letter` needs `track: true`: else no job is seen to fail")
+        if self.success == "output" and not self.follows:
+            raise ValueError("`success: output` needs `track: true`: else no job is seen to end")
         if self.remove_finished and not self.follows:
             raise ValueError("`remove_finished` needs `track: true`: else no job is seen to have succeeded")
         return self

@@ -227,12 +227,34 @@ async def test_what_once_means_where_jobs_are_removed_is_told(oscar: SandboxOsca
     said(found, "note", "at least once with several replicas", "remove_finished", about="service plants")
 
 
+async def test_outputs_that_oscar_does_not_list_are_told_where_they_decide(oscar: SandboxOscar) -> None:
+    services: dict[str, dict[str, Any]] = {
+        "plants": {"success": "output"},
+        "far": {"success": "output"},
+        "both": {"success": "output"},
+        "near": {"success": "output"},
+        "far-phase": {"service": "far", "owner": "cluster_admin"},
+    }
+    far, near = (
+        {"storage_provider": "webdav.dcache", "path": "/data"},
+        {"storage_provider": "minio", "path": "out"},
+    )
+    for name, outputs in {"far": [far], "both": [near, far], "near": [near]}.items():
+        oscar.add_service(name, output=outputs)
+    found = await check(oscar.url, services, followed=["plants", "far", "both", "near"])
+    said(found, "problem", "it has none", about="service plants", remedy="minio.default")
+    said(found, "problem", "they are in webdav.dcache", about="service far")
+    said(found, "note", "looks at both/out/ alone", "webdav.dcache", about="service both")
+    for about in ("service near", "service far-phase"):
+        assert [one.message for one in found if one.about == about] == ["one job an event"]
+
+
 async def test_where_jobs_are_followed_the_listing_is_looked_at(oscar: SandboxOscar) -> None:
     assert is_well(await check(oscar.url, followed=["plants"]))
     oscar.preload(oscar.services.named("plants")[0], 2000)
     assert is_well(await check(oscar.url))
     found = await check(oscar.url, followed=["plants"])
-    said(found, "warning", "2000 jobs are kept", "about 10 min", remedy="TTL_JOB", about="cluster main")
+    said(found, "warning", "2000 jobs are kept", "up to 10 min", remedy="TTL_JOB", about="cluster main")
     oscar.settings.version = "3.6.0"
     found = await check(oscar.url, followed=["plants"])
     said(found, "problem", "can't be followed", remedy="4.1.0", about="service plants")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from bridge.core.jobs import Ended, JobSeen, Phase
+from bridge.core.jobs import Ended, JobOutcome, JobSeen, Phase
 from bridge.destinations.oscar import jobs as listing
 from bridge.destinations.oscar.client import OscarService
 from bridge.destinations.oscar.jobs import follow, jobs_in, start_of, token_at
@@ -56,6 +56,9 @@ class Watch:
 
     async def failed(self, name: str, log: str) -> None:
         self.logs[name] = log
+
+    def judged(self, outcomes: Collection[tuple[JobSeen, JobOutcome]]) -> Ended:
+        return Ended(failed=[seen.name for seen, outcome in outcomes if outcome is JobOutcome.FAILED])
 
     async def remember(self, names: Collection[str]) -> Sequence[str]:
         return sorted(names)

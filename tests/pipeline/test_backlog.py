@@ -289,6 +289,7 @@ async def test_a_job_that_is_gone_frees_its_place() -> None:
         cluster.jobs.clear()
         await cluster.sweep(watch)
         assert set(await settled(given)) == {Outcome.ACCEPTED}
+        assert bench.value("bridge_jobs_finished_total", outcome="gone") == 1
 
 
 async def test_where_absence_tells_nothing_a_job_must_have_been_seen_before_it_is_gone() -> None:
@@ -475,11 +476,13 @@ async def test_a_job_that_failed_is_told_with_the_end_of_its_log(
             keeper.broken = on_failure == "dead-letter"
             telling = asyncio.create_task(watch.failed(name, "x" * 5000 + "\nno such file\n"))
             await asyncio.sleep(10)
+            assert watch.saw([JobSeen(name, Phase.FAILED)], now()).failed == [], "it is being told"
             keeper.broken = False
             await telling
         told = [line for line in logs if line["event"] == "a job failed"]
         assert [(line["id"], line["job"]) for line in told] == [("one", name)]
         assert told[0]["log"].endswith("x\nno such file")
+        assert len(told[0]["log"]) == 2000
         assert bench.value("bridge_jobs_finished_total", outcome="failed") == 1
         await asyncio.sleep(1)
         assert name not in keeper.job_records["plants"]

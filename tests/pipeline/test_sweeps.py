@@ -43,6 +43,7 @@ class Site:
     key = "main"
     name = "plants"
     lists_all_jobs = True
+    judged_by_output = False
     afterwards = 60.0
 
     def __init__(self, settings: Settings) -> None:

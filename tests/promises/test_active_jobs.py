@@ -107,3 +107,39 @@ async def test_jobs_that_succeeded_are_removed_and_events_that_come_again_make_n
     await until(lambda: len(daemon.said(came_again)) == 30, what="all have come again")
     assert await daemon.stop() == 0
     assert all(count == 1 for count in oscar.ledger.created.values())
+
+
+async def test_a_job_that_left_no_output_has_failed_though_its_pod_ended_well(
+    tmp_path: Path, tansu: Tansu, unique: str
+) -> None:
+    """Under the Python supervisor, whose pods end well whatever the script did."""
+    await tansu.create_topic(unique, 1)
+    async with SandboxOscar() as oscar:
+        output = [{"storage_provider": "minio.default", "path": "results/out"}]
+        oscar.add_service("plants", 'echo done > "$TMP_OUTPUT_DIR/$JOB_UUID.txt"', output=output)
+        oscar.faults.set(Fault(scripts={'"n":1}': 3}), "plants")
+        world = World(tmp_path, tansu, oscar, unique)
+        await world.produce_numbers(3)
+        configuration = world.configuration()
+        configuration["services"]["plants"] |= {
+            "track": True, "success": "output", "on_failure": "dead-letter", "remove_finished": True,
+        }  # fmt: skip
+        daemon = world.daemon(configuration)
+        try:
+            daemon.start()
+            await world.all_jobs()
+            await until(lambda: daemon.said("a job failed"), what="it is seen to have left nothing")
+            (told,) = daemon.said("a job failed")
+            assert (told["id"], told["job"]) == (world.ids[1], world.job_of(1))
+            assert told["log"].endswith("It has left no output in results/out/")
+            await until(lambda: len(oscar.jobs.all()) == 1, what="the others are removed")
+            (left,) = oscar.jobs.all()
+            assert (left.name, left.phase) == (world.job_of(1), "Succeeded")
+            finished = {
+                outcome: await daemon.metric("bridge_jobs_finished_total", service="plants", outcome=outcome)
+                for outcome in ("succeeded", "failed")
+            }
+            assert finished == {"succeeded": 2, "failed": 1}
+            assert await daemon.metric("bridge_dead_letters", service="plants", cause="job_failed") == 1
+        finally:
+            world.close()

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 import structlog
 from aiohttp import hdrs
@@ -135,13 +136,21 @@ class OscarService:
             return replace(answer, perhaps_its_own=await self._is_there())
         return answer
 
+    @property
+    def judged_by_output(self) -> bool:
+        """Whether a job has succeeded if it has left an output, whatever its pod says."""
+        return self._config.success == "output"
+
+    async def definition(self) -> dict[str, Any]:
+        """Read its definition. Raises NoCredentialError."""
+        return await self._cluster.definition(self.name, self._config.owner)
+
     async def federated(self) -> bool:
         """Ask whether other clusters may run its jobs, so that one event may have two.
 
         Raises NoCredentialError.
         """
-        definition = await self._cluster.definition(self.name, self._config.owner)
-        federation = definition.get("federation")
+        federation = (await self.definition()).get("federation")
         return isinstance(federation, dict) and bool(federation.get("members"))
 
     async def _look_after_a_404(self, answer: Answer, name: str, body: bytes) -> Answer:

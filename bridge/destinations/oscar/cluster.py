@@ -209,6 +209,14 @@ class OscarCluster:
         """Read the log of a job (`GET /system/logs/{service}/{job}`). Raises NoCredentialError."""
         return await self._get_text(self.endpoint / "system" / "logs" / service / job, _LISTING_TIMEOUT)
 
+    async def bucket_page(self, bucket: str, token: str) -> dict[str, Any]:
+        """Read a page of the objects in the cluster's MinIO (`GET /system/buckets/{bucket}`).
+
+        `token` is the `next_page` of the one before it, or empty. Raises NoCredentialError.
+        """
+        url = self.endpoint / "system" / "buckets" / bucket
+        return await self._get_object(url.with_query(page=token) if token else url)
+
     async def remove_job(self, service: str, job: str) -> None:
         """Delete a job, unless it is gone (`DELETE /system/logs/{service}/{job}`).
 

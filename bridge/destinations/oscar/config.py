@@ -78,6 +78,8 @@ class ServiceConfig(Model):
     max_event_bytes: Bytes | None = None
     """Of the encoded value; the most that the service can start with when not given (see `event_bytes`)."""
     payload: Mode = "auto"
+    success: Literal["phase", "output"] = "phase"
+    """What makes a job that was followed one that succeeded: its pod's phase, or an output beside that."""
     idempotent: bool = False
     """For `mode: run`: a second run of one event does no harm, so a lost answer means another attempt."""
 

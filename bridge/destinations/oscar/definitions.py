@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from bridge.core.ports import Findings
 from bridge.credentials import BasicAuth
 from bridge.destinations.oscar.config import Auth, ServiceConfig
+from bridge.destinations.oscar.outputs import places_of
 from bridge.destinations.oscar.payload import MAX_EVENT_BYTES, MAX_INTERLINK_BYTES
 
 _MOST_NAMES = 8
@@ -64,6 +65,8 @@ class Definitions:
             return
         self._definition(findings, key, config, found[0])
         self._once(findings, key, config, found[0])
+        if config.success == "output":
+            _outputs(findings, found[0])
         if removes:
             findings.note(
                 "at least once with several replicas: which jobs were removed after they succeeded "
@@ -136,6 +139,21 @@ class Definitions:
             findings.note("one job an event, if this OSCAR is 4.1.0 or later")
         else:
             findings.ok("one job an event")
+
+
+def _outputs(findings: Findings, definition: Mapping[str, Any]) -> None:
+    places, others = places_of(definition)
+    if not places:
+        findings.problem(
+            "`success: output`, but OSCAR lists no output of it, so no job would be known to have succeeded: "
+            + (f"they are in {_some(others)}" if others else "it has none"),
+            "give it an output on the cluster's MinIO (`minio.default`), or use `success: phase`",
+        )
+    elif others:
+        findings.note(
+            f"`success: output` looks at {_some([str(place) for place in places])} alone: OSCAR can't list "
+            f"{_some(others)}"
+        )
 
 
 def _some(names: Sequence[str]) -> str:

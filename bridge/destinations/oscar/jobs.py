@@ -18,10 +18,11 @@ from typing import Any
 
 import structlog
 
-from bridge.core.jobs import Ended, JobSeen, JobWatch, Phase
+from bridge.core.jobs import Ended, JobOutcome, JobSeen, JobWatch, Phase
 from bridge.credentials import NoCredentialError
 from bridge.destinations.oscar.client import OscarService
 from bridge.destinations.oscar.cluster import OscarCluster
+from bridge.destinations.oscar.outputs import Outputs
 
 _SHARE = 20
 """Jobs that OSCAR could take while one page is asked for."""
@@ -46,7 +47,6 @@ _PHASES = {
     "Suspended": Phase.WAITING,
     "Pending": Phase.WAITING,
     "Running": Phase.RUNNING,
-    "Succeeded": Phase.SUCCEEDED,
     "Failed": Phase.FAILED,
 }
 """`getPod` of pkg/handlers/logs.go; Suspended is a job without a pod."""
@@ -121,8 +121,18 @@ class _Sweeper:
         """Whether pages without wanted jobs are left out: not after a listing that broke off."""
         self._absence_tells: bool | None = None if cluster.lists_all_jobs else False
         """None where it is still to be asked."""
+        self._outputs: Outputs | None = None
+        """Says which jobs have succeeded, where their pods don't."""
+        if service.judged_by_output:
+            self._outputs = Outputs(cluster, service, self._judged)
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            if self._outputs is not None:
+                tasks.create_task(self._outputs.run(), name=f"outputs of {self._service.name}")
+            await self._sweeps()
+
+    async def _sweeps(self) -> None:
         while True:
             await self._watch.wanted()
             wanted = sorted(self._watch.sweep_began())
@@ -141,7 +151,7 @@ class _Sweeper:
         token = token_at(self._token, wanted[0][:_STEM]) if self._seeks else ""
         while (told := await self._page(token)) is not None:
             page, asked_at = told
-            jobs = jobs_in(page)
+            jobs = jobs_in(page, Phase.SUCCEEDED if self._outputs is None else Phase.ENDED)
             if min((job.name for job in jobs), default=start_of(token)) < start_of(token):
                 return None  # the token was not understood
             seen += len(jobs)
@@ -158,9 +168,15 @@ class _Sweeper:
             token = token_at(following, max(start, left[0][:_STEM]) if self._seeks else start)
         return None
 
-    async def _look_after(self, ended: Ended) -> None:
+    async def _judged(self, outcomes: Sequence[tuple[JobSeen, JobOutcome]], where: str) -> None:
+        await self._look_after(self._watch.judged(outcomes), f"\nIt has left no output in {where}")
+
+    async def _look_after(self, ended: Ended, why: str = "") -> None:
+        if self._outputs is not None:
+            for seen, event in ended.unjudged:
+                self._outputs.add(seen, event)
         for name in ended.failed:
-            await self._watch.failed(name, await self._log_of(name))
+            await self._watch.failed(name, await self._log_of(name) + why)
         failures = 0
         for name in await self._watch.remember(ended.removable) if ended.removable else ():
             try:
@@ -221,15 +237,20 @@ class _Sweeper:
         return self._absence_tells
 
 
-def jobs_in(page: Mapping[str, Any]) -> list[JobSeen]:
-    """Read the jobs of a page; one whose status is not understood counts as running."""
+def jobs_in(page: Mapping[str, Any], well: Phase = Phase.SUCCEEDED) -> list[JobSeen]:
+    """Read the jobs of a page, where `well` is what a pod comes to that ends well.
+
+    One whose status is not understood counts as running.
+    """
     listed = page.get("jobs")
     if not isinstance(listed, dict):
         return []
     return [
         JobSeen(
             name,
-            _PHASES.get(str(told.get("status")), Phase.RUNNING),
+            well
+            if told.get("status") == "Succeeded"
+            else _PHASES.get(str(told.get("status")), Phase.RUNNING),
             _seconds(told.get("start_time")),
             _seconds(told.get("finish_time")),
         )

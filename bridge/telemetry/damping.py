@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, MutableMapping
 from time import monotonic
+from typing import Any
 
+Line = MutableMapping[str, Any]
+"""What one log line tells: `event`, `level`, `logger`, `timestamp`, and whatever more."""
 WINDOW_SECONDS = 60.0
 """How long lines like one that was written are held back."""
 MOST_WINDOWS = 500
@@ -18,23 +21,24 @@ _VOLATILE = re.compile(r"0x[0-9a-f]+|\d+")
 _SAYING_WHY = ("reason", "error", "detail")
 
 
-def likeness(record: logging.LogRecord) -> Hashable:
-    """Return what `record` has in common with those that say the same; None for one that stands alone.
+def likeness_of_our_own(line: Line) -> Hashable:
+    """Return what `line` has in common with those that say the same; None for one that stands alone.
 
-    Of a library these are the logger, the level and the template, whatever is filled in. Of the bridge's own
-    (structlog's, whose message is a dictionary) only warnings and errors are ever alike, by their texts: one
-    that names an event (`id`) stands alone, and numbers tell nothing apart.
+    Only warnings and errors are ever alike, by their texts: one that names an event (`id`) stands alone, and
+    numbers tell nothing apart.
     """
-    if not isinstance(record.msg, Mapping):
-        return record.name, record.levelno, _without_numbers(str(record.msg))
-    if record.levelno < logging.WARNING or "id" in record.msg:
+    if line["level"] in ("debug", "info") or "id" in line:
         return None
-    texts = [
+    return tuple(
         (name, _without_numbers(str(value)) if name in _SAYING_WHY else str(value))
-        for name, value in record.msg.items()
+        for name, value in line.items()
         if name not in ("timestamp", "exc_info", "message") and not isinstance(value, (int, float))
-    ]
-    return record.name, record.levelno, tuple(texts)
+    )
+
+
+def likeness_of_a_librarys(record: logging.LogRecord) -> Hashable:
+    """Return the same of what a library said: its logger, level and template, whatever is filled in."""
+    return record.name, record.levelno, _without_numbers(str(record.msg))
 
 
 def _without_numbers(text: str) -> str:
@@ -49,7 +53,7 @@ class _Window:
     def __init__(self, until: float) -> None:
         self.until = until
         self.held = 0
-        self.last: logging.LogRecord | None = None
+        self.last: Line | None = None
 
 
 class Damper:
@@ -61,23 +65,26 @@ class Damper:
         self.holding = 0
         """Windows in which something is held back."""
 
-    def admits(self, record: logging.LogRecord) -> bool:
-        """Return whether `record` is to be written, else count it; to be asked once nothing is `due`."""
-        alike = likeness(record)
+    def admits(self, line: Line, alike: Hashable) -> bool:
+        """Return whether `line` is to be written, else count it; to be asked once nothing is `due`.
+
+        `alike` is what it has in common with those that say the same, None for one that stands alone.
+        """
         if alike is None:
             return True
         window = self._windows.get(alike)
         if window is not None:
             self.holding += not window.held
             window.held += 1
-            window.last = _without_references(record)
+            # A traceback's frames would keep all that they hold in memory.
+            window.last = {name: value for name, value in line.items() if name != "exc_info"}
             return False
         if len(self._windows) >= MOST_WINDOWS:
             self._forgotten.append(self._end(next(iter(self._windows))))
         self._windows[alike] = _Window(monotonic() + WINDOW_SECONDS)
         return True
 
-    def due(self, *, at_once: bool = False) -> list[tuple[logging.LogRecord, int]]:
+    def due(self, *, at_once: bool = False) -> list[tuple[Line, int]]:
         """Return the last line of each window that has ended, with how many were held back in it.
 
         It counts as written: a new window begins. With `at_once` all windows end.
@@ -104,13 +111,3 @@ class Damper:
             return None
         end = next(window.until for window in self._windows.values() if window.held)
         return max(0.0, end - monotonic())
-
-
-def _without_references(record: logging.LogRecord) -> logging.LogRecord:
-    """Copy `record` without what would keep a traceback's frames, and all that they hold, in memory."""
-    message = record.msg if isinstance(record.msg, dict) else record.getMessage()
-    if isinstance(message, dict):
-        message = {name: value for name, value in message.items() if name != "exc_info"}
-    return logging.makeLogRecord(
-        record.__dict__ | {"msg": message, "args": (), "exc_info": None, "exc_text": None}
-    )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from functools import lru_cache
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import Any, Literal, NoReturn
 
 import structlog
 
-from bridge.telemetry.damping import Damper
+from bridge.telemetry.damping import Damper, Line, likeness_of_a_librarys, likeness_of_our_own
 from bridge.telemetry.writer import Stream, Writer
 
 STANDARD_ERROR = 2
@@ -22,7 +24,7 @@ _AGAIN_SECONDS = 0.1
 REDACTED = "[redacted]"
 EXCERPT_CHARACTERS = 500
 _MOST_REMEMBERED = 512
-"""Short texts, and names of fields, whose redaction is remembered."""
+"""Short texts, names of fields, and fields whose redaction is remembered."""
 
 _TELLTALE = (
     r"(?:pass(?:word|wd|phrase)|secret|token|authorization|credential|cookie|signature"
@@ -55,14 +57,19 @@ _SECRET_TEXT = re.compile(
 )
 
 
+# Without white space, `=`, `:` and `.`, nothing shorter than OSCAR's tokens can match. Most ids are such.
+_PLAIN_TEXT = re.compile(r"[\w@/+-]{0,63}", re.ASCII)
+
+
 def redact_text(text: str) -> str:
     """Blank what looks like a credential inside free text, such as an upstream's error message."""
+    if _PLAIN_TEXT.fullmatch(text):
+        return text
     return _redact_short_text(text) if len(text) <= EXCERPT_CHARACTERS else _SECRET_TEXT.sub(_blank, text)
 
 
 @lru_cache(_MOST_REMEMBERED)
 def _redact_short_text(text: str) -> str:
-    """Remember what it gave: nearly all that is logged of one failed attempt is said again of the next."""
     return _SECRET_TEXT.sub(_blank, text)
 
 
@@ -93,6 +100,12 @@ def _redact_value(key: str, value: Any) -> Any:
     return redact_text(repr(value))
 
 
+@lru_cache(_MOST_REMEMBERED)
+def _redact_short_field(key: str, text: str) -> Any:
+    """Remember what it gave: nearly all that is logged of one failed attempt is said again of the next."""
+    return _redact_value(key, text)
+
+
 def excerpt(text: str, *secrets: str) -> str:
     """Give the first of `text` on one line, without `secrets` and what looks like one."""
     for secret in secrets:
@@ -102,32 +115,68 @@ def excerpt(text: str, *secrets: str) -> str:
     return text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…"
 
 
-def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Blank secrets in every field of a log line but its time (a structlog processor)."""
+def redact(line: Line) -> None:
+    """Blank secrets in every field of a log line but its time."""
     for key, value in line.items():
-        if key != "timestamp":  # made by `configure`'s processor, whatever was given
-            line[key] = _redact_value(key, value)
+        if key != "timestamp":  # made here, whatever was given
+            short = isinstance(value, str) and len(value) <= EXCERPT_CHARACTERS
+            line[key] = (_redact_short_field if short else _redact_value)(key, value)
+
+
+def _stamp(line: Line, logger: str, level: str) -> Line:
+    """Add to `line` who says it, at what level, and that it is said now."""
+    line["logger"] = logger
+    line["level"] = level
+    line["timestamp"] = f"{datetime.now(UTC).isoformat().removesuffix('+00:00')}Z"
+    return line
+
+
+def _said_in(record: logging.LogRecord) -> Line:
+    """Return what a library said as a line. Raises what filling in its template raises."""
+    line = _stamp({"event": record.getMessage()}, record.name, record.levelname.lower())
+    if record.exc_info:
+        line["exc_info"] = record.exc_info
+    if record.stack_info:
+        line["stack_info"] = record.stack_info
     return line
 
 
 class _Handler(logging.Handler):
-    """Writes lines to a descriptor: of those that say the same one a minute, and never waiting for it."""
+    """Writes lines to a descriptor: of those that say the same one a minute, and never waiting for it.
 
-    def __init__(self, descriptor: int) -> None:
+    Those of libraries come by `emit`, the standard library's way. The bridge's own go by `take`, past it: it
+    costs as much as all the rest of a line.
+    """
+
+    def __init__(self, descriptor: int, render: Callable[[Line], str]) -> None:
         super().__init__()
+        self._render = render
         self._damper = Damper()
         self.writer = Writer(descriptor, self._gap, self._tell_what_is_due)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._tell(self._damper.due())
-            holding = self._damper.holding
-            if self._damper.admits(record):
-                self._put(record)
-            elif self._damper.holding > holding:  # it will be due though nothing else is written
-                self.writer.wake()
+            self._take(_said_in(record), likeness_of_a_librarys(record))
         except Exception:  # noqa: BLE001 - a line that can't be made is told of, and ends nothing
             self.handleError(record)
+
+    def take(self, line: Line) -> None:
+        """Write a line of the bridge's own."""
+        self.acquire()
+        try:
+            self._take(line, likeness_of_our_own(line))
+        except Exception:  # noqa: BLE001 - likewise
+            self._tell_of_a_defect(line)
+        finally:
+            self.release()
+
+    def _take(self, line: Line, alike: Hashable) -> None:
+        self._tell(self._damper.due())
+        holding = self._damper.holding
+        if self._damper.admits(line, alike):
+            self._put(line)
+        elif self._damper.holding > holding:  # it will be due though nothing else is written
+            self.writer.wake()
 
     def flush(self) -> None:
         """Have what is held back told, and all of it written, within `FLUSH_SECONDS`."""
@@ -146,21 +195,18 @@ class _Handler(logging.Handler):
         """Write a line that was not logged."""
         self.writer.put(redact_text(line).encode("utf-8", "backslashreplace"))
 
-    def _put(self, record: logging.LogRecord) -> None:
+    def _put(self, line: Line) -> None:
         try:
-            line = self.format(record)
+            text = self._render(line)
         except Exception:  # noqa: BLE001 - likewise; this may be the writer's own thread
-            self.handleError(record)
+            self._tell_of_a_defect(line)
         else:
-            self.writer.put(f"{line}\n".encode("utf-8", "backslashreplace"))
+            self.writer.put(f"{text}\n".encode("utf-8", "backslashreplace"))
 
-    def _tell(self, held_back: Iterable[tuple[logging.LogRecord, int]]) -> None:
-        for record, count in held_back:
-            if isinstance(record.msg, dict):
-                record.msg["and_more_in_the_last_minute"] = count
-            else:
-                record.msg = f"{record.msg} (and {count:,} more in the last minute)"
-            self._put(record)
+    def _tell(self, held_back: Iterable[tuple[Line, int]]) -> None:
+        for line, count in held_back:
+            line["and_more_in_the_last_minute"] = count
+            self._put(line)
 
     def _tell_what_is_due(self) -> float | None:
         """Tell what was held back and is due; return after which time there is more.
@@ -175,9 +221,39 @@ class _Handler(logging.Handler):
         finally:
             self.lock.release()
 
+    def _tell_of_a_defect(self, line: Line) -> None:
+        """Print why `line` can't be made, the standard library's way."""
+        self.handleError(logging.makeLogRecord({"msg": line}))
+
     def _gap(self, lines: int) -> bytes:
-        record = logging.LogRecord(__name__, logging.WARNING, "", 0, "log lines dropped: %d", (lines,), None)
-        return f"{self.format(record)}\n".encode()
+        line = _stamp({"event": f"log lines dropped: {lines}"}, __name__, "warning")
+        return f"{self._render(line)}\n".encode()
+
+
+def _take(logger: logging.Logger, level: str, line: Line) -> NoReturn:
+    """Write a line of the bridge's own (structlog's one processor)."""
+    _stamp(line, logger.name, level)
+    for handler in _handlers():
+        handler.take(line)
+    raise structlog.DropEvent
+
+
+def _renderer(form: Literal["json", "console"], *, colors: bool) -> Callable[[Line], str]:
+    """Return what makes the text of a line."""
+    if form == "json":
+        encode: Callable[[Line], str] = json.JSONEncoder().encode
+    else:
+        console = structlog.dev.ConsoleRenderer(
+            colors=colors, exception_formatter=structlog.dev.plain_traceback
+        )
+        encode = partial(console, None, "")
+
+    def render(line: Line) -> str:
+        line = structlog.processors.format_exc_info(None, "", line)
+        redact(line)  # last: no field and no traceback is made after it
+        return encode(line)
+
+    return render
 
 
 def configure(
@@ -192,38 +268,14 @@ def configure(
     In the console form a traceback follows its line. What is below `level` costs one call that does
     nothing.
     """
-    shared: list[Any] = [
-        structlog.stdlib.add_logger_name,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[_take],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=os.isatty(descriptor), exception_formatter=structlog.dev.plain_traceback
-        )
-    )
-    handler = _Handler(descriptor)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            # Redaction comes last before the renderer: no field and no traceback is made after it.
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                redact,
-                renderer,
-            ],
-        )
-    )
-    # No line tells these, and finding them out costs a third of it (Logging HOWTO, "Optimization").
+    handler = _Handler(descriptor, _renderer(form, colors=os.isatty(descriptor)))
+    # No line tells these, and finding them out costs a third of one (Logging HOWTO, "Optimization").
     logging._srcfile = None  # noqa: SLF001 - documented there
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()

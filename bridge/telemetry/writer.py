@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import os
 import select
-import time
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 
 MOST_LINES = 1000
 MOST_BYTES = 2**20
@@ -18,9 +17,9 @@ _AT_ONCE = 2**16
 _LONGEST_LINE = 2**16
 """Characters that are printed without an end, before they are taken for a line."""
 _WRITABLE_MILLISECONDS = 1000
-_GATHER_SECONDS = 0.01
-"""Lines gather so long after each write: a thread that wakes for each of them takes the processor from the
-loop, which costs more than the line."""
+_GATHER_SECONDS = 0.05
+"""Lines gather so long after each write, unless they become many: a thread that wakes for each of them takes
+the processor from the loop, which costs more than the line."""
 
 
 class Writer:
@@ -51,6 +50,8 @@ class Writer:
         self._woken = False
         self._thread: Thread | None = None
         self._changed = Condition()
+        self._hurry = Event()
+        """Lines are not to gather: half of what may wait does, or somebody waits for the last one."""
 
     def put(self, line: bytes) -> None:
         """Have `line`, which ends with a newline, written. Never blocks on the descriptor."""
@@ -65,6 +66,8 @@ class Writer:
             while len(self._lines) > MOST_LINES or (self._bytes > MOST_BYTES and len(self._lines) > 1):
                 self._bytes -= len(self._lines.popleft())
                 self._drop()
+            if len(self._lines) > MOST_LINES // 2 or self._bytes > MOST_BYTES // 2:
+                self._hurry.set()
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -75,6 +78,7 @@ class Writer:
 
     def flush(self, seconds: float) -> bool:
         """Wait for the last line to be written, but `seconds` at most; return whether it was."""
+        self._hurry.set()
         with self._changed:
             return self._changed.wait_for(lambda: not (self._lines or self._writing), seconds)
 
@@ -82,6 +86,7 @@ class Writer:
         """Take no more lines; the thread ends when it has written what there is."""
         with self._changed:
             self._closed = True
+            self._hurry.set()
             self._changed.notify_all()
 
     def count_dropped(self, count: Callable[[int], object]) -> None:
@@ -107,7 +112,8 @@ class Writer:
                 for _ in range(unwritten):
                     self._drop()
                 self._changed.notify_all()
-            time.sleep(_GATHER_SECONDS)
+            self._hurry.wait(_GATHER_SECONDS)
+            self._hurry.clear()
 
     def _next(self) -> list[bytes] | None:
         """Return the next lines, once there are some; None when closed."""

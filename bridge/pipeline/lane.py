@@ -61,6 +61,7 @@ class Lane:
         maker: JobMaker | None = None,
     ) -> None:
         self.key = key
+        self._log = _log.bind(service=key)
         self._config = config
         self._metrics = metrics
         self._gate = Gate(key, Backoff(first=0.5, longest=config.retry.max_backoff), metrics)
@@ -306,9 +307,8 @@ class Lane:
             self._burials.add(delivery, then)
             return
         self._metrics.retried(answer.cause)
-        _log.info(
+        self._log.info(
             "attempt failed",
-            service=self.key,
             id=delivery.event.id,
             outcome=answer.verdict.value,
             cause=answer.cause,

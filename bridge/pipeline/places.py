@@ -16,6 +16,10 @@ _PREPARE_AHEAD = 32
 other things, which doubles its cost."""
 _PREPARE_BYTES = 2**16
 """More of their data are not encoded in one run: nothing else in the process goes on meanwhile."""
+_KEPT = 128
+_KEPT_BYTES = 2**12
+"""So many events that failed, none with more data, need no encoding for the next attempt: in an outage many
+wait, and the memory is for them."""
 _NEVER_LEFT = 0.0001
 """Seconds in which no answer comes over a network."""
 
@@ -44,6 +48,8 @@ class Places:
         self._idle: list[_Place] = []
         self._ready: dict[Delivery, Invocation] = {}
         """Of those that come next."""
+        self._failed: dict[Delivery, Invocation] = {}
+        """Of some that are to be attempted again."""
         self.busy = 0
         """Attempts under way."""
         self._none_busy = asyncio.Event()
@@ -82,6 +88,7 @@ class Places:
     def forget(self, delivery: Delivery) -> None:
         """Hear that `delivery` comes next no more."""
         self._ready.pop(delivery, None)
+        self._failed.pop(delivery, None)
 
     async def finished(self) -> None:
         """Return when no attempt is under way."""
@@ -106,11 +113,18 @@ class Places:
             if not self.busy:
                 self._none_busy.set()
             self._idle.append(place)  # before anything can begin in its place
+            if not answer.accepted:
+                self._keep(attempt.delivery, invocation)
             self._ended(attempt, answer, now)
+
+    def _keep(self, delivery: Delivery, invocation: Invocation) -> None:
+        unsettled = delivery.outcome is None
+        if unsettled and len(self._failed) < _KEPT and len(delivery.event.data) <= _KEPT_BYTES:
+            self._failed[delivery] = invocation
 
     def _invocation(self, delivery: Delivery) -> Invocation:
         ready, prepare = self._ready, self._destination.prepare
-        invocation = ready.pop(delivery, None)
+        invocation = ready.pop(delivery, None) or self._failed.pop(delivery, None)
         if invocation is None:
             invocation = prepare(delivery.event)
             if not ready:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -17,6 +18,7 @@ from bridge.core.ports import Answer
 from bridge.pipeline.limits.concurrency import Fixed
 from bridge.pipeline.limits.limit import Attempt, Limit
 from bridge.pipeline.limits.ring import Ring
+from bridge.pipeline.places import _KEPT
 from tests.pipeline import clock
 from tests.pipeline.scripted import (
     ACCEPTED,
@@ -136,6 +138,36 @@ async def test_large_events_are_made_ready_one_by_one() -> None:
         await settled(given)
     assert destination.ids == [str(number) for number in range(10)]
     bench.assert_nothing_is_remembered()
+
+
+async def test_what_failed_is_made_ready_once_but_for_large_and_many_events() -> None:
+    failing = True
+    destination = ScriptedDestination(lambda _: FAILED if failing else ACCEPTED, seconds=0.1)
+    bench = Bench(destination, concurrency=1000, max_attempts=99)
+    given = [Delivery(event("large", b"x" * 5000)), *deliveries(_KEPT + 10)]
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(0.1001)  # all have failed, and none is attempted again yet
+        assert len(bench.lane._places._failed) == _KEPT
+        given[1].settle(Outcome.RELEASED)
+        assert len(bench.lane._places._failed) == _KEPT - 1
+        failing = False
+        await settled(given)
+    again = Counter(destination.prepared)
+    assert sum(again.values()) - len(given) == 1 + 10  # the large one, and those beyond
+    assert again["large"] == 2
+    bench.assert_nothing_is_remembered()
+
+
+async def test_what_is_released_amid_an_attempt_that_fails_is_forgotten() -> None:
+    bench = Bench(ScriptedDestination(FAILED, seconds=1))
+    [delivery] = given = deliveries(1)
+    async with bench.running():
+        await bench.put(given)
+        await asyncio.sleep(0.5)
+        delivery.settle(Outcome.RELEASED)
+        await bench.lane.finished()
+        bench.assert_nothing_is_remembered()
 
 
 async def test_a_full_lane_takes_more_when_some_room_has_gathered() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from bridge.core.delivery import Outcome
 from bridge.core.event import Event
 from bridge.core.steady import Steady
-from bridge.sources.sqs import answers, reader
+from bridge.sources.sqs import answers, http, reader
 from bridge.sources.sqs.answers import Answers
+from bridge.sources.sqs.config import SqsConfig
+from bridge.sources.sqs.connection import connect
 from bridge.sources.sqs.held import Held
 from bridge.telemetry.metrics import Metrics
 from tests.servers.scripted_sqs import ScriptedSqs, refusal, served
@@ -133,3 +136,43 @@ async def test_what_came_again_is_not_given_back_by_its_old_receipt() -> None:
     owed.owe(held("done"), delete=True)
     await owed.finish()
     assert sorted(asked, key=str) == [("old receipt of done", None), ("old receipt of gone", 0)]
+
+
+async def test_a_call_given_up_amid_its_answer_lets_go_of_its_connection_though_the_error_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    amid, let_go = asyncio.Event(), asyncio.Event()
+
+    async def answer_half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+        while await reader.read(1024):
+            pass
+        let_go.set()
+        writer.close()
+
+    async def noticed(*arguments: Any) -> bytes:
+        amid.set()
+        return await body_of(*arguments)
+
+    body_of = http.body_of
+    monkeypatch.setattr(http, "body_of", noticed)
+    async with await asyncio.start_server(answer_half, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        config = SqsConfig.model_validate(
+            {
+                "type": "sqs",
+                "queue": f"http://127.0.0.1:{port}/1/uploads",
+                "region": "eu-west-1",
+                "access_key_id": "AKIA",
+                "secret_access_key": "x",
+            }
+        )
+        async with connect(config) as queue:
+            call = asyncio.create_task(queue.attributes())
+            await amid.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError) as kept:
+                await call
+            await let_go.wait()
+    del kept

@@ -43,7 +43,8 @@ class HttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is not ty
         has_messages = request.headers.get("X-Amz-Target") == b"AmazonSQS.ReceiveMessage"
         try:
             most = _LONGEST_MESSAGES if has_messages else _LONGEST_ANSWER
-            response._content = await body_of(response.raw, most)  # noqa: SLF001 - where it is looked for
+            async with response.raw:  # or its connection stays taken where this is cancelled
+                response._content = await body_of(response.raw, most)  # noqa: SLF001 - where it is looked for
         except (aiohttp.ClientError, TimeoutError) as error:
             raise HTTPClientError(error=error) from error
         return response

@@ -10,7 +10,18 @@ from contextlib import suppress
 from io import TextIOWrapper
 
 from bridge import __version__
-from bridge.cli import checking, control, dead_letters, parked, running, sandbox, schema, setup, testing
+from bridge.cli import (
+    checking,
+    control,
+    dead_letters,
+    importing,
+    parked,
+    running,
+    sandbox,
+    schema,
+    setup,
+    testing,
+)
 from bridge.cli.options import BAD_CONFIGURATION, FAILED, NOT_YET
 from bridge.core.errors import BridgeError, ConfigurationError, StoreError, StoreLockedError
 
@@ -108,5 +119,6 @@ def _parser() -> argparse.ArgumentParser:
     testing.add_to(commands)
     schema.add_to(commands)
     setup.add_to(commands)
+    importing.add_to(commands)
     sandbox.add_to(commands)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def load(path: Path, environ: Mapping[str, str], *, files: bool = True) -> Setti
     """
     mistakes: list[Mistake] = []
     root = read(path, mistakes)
+    _refuse_dcnios(root, path)
     substitute(root, environ, mistakes)
     overlay(root, environ, mistakes)
     mistakes += mistakes_in(environ)
@@ -37,6 +39,17 @@ def load(path: Path, environ: Mapping[str, str], *, files: bool = True) -> Setti
         raise ConfigurationError(sorted(mistakes, key=_order))
     settings._warnings = tuple(warnings)  # noqa: SLF001 - not a key of the file, and this is what makes Settings
     return settings
+
+
+def _refuse_dcnios(root: Value, path: Path) -> None:
+    """Raise ConfigurationError for a file of DCNiOS: it would be unknown keys alone."""
+    nifi = root.child("nifi")
+    if nifi is not None and not (root.mapping().keys() & Settings.model_fields.keys()):
+        message = (
+            f"this is a file of DCNiOS; `oscar-bridge import-dcnios {shlex.quote(str(path))}` makes a "
+            "configuration of the bridge of it"
+        )
+        raise ConfigurationError([Mistake(str(nifi.place), "nifi", message)])
 
 
 def _validate(root: Value, context: Mapping[str, Any]) -> tuple[Settings | None, list[Mistake]]:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from bridge.settings import Settings, load
+from tests.settings.conftest import MINIMAL
 from tests.settings.test_examples import with_its_files
 from tests.settings.walk import fields
 
@@ -71,19 +72,9 @@ def test_the_readmes_example_loads(tmp_path: Path) -> None:
 
 def test_dcaches_example_loads(tmp_path: Path) -> None:
     (example,) = examples("docs/dcache.md")
-    head, _, _ = examples("docs/from-dcnios.md")[0].partition("services:")
+    head, _, _ = MINIMAL.partition("services:")
     rest = "services: {plants: {}}\nroutes: [{from: arrivals, to: plants}]\n"
     assert loaded(head + rest + example, tmp_path).warnings == ()
-
-
-def test_each_example_for_those_who_come_from_dcnios_loads(tmp_path: Path) -> None:
-    head, *sources = examples("docs/from-dcnios.md")
-    kinds = []
-    for source in sources:
-        settings = loaded(head + source, tmp_path)
-        assert settings.warnings == ()
-        kinds += [one.type for one in settings.sources.values()]
-    assert kinds == ["kafka", "dcache", "sqs", "rucio"]
 
 
 @pytest.mark.parametrize(

@@ -28,21 +28,35 @@ _VARIABLE = r"\$\{"
 """A text with this in it can be anything, once the environment is put in."""
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
 _ABOVE_0 = r"(?=.*[1-9])"
+
+
+def _text(pattern: str, expected: str) -> dict[str, Any]:
+    """A text of this form; `patternErrorMessage` is what VS Code and the YAML language server then say."""
+    return {"pattern": f"^(?:{pattern})$|{_VARIABLE}", "patternErrorMessage": f"expected {expected}"}
+
+
 _DURATION = {
-    "anyOf": [
-        {"type": "number", "exclusiveMinimum": 0},
-        {"type": "string", "pattern": rf"^{_ABOVE_0}\s*{_NUMBER}\s*(?:ms|s|m|h|d|)\s*$|{_VARIABLE}"},
-    ]
+    "type": ["number", "string"],
+    "exclusiveMinimum": 0,
+    **_text(
+        rf"{_ABOVE_0}\s*{_NUMBER}\s*(?:ms|s|m|h|d|)\s*",
+        "seconds or a duration such as 500ms, 30s, 5m, 24h or 90d",
+    ),
 }
 _SIZE = {
-    "anyOf": [
-        {"type": "integer", "exclusiveMinimum": 0},
-        {"type": "string", "pattern": rf"^{_ABOVE_0}\s*{_NUMBER}\s*(?:[KMG]i?B|B|)\s*$|{_VARIABLE}"},
-    ]
+    "type": ["integer", "string"],
+    "exclusiveMinimum": 0,
+    **_text(rf"{_ABOVE_0}\s*{_NUMBER}\s*(?:[KMG]i?B|B|)\s*", "bytes or a size such as 131065, 64KiB or 2GiB"),
 }
-_RATE = {"type": "string", "pattern": rf"^{_ABOVE_0}\s*{_NUMBER}\s*/\s*[smh]\s*$|{_VARIABLE}"}
-_PATH = {"type": "string", "pattern": r"^[^~]"}
-_URL = {"type": "string", "pattern": rf"^\s*[hH][tT][tT][pP][sS]?://|{_VARIABLE}"}
+_RATE = {
+    "type": "string",
+    **_text(rf"{_ABOVE_0}\s*{_NUMBER}\s*/\s*[smh]\s*", "a rate such as 10/s, 600/m or 1000/h"),
+}
+_PATH = {"type": "string", **_text(r"[^~][^\0]*", "a path that is written out: no `~` is replaced")}
+_URL = {
+    "type": "string",
+    **_text(r"\s*[hH][tT][tT][pP][sS]?://.*", "a URL such as https://oscar.example.org"),
+}
 _WRITTEN = {
     "duration": "seconds, or 500ms, 30s, 5m, 24h, 90d",
     "size": "bytes, or 64KiB, 10MB, 2GiB",
@@ -90,13 +104,13 @@ class _Generator(GenerateJsonSchema):
         return dict(_URL) if function is values._http_url else super().function_after_schema(schema)
 
     def int_schema(self, schema: Any) -> JsonSchemaValue:
-        text = {"type": "string", "pattern": rf"^\s*[-+]?[0-9_]+(?:\.0*)?\s*$|{_VARIABLE}"}
-        return {"anyOf": [super().int_schema(schema), text]}
+        written = _text(r"\s*[-+]?[0-9_]+(?:\.0*)?\s*", "a whole number")
+        return {**super().int_schema(schema), "type": ["integer", "string"], **written}
 
     def bool_schema(self, schema: Any) -> JsonSchemaValue:
         words = "|".join("".join(f"[{letter}{letter.upper()}]" for letter in word) for word in _SWITCHES)
-        text = {"type": "string", "pattern": f"^(?:{words}|[01])$|{_VARIABLE}"}
-        return {"anyOf": [{"type": "boolean"}, text, {"enum": [0, 1]}]}
+        written = _text(f"{words}|[01]", "true or false")
+        return {"type": ["boolean", "string", "integer"], "minimum": 0, "maximum": 1, **written}
 
     def str_schema(self, schema: Any) -> JsonSchemaValue:
         made = super().str_schema(schema)

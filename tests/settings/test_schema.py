@@ -85,6 +85,12 @@ def test_an_example_is_as_an_editor_wants_it(path: Path) -> None:
     assert (path.parent / line).read_bytes() == FILE.read_bytes()
 
 
+def test_configurations_among_the_other_examples_are_so_too() -> None:
+    for path in ROOT.glob("examples/**/*.yaml"):
+        document = plain(path.read_text(encoding="utf-8"))
+        assert "state_dir" not in document or refused(document) == [], path
+
+
 @pytest.mark.parametrize("name", ["README.md", *sorted(f"docs/{one.name}" for one in ROOT.glob("docs/*.md"))])
 def test_the_examples_in_a_text_are_as_an_editor_wants_them(name: str) -> None:
     """But for what a part of a file leaves out."""

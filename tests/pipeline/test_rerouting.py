@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from bridge.core.event import Event
 from bridge.core.ports import NO_LANE, Answer
@@ -18,7 +20,7 @@ from tests.pipeline.scripted import ACCEPTED, REFUSED, Bench, MemoryKeeper, Scri
 class House:
     """Two lanes, and a source `uploads` whose routes choose one by the event."""
 
-    def __init__(self, plants: Answer = ACCEPTED, *, park: bool = False) -> None:
+    def __init__(self, plants: Answer = ACCEPTED, *, park: bool = False, **more: Any) -> None:
         self.keeper = MemoryKeeper()
         self.plants, self.flood = ScriptedDestination(plants), ScriptedDestination()
         self.benches = {
@@ -26,7 +28,7 @@ class House:
             "flood": Bench(self.flood),
         }
         chosen = RouteConfig.model_validate(
-            {"from": "uploads", "to": "data.to", "allow": ["plants", "flood"]}
+            {"from": "uploads", "to": "data.to", "allow": ["plants", "flood"], **more}
         )
         source = Metrics().source("uploads")
         router = Router(
@@ -72,6 +74,21 @@ async def test_each_goes_where_its_routes_lead_now() -> None:
     assert (house.plants.ids, house.flood.ids) == (["a"], ["b"])
     assert house.keeper.causes == {"c": "route"}
     assert not house.keeper.rows
+
+
+async def test_what_could_not_be_decoded_is_decoded_once_its_route_is_mended() -> None:
+    """What is then parked for its service is the decoded one: no route will look at it again."""
+    house = House(REFUSED, park=True, decode="base64")
+    async with house.running():
+        await house.replayed(
+            event("a", b64encode(b'{"to": "plants"}')),
+            event("b", b64encode(b'{"to": "flood"}')),
+            event("c", b'{"to": "flood"}'),
+        )
+    assert house.flood.ids == ["b"]
+    assert house.keeper.causes == {"c": "undecodable"}
+    (row,) = house.keeper.rows.values()
+    assert (row.event.id, row.event.data) == ("a", b'{"to": "plants"}')
 
 
 async def test_what_was_marked_while_no_bridge_ran_goes_round_at_the_start() -> None:

@@ -230,7 +230,7 @@ def _lanes(
             (pause, clusters_pauses[config.cluster]),
             services[key] if config.follows else None,
         )
-        live[Part("service", key)] = Live(pause.set, lane.allowance, lane.look)
+        live[Part("service", key)] = Live(pause.set, lane.allowance, lane.look, lane.jobs)
     return lanes, live
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from bridge.control.orders import LIMITS, PAUSED, Order, Overrides, Part, written
 from bridge.core.errors import StoreError
+from bridge.pipeline.jobs import Jobs
 from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.config import Concurrency
 from bridge.store.overrides import Override, Value
@@ -35,7 +36,8 @@ class Live:
     pause: Callable[[bool], None]
     allowance: Allowance | None = None
     look: Callable[[], None] = lambda: None
-    """To be called after a change of the allowance."""
+    """To be called after a change of a limit."""
+    jobs: Jobs | None = None
 
     def take_up(self, values: Mapping[str, Value]) -> None:
         """Put `values` in force; what is as before goes on as it is."""
@@ -43,6 +45,8 @@ class Live:
             self.allowance.change(
                 cast("Concurrency", values["concurrency"]), cast("float | None", values["rate"])
             )
+            if self.jobs is not None and "active_jobs" in values:
+                self.jobs.limit(cast("int | None", values["active_jobs"]))
             self.look()
         self.pause(bool(values[PAUSED]))
 

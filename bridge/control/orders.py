@@ -17,11 +17,13 @@ from bridge.values import Model
 LONGEST = 366 * 86400.0
 """Seconds that an override may last for; one without an end lasts until it is ended."""
 PAUSED = "paused"
-LIMITS = ("concurrency", "rate")
+LIMITS = ("concurrency", "rate", "active_jobs")
+"""A source has none; the last is a service's alone, where it is configured."""
 
 _EXPECTED = {
     "concurrency": "a whole number from 1 to 1000, or auto",
     "rate": "a rate such as 10/s, 600/m or 1000/h, or none",
+    "active_jobs": "a whole number from 1 to 10000, or none",
 }
 
 
@@ -42,7 +44,7 @@ class Order(Model):
     kind: Kind | None = None
     key: str | None = None
     limits: dict[str, str] = Field(default_factory=dict)
-    """By name, as in the configuration, but for the rate `none`."""
+    """By name, as in the configuration, but for `none`."""
     reset: bool = False
     """Have the configuration's limits again."""
     seconds: float | None = Field(default=None, gt=0, le=LONGEST)
@@ -138,13 +140,15 @@ class Overrides:
         model = LimitsConfig if part.kind == "service" else ClusterLimitsConfig
         read: dict[str, Value] = {}
         for name, text in limits.items():
-            if name not in LIMITS or part.kind == "source":
-                known = () if part.kind == "source" else LIMITS
+            known = self.file[part].keys() & set(LIMITS)
+            if name == "active_jobs" and part.kind == "service" and name not in known:
+                raise ValueError(self._why_no_active_jobs(part.key))
+            if name not in known:
                 raise ValueError(
                     f"`{name}` is no limit of {part} that can be changed{did_you_mean(name, known)}"
                 )
             try:
-                value = model.model_validate({name: None if (name, text) == ("rate", "none") else text})
+                value = model.model_validate({name: None if text == "none" else text})
             except ValidationError:
                 raise ValueError(f"{name}: expected {_EXPECTED[name]}, found {text!r}") from None
             read[name] = getattr(value, name)
@@ -154,6 +158,14 @@ class Overrides:
                 "jobs among the limits of the cluster"
             )
         return read
+
+    def _why_no_active_jobs(self, service: str) -> str:
+        if service not in self._jobs:
+            return "active_jobs: is for `mode: job`, since a run is over when it is answered"
+        return (
+            f"active_jobs: is not in the configuration of `services.{service}.limits`, so the bridge does "
+            "not know which of its jobs are active; set it there and start the bridge again"
+        )
 
     def rows(self, order: Order, found: Callable[[Part], int | None]) -> list[Row]:
         """Show all limits and what is paused; of the part that `order` names, everything."""
@@ -185,7 +197,10 @@ class Overrides:
 
 
 def _values(limits: LimitsConfig | ClusterLimitsConfig) -> dict[str, Value]:
-    return {**{name: getattr(limits, name) for name in LIMITS}, PAUSED: False}
+    values: dict[str, Value] = {"concurrency": limits.concurrency, "rate": limits.rate}
+    if isinstance(limits, LimitsConfig) and limits.active_jobs is not None:
+        values["active_jobs"] = limits.active_jobs
+    return values | {PAUSED: False}
 
 
 def shown(settings: Settings, kept: Iterable[Override], now: float) -> list[Row]:
@@ -198,7 +213,7 @@ def written(name: str, value: Value) -> str:
     """Write a value as a person does."""
     if name == PAUSED:
         return "yes" if value else "no"
-    if name != "rate":
+    if name != "rate" and value is not None:
         return str(value)
     if not isinstance(value, int | float):
         return "none"

@@ -31,6 +31,8 @@ class JobOutcome(Enum):
     """It was deleted before anybody saw it end."""
     UNJUDGED = "unjudged"
     """It ended, and it can't be told whether it left the output that makes it one that succeeded."""
+    UNLISTED = "unlisted"
+    """It was accepted a day ago, and no listing has shown it since: what became of it can't be known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,6 @@ class Jobs:
             # One that is not followed would make a second job if its event came again after it was removed.
             most = _MOST_FOLLOWED
         self._backlog = Backlog(_NEVER if most is None else most)
-        self._limited = most is not None
         self._metrics = metrics
         self._jobs: dict[str, Job] = {}
         self._of: dict[Delivery, Job] = {}
@@ -91,7 +90,7 @@ class Jobs:
         """Names of jobs that have ended, and nobody has said yet whether well."""
         buries = config.on_failure == "dead-letter"
         self._names = JobNames(
-            key, keeper, waiting, self._of, with_data=buries, in_rounds=self._limited, look=look
+            key, keeper, waiting, self._of, with_data=buries, in_rounds=most is not None, look=look
         )
         self._outcomes = JobOutcomes(key, keeper, metrics, buries=buries)
         self._some = asyncio.Event()
@@ -103,8 +102,10 @@ class Jobs:
         """Of the jobs that the present sweep looks for."""
         self._sought = 0
         """How many those are."""
+        self._unlisted = 0
+        """Accepted jobs that the last sweep has not shown, nor any before, though they may be there."""
         self._told: dict[str, float] = {}
-        metrics.follow(lambda: self._backlog.active, lambda: self.sweep_age)
+        metrics.follow(lambda: self._backlog.active, lambda: self.sweep_age, lambda: self._unlisted)
 
     @property
     def sweep_age(self) -> float:
@@ -118,12 +119,19 @@ class Jobs:
 
     # The lane's side
 
+    def limit(self, most: int | None) -> None:
+        """Let `most` be active from now on, any number if None. The lane has to look then.
+
+        What was not followed, since too many were while there was no limit, does not count.
+        """
+        self._backlog.most = _NEVER if most is None else most
+
     def come(self, delivery: Delivery) -> None:
         """Let `delivery` wait in the lane until its job's name is on disk."""
         name = self._maker.job_of(delivery.event)
         job = self._jobs.get(name)
         if job is None:
-            if len(self._jobs) >= _MOST_FOLLOWED and not self._limited:
+            if len(self._jobs) >= _MOST_FOLLOWED and self._backlog.most == _NEVER:
                 self._metrics.job_finished("not_followed")
                 self._waiting.come(delivery)
                 return
@@ -198,7 +206,7 @@ class Jobs:
             doubtful = record.progress is Progress.NOTED
             job.absence_tells_from = now + self._maker.afterwards if doubtful else now
             self._backlog.doubt(record.name)
-        if not records or not self._limited:
+        if not records:
             self._backlog.knows()
         self._count()
 
@@ -309,7 +317,7 @@ class Jobs:
         It had `seen` jobs, others' among them. `absence_tells` says whether a job that was accepted and that
         it has not shown is not there; else only one that was shown before is gone.
         """
-        began, unlisted = self._sweep_began, 0
+        began, self._unlisted = self._sweep_began, 0
         for name in self._not_shown:
             job = self._jobs.get(name)
             if job is None or job.absence_tells_from >= began:
@@ -319,7 +327,10 @@ class Jobs:
             elif job.progress is Progress.SEEN or (job.progress is Progress.ACCEPTED and absence_tells):
                 self._over(job, JobOutcome.GONE, None)
             elif job.progress is Progress.ACCEPTED:
-                unlisted += 1
+                if _seconds_since(job.accepted_at) >= _DAY:
+                    self._over(job, JobOutcome.UNLISTED, None)
+                else:
+                    self._unlisted += 1
             else:
                 job.perhaps = False
                 self._backlog.free(job.name)
@@ -335,11 +346,11 @@ class Jobs:
                 seconds=round(seconds),
                 listed=seen,
             )
-        if unlisted:
+        if self._unlisted:
             self._tell(
-                "OSCAR lists no such jobs to this user, so they count as active: it lists those alone that "
-                "carry the user's label",
-                jobs=unlisted,
+                "OSCAR lists no such jobs to this user, so they count as active for a day: it lists those "
+                "alone that carry the user's label",
+                jobs=self._unlisted,
             )
         self._look()
 
@@ -372,10 +383,8 @@ class Jobs:
     # What a person is told
 
     def _tell_of_one_that_waits(self, job: Job, seen: JobSeen) -> None:
-        if seen.phase is Phase.RUNNING or job.told or job.accepted_at is None:
-            return
-        seconds = time.time() - job.accepted_at
-        if seconds >= _DAY:
+        seconds = _seconds_since(job.accepted_at)
+        if seen.phase is not Phase.RUNNING and not job.told and seconds >= _DAY:
             job.told = True
             _log.warning(
                 "a job has not begun for a day: it holds one of `active_jobs` until it ends or is deleted",
@@ -390,6 +399,11 @@ class Jobs:
         if now - self._told.get(message, -_NEVER) >= _TELL_SECONDS:
             self._told[message] = now
             _log.warning(message, service=self._key, **facts)
+
+
+def _seconds_since(moment: float | None) -> float:
+    """Tell how long ago `moment` was, in seconds since 1970; 0 where it is not known."""
+    return 0.0 if moment is None else time.time() - moment
 
 
 def _made_none(answer: Answer) -> bool:

@@ -26,7 +26,7 @@ class Override:
     kind: Kind
     key: str
     name: str
-    """`paused`, `concurrency` or `rate`."""
+    """`paused`, `concurrency`, `rate` or `active_jobs`."""
     value: Value
     replaced: Value
     """The file's. When the file has another, this is no longer in force."""
@@ -71,7 +71,7 @@ def write(state_dir: Path, overrides: Collection[Override]) -> None:
 
 def _checked(override: Override) -> Override:
     name, value = override.name, override.value
-    a_limit = value is None if name == "rate" else value == "auto"
+    a_limit = value == "auto" if name == "concurrency" else value is None
     if not (
         override.kind in get_args(Kind)
         and _is_number(override.since)

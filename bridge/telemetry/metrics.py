@@ -119,6 +119,11 @@ class Metrics:
             "Jobs of this bridge's own that have not ended, as far as anybody can know.",
             ["service"],
         )
+        self.unlisted_jobs = gauge(
+            "bridge_unlisted_jobs",
+            "Accepted jobs that count as active though no listing has shown them, for a day at most.",
+            ["service"],
+        )
         self.jobs_finished = counter(
             "bridge_jobs_finished_total",
             "Jobs that have ended, by what became of them.",
@@ -241,6 +246,7 @@ class LaneMetrics:
         self._retries = metrics.retries
         self._active_jobs = metrics.active_jobs
         self._sweep_age = metrics.sweep_age
+        self._unlisted_jobs = metrics.unlisted_jobs
         self._jobs_finished = metrics.jobs_finished
         self._job_seconds = metrics.job_queued, metrics.job_run, metrics.event_to_end
         self.queued = metrics.lane_queued.labels(key)
@@ -249,10 +255,13 @@ class LaneMetrics:
         self.open = metrics.lane_open.labels(key)
         self.drain = metrics.lane_drain.labels(key)
 
-    def follow(self, active: Callable[[], float], sweep_age: Callable[[], float]) -> None:
-        """Take how many jobs are active, and the age of the last listing, from these at each scrape."""
+    def follow(
+        self, active: Callable[[], float], sweep_age: Callable[[], float], unlisted: Callable[[], float]
+    ) -> None:
+        """Take these at each scrape: active jobs, the age of the last listing, jobs that none has shown."""
         self._active_jobs.labels(self.key).set_function(active)
         self._sweep_age.labels(self.key).set_function(sweep_age)
+        self._unlisted_jobs.labels(self.key).set_function(unlisted)
 
     def job_finished(self, outcome: str, *seconds: float | None) -> None:
         """Count a job that has ended; `seconds` queued, run, and from its event to its end, where known."""

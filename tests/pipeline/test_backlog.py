@@ -130,6 +130,60 @@ def test_a_job_in_doubt_counts_and_may_not_begin_beyond_the_limit() -> None:
     assert backlog.pause("d") == NOT_BEFORE_TOLD
 
 
+async def test_the_limit_is_changed_while_jobs_are_active() -> None:
+    cluster = Cluster(places=2, seconds=10.0)
+    bench = bench_of(cluster, ScriptedDestination(cluster.make, seconds=0.05), 4)
+    jobs, given = bench.lane.jobs, deliveries(300)
+    assert jobs is not None
+
+    def limit(most: int | None) -> None:
+        jobs.limit(most)
+        bench.lane.look()
+
+    async with bench.running():
+        sweeping = asyncio.create_task(cluster.sweeps(jobs, pause=0.05))
+        await bench.put(given)
+        await asyncio.sleep(30)
+        assert cluster.peak == 4
+        limit(9)
+        await asyncio.sleep(30)
+        assert cluster.peak == 9
+        limit(2)
+        await asyncio.sleep(60)
+        assert cluster.active == 2
+        limit(None)
+        await asyncio.sleep(20)
+        assert cluster.active > 200
+        limit(4)
+        made = len(cluster.jobs)
+        await bench.put(deliveries(1, "later"))
+        await asyncio.sleep(300)
+        assert len(cluster.jobs) == made, "so many are still active"
+        await asyncio.sleep(2000)
+        assert len(cluster.jobs) == made + 1
+        await stop(sweeping)
+
+
+async def test_without_a_limit_nothing_waits_for_the_first_sweep() -> None:
+    """So a person can let a lane go on whose jobs can't be listed."""
+    cluster, keeper = Cluster(places=4), MemoryKeeper()
+    first = bench_of(cluster, ScriptedDestination(cluster.make), 4, keeper)
+    async with first.running():
+        given = deliveries(4)
+        await first.put(given)
+        await settled(given)
+    second = bench_of(cluster, ScriptedDestination(cluster.make), 4, keeper)
+    assert second.lane.jobs is not None
+    async with second.running():
+        given = deliveries(8)[4:]
+        await second.put(given)
+        await asyncio.sleep(60)
+        assert len(cluster.jobs) == 4
+        second.lane.jobs.limit(None)
+        second.lane.look()
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+
+
 async def test_places_are_used_and_never_more_jobs_are_active_than_that() -> None:
     cluster = Cluster(places=4, seconds=10.0)
     destination = ScriptedDestination(cluster.make, seconds=0.05)
@@ -308,12 +362,39 @@ async def test_where_absence_tells_nothing_a_job_must_have_been_seen_before_it_i
             for _ in range(3):
                 await cluster.sweep(watch, absence_tells=False)
         assert [line["jobs"] for line in logs] == [2]
-        assert bench.value("bridge_active_jobs") == 2
+        assert bench.value("bridge_active_jobs") == bench.value("bridge_unlisted_jobs") == 2
         cluster.jobs.update(hidden)
         await cluster.sweep(watch, absence_tells=False)
         cluster.jobs.clear()
         await cluster.sweep(watch, absence_tells=False)
         assert set(await settled(given)) == {Outcome.ACCEPTED}
+
+
+async def test_a_job_that_no_listing_shows_counts_for_a_day_also_over_a_restart() -> None:
+    cluster, keeper = Cluster(places=9, seconds=1e6), MemoryKeeper()
+    first = bench_of(cluster, ScriptedDestination(cluster.make), 2, keeper)
+    async with first.running():
+        await first.put(deliveries(2))
+        await asyncio.sleep(1)
+    assert len(cluster.jobs) == 2
+    bench = bench_of(cluster, ScriptedDestination(cluster.make), 2, keeper)
+    watch, given = bench.lane.jobs, deliveries(3)[2:]
+    assert watch is not None
+    async with bench.running():
+        await bench.put(given)
+        for _ in range(23):
+            await asyncio.sleep(3600)
+            cluster.jobs.clear()
+            await cluster.sweep(watch, absence_tells=False)
+            assert bench.value("bridge_unlisted_jobs") == 2
+        assert given[0].outcome is None
+        await asyncio.sleep(3600)
+        await cluster.sweep(watch, absence_tells=False)
+        assert set(await settled(given)) == {Outcome.ACCEPTED}
+        assert bench.value("bridge_jobs_finished_total", outcome="unlisted") == 2
+        assert bench.value("bridge_unlisted_jobs") == 0
+        await asyncio.sleep(1)
+        assert len(keeper.job_records["plants"]) == 1
 
 
 async def test_a_long_sweep_and_a_job_that_does_not_begin_are_told_once() -> None:

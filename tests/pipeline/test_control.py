@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -19,6 +19,7 @@ from bridge.core.errors import StoreError
 from bridge.core.event import Event
 from bridge.core.ports import Answer
 from bridge.pipeline.intake import Intake
+from bridge.pipeline.jobs import Jobs as LaneJobs
 from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.concurrency import Auto, Fixed
 from bridge.pipeline.limits.limit import Limit
@@ -75,6 +76,56 @@ def configuration(**plants: Any) -> Settings:
             "routes": [{"from": "uploads", "to": to} for to in ("plants", "flood", "runs")],
         }
     )
+
+
+class Jobs:
+    """Knows how many may be active."""
+
+    most: int | None = 40
+
+    def limit(self, most: int | None) -> None:
+        self.most = most
+
+
+async def test_active_jobs_is_changed_where_it_is_configured_and_kept() -> None:
+    jobs, saved = Jobs(), list[Override]()
+    metrics, looks = Metrics(), list[float]()
+
+    async def save(overrides: Collection[Override]) -> None:
+        saved[:] = overrides
+
+    def control(**plants: Any) -> Control:
+        allowance = Allowance([], 4, None)
+        live = Live(lambda _paused: None, allowance, lambda: looks.append(now()), cast("LaneJobs", jobs))
+        parts = {Part("service", "plants"): live}
+        return Control(Overrides(configuration(**plants), saved), parts, save, metrics)
+
+    async def change(at: Control, **limits: str) -> dict[str, dict[str, Any]]:
+        order = {"do": "limits", "kind": "service", "key": "plants", "limits": limits, "reset": not limits}
+        return {row["name"]: row for row in (await at.carry_out(order))["rows"]}
+
+    at = control(active_jobs=40)
+    rows = await change(at, active_jobs="25")
+    assert jobs.most == 25
+    assert looks
+    assert (rows["active_jobs"]["configured"], rows["active_jobs"]["in_force"]) == ("40", "25")
+    assert metrics.registry.get_sample_value("bridge_lane_limits_overridden", {"service": "plants"}) == 1
+    jobs.most = 40
+    await control(active_jobs=40).begin()
+    assert jobs.most == 25, "after a restart"
+    assert (await change(at, active_jobs="none"))["active_jobs"]["in_force"] == "none"
+    assert jobs.most is None
+    await change(at)
+    assert (jobs.most, saved) == (40, [])
+    for wrong in ("0", "10001", "auto", "many"):
+        with pytest.raises(ValueError, match="active_jobs: expected a whole number from 1 to 10000, or none"):
+            await change(at, active_jobs=wrong)
+    with pytest.raises(ValueError, match="is not in the configuration of `services"):
+        await change(control(), active_jobs="25")
+    with pytest.raises(ValueError, match="a run is over when it is answered"):
+        await at.carry_out({"do": "limits", "kind": "service", "key": "runs", "limits": {"active_jobs": "2"}})
+    with pytest.raises(ValueError, match="is no limit of cluster main"):
+        await at.carry_out({"do": "limits", "kind": "cluster", "key": "main", "limits": {"active_jobs": "2"}})
 
 
 class World:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -168,6 +169,28 @@ def events(count: int) -> list[Delivery]:
 
 
 @pytest.mark.parametrize(
+    ("rate", "took", "apart"),
+    [(2.5, 1.0, 8.0), (2.5, 14.0, 21.0), (0.1, 1.0, 60.0), (0.1, 90.0, 90.0), (1e6, 0.001, 0.5)],
+)
+async def test_a_page_comes_while_twenty_jobs_could_be_made_and_once_a_minute_at_least(
+    rate: float, took: float, apart: float
+) -> None:
+    class Cluster:
+        throttle = SimpleNamespace(rate=rate, aside=nullcontext)
+
+        async def jobs_page(self, _service: str, _token: str) -> dict[str, Any]:
+            await asyncio.sleep(took)
+            return {}
+
+    turns = listing._Turns(cast("OscarCluster", Cluster()))
+    # Two services of one cluster share the pace.
+    began = await asyncio.gather(
+        *(turns.page(cast("OscarService", SimpleNamespace(name=name)), "") for name in ("plants", "flood"))
+    )
+    assert abs(began[1][1] - began[0][1]) == pytest.approx(apart, rel=1e-3)
+
+
+@pytest.mark.parametrize(
     ("waiting", "jobs"), [(3000, 600), pytest.param(50_000, 3000, marks=pytest.mark.prove)]
 )
 async def test_places_are_full_and_never_more_jobs_active_through_a_kill(waiting: int, jobs: int) -> None:
@@ -192,7 +215,9 @@ async def test_two_hundred_jobs_that_have_ended_leave_no_place_empty() -> None:
     at = site(ttl_job_seconds=200)
     async with at.bridge(MemoryKeeper(), events(3000)):
         await at.made(400)
+        pages, began = at.pages, now()
         assert await share_of_places(at, 600) >= 0.95
+        assert at.pages - pages <= (now() - began) * 2.5 / 20, "one while OSCAR could make twenty jobs"
         assert 190 <= len(at.oscar.jobs.all()) - at.oscar.activity().active["plants"] <= 210
     assert at.oscar.activity().peak == {"plants": MOST}
     assert at.longest_answer < 30, "the pages leave room for /job"

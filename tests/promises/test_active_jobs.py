@@ -47,8 +47,10 @@ async def test_never_more_are_active_than_that_through_a_kill(world: World) -> N
     daemon = daemon_of(world)
     daemon.start()
     await until(lambda: oscar.ledger.total >= 120, what="it has gone round")
+    assert daemon.command("limits", "service", "plants", f"active_jobs={MOST - 10}").returncode == 0
     daemon.kill()
     daemon.start()
+    await until(lambda: len(daemon.said("limit still overridden", limit="active_jobs")) == 1)
     await world.all_jobs(seconds=120)
     assert PLACES < oscar.activity().peak["plants"] <= MOST
     assert all(count == 1 for count in oscar.ledger.created.values())

@@ -47,6 +47,7 @@ _NAMES = {
     "bridge_job_run_seconds": ("histogram", ["service"]),
     "bridge_event_to_end_seconds": ("histogram", ["service"]),
     "bridge_sweep_age_seconds": ("gauge", ["service"]),
+    "bridge_unlisted_jobs": ("gauge", ["service"]),
     "bridge_kept_events": ("gauge", ["service", "reason"]),
     "bridge_dead_letters": ("gauge", ["service", "cause"]),
     "bridge_store_bytes": ("gauge", []),

@@ -172,7 +172,7 @@ class _Look:
             elif not cluster.lists_all_jobs:
                 findings.warning(
                     "its jobs can be followed only as far as OSCAR lists them to this user: those of S3 "
-                    "records carry another's label, and would count as active for ever",
+                    "records carry another's label, and would count as active for a day",
                     f"use the cluster's user in `clusters.{self._key}.auth`",
                 )
         if not cluster.lists_all_jobs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD
 
 
@@ -36,8 +38,10 @@ class Backlog:
     def pause(self, name: str) -> float:
         """Give 0 while an attempt at the job `name` may begin, else `NOT_BEFORE_TOLD`.
 
-        After a start nothing may before the first sweep.
+        After a start nothing may before the first sweep, unless any number may be active.
         """
+        if self.most == inf:
+            return 0.0
         if not self._known:
             return NOT_BEFORE_TOLD
         if self._active.get(name):

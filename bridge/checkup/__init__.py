@@ -6,6 +6,7 @@ from bridge.checkup.report import (
     json_of_findings,
     json_of_preview,
     lines_of_findings,
+    lines_of_no_event,
     lines_of_preview,
     lines_of_routes,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "json_of_findings",
     "json_of_preview",
     "lines_of_findings",
+    "lines_of_no_event",
     "lines_of_preview",
     "lines_of_routes",
     "preview",

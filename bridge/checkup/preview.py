@@ -58,7 +58,7 @@ class End:
     """One thing that comes of a message."""
 
     event: Event | None
-    """None of a message that can't be read."""
+    """None of what can't be read."""
     route: int
     """Its number among those of the source, from 1; 0 for what never came to a route."""
     service: str
@@ -69,27 +69,27 @@ class End:
     """The cause of the dead letter that becomes of it, if one does."""
 
 
-def ends_of(told: Sequence[Preview] | NoEvent) -> Iterator[End]:
+def ends_of(told: Sequence[Preview | NoEvent]) -> Iterator[End]:
     """Give all that comes of a message; nothing where nobody wants it."""
-    if not isinstance(told, NoEvent):
-        for one in told:
+    for one in told:
+        if isinstance(one, Preview):
             yield from one.ends()
-    elif told.dead:
-        yield End(None, 0, "", dead_letter="unreadable")
+        elif one.dead:
+            yield End(None, 0, "", dead_letter="unreadable")
 
 
-def preview(settings: Settings, source: str, message: Event) -> Sequence[Preview] | NoEvent:
+def preview(settings: Settings, source: str, message: Event) -> Sequence[Preview | NoEvent]:
     """Tell what would become of `message`, received by `sources.{source}`.
 
-    Gives one Preview for each event that the source makes of it (an S3 notification holds several), or why
-    it makes none. Raises KeyError when there is no such source.
+    Return a Preview for each event that the source makes of it (an S3 notification holds several), or why
+    one is not made. Raise KeyError when there is no such source.
     """
     config = settings.sources[source]
-    events = config.events_of(message)
-    if isinstance(events, NoEvent):
-        return events
     routes = [route for route in settings.routes if route.from_ == source]
-    return [_preview(settings, routes, event, config.trusted) for event in events]
+    return [
+        event if isinstance(event, NoEvent) else _preview(settings, routes, event, config.trusted)
+        for event in config.events_of(message)
+    ]
 
 
 def _preview(settings: Settings, routes: Sequence[RouteConfig], event: Event, trusted: bool) -> Preview:

@@ -57,13 +57,15 @@ def lines_of_preview(preview: Preview, *, with_job: bool) -> Iterator[str]:
         yield from _service(service, with_job)
 
 
-def lines_of_routes(told: Sequence[Preview] | NoEvent) -> Iterator[str]:
+def lines_of_routes(told: Sequence[Preview | NoEvent]) -> Iterator[str]:
     """Tell a person what each route makes of each event of a message, or why there is none."""
-    if isinstance(told, NoEvent):
-        yield f"{'dead letter:' if told.dead else 'no event is made of it:'} {told.reason}"
-        return
     for one in told:
-        yield from _routes(one)
+        yield from _routes(one) if isinstance(one, Preview) else lines_of_no_event(one)
+
+
+def lines_of_no_event(told: NoEvent) -> Iterator[str]:
+    """Tell a person why there is none."""
+    yield f"{'dead letter:' if told.dead else 'no event is made of it:'} {told.reason}"
 
 
 def _routes(preview: Preview) -> Iterator[str]:
@@ -94,8 +96,10 @@ def _service(service: ServicePreview, with_job: bool) -> Iterator[str]:
     yield f"  {shown}{'…' if len(shown) < len(service.payload) else ''}"
 
 
-def json_of_preview(preview: Preview) -> dict[str, Any]:
-    """Give a preview as one JSON object, payloads whole."""
+def json_of_preview(preview: Preview | NoEvent) -> dict[str, Any]:
+    """Return a preview as one JSON object, payloads whole; or why there is no event."""
+    if isinstance(preview, NoEvent):
+        return {"dead_letter" if preview.dead else "filtered": preview.reason}
     event = preview.event
     return {
         "id": event.id,

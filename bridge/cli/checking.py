@@ -107,8 +107,8 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
         UNKNOWN_ID,
         ends_of,
         json_of_preview,
+        lines_of_no_event,
         lines_of_preview,
-        lines_of_routes,
         preview,
     )
     from bridge.core.event import Event
@@ -126,16 +126,20 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
         attributes=dict(options.attribute),
     )
     found = preview(settings, key, event)
-    if isinstance(found, NoEvent):
-        named = "dead_letter" if found.dead else "filtered"
-        lines: Iterable[str] = [json.dumps({named: found.reason})] if options.json else lines_of_routes(found)
-    elif options.json:
-        lines = [json.dumps([json_of_preview(one) for one in found])]
+    if options.json:
+        told = [json_of_preview(one) for one in found]
+        lines: Iterable[str] = [
+            json.dumps(told[0] if isinstance(found[0], NoEvent) and not told[1:] else told)
+        ]
     else:
         lines = (
             line
             for one in found
-            for line in lines_of_preview(one, with_job=not one.event.id.startswith(UNKNOWN_ID))
+            for line in (
+                lines_of_no_event(one)
+                if isinstance(one, NoEvent)
+                else lines_of_preview(one, with_job=not one.event.id.startswith(UNKNOWN_ID))
+            )
         )
     for line in lines:
         print(line if options.json else on_one_line(line))

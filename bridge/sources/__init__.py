@@ -21,7 +21,7 @@ Rescan = Literal["now", "everything"]
 
 @dataclass(frozen=True, slots=True)
 class NoEvent:
-    """A message of which a source makes no event."""
+    """A message, or a part of one, of which a source makes no event."""
 
     reason: str
     dead: bool = False
@@ -78,6 +78,6 @@ class SourceConfig(Model, ABC):
         """Return the certificate that this source shows to its upstream, if it has one."""
         return None
 
-    def events_of(self, event: Event) -> Sequence[Event] | NoEvent:
-        """Give the events that this source makes of one message, taken as `event`; or why it makes none."""
+    def events_of(self, event: Event) -> Sequence[Event | NoEvent]:
+        """Return what this source makes of one message, taken as `event`: events, or why one is not made."""
         return [event]

@@ -148,7 +148,7 @@ async def test_a_topic_that_keeps_nothing_is_told(activemq: ActiveMQ, unique: st
 def test_an_address_that_swallows_everything_is_told_beside_the_one_that_works(
     rabbitmq: RabbitMQ, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.sources.rucio.check._PLACE_SECONDS", 2.0)
+    monkeypatch.setattr("bridge.sources.broker.check._PLACE_SECONDS", 2.0)
     behind(monkeypatch, "mq.test", "127.0.0.2", "127.0.0.1")
     keys = amqp(rabbitmq, unique, brokers=f"mq.test:{rabbitmq.port}", declare={})
     with black_hole("127.0.0.2", rabbitmq.port), asyncio.Runner(loop_factory=Loop) as runner:

@@ -34,8 +34,8 @@ def look(message: Event, tmp_path: Path, **more: Any) -> list[Preview]:
     found = preview(
         settings(tmp_path, **{"services": SERVICES, "routes": ROUTES, **more}), "uploads", message
     )
-    assert not isinstance(found, NoEvent)
-    return list(found)
+    assert not any(isinstance(one, NoEvent) for one in found)
+    return [one for one in found if isinstance(one, Preview)]
 
 
 def test_each_route_says_what_it_makes_of_an_event(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_s3_notification_is_shown_as_one_event_a_record(tmp_path: Path) -> No
     assert len({one.services[0].job for one in found}) == 2
     greeting = event({"Service": "Amazon S3", "Event": "s3:TestEvent"})
     told = preview(settings(tmp_path, services=SERVICES, sources=sources, routes=routes), "uploads", greeting)
-    assert told == NoEvent("test_event")
+    assert told == [NoEvent("test_event")]
 
 
 def test_a_route_that_decodes_shows_what_the_service_would_get(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def behind_one_name(monkeypatch: pytest.MonkeyPatch, directory: Path, name: str,
     """Have each daemon find `addresses` behind `name`."""
     directory.mkdir()
     (directory / "sitecustomize.py").write_text(
-        "import bridge.sources.rucio.link as link\n"
+        "import bridge.sources.broker.link as link\n"
         "real = link.resolve\n"
         "async def resolve(broker):\n"
         f"    if broker.rpartition(':')[0] != {name!r}:\n"

@@ -18,8 +18,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from bridge import values
 from bridge.pipeline import codings
 from bridge.settings import Settings
+from bridge.sources.broker import config as broker
 from bridge.sources.kafka import config as kafka
-from bridge.sources.rucio import config as rucio
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 _ROW = re.compile(r"^\| `([^`|]+)` \| ([^|]+) \| ([^|]+) \| ([^|]*) ?\|", re.MULTILINE)
@@ -93,7 +93,7 @@ class _Generator(GenerateJsonSchema):
             values._written_out: _PATH,
             codings._listed: {"anyOf": [inner.get("items"), inner]},
             kafka._addresses: {"anyOf": [{"type": "string"}, inner]},
-            rucio._addresses: {"anyOf": [{"type": "string"}, inner]},
+            broker._addresses: {"anyOf": [{"type": "string"}, inner]},
         }
         if getattr(function, "__func__", None) is Settings._keys_are_defaults.__func__:
             return inner

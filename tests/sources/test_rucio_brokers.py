@@ -13,7 +13,7 @@ from pamqp.commands import Basic
 
 from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
-from bridge.sources.rucio import reader
+from bridge.sources.broker import reader
 from bridge.telemetry.metrics import Metrics
 from tests.conformance.beds import RucioBed, number
 from tests.servers import hermes

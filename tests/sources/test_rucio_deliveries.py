@@ -8,10 +8,11 @@ import pytest
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
-from bridge.sources.rucio import amqp, amqp_queue
-from bridge.sources.rucio.amqp_queue import look
+from bridge.sources.broker import amqp, amqp_queue
+from bridge.sources.broker.amqp_queue import look
+from bridge.sources.broker.link import resolve
+from bridge.sources.broker.message import Message
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import Message, resolve
 from bridge.sources.rucio.stomp import open_link
 from tests.conformance.beds import number
 from tests.servers import hermes

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bridge.core.delivery import Delivery
-from bridge.sources.rucio import door, link, stomp_frames
+from bridge.sources.broker import door, link
+from bridge.sources.rucio import stomp_frames
 from tests.conformance.beds import RucioBed, number
 from tests.servers import hermes
 from tests.servers.rabbitmq import Foreign, RabbitMQ

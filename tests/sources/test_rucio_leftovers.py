@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import structlog
 
-from bridge.sources.rucio import reader
+from bridge.sources.broker import reader
+from bridge.sources.broker.link import Link, LinkLost
+from bridge.sources.broker.message import Unwanted
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import Link, LinkLost
 from bridge.telemetry.metrics import Metrics
 from tests.sources.reading import Room, until
 
@@ -46,7 +47,8 @@ async def test_what_an_attempt_at_a_link_leaves_in_reference_cycles_is_gone_at_t
     reading = reader.Reader(
         config,
         open_link,
-        identity="closed",
+        read=lambda message: Unwanted("nothing"),
+        how="none",
         slots=Room(),
         metrics=Metrics().source("closed"),
         log=structlog.get_logger(),

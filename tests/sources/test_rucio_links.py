@@ -19,9 +19,10 @@ import structlog
 from bridge.core import steady
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
-from bridge.sources.rucio import reader
+from bridge.sources.broker import reader
+from bridge.sources.broker.link import LinkLost, resolve
+from bridge.sources.broker.message import Message
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import LinkLost, Message, resolve
 from bridge.sources.rucio.source import opener
 from bridge.telemetry.metrics import Metrics
 from tests.conformance.beds import RucioBed, number
@@ -178,10 +179,10 @@ async def test_a_broker_with_an_address_of_each_family_is_reached_by_the_one_tha
 
 
 async def test_a_defect_is_told_and_not_waited_for(bed: RucioBed, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("bridge.sources.rucio.subscription.read", broken)
+    monkeypatch.setattr("bridge.sources.rucio.source.read", broken)
     await bed.put(1)
     with pytest.raises(SourceLost, match="a defect"):
         async with opened(bed.source()) as hands:
@@ -195,7 +196,7 @@ async def test_an_answer_that_meets_a_closed_connection_is_a_lost_link_and_no_de
     (place,) = await resolve(config.brokers[0])
     await bed.put(1)
     got: list[Message] = []
-    async with open_link(config, place, 1, got.append) as link:
+    async with open_link(place, 1, got.append) as link:
         waiting = asyncio.create_task(link.lost())
         await until(lambda: got)
         bed.proxy.cut()

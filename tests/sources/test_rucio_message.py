@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from bridge.core.event import Event
 from bridge.pipeline.router import RouteConfig, decide
 from bridge.sources import NoEvent
+from bridge.sources.broker.message import Message, Unreadable, Unwanted
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.message import Unreadable, Unwanted, read
+from bridge.sources.rucio.message import read
 from tests.servers.hermes import message
 
 ALL: frozenset[str] = frozenset()
@@ -25,7 +26,7 @@ PASSWORD_FILE = str(Path(__file__).parents[1] / "settings" / "broken" / "passwor
 
 def of(told: Any, wanted: frozenset[str] = ALL) -> Event | Unwanted | Unreadable:
     body = told if isinstance(told, bytes) else json.dumps(told).encode()
-    return read(body, "closed", wanted, {"destination": "/queue/rucio"})
+    return read(Message("", body, {"destination": "/queue/rucio"}), "closed", wanted)
 
 
 def test_a_message_becomes_an_event() -> None:
@@ -42,8 +43,8 @@ def test_a_message_becomes_an_event() -> None:
 
 def test_what_hermes_repeats_is_one_event_whichever_broker_it_comes_from() -> None:
     body = json.dumps(message()).encode()
-    one = read(body, "closed", ALL, {"destination": "/queue/rucio"})
-    two = read(body, "closed", ALL, {"redelivered": "true"})
+    one = read(Message("", body, {"destination": "/queue/rucio"}), "closed", ALL)
+    two = read(Message("", body, {"redelivered": "true"}), "closed", ALL)
     assert isinstance(one, Event)
     assert isinstance(two, Event)
     assert one.id == two.id
@@ -149,9 +150,10 @@ def test_a_configuration_can_say_what_becomes_of_a_message() -> None:
 
     (event,) = ask(message())
     assert (event.type, event.subject, event.attributes) == ("close", "user.jdoe:dataset-0", {"a": "b"})
-    assert ask(message("open")) == NoEvent("event_type")
-    assert ask(b"nonsense").dead
-    assert ask(b"nonsense").reason.startswith("not JSON")
+    assert ask(message("open")) == [NoEvent("event_type")]
+    (said,) = ask(b"nonsense")
+    assert said.dead
+    assert said.reason.startswith("not JSON")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
+from bridge.sources.broker.link import LinkLost, Place, Wire
+from bridge.sources.broker.message import Message
 from bridge.sources.rucio import stomp
-from bridge.sources.rucio.link import LinkLost, Message, Place, Wire
 from bridge.sources.rucio.stomp import open_link
 from tests.servers.hermes import message
 from tests.sources.reading import opened, settle, until

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.core.delivery import Outcome
-from bridge.sources.sqs import reader
+from bridge.sources import opening
 from bridge.telemetry.metrics import Metrics
 from tests.servers.scripted_sqs import ScriptedSqs, served
 from tests.sources.reading import opened, settle, until
@@ -62,16 +62,18 @@ async def test_a_body_that_is_no_answer_to_anything_is_an_event_or_has_a_fault(
     async with opened(server.source()) as hands:
         taken = {each.event.id.partition("#")[0]: each for each in await hands.take(len(bodies))}
         assert [taken[f"m{n}"].fault is not None for n in range(len(bodies))] == [
-            *[False] * 3,
+            False,
+            True,
+            False,
             *[True] * 3,
             False,
         ]
         assert taken["m6"].event.data == b"good"
 
-        def broken(_event: Any) -> Any:
+        def broken(*_: Any) -> Any:
             raise LookupError("a defect")
 
-        monkeypatch.setattr(reader, "open_notification", broken)
+        monkeypatch.setattr(opening, "open_message", broken)
         server.messages = ["x"]
         [odd] = await hands.take(1)
         assert odd.fault == "can't be taken apart: LookupError: a defect"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ class Site:
                 told = config.events_of(
                     Event(id=message["MessageId"], source="bucket", type="", data=message["Body"].encode())
                 )
-                events += told if isinstance(told, Sequence) else []
+                events += [one for one in told if isinstance(one, Event)]
         return events
 
 

@@ -1,185 +1,47 @@
-"""What `check` finds out about message brokers, without taking a message."""
+"""What `check` finds out about the brokers that hermes sends to, without taking a message."""
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 from collections.abc import Sequence
+from functools import partial
 
-from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
-from bridge.net.certificates import REFUSED, REMEDY
-from bridge.net.reach import reach
+from bridge.sources.broker import check as broker
+from bridge.sources.broker.link import Place
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import NEARLY_DEAD, NO_STREAM, LinkLost, Place, resolve
-
-_PLACE_SECONDS = 8.0
-_CONSUMER_TIMEOUT = 1800
-"""Seconds after which RabbitMQ closes a channel with an unacknowledged delivery, by default (since 3.12 for
-quorum queues too; RabbitMQ's documentation, "Consumers", "Delivery Acknowledgement Timeout")."""
 
 
 async def check(config: RucioConfig, key: str, patience: Patience) -> Sequence[Finding]:
     """Look at the brokers of `sources.{key}`."""
-    findings = Findings(f"source {key}")
-    _judge(findings, key, config, patience)
-    try:
-        config.read_password()
-        context = None if config.tls is None else config.tls.context()
-    except (CredentialError, OSError, ValueError) as error:
-        findings.problem(f"a credential can't be used: {error}", f"mend the file that `sources.{key}` names")
-        return findings.found
-    each = await asyncio.gather(*(_look(config, key, broker, context, patience) for broker in config.brokers))
-    for found in each:
-        findings.found += found
-    return findings.found
-
-
-async def _look(
-    config: RucioConfig, key: str, broker: str, context: ssl.SSLContext | None, patience: Patience
-) -> Sequence[Finding]:
-    findings = Findings(f"source {key}")
-    host, _, port = broker.rpartition(":")
-    reached = await reach(
-        findings,
-        host.strip("[]"),
-        int(port),
-        context,
-        address_key=f"sources.{key}.brokers",
-        ca_key=f"sources.{key}.tls.ca_file",
+    look = (
+        partial(_look_by_stomp, config=config, key=key)
+        if config.queue is None
+        else partial(
+            broker.look_by_amqp,
+            config=config,
+            queue=config.queue,
+            declare=config.declare,
+            key=key,
+            patience=patience,
+        )
     )
-    if not reached:
-        return findings.found
-    try:
-        places = await resolve(broker)
-    except LinkLost as failure:
-        findings.problem(str(failure), f"correct `sources.{key}.brokers`, or this machine's DNS")
-        return findings.found
-    await asyncio.gather(*(_look_at(findings, config, key, place, patience) for place in places))
-    return findings.found
-
-
-async def _look_at(
-    findings: Findings, config: RucioConfig, key: str, place: Place, patience: Patience
-) -> None:
-    try:
-        async with asyncio.timeout(_PLACE_SECONDS):
-            if config.protocol == "amqp":
-                await _look_by_amqp(findings, config, key, place, patience)
-            else:
-                await _look_by_stomp(findings, config, key, place)
-    except TimeoutError:
-        _tell(findings, config, key, place, "no answer in time")
-    except LinkLost as lost:
-        _tell(findings, config, key, place, str(lost))
-
-
-async def _look_by_amqp(
-    findings: Findings, config: RucioConfig, key: str, place: Place, patience: Patience
-) -> None:
-    from bridge.sources.rucio.amqp import look  # only who speaks AMQP loads its client
-
-    queue = await look(config, place)
-    if queue is not None and queue.is_stream:
-        _tell_stream(findings, key, f"{place}: {config.queue}", "queue")
-    elif queue is not None:
-        limit = "" if queue.delivery_limit is None else f", a delivery limit of {queue.delivery_limit}"
-        findings.ok(
-            f"{place}: queue {config.queue} found, {queue.waiting} messages waiting, "
-            f"{queue.consumers} consumers{limit}"
-        )
-        _judge_limit(findings, f"{place}: queue {config.queue}", queue.delivery_limit, patience)
-    elif config.declare is not None:
-        findings.ok(f"{place}: logged in; queue {config.queue} is not there, and will be made")
-    else:
-        findings.problem(
-            f"{place}: there is no queue {config.queue} in virtual host {config.virtual_host}",
-            f"make it, correct `sources.{key}.queue` or `virtual_host`, or have it made (`declare`)",
-        )
-
-
-def _judge_limit(findings: Findings, queue: str, limit: int | None, patience: Patience) -> None:
-    if limit is None:
-        return
-    if limit < NEARLY_DEAD:
-        findings.warning(
-            f"{queue} drops what has come back {limit + 1} times: a bridge that dies as often loses it",
-            "give the queue no limit (`x-delivery-limit: -1`, from RabbitMQ 4.0), or the default of 20",
-        )
-    elif not patience.parks:
-        findings.warning(
-            f"{queue} drops what has come back more than {limit} times, and a service with `park: false` "
-            "holds it at the broker: each end of the bridge is one time more",
-            "let the services park (`park: true`), or lift the limit (`x-delivery-limit: -1`, from RabbitMQ "
-            "4.0)",
-        )
-
-
-async def _look_by_stomp(findings: Findings, config: RucioConfig, key: str, place: Place) -> None:
-    from bridge.sources.rucio.stomp import look  # likewise
-
-    if await look(config, place):
-        _tell_stream(findings, key, f"{place}: {config.destination}", "destination")
-        return
-    findings.ok(f"{place}: logged in; {config.destination} was not tried, since that would take messages")
-
-
-def _tell_stream(findings: Findings, key: str, what: str, of: str) -> None:
-    findings.problem(f"{what} is a stream, {NO_STREAM}", f"correct `sources.{key}.{of}`")
-
-
-def _tell(findings: Findings, config: RucioConfig, key: str, place: Place, trouble: str) -> None:
-    prefix = f"sources.{key}"
-    lower = trouble.lower()
-    for words, remedy in (
-        (("virtual host", "vhost", "not_allowed"), f"correct `{prefix}.virtual_host`, or grant access to it"),
-        (
-            (
-                "access_refused",
-                "access refused",
-                "password is invalid",
-                "authenticat",
-                "bad connect",
-                "login",
-            ),
-            f"correct `{prefix}.username` and the password"
-            if config.username is not None
-            else f"does the broker take the certificate `{prefix}.tls.cert_file` for a user?",
-        ),
-        (
-            ("no answer", "hung up", "unexpectedly closed", "reset", "amqp"),
-            (
-                f"is it a broker that speaks {config.protocol.upper()} there, with TLS or without as "
-                f"`{prefix}.tls` says?"
-            ),
-        ),
-        ((REFUSED,), REMEDY),
-        (("certificate",), f"put the authority that signed it into `{prefix}.tls.ca_file`"),
-    ):
-        if any(word in lower for word in words):
-            findings.problem(f"{place}: {trouble}", remedy)
-            return
-    findings.problem(f"{place}: {trouble}", f"look at `{prefix}`, and at what the broker's log says")
-
-
-def _judge(findings: Findings, key: str, config: RucioConfig, patience: Patience) -> None:
-    if config.tls is None:
-        findings.note("without TLS the credentials are readable on the way", "use `tls` but in a test")
-    elif not config.tls.verify:
-        findings.warning(
-            "`tls.verify: false`: whoever answers is believed to be the broker, and gets the credentials",
-            f"set `sources.{key}.tls.ca_file`, and remove `verify`",
-        )
+    found = list(await broker.check(config, key, patience, look))
     if (config.destination or "").startswith("/topic/") and config.subscription is None:
+        findings = Findings(f"source {key}")
         findings.warning(
             f"{config.destination} is a topic, which keeps nothing for who is away: what is sent while the "
             "bridge restarts or reconnects is lost",
             "read a queue, on ActiveMQ a virtual topic's (/queue/Consumer.NAME.VirtualTopic.…), or give "
             "`client_id` and `subscription`",
         )
-    if patience.unsettled > _CONSUMER_TIMEOUT:
-        findings.warning(
-            f"the bridge may hold messages for {patience.unsettled:g} s, and RabbitMQ by its default closes "
-            f"a channel whose oldest is unacknowledged for {_CONSUMER_TIMEOUT} s",
-            "let the services park (`park: true`), or raise the broker's consumer_timeout",
-        )
+        found += findings.found
+    return found
+
+
+async def _look_by_stomp(findings: Findings, place: Place, *, config: RucioConfig, key: str) -> None:
+    from bridge.sources.rucio.stomp import look  # only who speaks STOMP loads its client
+
+    if await look(config, place):
+        broker.tell_stream(findings, key, f"{place}: {config.destination}", "destination")
+        return
+    findings.ok(f"{place}: logged in; {config.destination} was not tried, since that would take messages")

@@ -9,42 +9,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
 from bridge.core.event import Event
+from bridge.sources.broker.message import Message, Unreadable, Unwanted
 
 UNKNOWN = "rucio.unknown"
 """The type of what has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unwanted:
-    """An event that is answered at once."""
-
-    reason: str
-    """A bounded word for the metrics: `email` or `event_type`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A message that hermes does not send: a dead letter."""
-
-    event: Event
-    reason: str
-    """For a person."""
-
-
-def read(
-    body: bytes, source: str, wanted: frozenset[str], attributes: Mapping[str, str]
-) -> Event | Unwanted | Unreadable:
-    """Make the Event of one message; `wanted` are the types to take, all when it is empty.
+def read(message: Message, source: str, wanted: frozenset[str]) -> Event | Unwanted | Unreadable:
+    """Make the Event of one message of hermes'; `wanted` are the types to take, all when it is empty.
 
     The id is a digest of the body, so that what hermes repeats is one event. The subject is `scope:name`
     of the payload, as Rucio writes a DID; the time is `created_at`, which is UTC (`core/message.py`).
     """
+
+    body = message.body
 
     def event(kind: str, subject: str | None = None, time: datetime | None = None) -> Event:
         return Event(
@@ -54,7 +37,7 @@ def read(
             subject=subject,
             time=time,
             data=body,
-            attributes=attributes,
+            attributes=message.attributes,
         )
 
     try:

@@ -12,19 +12,18 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import NoReturn
 
 from bridge.core.errors import CredentialError
-from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import (
+from bridge.sources.broker.link import (
     FIRST_PREFETCH,
     LinkLost,
-    Message,
     Place,
-    Tag,
     Take,
     Wire,
     explain,
     first_end,
     patience,
 )
+from bridge.sources.broker.message import Message, Tag
+from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.stomp_frames import Frame, Parser, dump
 from bridge.telemetry.logging import excerpt
 
@@ -240,7 +239,7 @@ class _StompLink:
 async def open_link(
     config: RucioConfig, place: Place, prefetch: int, take: Take
 ) -> AsyncIterator[_StompLink]:
-    """Connect to `place` and subscribe (`link.Opener`)."""
+    """Connect to `place` and subscribe. With its first argument it is a `link.Opener`."""
     async with _connected(config, place, take) as link:
         with _losing():
             async with asyncio.timeout(patience(config)):

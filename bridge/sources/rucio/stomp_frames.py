@@ -10,7 +10,7 @@ import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 
-from bridge.sources.rucio.link import MOST_BODY, OVERSIZE_KEPT, LinkLost, oversize
+from bridge.sources.broker.link import MOST_BODY, OVERSIZE_KEPT, LinkLost, oversize
 
 _MOST_LINE = 2**18
 """Bytes of a header that is kept."""

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source
-from bridge.sources import Keeping, NoEvent, SourceConfig
-from bridge.sources.sqs.s3 import Unreadable, open_notification
+from bridge.sources import Keeping
+from bridge.sources.opening import OpeningConfig
+from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Seconds, SecretFile
 
@@ -44,7 +44,7 @@ def _queue(value: str) -> str:
     return value
 
 
-class SqsConfig(SourceConfig):
+class SqsConfig(OpeningConfig):
     """Reads a queue of Amazon SQS, or of a server that speaks its protocol."""
 
     type: Literal["sqs"]
@@ -67,6 +67,8 @@ class SqsConfig(SourceConfig):
     secret_access_key_file: SecretFile | None = None
     session_token: SecretStr | None = None
     session_token_file: SecretFile | None = None
+    open: Open = "s3"
+    """Which messages are opened. `auto` opens more than what the bridge has always opened of a queue."""
 
     @model_validator(mode="after")
     def _has_one_kind_of_credentials(self) -> Self:
@@ -114,12 +116,3 @@ class SqsConfig(SourceConfig):
         from bridge.sources.sqs.check import check  # likewise
 
         return await check(self, key, patience)
-
-    def events_of(self, event: Event) -> Sequence[Event] | NoEvent:
-        try:
-            found = open_notification(event)
-        except Unreadable as error:
-            return NoEvent(str(error), dead=True)
-        if isinstance(found, str):
-            return NoEvent(found)
-        return [event] if found is None else found

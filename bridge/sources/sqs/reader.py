@@ -17,14 +17,13 @@ from bridge.core.errors import SourceLost, reason, root_cause
 from bridge.core.ports import Slots
 from bridge.core.steady import Steady
 from bridge.sources.handover import Handover
+from bridge.sources.opening import opened
 from bridge.sources.sqs.answers import GATHER_SECONDS, Answers, batches, pause
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import BATCH, Queue, Refusal, Throttled, Unanswered
 from bridge.sources.sqs.held import Groups, Held
 from bridge.sources.sqs.messages import fault_of, nearly_dead, to_event
 from bridge.sources.sqs.policy import most_receipts, number
-from bridge.sources.sqs.s3 import Unreadable, open_notification
-from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import SourceMetrics
 
 ROOM_SECONDS = 0.02
@@ -213,19 +212,7 @@ class Reader:
     # Handing over
 
     def _offer(self, delivery: Delivery) -> None:
-        try:
-            found = open_notification(delivery.event)
-        except Unreadable as error:
-            delivery.fault, found = str(error), None
-        except Exception as error:  # noqa: BLE001 - one message that nobody foresaw stops none beside it
-            self._log.exception("sqs: a message can't be read")
-            delivery.fault, found = f"can't be taken apart: {excerpt(reason(error))}", None
-        if isinstance(found, str):
-            self._metrics.filtered(found)
-            self._log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=found)
-            delivery.settle(Outcome.FILTERED)
-            return
-        for each in [delivery] if found is None else delivery.split(found):
+        for each in opened(delivery, self._config.open, self._metrics, self._log):
             each.watch(self._freed)
             self._ready.append(each)
         self._some_ready.set()

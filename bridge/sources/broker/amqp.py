@@ -16,18 +16,16 @@ from yarl import URL
 
 from bridge import __version__
 from bridge.core.errors import CredentialError
-from bridge.sources.rucio import amqp_queue
-from bridge.sources.rucio.amqp_queue import QueueFound
-from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.door import CONSUMER, Door, foreign
-from bridge.sources.rucio.link import (
+from bridge.sources.broker import amqp_queue
+from bridge.sources.broker.amqp_queue import QueueFound
+from bridge.sources.broker.config import BrokerConfig, DeclareConfig
+from bridge.sources.broker.door import CONSUMER, Door, foreign
+from bridge.sources.broker.link import (
     FIRST_PREFETCH,
     NEARLY_DEAD,
     NO_STREAM,
     LinkLost,
-    Message,
     Place,
-    Tag,
     Take,
     Wire,
     explain,
@@ -35,6 +33,7 @@ from bridge.sources.rucio.link import (
     patience,
     returns,
 )
+from bridge.sources.broker.message import Message, Tag
 from bridge.telemetry.logging import excerpt
 
 _ANSWER_SECONDS = 10.0
@@ -73,13 +72,13 @@ class _AmqpLink:
         self._open: dict[Tag, None] = {}
         """Delivery tags without an answer, in their order."""
 
-    async def consume(self, config: RucioConfig, prefetch: int) -> None:
+    async def consume(self, queue: str, declare: DeclareConfig | None, prefetch: int) -> None:
         """Consume the queue. Raises LinkLost when it is a stream, and AMQPError."""
-        queue = self._queue = str(config.queue)
+        self._queue = queue
         gone = LinkLost("the broker cancelled the consumer: its queue is gone, or has moved")
         self._channel.on_consumer_cancel_callbacks.add(lambda _frame: self._fail(gone))
-        if config.declare is not None:
-            await amqp_queue.make_if_missing(self._connection, queue, config.declare)
+        if declare is not None:
+            await amqp_queue.make_if_missing(self._connection, queue, declare)
         if await amqp_queue.is_stream(self._connection, queue):
             raise LinkLost(f"{queue} is a stream, {NO_STREAM}")
         cast("Channel", self._channel).consumers[CONSUMER] = self._delivered
@@ -120,7 +119,7 @@ class _AmqpLink:
         if self._growing is None or self._growing.done():
             # In a task: who is cancelled while he asks something of the broker has his channel closed.
             self._answered = 0
-            self._growing = asyncio.create_task(self._grow(min(prefetch, self._most)), name="rucio prefetch")
+            self._growing = asyncio.create_task(self._grow(min(prefetch, self._most)), name="amqp prefetch")
 
     async def _grow(self, prefetch: int) -> None:
         before = self._consumer
@@ -196,7 +195,7 @@ class _AmqpLink:
                 self._trust_no_more()
                 self._trust()
         try:
-            self._take(Message(tag, message.body, attributes, fault=found.fault))
+            self._take(Message(tag, message.body, attributes, found.properties, found.fault))
         except Exception as error:  # noqa: BLE001 - aiormq would only log it, and the message be stuck
             self._fail(error)
 
@@ -207,13 +206,18 @@ class _AmqpLink:
 
 
 @asynccontextmanager
-async def open_link(config: RucioConfig, place: Place, prefetch: int, take: Take) -> AsyncIterator[_AmqpLink]:
-    """Connect to `place` and consume (`link.Opener`)."""
+async def open_link(
+    config: BrokerConfig, queue: str, declare: DeclareConfig | None, place: Place, prefetch: int, take: Take
+) -> AsyncIterator[_AmqpLink]:
+    """Connect to `place` and consume `queue`, made first where it is missing if `declare` says how.
+
+    With its first three arguments it is a `link.Opener`.
+    """
     async with _connected(config, place) as (connection, channel, wire):
         link = _AmqpLink(connection, channel, wire, 2 * config.heartbeat, take)
         with _losing():
             async with asyncio.timeout(patience(config)):
-                await link.consume(config, prefetch)
+                await link.consume(queue, declare, prefetch)
         try:
             yield link
         finally:
@@ -221,19 +225,19 @@ async def open_link(config: RucioConfig, place: Place, prefetch: int, take: Take
             await link.end()
 
 
-async def look(config: RucioConfig, place: Place) -> QueueFound | None:
-    """Look at the queue: None where there is none. Nothing is made, and nothing is taken. Raises LinkLost."""
+async def look(config: BrokerConfig, queue: str, place: Place) -> QueueFound | None:
+    """Look at `queue`: None where there is none. Nothing is made, and nothing is taken. Raises LinkLost."""
     async with _connected(config, place) as (connection, _channel, _wire):
         with _losing():
             async with asyncio.timeout(patience(config)):
-                found = await amqp_queue.look(connection, str(config.queue))
+                found = await amqp_queue.look(connection, queue)
                 await connection.close()
         return found
 
 
 @asynccontextmanager
 async def _connected(
-    config: RucioConfig, place: Place
+    config: BrokerConfig, place: Place
 ) -> AsyncIterator[tuple[aiormq.Connection, AbstractChannel, Wire]]:
     """Give a connection with a channel; cut at the end, if it was not closed. Raises LinkLost."""
     wire: Wire | None = None
@@ -280,7 +284,7 @@ async def _log_in(connection: aiormq.Connection, wire: Wire) -> None:
         raise LinkLost(f"refused: no virtual host {connection.vhost} for this user") from None
 
 
-def _url(config: RucioConfig, password: str | None, place: Place) -> URL:
+def _url(config: BrokerConfig, password: str | None, place: Place) -> URL:
     """Give what aiormq wants to know; without a user name the certificate says who we are (EXTERNAL)."""
     return URL.build(
         scheme="amqp",

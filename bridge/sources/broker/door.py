@@ -23,9 +23,9 @@ from aiormq.abc import DeliveredMessage
 from aiormq.connection import TransportFactory
 from yarl import URL
 
-from bridge.sources.rucio import properties
-from bridge.sources.rucio.link import MOST_BODY, OVERSIZE_KEPT, Wire, oversize
-from bridge.sources.rucio.properties import Foreign
+from bridge.sources.broker import properties
+from bridge.sources.broker.link import MOST_BODY, OVERSIZE_KEPT, Wire, oversize
+from bridge.sources.broker.properties import Foreign
 
 CONSUMER = "bridge"
 """Who gets every delivery, by whichever consumer it comes. aiormq forgets a consumer that is cancelled, and

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote_plus, unquote_plus
+from urllib.parse import unquote_plus
 
 import pytest
 from faassupervisor.events import parse_event
@@ -13,9 +13,24 @@ from hypothesis import strategies as st
 
 from bridge.core.event import Event
 from bridge.destinations.oscar.payload import encode
-from bridge.sources.sqs.s3 import Unreadable, open_notification
+from bridge.sources.storage_events import Open, Part, Poisoned, Unreadable, open_message
+from tests.sources.storage import (
+    KEYS,
+    Case,
+    corpus,
+    for_lambda_of_sns,
+    for_lambda_of_sqs,
+    from_ceph,
+    from_event_bridge,
+    from_minio,
+    from_noobaa,
+    from_sns,
+    of_failed_lambda,
+    record,
+    seen_by_supervisor,
+)
 
-KEYS = ["in/leaf.jpg", "in/a b+c%20d.jpg", "in/ñandú 🌿.jpg", "in//x&y=1?.jpg", "in/$HOME/*[a].jpg"]
+HOWS: tuple[Open, ...] = ("auto", "s3", "none")
 
 
 def message(body: Any, id: str = "m-1") -> Event:  # noqa: A002 - as CloudEvents names it
@@ -30,73 +45,16 @@ def message(body: Any, id: str = "m-1") -> Event:  # noqa: A002 - as CloudEvents
     )
 
 
-def record(key: str = "in/leaf.jpg", **changes: Any) -> dict[str, Any]:
-    """A record as S3 writes it (User Guide, "Event message structure")."""
-    thing = {
-        "key": quote_plus(key, safe="/"),
-        "size": 1024,
-        "eTag": "d41d8cd98f00b204e9800998ecf8427e",
-        "versionId": "096fKKXTRTtl3on89fVO.nfljtsv6qko",
-        "sequencer": "0055AED6DCD90281E5",
-        **changes.pop("object", {}),
-    }
-    return {
-        "eventVersion": "2.1",
-        "eventSource": "aws:s3",
-        "awsRegion": "eu-west-1",
-        "eventTime": "2026-01-31T12:00:00.123Z",
-        "eventName": "ObjectCreated:Put",
-        "userIdentity": {"principalId": "AIDAJDPLRKLG7UEXAMPLE"},
-        "requestParameters": {"sourceIPAddress": "127.0.0.1"},
-        "responseElements": {"x-amz-request-id": "C3D13FE58DE4C810"},
-        "s3": {
-            "s3SchemaVersion": "1.0",
-            "configurationId": "to-oscar",
-            "bucket": {"name": "field", "arn": "arn:aws:s3:::field"},
-            "object": {name: value for name, value in thing.items() if value is not None},
-        },
-        **changes,
-    }
-
-
-def from_sns(body: Any) -> dict[str, Any]:
-    return {"Type": "Notification", "TopicArn": "arn:aws:sns:…", "Message": json.dumps(body)}
-
-
-def from_event_bridge(key: str = "in/leaf.jpg", **detail: Any) -> dict[str, Any]:
-    """An event as EventBridge brings it (User Guide, "EventBridge event message structure")."""
-    return {
-        "version": "0",
-        "id": "17793124-05d4-b198-2fde-7ededc63b103",
-        "detail-type": detail.pop("kind", "Object Created"),
-        "source": "aws.s3",
-        "account": "111122223333",
-        "time": "2026-01-31T12:00:00Z",
-        "region": "eu-west-1",
-        "resources": ["arn:aws:s3:::field"],
-        "detail": {
-            "version": "0",
-            "bucket": {"name": "field"},
-            "object": {
-                "key": key,
-                "size": 1024,
-                "etag": "d41d8cd98f00b204e9800998ecf8427e",
-                "version-id": "096fKKXTRTtl3on89fVO.nfljtsv6qko",
-                "sequencer": "0055AED6DCD90281E5",
-            },
-            "request-id": "C3D13FE58DE4C810",
-            "requester": "123456789012",
-            "source-ip-address": "127.0.0.1",
-            "reason": "PutObject",
-            **detail,
-        },
-    }
-
-
-def events(body: Any, id: str = "m-1") -> list[Event]:  # noqa: A002 - likewise
-    opened = open_notification(message(body, id))
-    assert isinstance(opened, list)
+def parts(body: Any, id: str = "m-1", how: Open = "auto") -> list[Part]:  # noqa: A002 - likewise
+    opened = open_message(message(body, id), how)
+    assert opened is not None
     return opened
+
+
+def events(body: Any, id: str = "m-1", how: Open = "auto") -> list[Event]:  # noqa: A002 - likewise
+    opened = parts(body, id, how)
+    assert all(isinstance(part, Event) for part in opened), opened
+    return [part for part in opened if isinstance(part, Event)]
 
 
 def test_a_record_becomes_an_event_with_what_s3_told() -> None:
@@ -125,29 +83,47 @@ def test_each_record_keeps_its_text() -> None:
     records = ['{"eventSource" :"aws:s3", "n":1.10, "e":1e400}', json.dumps(record("b"), indent=1)]
     array = f"[ {records[0]} ,\t{records[1]}\n ]"
     body = f' {{"a":{{"Records":[1]}},"Records":[7],\n"Rec\\u006frds" : {array} , "z":[]}}'
-    assert [event.data.decode() for event in events(body)] == [f'{{"Records":[{text}]}}' for text in records]
+    datas = [
+        (part.event if isinstance(part, Poisoned) else part).data.decode()
+        for part in parts(body)
+        if not isinstance(part, str)
+    ]
+    assert datas == [f'{{"Records":[{text}]}}' for text in records]
 
 
-def test_a_malformed_record_is_a_plain_event_beside_its_siblings() -> None:
+def test_a_malformed_record_is_poisoned_alone_and_keeps_what_was_received() -> None:
     broken: list[Any] = [
         record(object={"key": None}),
         record(s3={}),
-        record(eventSource="aws:ses"),
         7,
         record(object={"key": ""}),
+        record(eventSource="ceph:s3", s3=[]),
+        record(eventSource=None),
     ]
-    opened = events({"Records": [*broken, record("in/ok")]})
-    assert [event.id for event in opened[:-1]] == [f"m-1#{at}" for at in range(len(broken))]
-    assert {event.type for event in opened[:-1]} == {"com.amazonaws.sqs.message"}
-    assert [json.loads(event.data) for event in opened[:-1]] == [{"Records": [each]} for each in broken]
-    assert opened[-1].subject == "in/ok"
+    opened = parts({"Records": [*broken, record("in/ok")]})
+    poisoned = [part for part in opened if isinstance(part, Poisoned)]
+    assert [part.event.id for part in poisoned] == [f"m-1#{at}" for at in range(len(broken))]
+    assert [json.loads(part.event.data) for part in poisoned] == [{"Records": [each]} for each in broken]
+    assert "record 1 is of aws:s3 and names no object" in poisoned[0].reason
+    assert "record 3 stands beside a store's" in poisoned[2].reason
+    (good,) = opened[len(broken) :]
+    assert isinstance(good, Event)
+    assert good.subject == "in/ok"
+
+
+def test_what_another_service_than_a_store_tells_is_a_plain_event_beside_its_siblings() -> None:
+    letter = record(eventSource="aws:ses")
+    plain, good = events({"Records": [letter, record("in/ok")]})
+    assert (plain.id, plain.type) == ("m-1#0", "com.amazonaws.sqs.message")
+    assert json.loads(plain.data) == {"Records": [letter]}
+    assert good.subject == "in/ok"
 
 
 @pytest.mark.parametrize("wrap", [lambda body: body, from_sns])
 def test_a_test_event_and_an_empty_notification_are_dropped(wrap: Any) -> None:
     greeting = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "field", "RequestId": "x"}
-    assert open_notification(message(wrap(greeting))) == "test_event"
-    assert open_notification(message(wrap({"Records": []}))) == "empty"
+    assert parts(wrap(greeting)) == ["test_event"]
+    assert parts(wrap({"Records": []})) == ["empty"]
 
 
 @pytest.mark.parametrize(
@@ -174,14 +150,15 @@ def test_a_test_event_and_an_empty_notification_are_dropped(wrap: Any) -> None:
     ],
 )
 def test_anything_else_stays_as_it_is(body: str) -> None:
-    assert open_notification(message(body)) is None
+    for how in HOWS:
+        assert open_message(message(body), how) is None
 
 
 @pytest.mark.parametrize("inner", [{}, {"Message": None}, {"Message": {"Records": []}}])
 def test_an_envelope_of_sns_with_nothing_in_it_is_unreadable(inner: dict[str, Any]) -> None:
     body = {"Type": "Notification", "TopicArn": "arn:aws:sns:eu-west-1:1:t", **inner}
     with pytest.raises(Unreadable, match="without a Message"):
-        open_notification(message(body))
+        open_message(message(body), "s3")
 
 
 # Identity
@@ -373,10 +350,12 @@ def test_the_time_of_the_message_is_no_part_of_an_identity() -> None:
 
 
 def test_without_any_time_there_is_none_and_the_event_is_a_storage_event_all_the_same() -> None:
-    opened = open_notification(replace(message({"Records": [bare()]}), time=None))
-    assert isinstance(opened, list)
-    assert json.loads(opened[0].data)["Records"][0]["eventTime"] == ""
-    assert encode(opened[0]).startswith(b"{")
+    opened = open_message(replace(message({"Records": [bare()]}), time=None), "s3")
+    assert opened is not None
+    [event] = opened
+    assert isinstance(event, Event)
+    assert json.loads(event.data)["Records"][0]["eventTime"] == ""
+    assert encode(event).startswith(b"{")
 
 
 # Whatever comes
@@ -398,25 +377,32 @@ _JSON: Any = st.recursive(
 )
 
 
-@given(_JSON, st.sampled_from(("aws:s3", "minio:s3", "x")))
-def test_no_record_breaks_it(value: Any, origin: str) -> None:
+@given(_JSON, st.sampled_from(("aws:s3", "minio:s3", "ceph:s3", "aws:sqs", "x")))
+def test_no_record_breaks_it_nor_what_is_beside_it(value: Any, origin: str) -> None:
     one = value | {"eventSource": origin} if isinstance(value, dict) else value
     for body in (
         value,
         {"Records": [one, record()]},
         {"Records": [record(s3=value), record(object={"eTag": value}), record(responseElements=value)]},
+        {"Records": [record(s3=value, eventSource="ceph:s3"), record(eventTime=value, eventName=value)]},
         {"source": "aws.s3", "detail-type": "Object Created", "detail": value, "resources": value},
         {"reason": "PutObject", "bucket": value, "object": value, "deletion-type": value},
         {"source": "aws.s3", "detail": value},
         from_event_bridge() | {"time": value, "region": value, "resources": value},
         {"Type": "Notification", "Message": json.dumps(one)},
+        {"Type": "Notification", "TopicArn": value, "Message": "7", "MessageAttributes": value},
+        {"Records": [{"eventSource": "aws:sqs", "body": json.dumps({"Records": [one]})}, value]},
+        {"Records": [{"EventSource": "aws:sns", "Sns": value}, value]},
+        {"requestContext": value, "requestPayload": {"Records": [one, value]}},
     ):
-        opened = open_notification(message(body))
-        if isinstance(opened, list):
-            assert len({event.id for event in opened} | {""}) >= 2
-            for event in opened:
+        for how in HOWS:
+            opened = [part for part in open_message(message(body), how) or [] if not isinstance(part, str)]
+            for part in opened:
+                event = part.event if isinstance(part, Poisoned) else part
+                assert event.id
                 event.id.encode()
                 (event.subject or "").encode()
+                "".join(event.attributes.values()).encode()
                 json.loads(event.data)
 
 
@@ -464,8 +450,135 @@ def test_half_a_surrogate_pair_breaks_nothing(text: str, where: int) -> None:
         {"Records": [record(eventName=bad)]},
         from_sns({"Records": [record(object={"eTag": bad})]}),
     )
-    opened = open_notification(message(bodies[where]))
-    for event in opened if isinstance(opened, list) else [replace(message(bodies[where]))]:
+    for part in open_message(message(bodies[where]), "auto") or [message(bodies[where])]:
+        assert not isinstance(part, str)
+        event = part.event if isinstance(part, Poisoned) else part
         event.id.encode()
         (event.subject or "").encode()
         "".join(event.attributes.values()).encode()
+
+
+# Whatever store and envelope
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back what the supervisor sets."""
+    for name in ("STORAGE_OBJECT_KEY", "EVENT_TIME", "EVENT"):
+        monkeypatch.setenv(name, "")
+
+
+@pytest.mark.parametrize("case", list(corpus()), ids=lambda case: case.name)
+def test_the_supervisor_reads_what_each_store_told_in_each_envelope(case: Case) -> None:
+    opened = parts(case.body)
+    found = [part for part in opened if isinstance(part, Event)]
+    assert [seen_by_supervisor(event) for event in found] == [
+        (store, "field", key) for store, key in zip(case.stores, case.keys, strict=True)
+    ]
+    for event, key in zip(found, case.keys, strict=True):
+        assert (event.attributes["bucket"], event.attributes["key"], event.subject) == ("field", key, key)
+    assert sum(isinstance(part, Poisoned) for part in opened) == case.poisoned
+    assert opened.count("test_event") == case.dropped
+    assert len({event.id for event in found}) == len(found)
+
+
+@pytest.mark.parametrize("make", [from_ceph, from_noobaa, lambda: for_lambda_of_sqs({"Records": [record()]})])
+def test_what_a_queue_always_was_taken_for_it_is_taken_for_unless_asked(make: Any) -> None:
+    assert open_message(message(make()), "s3") is None
+    assert open_message(message(make()), "auto") is not None
+
+
+def test_a_record_of_another_store_keeps_its_text_but_for_what_the_supervisor_needs() -> None:
+    text = (
+        '{"eventSource" : "ceph:s3", "n":1.10, "s3":{"object":{"size":1e1, "key" :"a b%20+.nc", "z":[]},'
+        '"bucket":{"name":"field","arn":"a:b:field"}},"eventTime":"2026-01-31T12:00:00Z"}'
+    )
+    [event] = events(f'{{"Records":[{text}]}}')
+    expected = text.replace('"ceph:s3"', '"minio:s3"').replace('"a b%20+.nc"', '"a+b%2520%2B.nc"')
+    assert event.data.decode() == f'{{"Records":[{expected}]}}'
+    assert event.attributes["eventSource"] == "ceph:s3"
+
+
+def test_what_came_through_sns_and_is_no_storage_event_is_its_message_alone() -> None:
+    envelope = {
+        "Type": "Notification",
+        "MessageId": "95df01b4",
+        "TopicArn": "arn:aws:sns:eu-west-1:1:t",
+        "Subject": "new data",
+        "Message": '{"station": 7}',
+        "Timestamp": "2026-01-30T12:00:00.000Z",
+        "MessageAttributes": {"kind": {"Type": "String", "Value": "hourly"}},
+    }
+    [event] = events(envelope)
+    assert (event.id, event.type, event.data) == ("m-1", "com.amazonaws.sqs.message", b'{"station": 7}')
+    assert event.time == datetime(2026, 1, 30, 12, tzinfo=UTC)
+    assert event.attributes == {
+        "receive_count": "1",
+        "topic_arn": "arn:aws:sns:eu-west-1:1:t",
+        "sns_message_id": "95df01b4",
+        "subject": "new data",
+        "attribute.kind": "hourly",
+    }
+    assert open_message(message(envelope), "s3") is None
+
+
+def test_messages_for_lambda_that_hold_no_storage_event_stay_whole_and_one_beside_it_is_alone() -> None:
+    assert open_message(message(for_lambda_of_sqs("hello", "{}")), "auto") is None
+    plain, good = events(for_lambda_of_sqs("hello", from_minio()))
+    assert (plain.id, plain.data) == ("m-1#0", b"hello")
+    assert good.subject == "in/leaf.jpg"
+
+
+def test_what_minio_tells_twice_is_one_event() -> None:
+    again = from_minio()
+    again["Records"][0] |= {"eventTime": "2026-01-31T12:00:09.000Z", "responseElements": {}}
+    assert len(ids(from_minio(), again, from_sns(from_minio()))) == 1
+
+
+@pytest.mark.parametrize("name", ["s3:ObjectAccessed:Get", "s3:ObjectCreated:PutTagging"])
+def test_what_minio_numbers_by_the_version_alone_is_told_apart_by_time_and_request(name: str) -> None:
+    first, second, third = (from_minio(name=name) for _ in range(3))
+    second["Records"][0]["eventTime"] = "2026-01-31T12:00:09.000Z"
+    third["Records"][0]["responseElements"] = {}
+    assert len(ids(first, first)) == 1
+    assert len(ids(first, second, third)) == 3
+
+
+def test_the_attributes_of_a_record_are_the_object_s() -> None:
+    carrier = replace(
+        message(from_minio()), attributes={"key": "AAE=", "key_encoding": "base64", "topic": "t"}
+    )
+    opened = open_message(carrier, "auto")
+    assert opened is not None
+    assert isinstance(opened[0], Event)
+    assert opened[0].attributes.keys() >= {"topic", "key", "size"}
+    assert opened[0].attributes["key"] == "in/leaf.jpg"
+    assert "key_encoding" not in opened[0].attributes
+
+
+def test_what_is_longer_than_any_envelope_is_not_parsed() -> None:
+    body = json.dumps({"Records": [record()], "z": "z" * 2**20})
+    assert open_message(message(body), "auto") is None
+
+
+@given(
+    st.lists(
+        st.sampled_from((from_minio, from_ceph, from_noobaa, lambda key: {"Records": [record(key)]})),
+        min_size=1,
+        max_size=4,
+    ),
+    st.lists(_TEXT, min_size=4, max_size=4, unique=True),
+    st.lists(st.sampled_from((from_sns, for_lambda_of_sqs, for_lambda_of_sns, of_failed_lambda)), max_size=3),
+    st.integers(0, 4),
+)
+def test_any_records_of_any_stores_in_any_envelopes_and_a_poisoned_one_among_them(
+    makers: Any, keys: list[str], wraps: Any, at: int
+) -> None:
+    records = [make(key)["Records"][0] for make, key in zip(makers, keys, strict=False)]
+    records.insert(at, record(s3={"bucket": 7}))
+    body: Any = {"Records": records}
+    for wrap in wraps:
+        body = wrap(body)
+    opened = parts(body)
+    assert sum(isinstance(part, Poisoned) for part in opened) == 1
+    assert [part.subject for part in opened if isinstance(part, Event)] == keys[: len(makers)]

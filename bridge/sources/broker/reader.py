@@ -15,10 +15,12 @@ from bridge.core.errors import SourceLost
 from bridge.core.leftovers import free_leftovers
 from bridge.core.ports import Slots
 from bridge.core.steady import Steady
+from bridge.sources.broker.config import BrokerConfig
+from bridge.sources.broker.link import Link, LinkLost, Opener, Place, explain, resolve
+from bridge.sources.broker.message import Read
+from bridge.sources.broker.subscription import Full, Subscription
 from bridge.sources.handover import Handover
-from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import Link, LinkLost, Opener, Place, explain, resolve
-from bridge.sources.rucio.subscription import Full, Subscription
+from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
 
 RESOLVE_SECONDS = 60.0
@@ -36,10 +38,11 @@ class Reader:
 
     def __init__(
         self,
-        config: RucioConfig,
+        config: BrokerConfig,
         open_link: Opener,
         *,
-        identity: str,
+        read: Read,
+        how: Open,
         slots: Slots,
         metrics: SourceMetrics,
         log: Any,
@@ -47,7 +50,8 @@ class Reader:
         self.batches = Handover()
         self._config = config
         self._open_link = open_link
-        self._identity = identity
+        self._read = read
+        self._how = how
         self._slots = slots
         self._metrics = metrics
         self._log = log
@@ -92,7 +96,7 @@ class Reader:
                 for broker in dict.fromkeys(self._config.brokers):
                     tasks.create_task(self._look_up(broker, tasks))
         except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
-            self._log.error("rucio reader failed", exc_info=group)
+            self._log.error("the reader of brokers failed", exc_info=group)
             self.batches.fail(SourceLost(explain(group)))
         finally:
             self.batches.withdraw()
@@ -112,7 +116,9 @@ class Reader:
                 self._addresses[broker] = places
                 for place in places:
                     if place not in self._links:
-                        self._links[place] = tasks.create_task(self._keep(place), name=f"rucio {place}")
+                        self._links[place] = tasks.create_task(
+                            self._keep(place), name=f"{self._config.type} {place}"
+                        )
             self._changed.set()
             await asyncio.sleep(_pause(failures) if failures else RESOLVE_SECONDS * random.uniform(0.9, 1.1))
 
@@ -123,7 +129,7 @@ class Reader:
             while place in self._addresses[place.broker]:
                 begun = time.monotonic()
                 try:
-                    await self._read(place)
+                    await self._read_at(place)
                 except LinkLost as lost:
                     failures = 1 if time.monotonic() - begun > STEADY_SECONDS else failures + 1
                     self._tell(str(place), str(lost))
@@ -134,22 +140,22 @@ class Reader:
             self._links.pop(place, None)
             self._down.pop(str(place), None)
 
-    async def _read(self, place: Place) -> None:
+    async def _read_at(self, place: Place) -> None:
         subscription = Subscription(
-            self._config,
+            self._read,
             self._offer,
-            identity=self._identity,
+            how=self._how,
             most_bytes=self._config.max_in_flight_bytes // self._sharers(),
             metrics=self._metrics,
             log=self._log,
         )
         try:
-            async with self._open_link(self._config, place, self._prefetch(), subscription.take) as link:
+            async with self._open_link(place, self._prefetch(), subscription.take) as link:
                 self._up[place] = link
                 self._recovered(str(place))
                 self._metrics.up.set(1)
                 self._changed.set()
-                self._log.info("rucio: reading", broker=str(place), what=self._config.what)
+                self._log.info(f"{self._config.type}: reading", broker=str(place), what=self._config.what)
                 await subscription.run(link)
         except Full as full:
             self._message_bytes = max(self._message_bytes, 2 * full.mean)
@@ -176,7 +182,7 @@ class Reader:
     def _tell(self, what: str, reason: str) -> None:
         steady = self._down.setdefault(what, Steady())
         if steady.problem != reason:
-            self._log.warning("rucio: not reading", broker=what, reason=reason)
+            self._log.warning(f"{self._config.type}: not reading", broker=what, reason=reason)
         steady.failed(reason)
 
     def _recovered(self, what: str) -> None:

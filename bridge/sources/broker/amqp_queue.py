@@ -21,7 +21,7 @@ from aiormq.exceptions import (
     ChannelPreconditionFailed,
 )
 
-from bridge.sources.rucio.config import DeclareConfig
+from bridge.sources.broker.config import DeclareConfig
 
 _DEFAULT_LIMIT = 20
 """Of a quorum queue that says nothing of it, since RabbitMQ 4.0 (its documentation, "Quorum Queues", "Poison

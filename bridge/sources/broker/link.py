@@ -17,14 +17,15 @@ from aiohappyeyeballs import start_connection
 from bridge.core.errors import CredentialError, root_cause
 from bridge.net.certificates import refusal
 from bridge.net.loop import NEXT_ADDRESS_SECONDS
-from bridge.sources.rucio.config import RucioConfig
+from bridge.sources.broker.config import BrokerConfig
+from bridge.sources.broker.message import Message, Tag
 
 _RESOLVE_SECONDS = 10.0
 _STEP_SECONDS = 20.0
 _BUFFER = 2**18
 """Bytes that a connection reads ahead."""
 MOST_BODY = 2**24
-"""Bytes of one message's body; hermes' have some hundreds."""
+"""Bytes of one message's body; an event has some hundreds."""
 OVERSIZE_KEPT = 2**16
 """What is kept of a body that has more, for a person to look at."""
 FIRST_PREFETCH = 32
@@ -87,20 +88,6 @@ class Place:
         return await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a link, owed an answer on this very link."""
-
-    tag: Tag
-    """Empty where there is nothing to answer by."""
-    body: bytes
-    attributes: Mapping[str, str]
-    fault: str | None = None
-    """What of it can't be read, beside its body; for a person."""
-
-
-Tag = int | str
-"""The link's name for a message: AMQP's delivery tag, STOMP's `ack` header."""
 Take = Callable[[Message], None]
 
 
@@ -126,11 +113,11 @@ class Link(Protocol):
         """
 
 
-Opener = Callable[[RucioConfig, Place, int, Take], AbstractAsyncContextManager[Link]]
+Opener = Callable[[Place, int, Take], AbstractAsyncContextManager[Link]]
 """Opens a link with a prefetch. Raises LinkLost. Leaving it cuts the connection, if it was not closed."""
 
 
-def patience(config: RucioConfig) -> float:
+def patience(config: BrokerConfig) -> float:
     """Give the seconds for one step of opening a link."""
     return min(_STEP_SECONDS, 2 * config.heartbeat)
 
@@ -177,7 +164,7 @@ class Wire:
         reader.heard = time.monotonic()
 
     @classmethod
-    async def connect(cls, config: RucioConfig, place: Place) -> Wire:
+    async def connect(cls, config: BrokerConfig, place: Place) -> Wire:
         """Connect, with TLS if the configuration has it. Raises OSError (TLS too) and CredentialError."""
         context: ssl.SSLContext | None = None
         if config.tls is not None:

@@ -8,9 +8,10 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.link import NEARLY_DEAD, Link, LinkLost, Message, Tag, returns
-from bridge.sources.rucio.message import Unreadable, Unwanted, read
+from bridge.sources.broker.link import NEARLY_DEAD, Link, LinkLost, returns
+from bridge.sources.broker.message import Message, Read, Tag, Unreadable, Unwanted
+from bridge.sources.opening import opened
+from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
 
 GATHER_SECONDS = 0.01
@@ -35,18 +36,19 @@ class Subscription:
 
     def __init__(
         self,
-        config: RucioConfig,
+        read: Read,
         offer: Callable[[Delivery], None],
         *,
-        identity: str,
+        how: Open,
         most_bytes: int,
         metrics: SourceMetrics,
         log: Any,
     ) -> None:
+        """Make of each message what `read` does, opened as `how` says, and `offer` that."""
+        self._read = read
         self._offer = offer
+        self._open = how
         self._most_bytes = most_bytes
-        self._identity = identity
-        self._wanted = frozenset(config.event_types)
         self._metrics = metrics
         self._log = log
         self._held: dict[Delivery, Tag] = {}
@@ -63,7 +65,7 @@ class Subscription:
         """
         if self._ended:
             return
-        found = read(message.body, self._identity, self._wanted, message.attributes)
+        found = self._read(message)
         if isinstance(found, Unwanted):
             self._metrics.filtered(found.reason)
             self._log.debug("event filtered", reason=found.reason)
@@ -80,7 +82,8 @@ class Subscription:
         self._bytes += event.size
         if self._bytes > self._most_bytes and len(self._held) > 1:
             raise Full(len(self._held), self._bytes)
-        self._offer(delivery)
+        for each in opened(delivery, self._open, self._metrics, self._log):
+            self._offer(each)
 
     async def run(self, link: Link) -> NoReturn:
         """Answer until the link is lost, which raises LinkLost, or until cancelled.

@@ -52,6 +52,8 @@ class Foreign:
 
     headers: dict[str, Scalar] = field(default_factory=dict)
     """The texts and numbers of the header table; what else it may hold is left out."""
+    properties: dict[str, str] = field(default_factory=dict)
+    """All others, by their names in the specification: texts, and numbers as text."""
     exchange: str = ""
     routing_key: str = ""
     fault: str | None = None
@@ -86,12 +88,11 @@ def _read_properties(cursor: _Cursor, found: Foreign) -> None:
     for at, (name, kind) in enumerate(_PROPERTIES):
         if not flags & (0x8000 >> at):
             continue
-        if kind == "s":
-            cursor.short_text(name)
-        elif kind == "F":
+        if kind == "F":
             _read_table(_Cursor(cursor.long_bytes(), found), found)
         else:
-            cursor.take(1 if kind == "B" else 8)
+            value = cursor.short_text(name) if kind == "s" else cursor.number(">B" if kind == "B" else ">Q")
+            found.properties[name] = str(value)
 
 
 def _read_table(cursor: _Cursor, found: Foreign) -> None:

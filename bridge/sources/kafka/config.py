@@ -11,7 +11,9 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Secr
 
 from bridge.core.ports import Finding, Patience, Source
 from bridge.net.certificates import OwnCertificate
-from bridge.sources import Keeping, SourceConfig
+from bridge.sources import Keeping
+from bridge.sources.opening import OpeningConfig
+from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, secret
 
@@ -130,7 +132,7 @@ class OAuthConfig(Model):
         return self
 
 
-class KafkaConfig(SourceConfig):
+class KafkaConfig(OpeningConfig):
     """Reads topics of a Kafka cluster as a member of a consumer group."""
 
     type: Literal["kafka"]
@@ -156,6 +158,9 @@ class KafkaConfig(SourceConfig):
     """A member that reads nothing this long is taken for dead. A full bridge still counts as reading."""
     metadata_max_age: Seconds = 30.0
     """How soon new topics and partitions are seen."""
+    open: Open = "none"
+    """Which records are opened. By default none, as it was before there was this key: a record that is opened
+    has another id, and so another job, than it had before."""
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     tls: TlsConfig | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,12 +30,15 @@ from bridge.sources.kafka.positions import Lost, Positions
 from bridge.sources.kafka.records import to_delivery
 from bridge.sources.kafka.unreadable import Unreadable
 from bridge.sources.kafka.watch import CALL_SECONDS, Watch, answer
+from bridge.sources.opening import opened
 from bridge.telemetry.metrics import SourceMetrics
 
 GAP = 10_000
 """Records of one partition between its committed prefix and the newest one handed out."""
 BATCH = 500
 """Records handed over at once, at most."""
+OPENED_BATCH = 50
+"""Likewise where they are opened, which takes up to 0.1 ms each: the other tasks have their turn between."""
 POLL_SECONDS = 1.0
 COMMIT_SECONDS = 1.0
 """Between two commits."""
@@ -78,6 +82,8 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._ledgers: dict[TopicPartition, Ledger] = {}
         self._held: set[TopicPartition] = set()
         """Partitions paused at the bound of their gap."""
+        self._ready: deque[Delivery] = deque()
+        """Read, and not handed over yet: an opened record may hold more events than there are slots."""
         self._unsettled = 0
         self._idle = asyncio.Event()
         """Nothing is in the bridge's hands, or nobody may wait for it any more."""
@@ -93,6 +99,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._joined = asyncio.Event()
         """The group has given partitions once, or none."""
         self._most_slots = 0
+        self._batch = BATCH if config.open == "none" else OPENED_BATCH
         # Waiting for a full bridge must not look like a member that reads nothing.
         self._keep_alive = min(POLL_SECONDS, config.max_poll_interval / 4)
         self._drain = min(DRAIN_SECONDS, config.max_poll_interval / 2)
@@ -156,6 +163,9 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
     async def _read(self) -> None:
         while True:
             room = await self._room()
+            if self._ready:
+                self._offer(room)
+                continue
             self._resume_held()
             try:
                 fetched = self._unreadable.take(room)
@@ -180,7 +190,8 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                     if place.topic in error.args:
                         self._unreadable.hold(place, error)
                 continue
-            self._hand_over(fetched)
+            self._take(fetched)
+            self._offer(room)
             self._tell_lag()
 
     async def _room(self) -> int:
@@ -199,10 +210,9 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 await self._consumer.getmany(_NOWHERE, timeout_ms=0)
         free = self._slots.free
         self._most_slots = max(self._most_slots, free)
-        return min(free, BATCH)
+        return min(free, self._batch)
 
-    def _hand_over(self, fetched: dict[TopicPartition, list[Any]]) -> None:
-        batch: list[Delivery] = []
+    def _take(self, fetched: dict[TopicPartition, list[Any]]) -> None:
         for place, records in fetched.items():
             ledger = self._ledgers.get(place)
             if ledger is None:
@@ -210,16 +220,24 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             for record in records:
                 delivery = to_delivery(record, self._identity, self._settled)
                 ledger.add(record.offset, delivery)
-                batch.append(delivery)
+                self._unsettled += 1
+                self._ready += opened(delivery, self._config.open, self._metrics, self._log)
             if len(ledger) >= GAP:
                 ledger.prefix()
                 if len(ledger) >= GAP:
                     self._consumer.pause(place)
                     self._held.add(place)
                     self._log.warning("kafka: partition waits for its oldest event", partition=_name(place))
-        if batch:
-            self._unsettled += len(batch)
+        if self._unsettled:
             self._idle.clear()
+
+    def _offer(self, room: int) -> None:
+        batch: list[Delivery] = []
+        while self._ready and len(batch) < room:
+            delivery = self._ready.popleft()
+            if delivery.outcome is None:
+                batch.append(delivery)
+        if batch:
             self.batches.put(batch)
 
     def _resume_held(self) -> None:
@@ -297,7 +315,8 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         if not self._unsettled:
             self._idle.set()
         self._changed.set()
-        if outcome is Outcome.RELEASED and not self._releasing:
+        # Of a record that was opened, part may have been given back by a rebalance; then the rest ends here.
+        if outcome is Outcome.RELEASED and not self._releasing and self._assigned.is_set():
             self._fail(SourceLost("an event was given back, so the partition is read again from its commit"))
 
     def _release(self, deliveries: Iterable[Delivery]) -> int:
@@ -311,6 +330,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
 
     def _release_all(self) -> None:
         self.batches.withdraw()
+        self._ready.clear()
         for ledger in self._ledgers.values():
             self._release(ledger.unsettled())
 
@@ -361,7 +381,8 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._assigned.clear()
         self._metrics.lag(None)
         try:
-            self._release(self.batches.withdraw())
+            self._release([*self.batches.withdraw(), *self._ready])
+            self._ready.clear()
             if not (self._is_expelled() or self._stopping or self._failure.done()):
                 await self._drained()
             await self._commit(CALL_SECONDS)

@@ -106,8 +106,8 @@ def _told(error: Exception) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="oscar-bridge",
-        description="Takes events from Kafka, SQS (S3), dCache and Rucio, and invokes OSCAR services "
-        "with them: none lost, none twice.",
+        description="Takes events from Kafka, SQS (S3), RabbitMQ, dCache and Rucio, and invokes OSCAR "
+        "services with them: none lost, none twice.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

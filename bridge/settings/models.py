@@ -11,6 +11,7 @@ from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.limits.config import ClusterLimitsConfig
 from bridge.pipeline.router import RouteConfig
+from bridge.sources.amqp.config import AmqpConfig
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.rucio.config import RucioConfig
@@ -23,7 +24,7 @@ Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=63
 """What an operator calls a cluster, service or source: it appears in metrics, logs and commands."""
 
 AnySource: TypeAlias = Annotated[
-    DcacheConfig | KafkaConfig | RucioConfig | SqsConfig, Field(discriminator="type")
+    AmqpConfig | DcacheConfig | KafkaConfig | RucioConfig | SqsConfig, Field(discriminator="type")
 ]
 """Every source there is."""
 

@@ -198,6 +198,15 @@ class AmqpBed(RucioBed):
         return await self._broker.ready(self.name)
 
 
+class RabbitBed(AmqpBed):
+    """The same queue, read as what anybody may have sent."""
+
+    def settings(self) -> dict[str, Any]:
+        told = super().settings()
+        del told["protocol"]
+        return {**told, "type": "amqp"}
+
+
 class StompOnRabbitBed(AmqpBed):
     def settings(self) -> dict[str, Any]:
         told = super().settings()
@@ -280,6 +289,6 @@ async def make(kind: str, name: str, request: Any) -> tuple[Bed, int]:
         return StompOnActiveBed(name, active), active.stomp_port
     rabbit: RabbitMQ = request.getfixturevalue("rabbitmq")
     await rabbit.declare(name)
-    if kind == "amqp":
-        return AmqpBed(name, rabbit), rabbit.port
+    if kind in ("amqp", "rabbitmq"):
+        return (AmqpBed if kind == "amqp" else RabbitBed)(name, rabbit), rabbit.port
     return StompOnRabbitBed(name, rabbit), rabbit.stomp_port

@@ -19,7 +19,7 @@ from tests.conformance.world import BedWorld
 from tests.servers.proxy import Proxy
 from tests.servers.tansu import Tansu
 
-KINDS = ("amqp", "stomp-rabbitmq", "stomp-activemq", "kafka", "sqs", "dcache")
+KINDS = ("amqp", "rabbitmq", "stomp-rabbitmq", "stomp-activemq", "kafka", "sqs", "dcache")
 
 
 @pytest.fixture(params=KINDS)

@@ -82,7 +82,7 @@ async def test_what_is_not_settled_at_the_end_is_given_back(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize(
-    "bed", ["amqp", "stomp-rabbitmq", "stomp-activemq", "kafka", "dcache"], indirect=True
+    "bed", ["amqp", "rabbitmq", "stomp-rabbitmq", "stomp-activemq", "kafka", "dcache"], indirect=True
 )
 async def test_what_can_not_be_read_is_a_fault_and_what_is_beside_it_is_read(bed: Bed) -> None:
     await bed.put(3)
@@ -149,7 +149,7 @@ async def test_a_pause_loses_no_event_and_doubles_none_and_leaves_upstream_what_
         await asyncio.sleep(0.2)
         quiet = quiet + 1 if jobs.total == before else 0
     assert 10 <= jobs.total <= 70, "nothing more is read"
-    is_left = world.bed.settings()["type"] in ("rucio", "sqs")
+    is_left = world.bed.settings()["type"] in ("amqp", "rucio", "sqs")
     assert len(daemon.said("source left for its pause")) == is_left
     assert await daemon.metric("bridge_source_up", source="uploads") == (not is_left)
     assert (await daemon.ready() or {})["ready"]
@@ -165,7 +165,9 @@ async def test_a_pause_loses_no_event_and_doubles_none_and_leaves_upstream_what_
     await world.bed.leaves(0, seconds=20)
 
 
-@pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq", "stomp-activemq", "dcache"], indirect=True)
+@pytest.mark.parametrize(
+    "bed", ["amqp", "rabbitmq", "stomp-rabbitmq", "stomp-activemq", "dcache"], indirect=True
+)
 async def test_a_broker_that_is_killed_and_started_again_loses_no_event_and_doubles_none(
     world: BedWorld,
 ) -> None:

@@ -77,6 +77,23 @@ def test_dcaches_example_loads(tmp_path: Path) -> None:
     assert loaded(head + rest + example, tmp_path).warnings == ()
 
 
+def test_the_example_of_a_queue_of_rabbitmq_loads(tmp_path: Path) -> None:
+    (example,) = examples("docs/amqp.md")
+    head, _, _ = MINIMAL.partition("services:")
+    rest = "services: {plants: {}}\nroutes: [{from: station, to: plants}]\n"
+    assert loaded(head + rest + example, tmp_path).warnings == ()
+
+
+def test_the_routes_for_storage_events_load(tmp_path: Path) -> None:
+    (example,) = examples("docs/configuration.md")
+    head, _, _ = MINIMAL.partition("services:")
+    rest = (
+        "services: {plants: {}, tidy-up: {}}\n"
+        "sources: {bucket: {type: sqs, queue: q, region: eu-west-1, open: auto}}\n"
+    )
+    assert loaded(head + rest + example, tmp_path).warnings == ()
+
+
 @pytest.mark.parametrize(
     "name", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
 )

@@ -1,4 +1,4 @@
-"""Every file in `config/` loads."""
+"""Every file in `config/` loads, and every example's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import trustme
 from bridge.settings import Settings, load
 from tests.settings.walk import fields
 
-CONFIG = Path(__file__).parents[2] / "config"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
+ALL = sorted([*CONFIG.glob("*.yaml"), *ROOT.glob("examples/*/bridge.yaml")])
 _FILE = re.compile(r"(?<=[\s{,])(?P<key>\w+_(?:file|path)): (?P<path>/[^\s,}]+)")
 _VARIABLE = re.compile(r"(?P<key>\w+): [\"\[]*\$\{(?P<name>\w+)\}")
 
@@ -35,7 +37,7 @@ def with_its_files(text: str, root: Path) -> str:
     return _FILE.sub(made, text)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: "-".join(path.parts[-2:]))
 def test_an_example_loads_without_a_warning(path: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     here = tmp_path / path.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from bridge.credentials import BasicAuth, basic
 from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.net.bodies import body_of
 from bridge.settings import Settings
-from bridge.store.find import Kept, find
+from bridge.store.find import Kept, find, removed
 from bridge.telemetry.logging import excerpt
 
 _ASK_SECONDS = 10.0
@@ -40,6 +40,8 @@ class Fate(StrEnum):
     """Its job is on the cluster."""
     NO_JOB = "no job"
     """The cluster has no job of its name."""
+    REMOVED = "removed"
+    """Its job succeeded, and the bridge has removed it since (`remove_finished`)."""
     UNKNOWN = "unknown"
     """The cluster can't be asked, or has no answer."""
 
@@ -80,7 +82,18 @@ async def where(settings: Settings, event_id: str, source: str | None = None) ->
                 cluster = settings.services[name].cluster
                 questions.setdefault(cluster, []).append(_Question(key, identity, newest, name))
     answers = await asyncio.gather(*(_ask(settings, *asked) for asked in questions.items()))
-    return [*found, *(answer for of_cluster in answers for answer in of_cluster)]
+    return [*found, *await asyncio.to_thread(_removed, settings, [one for some in answers for one in some])]
+
+
+def _removed(settings: Settings, found: Sequence[Found]) -> Sequence[Found]:
+    """Tell of jobs that are not found whether the bridge has removed them."""
+    missing = [(one.service, one.job) for one in found if one.fate is not Fate.JOB and one.job is not None]
+    gone = removed(settings.state_dir, missing)
+    detail = "its job succeeded and was removed (`remove_finished`)"
+    return [
+        replace(one, fate=Fate.REMOVED, detail=detail) if (one.service, one.job) in gone else one
+        for one in found
+    ]
 
 
 class _Question(NamedTuple):

@@ -178,7 +178,11 @@ def _where(options: argparse.Namespace) -> int:
     else:
         for line in where.lines(found):
             print(on_one_line(line))
-    return 0 if any(one.fate in (where.Fate.KEPT, where.Fate.JOB) for one in found) else FAILED
+    return (
+        0
+        if any(one.fate in (where.Fate.KEPT, where.Fate.JOB, where.Fate.REMOVED) for one in found)
+        else FAILED
+    )
 
 
 def _asking(question: Coroutine[Any, Any, _Answer]) -> _Answer:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.store import beside, schema
+from bridge.store.jobs import is_remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,18 @@ def find(state_dir: Path, sources: Collection[str], event_id: str) -> Traces:
         return beside.read(state_dir, lambda connection: _find(connection, sources, event_id))
     except beside.NoStoreError:
         return Traces()
+
+
+def removed(state_dir: Path, jobs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return those of `jobs` (lane and name) that succeeded and were removed. Raises as `find` does."""
+
+    def question(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+        return {job for job in jobs if is_remembered(connection, *job)}
+
+    try:
+        return beside.read(state_dir, question)
+    except beside.NoStoreError:
+        return set()
 
 
 def _find(connection: sqlite3.Connection, sources: Collection[str], event_id: str) -> Traces:

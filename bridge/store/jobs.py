@@ -53,7 +53,7 @@ def change(
     key = raw(service)
     if changes.remember:
         _remember(connection, service, changes.remember, now)
-    removed = {name for name in changes.note if _is_remembered(connection, service, name)}
+    removed = {name for name in changes.note if is_remembered(connection, service, name)}
     if changes.forget:
         connection.execute(
             "DELETE FROM jobs WHERE service = CAST(? AS TEXT) AND name IN (SELECT value FROM json_each(?))",
@@ -85,7 +85,8 @@ def _remember(connection: sqlite3.Connection, service: str, names: Collection[st
     )
 
 
-def _is_remembered(connection: sqlite3.Connection, service: str, name: str) -> bool:
+def is_remembered(connection: sqlite3.Connection, service: str, name: str) -> bool:
+    """Tell whether a job of the lane `service` succeeded and was to be removed. Raise sqlite3.Error."""
     found = connection.execute(
         "SELECT 1 FROM removed_jobs WHERE identity = ?", (_identity(service, name),)
     ).fetchone()

@@ -11,6 +11,7 @@ import pytest
 
 from bridge.core.event import Event
 from bridge.core.identity import invocation_name
+from bridge.core.jobs import JobChanges
 from bridge.core.ports import DeadLetter
 from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import SandboxOscar
@@ -122,6 +123,17 @@ async def test_an_event_replayed_as_new_is_followed(oscar: SandboxOscar, tmp_pat
     await make_job(oscar, "1+1")
     found = await only(tmp_path, oscar.url, "1")
     assert (found.fate, found.job) == (Fate.JOB, invocation_name("uploads", "1+1", "plants"))
+
+
+async def test_a_job_that_was_removed_is_known_to_have_succeeded(oscar: SandboxOscar, tmp_path: Path) -> None:
+    name = invocation_name("uploads", "1", "plants")
+    async with Store.open(tmp_path / "state", Metrics()) as store:
+        await store.change_jobs("plants", JobChanges(remember={name}))
+    found = await only(tmp_path, oscar.url, "1")
+    assert (found.fate, found.job) == (Fate.REMOVED, name)
+    assert (await only(tmp_path, oscar.url, "2")).fate is Fate.NO_JOB
+    await make_job(oscar, "1")
+    assert (await only(tmp_path, oscar.url, "1")).fate is Fate.JOB, "it is still there"
 
 
 async def test_what_can_not_be_asked_says_why(oscar: SandboxOscar, tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def read(element: Element, entry: Entry, draft: Draft) -> None:
 
 def _auth(element: Element, entry: Entry, draft: Draft, given: argparse.Namespace) -> None:
     origin = element.origin("folder" if given.auth != "userpw" or given.password else "password")
+    if given.password:
+        element.report.hide(given.password)
     if given.auth == "userpw":
         user, password = element.required("user"), element.secret("password")
         file = draft.secret(f"{entry.key}-password", given.password or password)

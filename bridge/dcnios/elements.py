@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 
 from bridge.dcnios.remarks import Origin, Report, What
@@ -19,7 +19,7 @@ class Element:
     reads as if it were not there.
     """
 
-    def __init__(self, value: Value, loc: Loc, kind: str, lines: Sequence[str], report: Report) -> None:
+    def __init__(self, value: Value, loc: Loc, kind: str, report: Report) -> None:
         self.value = value
         self.kind = kind
         """Such as `Kafka`: the name that the newest DCNiOS has for it."""
@@ -27,7 +27,6 @@ class Element:
         self.name = ""
         """What a connection calls it."""
         self._loc = loc
-        self._lines = lines
         self._read: set[str] = set()
 
     def origin(self, key: str | None = None) -> Origin:
@@ -68,27 +67,32 @@ class Element:
             return None
         if isinstance(content, str):
             return content
-        written = str(content)
-        if isinstance(content, bool) or not self._is_written(value, written):
+        if isinstance(content, bool) or value.spelt != str(content):  # 010 is eight to DCNiOS, and ten to us
             self.wrong(key, "expected text: put it in quotes, as it is meant")
             return None
-        return written
+        return value.spelt
 
     def required(self, key: str) -> str:
         """Return the text at `key`; where there is none that is a mistake, and the text is empty."""
+        text = self._some(key)
+        if not text.isprintable():
+            self.wrong(key, "expected text of one line, without control characters")
+        return text
+
+    def secret(self, key: str) -> str:
+        """Return the secret at `key`, one line without the line's end; else as `required`."""
+        text = self._some(key).rstrip("\r\n")
+        if len(text.splitlines()) > 1 or text.startswith("\ufeff"):  # which a file of one line can't hold
+            self.wrong(key, "expected a secret, which is one line")
+        return text
+
+    def _some(self, key: str) -> str:
         text = self.text(key)
         if text is None and not self.has(key):
             self.wrong(key, "missing; expected text")
         elif text is not None and not text.strip():
             self.wrong(key, "expected text, found nothing in it")
         return text or ""
-
-    def secret(self, key: str) -> str:
-        """Return the secret at `key`, one line without the line's end; else as `required`."""
-        text = self.required(key).rstrip("\r\n")
-        if len(text.splitlines()) > 1 or text.startswith("\ufeff"):
-            self.wrong(key, "expected a secret, which is one line")
-        return text
 
     def number(self, key: str) -> Fraction | None:
         """Return the number at `key`, which may be one in quotes; None when there is none."""
@@ -109,7 +113,7 @@ class Element:
         if not isinstance(value.content, dict):
             self.wrong(key, "expected a mapping of `key: value`")
             return None
-        return Element(value, (*self._loc, key), self.kind, self._lines, self.report)
+        return Element(value, (*self._loc, key), self.kind, self.report)
 
     def items(self, key: str) -> Iterator[Element]:
         """Give the mappings in the list at `key`, each as an element of its own."""
@@ -121,7 +125,7 @@ class Element:
             self.wrong(key, "expected a list, each item with `- `")
             return
         for index, item in enumerate(value.content):
-            element = Element(item, (*self._loc, key, index), self.kind, self._lines, self.report)
+            element = Element(item, (*self._loc, key, index), self.kind, self.report)
             if isinstance(item.content, dict):
                 yield element
             else:
@@ -138,8 +142,3 @@ class Element:
         for key in self.value.mapping():
             if key not in self._read:
                 self.leave_out(key, f"DCNiOS reads no such key of {self.kind}")
-
-    def _is_written(self, value: Value, text: str) -> bool:
-        """Return whether a number stands in the file as `text`: 010 and 1e3 do not."""
-        written = self._lines[value.place.line - 1][value.place.column - 1 :]
-        return re.match(rf"{re.escape(text)}(?![^\s,\]}}])", written) is not None

@@ -56,10 +56,9 @@ def import_file(path: Path, *, nodes: int) -> Imported:
     _refuse_another(root, path)
     if found:
         raise ConfigurationError(found)
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
     report = Report(secrets_of(root))
     draft = Draft()
-    _Importer(root, lines, report, draft, nodes).run()
+    _Importer(root, report, draft, nodes).run()
     report.raise_mistakes()
     mistakes_into(report, draft, Origin(root.mapping()["nifi"].place, "nifi"))
     report.raise_mistakes()
@@ -91,11 +90,11 @@ class _Source:
 class _Importer:
     """One file on its way to a draft."""
 
-    def __init__(self, root: Value, lines: Sequence[str], report: Report, draft: Draft, nodes: int) -> None:
+    def __init__(self, root: Value, report: Report, draft: Draft, nodes: int) -> None:
         self._report = report
         self._draft = draft
         self._nodes = nodes
-        self._elements = find(root, lines, report)
+        self._elements = find(root, report)
 
     def run(self) -> None:
         """Fill the draft, or the report with mistakes."""

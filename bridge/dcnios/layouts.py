@@ -54,8 +54,7 @@ class Elements:
 
 
 class _Finder:
-    def __init__(self, root: Value, lines: Sequence[str], report: Report) -> None:
-        self._lines = lines
+    def __init__(self, root: Value, report: Report) -> None:
         self._report = report
         self._found: dict[str, list[Element]] = {}
         self._rooms: set[str] = set()
@@ -63,7 +62,7 @@ class _Finder:
         self._nifi = root.mapping()["nifi"]
 
     def find(self) -> Elements:
-        nifi = Element(self._nifi, ("nifi",), "nifi", self._lines, self._report)
+        nifi = Element(self._nifi, ("nifi",), "nifi", self._report)
         for key in ("endpoint", "user", "password"):
             nifi.leave_out(key, "there is no NiFi any more")
         for key, value in self._nifi.mapping().items():
@@ -113,7 +112,7 @@ class _Finder:
             return
         key, room = loc[-1], loc[1] if len(loc) > 2 else None
         for index, item in enumerate(value.content):
-            element = Element(item, (*loc, index), kind, self._lines, self._report)
+            element = Element(item, (*loc, index), kind, self._report)
             if not isinstance(item.content, dict):
                 element.wrong(None, "expected a mapping of `key: value`")
                 continue
@@ -167,12 +166,12 @@ class _Finder:
                 )
 
 
-def find(root: Value, lines: Sequence[str], report: Report) -> Elements:
+def find(root: Value, report: Report) -> Elements:
     """Return the elements of the file, told about where they stand. Mistakes go into the report."""
     for key, value in root.mapping().items():
         if key != "nifi":
             report.say(What.LEFT_OUT, _origin(value, (key,)), "DCNiOS reads nothing but `nifi`")
-    return _Finder(root, lines, report).find()
+    return _Finder(root, report).find()
 
 
 def _origin(value: Value, loc: Loc) -> Origin:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from bridge.dcnios.elements import Element
@@ -29,7 +29,7 @@ class Pace:
     rate: Fraction | None
     """Events in a second; None: no limit."""
     nodes: int
-    """On how many nodes of NiFi, each with one task, its last processor ran."""
+    """Of NiFi, on which it ran, each with one task."""
     origin: Origin
     """What says so."""
     told: str
@@ -38,7 +38,7 @@ class Pace:
 
 def pace_of(element: Element, processors: Mapping[str, Processor], nodes: int) -> Pace:
     """Read an element's components; NiFi has so many `nodes`."""
-    found = Pace(None, nodes if [*processors.values()][-1].on_all else 1, element.origin(), "")
+    found = Pace(None, nodes, element.origin(), "")
     for component in element.items("components"):
         name = component.required("name")
         processor = processors.get(name)
@@ -50,9 +50,11 @@ def pace_of(element: Element, processors: Mapping[str, Processor], nodes: int) -
             continue
         seconds = component.number("seconds")
         count = _nodes(component, processor, nodes)
-        if processor.batch is None or not seconds:
-            component.say(What.LEFT_OUT, None, f"how often or where `{name}` runs limits nothing here")
-            found = Pace(found.rate, count, found.origin, found.told) if processor.batch else found
+        if processor.batch is None:
+            component.say(What.LEFT_OUT, None, f"how often and where `{name}` ran limits nothing")
+        elif not seconds:
+            component.say(What.LEFT_OUT, None, f"`{name}` ran without a pause: no rate comes of it")
+            found = replace(found, nodes=count)
         else:
             rate = processor.batch * count / seconds
             told = f"{processor.batch} every {float(seconds):g} s"

@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from bridge.core.errors import ConfigurationError, Mistake
-from bridge.settings.document import Place, hide
+from bridge.settings.document import Place
+from bridge.settings.document import hide as hidden
 from bridge.telemetry.logging import REDACTED
 
 
@@ -52,6 +53,10 @@ class Report:
         self._remarks: list[Remark] = []
         self._mistakes: list[tuple[Place, Mistake]] = []
 
+    def hide(self, secret: str) -> None:
+        """Never show `secret`."""
+        self._secrets.add(secret)
+
     def say(self, what: What, origin: Origin, text: str) -> None:
         """Add a remark."""
         self._remarks.append(Remark(origin, what, text))
@@ -75,5 +80,5 @@ class Report:
 
     def _hidden(self, text: str) -> str:
         for secret in sorted(self._secrets, key=len, reverse=True):
-            text = hide(text, secret, REDACTED)
+            text = hidden(text, secret, REDACTED)
         return " ".join(text.split())

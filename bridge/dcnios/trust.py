@@ -48,7 +48,7 @@ def _own_certificate(
     if kind.upper() == "JKS":
         context.say(What.CHANGED, "Keystore_Type", "the bridge takes PKCS#12 alone")
         made = f"keytool -importkeystore -srckeystore {shlex.quote(name)} -destkeystore {shlex.quote(file)}"
-        todo = f"make {file} of it on a node of NiFi: {made} -deststoretype PKCS12"
+        todo = f"make {file} of it on a node of NiFi: {made} -deststoretype PKCS12 (with the same password)"
     else:
         context.leave_out("Keystore_Type", "PKCS#12 is what the bridge takes")
         todo = f"copy {name} from a node of NiFi to {file}"
@@ -70,7 +70,8 @@ def pem(element: Element, entry: Entry, draft: Draft) -> None:
     kind = context.text("Truststore_Type") or "JKS"
     file = draft.bring(name, ".pem")
     context.say(What.CHANGED, "Truststore_Filename", f"`tls.ca_file: {file}`: the bridge takes PEM here")
-    made = f"keytool -list -rfc -storetype {kind} -keystore {shlex.quote(name)} > {shlex.quote(file)}"
+    store = f"-storetype {shlex.quote(kind)} -keystore {shlex.quote(name)}"
+    made = f"keytool -list -rfc {store} > {shlex.quote(file)}"
     context.say(What.TO_DO, "Truststore_Filename", f"make {file} on a node of NiFi, and bring it: {made}")
     context.leave_out("Truststore_Password", "PEM has none; `keytool` asks for it")
     context.leave_out("Truststore_Type", "PEM is what the bridge takes here")

@@ -98,6 +98,8 @@ class Value:
     written: str | None = None
     """The text with its `${NAME}`, when there is one: what came through it may be a secret wherever it
     stands, so this is shown in its place."""
+    spelt: str = ""
+    """A number, or any other single value, as it stands in the file: `010` is ten."""
 
     def plain(self) -> Any:
         """Give the value as plain Python data."""
@@ -230,7 +232,7 @@ class _Builder:
         if isinstance(node, SequenceNode):
             self._check_tag(node, "seq", loc, place)
             return Value([self.build(inner, (*loc, index)) for index, inner in enumerate(node.value)], place)
-        return Value(self._scalar(node, loc, place), place)
+        return Value(self._scalar(node, loc, place), place, spelt=str(node.value))
 
     def _mapping(self, node: MappingNode, loc: Loc, place: Place) -> Value:
         self._check_tag(node, "map", loc, place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_a_broken_file_gives_its_golden_messages(
 def test_there_is_one_of_each_kind_of_mistake() -> None:
     assert {path.stem for path in BROKEN.glob("*.expected")} == set(FILES)
     assert len(FILES) >= 15
+
+
+def test_a_file_may_be_a_pipe(tmp_path: Path) -> None:
+    path, made = tmp_path / "pipe", tmp_path / "made"
+    os.mkfifo(path)
+    text = (BROKEN.parent / "files" / "odd-kafka.yaml").read_bytes()
+    writer = threading.Thread(target=path.write_bytes, args=(text,))
+    writer.start()
+    assert main(["import-dcnios", str(path), "-o", str(made)]) == 0
+    writer.join()
+    assert (made / "bridge.yaml").exists()
 
 
 def test_a_file_that_is_not_there_is_a_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

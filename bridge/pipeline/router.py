@@ -36,8 +36,6 @@ _SLOW = 0.001
 _FEW, _OF = 10, 1_000
 """More slow evaluations than this, of so many events, are more than one in a hundred."""
 
-_NOT_JSON = b"\xff"
-
 _Done = TypeVar("_Done")
 
 _log = structlog.get_logger(__name__)
@@ -71,7 +69,7 @@ class _Opened(NamedTuple):
     event: Event
     view: View
     fault: Undecodable | None = None
-    """Why it can't be decoded; the event is as it came then, and its data shown as what is not JSON."""
+    """Why it can't be decoded; the event is as it came then, and its view without data."""
 
 
 class _Route:
@@ -169,7 +167,8 @@ class _Routes:
         try:
             body = yield from decode(event.data, codings)
         except Undecodable as fault:
-            return _Opened(event, self.view(replace(event, data=_NOT_JSON)), fault)
+            dataless = View(event, self._names - {"data"}, None, self._matches)
+            return _Opened(event, dataless, fault)
         event = replace(event, data=body)
         return _Opened(event, self.view(event))
 

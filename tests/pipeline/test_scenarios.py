@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import pytest
@@ -26,6 +27,7 @@ from tests.pipeline.scenarios import (
     HardLimit,
     Jitter,
     Places,
+    Quota,
     Ran,
     Scenario,
     Server,
@@ -208,8 +210,52 @@ async def test_a_throttle_is_not_called_in_vain_whatever_the_number_of_services(
     assert ran.goodput >= 2.45
 
 
+class NearbyQuota(Quota):
+    """Answers within milliseconds: one attempt at a time is a hundred times what it takes."""
+
+    refusal = QUOTA
+
+    def _answer(self, name: str, now: float) -> tuple[Answer, float]:
+        seconds = 0.003 * self.rng.uniform(0.7, 2.0)
+        if self._in_hand(now) >= self._room(now):
+            return self.refusal, seconds
+        self._take(now + 1.0)
+        return self._make(name, seconds)
+
+    def _room(self, _now: float) -> int:
+        return 2
+
+
+class AsksForPauses(NearbyQuota):
+    """An ingress in its place, which tells when to come back."""
+
+    refusal = replace(TOO_MANY, retry_after=1.0)
+
+
+@pytest.mark.parametrize("server", [NearbyQuota, AsksForPauses])
+async def test_a_quota_of_a_side_that_answers_at_once_is_found_with_few_calls(server: type[Server]) -> None:
+    for seed in SEEDS:
+        ran = await drive(Scenario(server, 200), seed, Auto(CEILING))
+        assert ran.calls_a_job <= 1.3
+        assert ran.goodput >= 1.7
+
+
+class Raised(NearbyQuota):
+    """Has room for ten times as much after five minutes."""
+
+    def _room(self, now: float) -> int:
+        return 2 if now < 300 else 20
+
+
+async def test_a_quota_that_is_raised_is_found_within_a_minute() -> None:
+    for seed in SEEDS:
+        ran = await drive(Scenario(Raised, 1600), seed, Auto(CEILING))
+        assert ran.accepted_between(290, 300) <= 20
+        assert ran.accepted_between(350, 360) >= 120
+
+
 class OneIsFull(Server):
-    """Has room for two jobs of one service, for as long as anybody looks, and any number of the other's."""
+    """Has room for two jobs of one service, for as long as anybody looks, and any number of the others'."""
 
     def _answer(self, name: str, now: float) -> tuple[Answer, float]:
         if int(name) % 2 == 0:
@@ -220,25 +266,32 @@ class OneIsFull(Server):
         return self._make(name, 0.05)
 
 
-@pytest.mark.parametrize("pause", [0.0, 30.0])
-async def test_a_service_whose_quota_is_full_takes_nothing_of_the_cluster_from_another(pause: float) -> None:
-    """The other has events one by one for a while, or at once, and then very many."""
+@pytest.mark.parametrize(("pause", "services"), [(0.0, 1), (30.0, 1), (0.0, 4)])
+async def test_a_service_whose_quota_is_full_takes_nothing_of_the_cluster_from_others(
+    pause: float, services: int
+) -> None:
+    """The others have events one by one for a while, or at once, and then very many."""
     server = OneIsFull(0)
     ring = Ring([Auto(CEILING)])
-    full, other = (Bench(ServerDestination(server), concurrency=AT_ONCE, ring=ring) for _ in range(2))
-    async with full.running(), other.running():
+    full, *others = (
+        Bench(ServerDestination(server), concurrency=AT_ONCE, ring=ring) for _ in range(1 + services)
+    )
+    async with AsyncExitStack() as running:
+        for bench in (full, *others):
+            await running.enter_async_context(bench.running())
         await full.put(Delivery(event(number)) for number in range(1, 1000, 2))
         for number in range(1000, 1100, 2):
             await asyncio.sleep(pause)
             one = [Delivery(event(number))]
             began = now()
-            await other.put(one)
+            await others[number // 2 % services].put(one)
             assert await settled(one, within=10) == [Outcome.ACCEPTED]
             assert now() - began < 2
         many = [Delivery(event(number)) for number in range(2000, 12_000, 2)]
         began = now()
-        arriving = asyncio.create_task(other.put(many))
-        await settled(many)
-        assert now() - began < 10
-        await arriving
+        async with asyncio.TaskGroup() as arriving:
+            for place, other in enumerate(others):
+                arriving.create_task(other.put(many[place::services]))
+            await settled(many)
+            assert now() - began < 10
     assert server.calls < 5100 + (50 * pause + 20) / 2

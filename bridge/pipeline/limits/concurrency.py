@@ -28,8 +28,13 @@ _PROOF = 16
 """Rounds that a step up must hold: a bucket of tokens takes more than its rate until it is empty."""
 _PATIENCE = 32
 """The most rounds between two steps up that failed."""
+_PATIENCE_OF_PACES = 6
+"""The same below one place, where a round takes longer: a quota that was raised is found within a minute."""
 _HEARTBEAT = 1.0
-"""The longest pause, in seconds: where a single service takes nothing, its gate makes longer ones."""
+"""The longest pause, in seconds: where a single service takes nothing, its gate makes longer ones. A pace
+must hold for as long before it is doubled, since what was full is not full again at once."""
+_GUESS = 0.05
+"""Seconds that an acceptance is thought to cost where none was seen."""
 
 
 def places(concurrency: Concurrency) -> Fixed | Auto:
@@ -105,9 +110,10 @@ class Auto:
     - Steps up come only after rounds in which the level was reached (as in Vector's ARC). They are twofold
       first (slow start, RFC 5681, 3.1), then a quarter, and seldom where they have failed.
     - When two different events are told "not now" (`Verdict.CAPACITY`) without an acceptance between them,
-      the level is halved, once for all that were under way together. One event alone lowers nothing.
+      the level is quartered, once for all that were under way together. One event alone lowers nothing.
     - Below one place the level is a pace: 0.1 is one attempt in ten times the least cost. Rates and quotas
-      that refuse even one attempt at a time end there (as in the slow and heartbeat modes of Hermes).
+      that refuse even one attempt at a time begin there with one a second, which doubles each second (as in
+      the slow and heartbeat modes of Hermes). A pace is halved, also when acceptances were between.
     - Nothing is learned from other answers, nor from none: an outage leaves the level as it is. Nor from the
       refusals of a service whose gate is shut already: its quota is full, which is no matter of the others.
     """
@@ -207,8 +213,8 @@ class Auto:
         if self._level > self._proven:
             if self._too_many((1.0 - self._proven / self._level) / 2):
                 self._step_failed()
-        elif len(self._refused) == 2 and self._too_many(_NOISE):
-            self._set(self._lower(0.5))
+        elif (self._level < 1.0 or len(self._refused) == 2) and self._too_many(_NOISE):
+            self._set(self._lower(0.25 if self._level > 1.0 else 0.5 if self._level < 1.0 else 0.0))
             self._proven = self._level
 
     def _too_many(self, share: float) -> bool:
@@ -219,9 +225,11 @@ class Auto:
         return len(measured.events) == 2 and measured.refused > by_chance + allowed
 
     def _round_over(self) -> None:
-        if self._proven <= self._level < min(1.0, self._doubles_to) and self._measured.accepted:
-            self._proven = self._level  # back to what was good: each acceptance doubles the pace
-            self._step_up()
+        if self._proven <= self._level < min(1.0, self._doubles_to):
+            all_of_a_heartbeat = self._level / self._least * _HEARTBEAT
+            if self._measured.accepted >= all_of_a_heartbeat:
+                self._proven = self._level
+                self._step_up()
         elif not self._filled:
             self._filled = True
             self._measured = _Measured()
@@ -240,9 +248,7 @@ class Auto:
             elif self._rounds:
                 self._rounds -= 1
             else:
-                if (
-                    not self._fails and level > 1.0
-                ):  # two steps up in a row: there is more room than there was
+                if not self._fails and level > 1.0:  # the second in a row: there is more room than there was
                     self._doubles_to = self._ceiling
                 self._fails = 0
                 self._proven = level
@@ -290,7 +296,7 @@ class Auto:
         level = self._level
         self._rounds = 0
         if level < self._doubles_to:
-            higher = 1.0 if level < 1.0 <= self._doubles_to else min(level * 2, self._doubles_to)
+            higher = min(level * 2, self._doubles_to, 1.0 if level < 1.0 else self._ceiling)
         elif level < 1.0:
             higher = min(level * (_MORE if self._fails else 2.0), 1.0)
             self._rounds = 1
@@ -303,16 +309,15 @@ class Auto:
 
     def _step_failed(self) -> None:
         self._doubles_to = self._proven
-        self._fails = self._rounds = min(2 * self._fails + 1, _PATIENCE)
+        patience = _PATIENCE if self._proven >= 1.0 else _PATIENCE_OF_PACES
+        self._fails = self._rounds = min(2 * self._fails + 1, patience)
         self._set(self._proven)
 
     def _lower(self, part: float, *, least: float = 1.0) -> float:
         if self._level > 1.0:
             return max(least, float(int(self._level * part)))
-        if self._level == 1.0:
-            self._least = self._least or 0.5
-            return part / 2
-        return max(self._level * part, min(self._level, self._least / _HEARTBEAT))
+        self._least = self._least or _GUESS
+        return max(self._level * part, min(self._level, 0.5, self._least / _HEARTBEAT))
 
     def _set(self, level: float) -> None:
         self._level = level

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from time import monotonic
 from typing import Any
 
@@ -21,9 +22,10 @@ import structlog
 
 from bridge.core.event import Event
 from bridge.core.jobs import JobOutcome, JobSeen
-from bridge.credentials import NoCredentialError
+from bridge.credentials import NoCredentialError, refused
 from bridge.destinations.oscar.client import OscarService
 from bridge.destinations.oscar.cluster import OscarCluster
+from bridge.telemetry.logging import excerpt
 
 _GATHER_SECONDS = 5.0
 """From the first job that is to be judged to the listing: those that end meanwhile are judged with it."""
@@ -42,8 +44,8 @@ _SKEW = 2.0
 _A_FILE = re.compile(r"[/.:]")
 """In the subject of an event that names the file fetched for the job: a path, a name with an ending or a DID.
 A key of Kafka's such as `sensor-7` names none."""
-_OF_A_JOB = re.compile(r"(?<![a-z0-9])[a-z0-9-]*-[0-9a-f]{38}(?![a-z0-9])")
-"""The name of a job in a key (`invocation_name`)."""
+_OF_A_JOB = re.compile(r"-[0-9a-f]{38}(?![0-9a-z])")
+"""The end of a job's name in a key (`invocation_name`)."""
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +73,8 @@ def places_of(definition: Mapping[str, Any]) -> tuple[list[Place], list[str]]:
     by_user = str(definition.get("isolation_level")).upper() == "USER"
     outputs = definition.get("output")
     for output in outputs if isinstance(outputs, list) else ():
+        if not isinstance(output, dict):
+            continue
         provider = str(output.get("storage_provider")).strip()
         kind, _, identifier = provider.partition(".")
         if kind.lower() != "minio" or identifier not in ("", "default"):
@@ -148,10 +152,9 @@ class Outputs:
             return "", [JobOutcome.UNJUDGED] * len(jobs)
         where = ", ".join(map(str, places))
         since = min((seen.started for seen, _ in jobs if seen.started is not None), default=0.0) - _SKEW
-        found: list[tuple[str, float]] = []
-        whole = True
+        written, whole = _Written(), True
         for place in places:
-            whole = await self._list(place, since, found) and whole
+            whole = await self._list(place, since, written) and whole
         if not whole:
             _log.warning(
                 "there are too many outputs to look at all of them: have old ones deleted, as by a rule for "
@@ -160,7 +163,7 @@ class Outputs:
                 outputs=where,
                 looked_at=_MOST_PAGES,
             )
-        written, outcomes = _Written(found), []
+        outcomes = []
         for seen, event in jobs:
             await asyncio.sleep(0)  # the search takes a millisecond where there are very many
             outcomes.append(_outcome(written, seen, event, whole=whole))
@@ -181,8 +184,8 @@ class Outputs:
                 )
         return self._places
 
-    async def _list(self, place: Place, since: float, found: list[tuple[str, float]]) -> bool:
-        """Add to `found` the objects of `place` written since then, and when; tell whether that is all.
+    async def _list(self, place: Place, since: float, written: _Written) -> bool:
+        """Add to `written` the objects of `place` written since then; tell whether that is all.
 
         Raise NoCredentialError.
         """
@@ -201,7 +204,7 @@ class Outputs:
                 if key.startswith(place.folder) and not key.endswith("/"):
                     when = _written_at(each.get("last_modified"))
                     if when >= since:
-                        found.append((key[len(place.folder) :], when))
+                        written.add(key[len(place.folder) :], when)
             token = str(page.get("next_page") or "")
             if not token or (key > place.folder and not key.startswith(place.folder)):
                 return True
@@ -219,17 +222,26 @@ def _outcome(written: _Written, seen: JobSeen, event: Event, *, whole: bool) -> 
 class _Written:
     """Objects with the times at which they were written last."""
 
-    def __init__(self, found: Sequence[tuple[str, float]]) -> None:
-        self._text = "\n".join(["", *(key.replace("\n", " ") for key, _ in found), ""])
-        """Their keys below the output path, in one text since that is searched much faster."""
+    def __init__(self) -> None:
+        self._keys = [""]
         self._ends: list[int] = []
-        """Where in it each key ends."""
-        end = 0
-        for key, _ in found:
-            end += len(key) + 1
-            self._ends.append(end)
-        self._times = [when for _, when in found]
-        self._of_no_job = sorted(when for key, when in found if _OF_A_JOB.search(key) is None)
+        """Where in the text of all keys each ends."""
+        self._times: list[float] = []
+        self._of_no_job: list[float] = []
+        """Times of those whose keys have no job's name, in order."""
+
+    def add(self, key: str, when: float) -> None:
+        """Add an object; `key` is what its own has below the output path."""
+        self._keys.append(key.replace("\n", " "))
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(key) + 1)
+        self._times.append(when)
+        if _OF_A_JOB.search(key) is None:
+            insort(self._of_no_job, when)
+
+    @cached_property
+    def _text(self) -> str:
+        """All keys in one text, since that is searched much faster. No more may be added then."""
+        return "\n".join([*self._keys, ""])
 
     def has_output_of(self, seen: JobSeen, event: Event) -> bool:
         """Tell whether one of them is an output of a job that began (`seen.started`), made of `event`.
@@ -275,8 +287,11 @@ def _token_behind(key: str) -> str:
 
 
 def _written_at(value: object) -> float:
-    """Read a time as Go writes it (`time.Time.String`) as seconds since 1970; 0 where it is none."""
+    """Read a time as Go writes it (`time.Time.String`) as seconds since 1970.
+
+    Raise NoCredentialError where it is none.
+    """
     try:
         return datetime.fromisoformat(str(value).replace(" +0000 UTC", "+00:00")).timestamp()
     except ValueError:
-        return 0.0
+        raise refused(f"when an object was written is not understood: {excerpt(str(value))}") from None

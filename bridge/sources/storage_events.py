@@ -109,6 +109,11 @@ def open_message(message: Event, how: Open) -> list[Part] | None:
     return None if text is None else _open(text, message, how == "auto", _DEEPEST)
 
 
+def may_be_one(data: bytes) -> bool:
+    """Return, without parsing it, whether a message looks like a notification of a store's."""
+    return b'"Records"' in data and b':s3"' in data
+
+
 def _open(text: str, message: Event, widely: bool, depth: int) -> list[Part] | None:
     found = _load(text) if depth else None
     if found is None:
@@ -176,12 +181,15 @@ def _from_lambda(pairs: Sequence[tuple[Any, str]], message: Event, depth: int) -
     parts: list[Part] = []
     is_one = False
     for at, (record, text) in enumerate(pairs):
-        one = replace(message, id=f"{message.id}#{at}")
         body = _of_lambda(record, text)
-        opened = None if body is None else _open(body, one, widely=True, depth=depth)
-        is_one = is_one or opened is not None
         inner = body if body is not None else f'{{"Records":[{text}]}}'
-        parts += opened or [replace(one, data=inner.encode("utf-8", "surrogatepass"))]
+        whole = replace(message, id=f"{message.id}#{at}", data=inner.encode("utf-8", "surrogatepass"))
+        try:
+            opened = None if body is None else _open(body, whole, widely=True, depth=depth)
+        except Unreadable as error:
+            opened = [Poisoned(whole, str(error))]
+        is_one = is_one or opened is not None
+        parts += opened or [whole]
     return parts if is_one else None
 
 
@@ -206,7 +214,7 @@ def _part(record: Any, text: str, message: Event, at: int, widely: bool) -> Part
         message, id=f"{message.id}#{at}", data=f'{{"Records":[{text}]}}'.encode("utf-8", "surrogatepass")
     )
     if store is not None:
-        return Poisoned(plain, f"record {at + 1} is of {store} and names no object (bucket and key)")
+        return Poisoned(plain, f"record {at + 1} is of {store[:40]!r} and names no object (bucket and key)")
     if not isinstance(record, dict) or not isinstance(record.get("eventSource"), str):
         return Poisoned(plain, f"record {at + 1} stands beside a store's and is none (no eventSource)")
     return plain

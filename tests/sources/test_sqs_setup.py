@@ -403,7 +403,8 @@ def test_for_minio_the_commands_are_printed(tmp_path: Path, capsys: pytest.Captu
     assert minio(tmp_path, "--source", "files", "--minio", "myminio", "--prefix", "in $x/") == 0
     told = capsys.readouterr().out
     assert "swordfish" not in told
-    config, restart, add, _ = (shlex.split(line) for line in told.splitlines())
+    hint, config, restart, add, _ = (shlex.split(line) for line in told.splitlines())
+    assert hint[0] == "#", "the source opens nothing yet"
     assert config == [
         *("mc", "admin", "config", "set", "myminio", "notify_kafka:oscar_files"),
         *("brokers=k1:9093,k2:9093", "topic=uploads", "tls=on", "sasl=on", "sasl_mechanism=sha512"),

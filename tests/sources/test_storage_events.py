@@ -104,7 +104,7 @@ def test_a_malformed_record_is_poisoned_alone_and_keeps_what_was_received() -> N
     poisoned = [part for part in opened if isinstance(part, Poisoned)]
     assert [part.event.id for part in poisoned] == [f"m-1#{at}" for at in range(len(broken))]
     assert [json.loads(part.event.data) for part in poisoned] == [{"Records": [each]} for each in broken]
-    assert "record 1 is of aws:s3 and names no object" in poisoned[0].reason
+    assert "record 1 is of 'aws:s3' and names no object" in poisoned[0].reason
     assert "record 3 stands beside a store's" in poisoned[2].reason
     (good,) = opened[len(broken) :]
     assert isinstance(good, Event)
@@ -527,6 +527,15 @@ def test_messages_for_lambda_that_hold_no_storage_event_stay_whole_and_one_besid
     plain, good = events(for_lambda_of_sqs("hello", from_minio()))
     assert (plain.id, plain.data) == ("m-1#0", b"hello")
     assert good.subject == "in/leaf.jpg"
+
+
+def test_an_envelope_with_nothing_in_it_is_poisoned_alone_among_the_records_for_lambda() -> None:
+    body = for_lambda_of_sns(from_minio("one"), {}, from_minio("two"))
+    del body["Records"][1]["Sns"]["Message"]
+    one, poisoned, two = parts(body)
+    assert isinstance(poisoned, Poisoned)
+    assert "without a Message" in poisoned.reason
+    assert [part.subject for part in (one, two) if isinstance(part, Event)] == ["one", "two"]
 
 
 def test_what_minio_tells_twice_is_one_event() -> None:

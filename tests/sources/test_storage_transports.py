@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.core.ports import Source
 from bridge.sources.amqp.config import AmqpConfig
@@ -15,7 +18,7 @@ from tests.servers.moto import Moto
 from tests.servers.rabbitmq import Foreign, RabbitMQ
 from tests.servers.tansu import Tansu
 from tests.sources import receiving
-from tests.sources.reading import opened, settle, source, until
+from tests.sources.reading import Hands, opened, settle, source, until
 from tests.sources.rucio import on_rabbit
 from tests.sources.storage import corpus, seen_by_supervisor
 
@@ -100,3 +103,49 @@ async def test_an_opened_record_is_committed_once_the_last_of_its_events_is_sett
             return sum((await tansu.committed(unique, unique)).values()) == 2
 
         await until(committed)
+
+
+async def test_a_rebalance_amid_the_events_of_one_record_loses_none_and_is_no_loss_of_the_source(
+    tansu: Tansu, unique: str
+) -> None:
+    several = next(case for case in CASES if case.name == "bare/several")
+    await tansu.create_topic(unique)
+    await tansu.produce(unique, [json.dumps(several.body).encode()])
+    everything: list[Hands] = []
+
+    async def consume(hands: Hands) -> None:
+        while True:
+            settle(await hands.next())
+
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            one = source(tansu, unique, open="auto", max_poll_interval=20)
+            joining = asyncio.create_task(stack.enter_async_context(opened(one, limit=2)))
+            if everything:
+                first = everything[0]
+                await until(lambda first=first: not first.source._reader.is_assigned)  # type: ignore[attr-defined,misc]
+                settle(first.seen)  # two of three; the third was never handed over
+            everything.append(await joining)
+            if len(everything) == 1:
+                await everything[0].take(2)
+        consuming = [asyncio.create_task(consume(hands)) for hands in everything]
+        await until(lambda: sum(len(hands.seen) for hands in everything) == 5)
+        for task in consuming:
+            assert not task.done(), "no source was lost"
+            task.cancel()
+    ids = [delivery.event.id for hands in everything for delivery in hands.seen]
+    assert Counter(ids).most_common() == [(ids[0], 2), (ids[1], 2), (set(ids).difference(ids[:2]).pop(), 1)]
+    assert sum((await tansu.committed(unique, unique)).values()) == 1
+
+
+async def test_a_storage_event_that_is_not_opened_is_told_once_unless_that_was_decided(
+    tansu: Tansu, unique: str
+) -> None:
+    await tansu.create_topic(unique)
+    await tansu.produce(unique, [json.dumps(case.body).encode() for case in CASES[:5]])
+    for keys, times in (({}, 1), ({"open": "none"}, 0)):
+        with capture_logs() as lines:
+            async with opened(source(tansu, unique, **keys)) as hands:
+                await hands.take(5)
+        told = [line for line in lines if "a storage event is taken as it is" in line["event"]]
+        assert len(told) == times

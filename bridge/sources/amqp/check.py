@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from bridge.core.ports import Finding, Patience
+from bridge.core.ports import Finding, Findings, Patience
 from bridge.sources.amqp.config import AmqpConfig
 from bridge.sources.broker import check as broker
 
@@ -20,4 +20,11 @@ async def check(config: AmqpConfig, key: str, patience: Patience) -> Sequence[Fi
         key=key,
         patience=patience,
     )
-    return await broker.check(config, key, patience, look)
+    found = list(await broker.check(config, key, patience, look))
+    findings = Findings(f"source {key}")
+    findings.note(
+        "messages without `message_id` that are alike in all are one event: AMQP does not tell one that "
+        "comes again from another",
+        "have publishers set `message_id`",
+    )
+    return [*found, *findings.found]

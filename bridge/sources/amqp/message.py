@@ -30,9 +30,9 @@ _TELLING = (
 def to_event(message: Message, source: str) -> Event:
     """Make the Event of one message.
 
-    AMQP has no name for a message that outlives a redelivery, so the id is a digest: of `message_id` and the
-    body where the publisher gives one, else of all that the publisher said. Two messages that are alike in
-    all of it are one event.
+    AMQP has no name for a message that outlives a redelivery, so the id is a digest of all that the publisher
+    said, `message_id` in it. Two messages that are alike in all of it are one event. (Not of `message_id`
+    alone: where a publisher means a device by it, all but the first would be lost.)
 
     The type is the header `cloudEvents:type` (CloudEvents' binding for AMQP) or the property `type`, the
     subject the header `cloudEvents:subject` or the routing key, the time the property `timestamp`, which
@@ -60,12 +60,8 @@ def to_event(message: Message, source: str) -> Event:
 
 
 def _identity(message: Message, told: dict[str, str]) -> str:
-    if "message_id" in told:
-        said: list[object] = [told["message_id"]]
-    else:
-        of_all = {name: value for name, value in message.attributes.items() if name not in _COUNTED}
-        said = [sorted(told.items()), sorted(of_all.items())]
-    digest = blake2b(json.dumps(said).encode(), digest_size=20)
+    named = {name: value for name, value in message.attributes.items() if name not in _COUNTED}
+    digest = blake2b(json.dumps([sorted(told.items()), sorted(named.items())]).encode(), digest_size=20)
     digest.update(message.body)
     return digest.hexdigest()
 

@@ -47,6 +47,8 @@ def commands(
         yield f"mc admin config reset {quote(alias)} notify_kafka:{target}"
         yield f"mc admin service restart {quote(alias)}"
         return
+    if config.open != "auto":
+        yield f"# with `open: auto` at sources.{key} each record is one event, and one told twice is one job"
     settings = dict(_settings(config, key))
     written = " ".join(quote(f"{name}={value}") for name, value in settings.items())
     secret = ' "sasl_password=$KAFKA_PASSWORD"' if "sasl" in settings else ""

@@ -31,6 +31,7 @@ from bridge.sources.kafka.records import to_delivery
 from bridge.sources.kafka.unreadable import Unreadable
 from bridge.sources.kafka.watch import CALL_SECONDS, Watch, answer
 from bridge.sources.opening import opened
+from bridge.sources.storage_events import may_be_one
 from bridge.telemetry.metrics import SourceMetrics
 
 GAP = 10_000
@@ -99,6 +100,8 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._joined = asyncio.Event()
         """The group has given partitions once, or none."""
         self._most_slots = 0
+        self._looks = "open" not in config.model_fields_set
+        """Nobody has decided yet whether storage events are opened, nor been asked to."""
         self._batch = BATCH if config.open == "none" else OPENED_BATCH
         # Waiting for a full bridge must not look like a member that reads nothing.
         self._keep_alive = min(POLL_SECONDS, config.max_poll_interval / 4)
@@ -220,6 +223,14 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             for record in records:
                 delivery = to_delivery(record, self._identity, self._settled)
                 ledger.add(record.offset, delivery)
+                if self._looks and may_be_one(delivery.event.data):
+                    self._looks = False
+                    self._log.warning(
+                        "kafka: a storage event is taken as it is, and of several records in one the service "
+                        "sees the first; write `open: auto` for one event a record, or `open: none`",
+                        partition=_name(place),
+                        offset=record.offset,
+                    )
                 self._unsettled += 1
                 self._ready += opened(delivery, self._config.open, self._metrics, self._log)
             if len(ledger) >= GAP:

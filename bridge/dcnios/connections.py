@@ -82,7 +82,7 @@ def _names(elements: Sequence[Element]) -> list[str]:
 
 
 def _leave_generic(element: Element) -> None:
-    file, variables = element.content("file"), element.value.mapping("variables")
+    file, variables = element.text("file"), element.value.mapping("variables")
     told = f"its variables: {', '.join(f'`{name}`' for name in variables)}" if variables else "no variables"
     element.say(
         What.LEFT_OUT,

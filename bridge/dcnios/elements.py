@@ -10,6 +10,7 @@ from bridge.dcnios.remarks import Origin, Report, What
 from bridge.settings.document import Loc, Value, dotted
 
 _MOST = 10**9
+_NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,6})?|\.[0-9]{1,6}")
 
 
 class Element:
@@ -96,10 +97,12 @@ class Element:
 
     def number(self, key: str) -> Fraction | None:
         """Return the number at `key`, which may be one in quotes; None when there is none."""
-        text = self.text(key)
-        if text is None:
+        value = self.value.child(key)
+        self._read.add(key)
+        if value is None or value.content is None:
             return None
-        if re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,6})?", text.strip()) and Fraction(text) <= _MOST:
+        text = value.spelt.strip()
+        if _NUMBER.fullmatch(text) and Fraction(text) <= _MOST:
             return Fraction(text)
         self.wrong(key, f"expected a number without a unit, of at most {_MOST:,}")
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -154,7 +155,7 @@ def holders(content: Any) -> Iterator[Any]:
 @st.composite
 def spoilt(draw: st.DrawFn) -> Any:
     """The same with up to three values that are something else, and some that are missing or too many."""
-    content = draw(files())
+    content = deepcopy(draw(files()))
     for _ in range(draw(st.integers(1, 3))):
         inner = [each for each in holders(content) if each and each is not content]
         holder = draw(st.sampled_from(inner or [content]))

@@ -56,7 +56,7 @@ def _setup(options: argparse.Namespace) -> int:
     if options.minio is not None:
         if config.type != "kafka":
             raise wrong(
-                "--source", f"MinIO sends to a source of type kafka, and `{key}` is of type {config.type}"
+                "--source", f"commands of `mc` are known for type kafka, and `{key}` is of type {config.type}"
             )
         from bridge.sources.kafka.minio import commands
 

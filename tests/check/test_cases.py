@@ -50,10 +50,16 @@ def run(bridge: Path, *cases: dict[str, Any]) -> int:
     return main(["test", str(file), "-c", str(bridge)])
 
 
-def test_the_example_passes(capsys: pytest.CaptureFixture[str]) -> None:
-    example, config = ROOT / "examples" / "tests" / "kafka.yaml", ROOT / "config" / "kafka.yaml"
-    assert main(["test", str(example), "-c", str(config)]) == 0
-    assert "7 tests, 0 failed" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("example", "config", "count"),
+    [
+        ("examples/tests/kafka.yaml", "config/kafka.yaml", 7),
+        ("examples/minio/events.yaml", "examples/minio/bridge.yaml", 3),
+    ],
+)
+def test_an_example_passes(example: str, config: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", str(ROOT / example), "-c", str(ROOT / config)]) == 0
+    assert f"{count} tests, 0 failed" in capsys.readouterr().out
 
 
 def test_the_documentation_has_every_key() -> None:

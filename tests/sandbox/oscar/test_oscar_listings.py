@@ -73,6 +73,38 @@ async def test_a_token_of_the_latest_version_shows_what_is_and_never_expires(
     assert list((await page(http, latest))["jobs"]) == ["c"]
 
 
+async def test_a_page_begins_at_the_name_of_its_token_and_so_do_its_pods(
+    oscar: SandboxOscar, http: aiohttp.ClientSession
+) -> None:
+    """`getPod` lists pods with the page's token: one whose name was cut may be before its own job's."""
+    plants = oscar.services.named("plants")[0]
+    long = "b" + "z" * 61
+    await invoke(http, plants, "a", long, "c")
+    at_its_name = continue_token(v="meta.k8s.io/v1", rv=-1, start=long)
+    assert {name: job["status"] for name, job in (await page(http, at_its_name))["jobs"].items()} == {
+        long: "Suspended",
+        "c": "Running",
+    }
+    before = continue_token(v="meta.k8s.io/v1", rv=-1, start=long[:57])
+    assert (await page(http, before))["jobs"][long]["status"] == "Running"
+
+
+async def test_each_pod_of_a_page_is_as_it_is_when_the_throttle_lets_its_list_through(
+    oscar: SandboxOscar, http: aiohttp.ClientSession, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plants = oscar.services.named("plants")[0]
+    await invoke(http, plants, *(f"job-{number:02}" for number in range(40)))
+    oscar.settings.api_calls_per_second = 0.001  # nothing comes free while the test runs
+
+    async def sleep(_seconds: float) -> None:
+        clock.pass_(1)
+
+    monkeypatch.setattr(kubernetes, "sleep", sleep)
+    seen = [job["status"] for job in (await page(http))["jobs"].values()]
+    # Eight of the burst are left behind the two that find the service; then each costs a second.
+    assert seen == ["Running"] * 27 + ["Succeeded"] * 13
+
+
 @pytest.mark.parametrize(
     "token",
     [

@@ -38,6 +38,8 @@ class Change:
     """Identities of the sources of spools that have occurrences when the store is opened."""
     marks: Counter[int] = field(default_factory=Counter)
     """Versions marked more (or fewer), by spool."""
+    windows: Counter[str] = field(default_factory=Counter)
+    """Windows more (or fewer), by service."""
     finished: list[Done] = field(default_factory=list)
     """What is certainly not spooled any more."""
 
@@ -111,6 +113,20 @@ def write(
             if _is_parked(old) and not _is_parked(new):
                 change.unparked.append(new[0])
     return change, plan.refused
+
+
+def keep(connection: sqlite3.Connection, row: Row, change: Change) -> None:
+    """Keep one event, whatever room there is; note it in `change`."""
+    found = connection.execute(schema.FIND, row[:3]).fetchone()
+    service, reason, cause = _label(row)
+    if found is not None:
+        if found[1:] == (DEAD, JOB_FAILED) and reason == PARKED:
+            return
+        change.tally[service, found[1], found[2]] -= 1
+        if _is_parked(found) and reason != PARKED:
+            change.unparked.append(found[0])
+    connection.execute(schema.KEEP, row)
+    change.tally[service, reason, cause] += 1
 
 
 def _all_new(connection: sqlite3.Connection, keeps: Sequence[Keep], room: int) -> bool:

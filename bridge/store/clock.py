@@ -41,4 +41,8 @@ class Clock:
         Of a time noted before the machine's clock was set ahead, this one's own course tells the age; of one
         noted after that was set back, the machine's.
         """
-        return min(time.time(), self._at_zero + monotonic())
+        return min(time.time(), self.steady())
+
+    def steady(self) -> float:
+        """Return seconds since 1970 UTC that go on as they do, also when the machine's clock is set back."""
+        return self._at_zero + monotonic()

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.core.errors import StoreError
+from bridge.core.windows import SALVAGED
 from bridge.store import pages, schema
-from bridge.store.schema import DEAD, PARKED, SPOOLED, VERSION, BrokenRowError, Row
+from bridge.store.schema import DEAD, PARKED, SPOOLED, VERSION, WINDOW, BrokenRowError, Row
 from bridge.store.spooled import number_of
 
 _UNKNOWN_TAIL = 1_000_000
@@ -29,6 +30,8 @@ _JOBS_SINCE = 5
 """The version of a file that has jobs."""
 _REMOVED_JOBS_SINCE = 6
 """The version of a file that has jobs that were removed."""
+_WINDOWS_SINCE = 7
+"""The version of a file that has windows, and remembers what they were sent as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
                 _copy_jobs(old, copy)
             if version >= _REMOVED_JOBS_SINCE:
                 _copy_removed_jobs(old, copy)
+            if version >= _WINDOWS_SINCE:
+                _copy_windows(old, copy)
             spools_broken = version >= _SPOOLS_SINCE and _copy_spools(old, copy)
             marks_broken = version >= _SPOOLS_SINCE and _copy_marks(old, copy)
     except sqlite3.DatabaseError as error:
@@ -83,6 +88,7 @@ def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
             # Of a row that was deleted alone its page may show a trace: an index that is whole knows.
             elif not complete or copy.execute("SELECT 1 FROM named WHERE number = ?", row[:1]).fetchone():
                 _put(copy, row)
+    _mend_windows(copy)
     marks_lost, positions_lost = _mend_spools(copy, spools_broken=spools_broken, marks_broken=marks_broken)
     return _result(copy, gap, last, complete=complete, marks_lost=marks_lost, positions_lost=positions_lost)
 
@@ -104,7 +110,9 @@ def _copy_from_both_ends(old: sqlite3.Connection, copy: sqlite3.Connection) -> t
     Gives the numbers between, the second None where no row ends them; None when all could be read.
     """
     there = {row[1] for row in _UntilBroken(old, "PRAGMA table_info(kept)")}
-    columns = ", ".join(name if name in there else f"0 AS {name}" for name in pages.COLUMNS)
+    # Of a file from before there were generations, or windows.
+    missing = {"generation": "0 AS generation", "in_window": "NULL AS in_window"}
+    columns = ", ".join(name if name in there else missing.get(name, name) for name in pages.COLUMNS)
     ends: list[int | None] = []
     for direction in ("ASC", "DESC"):
         end = None
@@ -123,7 +131,7 @@ def _put(copy: sqlite3.Connection, row: Row) -> None:
     # What was read, but is not what was written, counts as not read.
     with suppress(BrokenRowError, TypeError, sqlite3.IntegrityError):
         schema.to_event(tuple(row[place] for place in _EVENT))
-        if row[_PLACE["reason"]] not in (PARKED, DEAD, SPOOLED) or "\0" in row[_PLACE["service"]]:
+        if row[_PLACE["reason"]] not in (PARKED, DEAD, SPOOLED, WINDOW) or "\0" in row[_PLACE["service"]]:
             raise BrokenRowError("no lane's event")
         copy.execute(_INSERT, _bound(row))
 
@@ -171,6 +179,32 @@ def _copy_removed_jobs(old: sqlite3.Connection, copy: sqlite3.Connection) -> Non
         for row in _UntilBroken(old, rows):
             with suppress(sqlite3.IntegrityError):
                 copy.execute("INSERT OR IGNORE INTO removed_jobs VALUES (?, ?, ?)", row)
+
+
+def _copy_windows(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+    """Copy windows, and what was sent of others, as far as it can be read."""
+    for table, order in (("windows", "number"), ("merges", "number"), ("merged", "id")):
+        columns = [row[2] for row in copy.execute(f"PRAGMA table_info({table})")]
+        places = ", ".join("CAST(? AS TEXT)" if kind == "TEXT" else "?" for kind in columns)
+        for direction in ("ASC", "DESC"):
+            for row in _UntilBroken(old, f"SELECT * FROM {table} ORDER BY {order} {direction}"):  # noqa: S608 - our tables
+                with suppress(sqlite3.IntegrityError):
+                    copy.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", _bound(row))  # noqa: S608 - likewise
+
+
+def _mend_windows(copy: sqlite3.Connection) -> None:
+    """Make the windows' counts fit their members, and windows to be sent of members that have none."""
+    copy.execute(
+        "INSERT INTO windows SELECT in_window, source, service, '', '', '{}', 0, 0, 0, 0, NULL, 0, 0, ?, 1 "
+        "FROM kept WHERE reason = 'window' AND in_window NOT IN (SELECT number FROM windows) "
+        "GROUP BY in_window",
+        (SALVAGED,),
+    )
+    copy.execute(
+        "UPDATE windows SET members = (SELECT count(*) FROM kept "
+        "WHERE reason = 'window' AND in_window = windows.number AND cause = '')"
+    )
+    copy.execute("UPDATE remembered SET bytes = (SELECT coalesce(sum(size), 0) FROM merges)")
 
 
 def _copy_spools(old: sqlite3.Connection, copy: sqlite3.Connection) -> bool:

@@ -21,7 +21,7 @@ SIDES = ("", "-wal", "-shm")
 
 LARGEST = 2**63 - 1
 """Of SQLite's integers."""
-DEAD, PARKED, SPOOLED = "dead", "parked", "spooled"
+DEAD, PARKED, SPOOLED, WINDOW = "dead", "parked", "spooled", "window"
 """Why an event is kept: one event is kept for one service for one reason at a time."""
 ROUTES = frozenset({"route", "not_json", "undecodable"})
 """The causes of a dead letter of a route that can't be evaluated for it: where that chooses the service, or
@@ -123,6 +123,53 @@ MIGRATIONS = (
         identity BLOB NOT NULL UNIQUE,
         removed_at REAL NOT NULL
     ) STRICT;
+    """,
+    # Events that wait to be sent as one (`windows.py`). `merged` has the ids of those that were, and `merges`
+    # what they went in; `bytes` is about what the two take.
+    """
+    ALTER TABLE kept ADD COLUMN in_window INTEGER;
+    CREATE INDEX members ON kept (in_window, number) WHERE reason = 'window';
+    CREATE TABLE windows (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        source TEXT NOT NULL,
+        service TEXT NOT NULL,
+        route TEXT NOT NULL,
+        key TEXT NOT NULL,
+        manner TEXT NOT NULL,
+        opened REAL NOT NULL,
+        last REAL NOT NULL,
+        members INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        marked REAL,
+        late INTEGER NOT NULL,
+        due REAL NOT NULL,
+        reason TEXT NOT NULL,
+        closed INTEGER NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX open_windows ON windows (source, service, route, key) WHERE closed = 0;
+    CREATE INDEX windows_by_due ON windows (due);
+    CREATE TABLE merges (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        source TEXT NOT NULL,
+        service TEXT NOT NULL,
+        route TEXT NOT NULL,
+        key TEXT NOT NULL,
+        id TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        members INTEGER NOT NULL,
+        until REAL NOT NULL,
+        size INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX merges_by_key ON merges (source, service, route, key);
+    CREATE INDEX merges_by_age ON merges (until);
+    CREATE TABLE merged (
+        id TEXT NOT NULL,
+        merge INTEGER NOT NULL,
+        PRIMARY KEY (id, merge)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX merged_by_merge ON merged (merge);
+    CREATE TABLE remembered (bytes INTEGER NOT NULL) STRICT;
+    INSERT INTO remembered VALUES (0);
     """,
 )
 """What takes a file from the version of its place in this list to the next; `user_version` counts them."""

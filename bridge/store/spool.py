@@ -31,6 +31,9 @@ class Access(Protocol):
     def now(self) -> float:
         """Return the time by which what is kept has an age."""
 
+    def steady(self) -> float:
+        """Return a time that goes on steadily, however the machine's clock is set."""
+
     def finish(self, done: Done) -> bool:
         """Have it done soon, with others; False when it is too late for that."""
 

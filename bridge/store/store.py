@@ -26,6 +26,7 @@ from bridge.store.schema import DEAD, FILE, PARKED, SPOOLED, Row
 from bridge.store.spool import SourceSpool
 from bridge.store.spooled import Done
 from bridge.store.waiting import Known, Stranded
+from bridge.store.windows import Windows, most_remembered
 from bridge.store.writer import Answer, Work, Writer
 from bridge.telemetry.metrics import Metrics
 
@@ -76,6 +77,10 @@ class Store:
         """Occurrences, by spool; and marks."""
         self._marks: Counter[int] = Counter()
         self._spool_sources: dict[int, str] = {}
+        self.windows = Windows(self, most_remembered(config.max_bytes))
+        """Events that wait to be sent as one."""
+        self._windows: Counter[str] = Counter()
+        """How many there are, by service."""
 
     @classmethod
     @asynccontextmanager
@@ -141,6 +146,10 @@ class Store:
     def now(self) -> float:
         """Return the time by which what is kept has an age (`Clock.now`)."""
         return self._writer.clock.now()
+
+    def steady(self) -> float:
+        """Return a time that goes on steadily (`Clock.steady`)."""
+        return self._writer.clock.steady()
 
     # Parked events
 
@@ -296,6 +305,9 @@ class Store:
             else:
                 self._parked_since[service] = since
                 self._tell_age(service)
+        for service, difference in change.windows.items():
+            self._windows[service] += difference
+            self._metrics.windows.labels(service).set(self._windows[service])
         for number in change.unparked:
             self._given.pop(number, None)
         for number in change.forgotten:

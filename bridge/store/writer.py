@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from bridge.core.errors import StoreError, StoreFullError
-from bridge.store import changes, salvage, schema, spooled
+from bridge.store import changes, salvage, schema, spooled, windows
 from bridge.store.ages import Ages
 from bridge.store.budget import Budget
 from bridge.store.changes import Change, Keep
@@ -193,6 +193,7 @@ class Writer:
         change = changes.totals(connection)
         self._ages.look(connection, change)
         spooled.totals(connection, change)
+        windows.totals(connection, change)
         return change
 
     # One turn

@@ -162,6 +162,24 @@ class Metrics:
             "bridge_kept_events", "Events in the store, by why they are kept.", ["service", "reason"]
         )
         self.dead_letters = gauge("bridge_dead_letters", "Dead letters in the store.", ["service", "cause"])
+        self.windows = gauge(
+            "bridge_windows", "Windows of a merge that are open, or being sent.", ["service"]
+        )
+        self.windows_closed = counter(
+            "bridge_windows_closed_total",
+            "Windows of a merge that were closed and sent, by why.",
+            ["service", "reason"],
+        )
+        self.window_members_late = counter(
+            "bridge_window_members_late_total",
+            "Events that came for a window after it was complete, and wait in another.",
+            ["service"],
+        )
+        self.members_forgotten = counter(
+            "bridge_merge_forgotten_total",
+            "Members of windows whose ids were forgotten before `merge.remember`, for lack of room.",
+            [],
+        )
         self.store_bytes = gauge("bridge_store_bytes", "Size of the store on disk.")
         self.log_lines_dropped = counts(
             "bridge_log_lines_dropped_total", "Log lines that could not be written in time.", []

@@ -26,9 +26,11 @@ from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.limit import Limit
 from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
+from bridge.pipeline.merging import Merging
 from bridge.pipeline.rerouting import Rerouting
 from bridge.pipeline.router import Router
 from bridge.pipeline.runner import Runner
+from bridge.pipeline.windows import Recipient, Windows
 from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
 from bridge.store import Store, Stranded, overrides
@@ -109,7 +111,8 @@ async def run(
             lambda kept: asyncio.to_thread(overrides.write, settings.state_dir, kept),
             metrics,
         )
-        routers = _routers(settings, lanes, intakes, store, metrics)
+        windows = _windows(settings, services, store, metrics)
+        routers = _routers(settings, lanes, intakes, store, metrics, windows)
         runners = _runners(settings, intakes, routers, store, metrics, rescan)
         identities = {key: config.identity or key for key, config in settings.sources.items()}
         rerouting = Rerouting({identities[key]: router for key, router in routers.items()}, store)
@@ -160,6 +163,7 @@ async def run(
                 if followed:
                     task = lane_tasks.create_task(follow(cluster, followed), name=f"jobs on cluster {key}")
                     working.append(task)
+            working.append(lane_tasks.create_task(windows.run(), name="windows"))
             working.append(lane_tasks.create_task(store.broken(), name="store"))
             working.append(lane_tasks.create_task(certificates.run(), name="certificates"))
             working.append(lane_tasks.create_task(control.run(), name="overrides"))
@@ -234,17 +238,35 @@ def _lanes(
     return lanes, live
 
 
+def _windows(
+    settings: Settings, services: Mapping[str, OscarService], store: Store, metrics: Metrics
+) -> Windows:
+    recipients = {
+        key: Recipient(config.event_bytes, services[key].fits, config.reads_all_records)
+        for key, config in settings.services.items()
+    }
+    routes = {
+        (settings.sources[route.from_].identity or route.from_, service, merging.name): merging
+        for route in settings.routes
+        if route.merges
+        for merging in [Merging(route, route.encode)]
+        for service in route.reachable
+    }
+    return Windows(store.windows, recipients, routes, metrics)
+
+
 def _routers(
     settings: Settings,
     lanes: Mapping[str, Lane],
     intakes: Mapping[str, Intake],
     store: Store,
     metrics: Metrics,
+    windows: Windows,
 ) -> dict[str, Router]:
     routers = {}
     for key in settings.sources:
         routes = [route for route in settings.routes if route.from_ == key]
-        routers[key] = Router(routes, lanes, store, metrics.source(key), intakes[key])
+        routers[key] = Router(routes, lanes, store, metrics.source(key), intakes[key], windows)
     return routers
 
 

@@ -6,7 +6,7 @@ import binascii
 import zlib
 from base64 import b64encode
 from collections.abc import Generator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator
 
@@ -16,6 +16,8 @@ _PIECE = 2**16
 """Bytes at once: they take a millisecond at most."""
 _GZIP = 16 + zlib.MAX_WBITS
 """A zlib window that asks for gzip's header and checksum (RFC 1952)."""
+
+_Done = TypeVar("_Done")
 
 Coding = Literal["base64", "gzip"]
 Coded = Generator[None, None, bytes]
@@ -53,6 +55,15 @@ def encode(body: bytes, codings: Sequence[Coding]) -> Coded:
             _bound(len(body), f"for `encode: {coding}`")
             body = b64encode(body) if coding == "base64" else (yield from _to_gzip(body))
     return body
+
+
+def at_once(work: Generator[None, None, _Done]) -> _Done:
+    """Return what `work` comes to, with no turn for others."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return] # what the generator returns
 
 
 def _bound(size: int, what: str) -> None:

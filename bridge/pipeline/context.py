@@ -136,7 +136,7 @@ def _data(raw: bytes, keys: frozenset[str] | None) -> tuple[Any, Shape]:
     except UnicodeDecodeError:
         return raw, Shape.RAW
     try:
-        value = _parse(text)
+        value = parse(text)
     except (ValueError, RecursionError):
         return text, Shape.RAW
     if isinstance(value, dict):
@@ -150,7 +150,8 @@ def _data(raw: bytes, keys: frozenset[str] | None) -> tuple[Any, Shape]:
     return value, shape
 
 
-def _parse(text: str) -> Any:
+def parse(text: str) -> Any:
+    """Read RFC 8259 JSON with integers of any length. Raise ValueError, RecursionError."""
     text = text.strip(_SPACE)
     try:
         value, end = _JSON.raw_decode(text)

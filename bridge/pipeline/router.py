@@ -16,15 +16,16 @@ from bridge.core import errors
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import NO_LANE, DeadLetter, Keeper
-from bridge.pipeline.codings import Coding, Codings, Undecodable, decode, encode
+from bridge.pipeline.codings import Coding, Codings, Undecodable, at_once, decode, encode
 from bridge.pipeline.context import View
 from bridge.pipeline.dead import bury
 from bridge.pipeline.expression import Expression, NoMatch, Unroutable
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
+from bridge.pipeline.merging import MergesConfig, Merging, Place
+from bridge.pipeline.windows import Windows
 from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import Model
 
 _TURN = 0.005
 """Seconds of routing after which the other tasks of the process get their turn."""
@@ -41,7 +42,7 @@ _Done = TypeVar("_Done")
 _log = structlog.get_logger(__name__)
 
 
-class RouteConfig(Model):
+class RouteConfig(MergesConfig):
     """From a source, when an expression holds, to a service."""
 
     from_: str = Field(alias="from")
@@ -80,12 +81,18 @@ class _Route:
         self.when = config.when
         self.service = config.to if config.allow is None else ""
         self.decode = config.decode
-        self.encode = config.encode
-        self.recodes = bool(config.decode or config.encode)
+        self.encode = () if config.merges else config.encode
+        """What is done to each event by itself: those that are sent together are encoded together."""
+        self.recodes = bool(config.decode or self.encode)
         self._when = None if config.when is None else Expression(config.when)
         self._to = None if config.allow is None else Expression(config.to)
         self._allow = self.reachable = config.reachable
+        self.merging = Merging(config, config.encode) if config.merges else None
+        """What it does besides with an event that it wants; None: the event goes into its lane as it is."""
         self.expressions = [one for one in (self._when, self._to) if one is not None]
+        if self.merging is not None:
+            self.expressions += self.merging.expressions
+            self.service = ""  # a dead letter that is replayed goes round the routes, not into the lane alone
         self._slow = 0
         self._slow_since = 0
         self._slowness_told = False
@@ -106,7 +113,7 @@ class _Route:
 
     def lane(self, view: View) -> str | None:
         """Name the lane of the event in `view`; None when `when` is false. Raise NoMatch or Unroutable."""
-        if self._when is not None:
+        if self._when is not None and not (self.merging is not None and self.merging.is_marker(view)):
             matched = self._when.evaluate(view)
             if matched is False:
                 return None
@@ -120,6 +127,10 @@ class _Route:
         if chosen not in self._allow:
             raise NoMatch("not_allowed")
         return chosen
+
+    def place(self, event: Event, view: View) -> Place | None:
+        """Find the window of `event`, where it is sent together with others. Raise NoMatch or Unroutable."""
+        return None if self.merging is None else self.merging.place(event, view)
 
     def letter(self, event: Event, finding: Unroutable | Undecodable) -> DeadLetter:
         """Return the dead letter of an event that this route can't be evaluated for, or can't decode.
@@ -193,6 +204,9 @@ class Decision:
     event: Event | None = None
     """As the service gets it, decoded and encoded; None where there is none."""
 
+    place: Place | None = None
+    """The window that it goes into, where it is sent together with others."""
+
     @property
     def dead(self) -> bool:
         """Whether the event becomes a dead letter by this route."""
@@ -206,25 +220,20 @@ def decide(routes: Iterable[RouteConfig], event: Event) -> list[Decision]:
         routes_of_one = _Routes([config])
         (route,) = routes_of_one.routes
         try:
-            opened = _at_once(routes_of_one.opened(event, route.decode))
-            service = route.lane_of(opened)
-            presented = None if service is None else _at_once(_presented(opened.event, route.encode))
+            opened = at_once(routes_of_one.opened(event, route.decode))
+            service, place = route.lane_of(opened), None
+            presented = None
+            if service is not None:
+                place = route.place(event, opened.view)
+                presented = at_once(_presented(opened.event, route.encode))
         except NoMatch as finding:
             decisions.append(Decision(config, None, str(finding)))
         except (Unroutable, Undecodable) as finding:
             decisions.append(Decision(config, None, finding.cause, str(finding)))
         else:
             reason = "no_match" if service is None else ""
-            decisions.append(Decision(config, service, reason, event=presented))
+            decisions.append(Decision(config, service, reason, event=presented, place=place))
     return decisions
-
-
-def _at_once(work: Generator[None, None, _Done]) -> _Done:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return] # what the generator returns
 
 
 def matcher(when: str) -> Callable[[Event], bool]:
@@ -250,9 +259,11 @@ class Router:
         keeper: Keeper,
         metrics: SourceMetrics,
         intake: Intake,
+        windows: Windows | None = None,
     ) -> None:
-        """Route what comes of one source, by its `intake`."""
+        """Route what comes of one source, by its `intake`; `windows` keep what routes send together."""
         self._routes = _Routes(routes)
+        self._windows = windows
         self._keeper = keeper
         self._metrics = metrics
         reachable = {lane for route in self._routes.routes for lane in route.reachable}
@@ -295,7 +306,7 @@ class Router:
         if delivery.outcome is not None:  # released while earlier ones of its batch waited for room
             return
         event = delivery.event
-        lanes: dict[str, _Route] = {}
+        lanes: dict[str, tuple[_Route, Place | None]] = {}
         dead: list[DeadLetter] = []
         opened: dict[Sequence[Coding], _Opened] = {}
         reason = "no_match"
@@ -310,14 +321,14 @@ class Router:
                     opened[route.decode] = await self._in_turns(self._routes.opened(event, route.decode))
                     began = perf_counter()
                 try:
+                    read = opened[route.decode].view if route.decode else view
                     lane = route.lane_of(opened[route.decode]) if route.decode else route.lane(view)
+                    if lane is not None and lane not in lanes:
+                        lanes[lane] = route, route.place(event, read)
                 except NoMatch as finding:
                     reason = max(reason, str(finding), key=_REASONS.index)
                 except (Unroutable, Undecodable) as finding:
                     dead.append(route.letter(event, finding))
-                else:
-                    if lane is not None:
-                        lanes.setdefault(lane, route)
                 now = perf_counter()
                 if now - began > _SLOW:
                     route.was_slow(now - began, self._events, self._metrics.key)
@@ -326,9 +337,9 @@ class Router:
                     now = self._turn_began = perf_counter()
                 began = now
         if len(lanes) == 1 and not dead:
-            ((lane, only),) = lanes.items()
+            ((lane, (only, place)),) = lanes.items()
             if not only.recodes:
-                await self._put(delivery, lane)
+                await self._put(delivery, lane, place)
                 return
         given = await self._present(event, lanes, opened, dead)
         await self._hand_over(delivery, given, dead, reason)
@@ -336,16 +347,16 @@ class Router:
     async def _present(
         self,
         event: Event,
-        lanes: Mapping[str, _Route],
+        lanes: Mapping[str, tuple[_Route, Place | None]],
         opened: Mapping[Sequence[Coding], _Opened],
         dead: list[DeadLetter],
-    ) -> list[tuple[str, Event]]:
-        """Return what each lane gets; what can't be encoded goes to `dead`."""
+    ) -> list[tuple[str, Place | None, Event]]:
+        """Return what each lane gets, with its window before that; what can't be encoded goes to `dead`."""
         given = []
-        for lane, route in lanes.items():
+        for lane, (route, place) in lanes.items():
             read = opened[route.decode].event if route.decode else event
             try:
-                given.append((lane, await self._in_turns(_presented(read, route.encode))))
+                given.append((lane, place, await self._in_turns(_presented(read, route.encode))))
             except Undecodable as finding:
                 dead.append(route.letter(event, finding))
         return given
@@ -364,11 +375,11 @@ class Router:
     async def _hand_over(
         self,
         delivery: Delivery,
-        given: Sequence[tuple[str, Event]],
+        given: Sequence[tuple[str, Place | None, Event]],
         dead: Sequence[DeadLetter],
         reason: str,
     ) -> None:
-        if more := sum(len(each.data) for _, each in given if each is not delivery.event):
+        if more := sum(len(each.data) for _, _, each in given if each is not delivery.event):
             while self._intake.crowded:
                 self.make_way()
                 await self._intake.settled()
@@ -376,17 +387,22 @@ class Router:
         if delivery.outcome is not None:  # released while others had their turn
             return
         if given or dead:
-            parts = delivery.split([delivery.event] * len(dead) + [each for _, each in given])
+            parts = delivery.split([delivery.event] * len(dead) + [each for _, _, each in given])
             for part, letter in zip(parts, dead, strict=False):
                 await bury(self._keeper, part, letter)
-            for part, (lane, _) in zip(parts[len(dead) :], given, strict=True):
-                await self._put(part, lane)
+            for part, (lane, place, _) in zip(parts[len(dead) :], given, strict=True):
+                await self._put(part, lane, place)
         else:
             self._metrics.filtered(reason)
             _log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=reason)
             delivery.settle(Outcome.FILTERED)
 
-    async def _put(self, delivery: Delivery, key: str) -> None:
+    async def _put(self, delivery: Delivery, key: str, place: Place | None) -> None:
+        """Put `delivery` into its lane, or into its window before that."""
+        if place is not None:
+            assert self._windows is not None  # noqa: S101 - a router whose routes merge is given them
+            self._windows.put(delivery, key, place, self._metrics.filtered)
+            return
         lane = self._reached[key]
         if len(self._reached) == 1:
             await lane.put(delivery)

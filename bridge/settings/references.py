@@ -67,6 +67,8 @@ class _Checker:
         self.warnings: list[str] = []
         self._read: set[str] = set()
         self._used: set[str] = set()
+        self._windows: dict[tuple[object, ...], Loc] = {}
+        """The routes that send events together, by what tells their windows apart."""
         self._routes_known = True
         """Whether every route's names could be read: else nothing is said about what no route names."""
 
@@ -80,6 +82,10 @@ class _Checker:
             loc: Loc = ("routes", index)
             self._refer(route, "from", loc, "sources", self._sources, self._read)
             self._expression(route, "when", loc)
+            for part, key in (("merge", "key"), ("complete", "marker")):
+                if (holder := route.child(part)) is not None:
+                    self._expression(holder, key, (*loc, part))
+            self._merges(route, loc)
             allow = route.child("allow")
             if allow is None or allow.content is None:
                 self._refer(route, "to", loc, "services", self._services, self._used)
@@ -87,6 +93,29 @@ class _Checker:
             self._expression(route, "to", loc)
             for position, entry in enumerate(allow.items()):
                 self._refer_value(entry, (*loc, "allow", position), "services", self._services, self._used)
+
+    def _merges(self, route: Value, loc: Loc) -> None:
+        """Refuse two routes of a source whose windows would be one: same service, and same key."""
+        merge = route.child("merge")
+        if all(route.child(part) is None for part in ("merge", "quiet", "complete")):
+            return
+        key = None if merge is None else merge.text("key")
+        by_folder = any(route.child(part) is not None for part in ("quiet", "complete"))
+        allow = route.child("allow")
+        services = (
+            [route.text("to")]
+            if allow is None or allow.content is None
+            else [entry.content for entry in allow.items()]
+        )
+        for service in services:
+            window = (route.text("from"), service, key or by_folder)
+            first = self._windows.setdefault(window, loc)
+            if first != loc:
+                message = (
+                    f"`{dotted(first)}` sends events of this source to this service together too, by the "
+                    "same `merge.key`: make one route of the two, or give each a key of its own"
+                )
+                self._wrong(merge or route, (*loc, "merge") if merge is not None else loc, message)
 
     def services(self) -> None:
         seen: dict[tuple[str, str | None, str], str] = {}

@@ -94,6 +94,19 @@ def test_the_routes_for_storage_events_load(tmp_path: Path) -> None:
     assert loaded(head + rest + example, tmp_path).warnings == ()
 
 
+def test_the_example_of_what_is_sent_together_loads(tmp_path: Path) -> None:
+    (example,) = examples("docs/merging.md")
+    head, _, _ = MINIMAL.partition("services:")
+    kafka = '{type: kafka, bootstrap_servers: "kafka:9092", topics: [t], group_id: g}'
+    rest = (
+        "services: {mosaic: {}, statistics: {}, lines: {}, scans: {}}\n"
+        f"sources: {{arrivals: {kafka}, readings: {kafka}}}\n"
+    )
+    settings = loaded(head + rest + example, tmp_path)
+    assert settings.warnings == ()
+    assert all(route.merges for route in settings.routes)
+
+
 @pytest.mark.parametrize(
     "name", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
 )

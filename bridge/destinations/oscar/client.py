@@ -22,7 +22,7 @@ from bridge.destinations.oscar.answers import Exchange, about_the_token, judge, 
 from bridge.destinations.oscar.cluster import OscarCluster, token_in
 from bridge.destinations.oscar.config import ServiceConfig
 from bridge.destinations.oscar.deadline import Deadline
-from bridge.destinations.oscar.payload import PayloadError, encode
+from bridge.destinations.oscar.payload import PayloadError, PayloadTooLargeError, encode
 from bridge.destinations.oscar.throttle import Throttle
 from bridge.destinations.oscar.wire import post
 from bridge.telemetry.logging import excerpt
@@ -85,6 +85,17 @@ class OscarService:
         except Exception as error:  # noqa: BLE001 - it would come again and again, and end the process each time
             return OscarInvocation(self, name, b"", self._failed(error, Verdict.REJECTED))
         return OscarInvocation(self, name, body)
+
+    def fits(self, event: Event) -> bool:
+        """Return whether `event`, encoded, is no larger than a job can be started with."""
+        trusted = event.source in self._trusted_sources
+        try:
+            encode(event, mode=self._payload, trusted=trusted, max_bytes=self._max_bytes)
+        except PayloadTooLargeError:
+            return False
+        except PayloadError:  # its attempt tells what else is wrong with it
+            pass
+        return True
 
     def job_of(self, event: Event) -> str:
         """Name the job of `event`."""

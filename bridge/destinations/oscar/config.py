@@ -82,6 +82,8 @@ class ServiceConfig(Model):
     """What makes a job that was followed one that succeeded: its pod's phase, or an output beside that."""
     idempotent: bool = False
     """For `mode: run`: a second run of one event does no harm, so a lost answer means another attempt."""
+    reads_all_records: bool = False
+    """Whether its script reads all records of an S3 notification. faas-supervisor reads the first alone."""
 
     @model_validator(mode="after")
     def _can_start(self) -> Self:

@@ -21,7 +21,7 @@ from bridge.credentials import BasicAuth, basic
 from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.net.bodies import body_of
 from bridge.settings import Settings
-from bridge.store.find import Kept, find, removed
+from bridge.store.find import Kept, Traces, Waited, find, removed
 from bridge.telemetry.logging import excerpt
 
 _ASK_SECONDS = 10.0
@@ -62,6 +62,8 @@ class Found:
     status: str | None = None
     """The job's, as OSCAR tells it: Pending, Running, Succeeded, Failed, Suspended."""
     kept: Kept | None = None
+    sent_in: str | None = None
+    """The id of the event that it was sent in with others: what is told is told of that one."""
 
 
 async def where(settings: Settings, event_id: str, source: str | None = None) -> Sequence[Found]:
@@ -75,12 +77,13 @@ async def where(settings: Settings, event_id: str, source: str | None = None) ->
     questions: dict[str, list[_Question]] = {}
     for key, identity in sources.items():
         rows = [row for row in traces.kept if row.source == identity]
-        found += [_of_row(settings, key, row) for row in rows]
+        found += [_of_row(settings, key, row, traces) for row in rows]
         for name in settings.reachable(key):
             if all(row.service != name for row in rows):
                 newest = traces.renewed.get((identity, name), event_id)
                 cluster = settings.services[name].cluster
-                questions.setdefault(cluster, []).append(_Question(key, identity, newest, name))
+                sent_in = traces.merged.get((identity, name))
+                questions.setdefault(cluster, []).append(_Question(key, identity, newest, name, sent_in))
     answers = await asyncio.gather(*(_ask(settings, *asked) for asked in questions.items()))
     return [*found, *await asyncio.to_thread(_removed, settings, [one for some in answers for one in some])]
 
@@ -103,10 +106,14 @@ class _Question(NamedTuple):
     identity: str
     event_id: str
     service: str
+    sent_in: str | None
 
 
-def _of_row(settings: Settings, source: str, row: Kept) -> Found:
-    if row.reason == "dead":
+def _of_row(settings: Settings, source: str, row: Kept, traces: Traces) -> Found:
+    sent_in = traces.merged.get((row.source, row.service))
+    if row.number in traces.windows:
+        detail = _waits(traces.windows[row.number])
+    elif row.reason == "dead":
         detail = f"dead letter {row.number}: {row.cause}" + (f": {row.detail}" if row.detail else "")
     elif row.service == NO_LANE:
         detail = f"{row.reason}: it waits in the store to go round its routes again"
@@ -116,7 +123,17 @@ def _of_row(settings: Settings, source: str, row: Kept) -> Found:
         detail = (
             f"{row.reason}: its service is not in the configuration (`oscar-bridge parked move`, or `bury`)"
         )
-    return Found(source=source, service=row.service, fate=Fate.KEPT, detail=detail, kept=row)
+    return Found(source=source, service=row.service, fate=Fate.KEPT, detail=detail, kept=row, sent_in=sent_in)
+
+
+def _waits(window: Waited) -> str:
+    others = window.members - 1
+    of_key = f" of key {window.key}" if window.key else ""
+    with_others = f"window{of_key}: it waits in the store with {others} others"
+    if not window.due:
+        return f"{with_others}, and is about to be sent ({window.reason})"
+    due = datetime.fromtimestamp(window.due, UTC).isoformat(" ", "seconds")
+    return f"{with_others}, until {due} as it is now ({window.reason})"
 
 
 async def _ask(settings: Settings, key: str, questions: Sequence[_Question]) -> Sequence[Found]:
@@ -125,7 +142,7 @@ async def _ask(settings: Settings, key: str, questions: Sequence[_Question]) -> 
     found = []
     async with OscarCluster(key, config) as cluster:
         jobs = _Jobs(cluster, config.auth if isinstance(config.auth, BasicAuth) else None)
-        for source, identity, event_id, name in questions:
+        for source, identity, event_id, name, sent_in in questions:
             service = settings.services[name]
             job, status = None, None
             if service.mode == "run":
@@ -133,7 +150,17 @@ async def _ask(settings: Settings, key: str, questions: Sequence[_Question]) -> 
             else:
                 job = invocation_name(identity, event_id, service.identity(name))
                 fate, status, detail = await jobs.find(service.service or name, job)
-            found.append(Found(source=source, service=name, fate=fate, detail=detail, job=job, status=status))
+            found.append(
+                Found(
+                    source=source,
+                    service=name,
+                    fate=fate,
+                    detail=detail,
+                    job=job,
+                    status=status,
+                    sent_in=sent_in,
+                )
+            )
     return found
 
 
@@ -247,6 +274,8 @@ def lines(found: Sequence[Found]) -> Iterator[str]:
     for one in found:
         fate = f"{one.fate} {one.status}" if one.status else str(one.fate)
         yield f"{one.source} → {one.service or '-'}: {fate}: {one.detail}"
+        if one.sent_in is not None:
+            yield f"    sent with others as event {one.sent_in}"
         if one.job is not None:
             yield f"    job {one.job}"
         if one.kept is not None:

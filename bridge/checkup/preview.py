@@ -41,6 +41,7 @@ class Preview:
     decisions: Sequence[Decision]
     """By route, in the order of the configuration."""
     services: Sequence[ServicePreview]
+    """But for those that would get it together with others."""
 
     def ends(self) -> Iterator[End]:
         """Give what comes of it in the end: each service once, and each dead letter, in the routes' order."""
@@ -94,11 +95,11 @@ def preview(settings: Settings, source: str, message: Event) -> Sequence[Preview
 
 def _preview(settings: Settings, routes: Sequence[RouteConfig], event: Event, trusted: bool) -> Preview:
     decisions = decide(routes, event)
-    given: dict[str, Event] = {}
-    for decision in decisions:  # an event goes into a lane once, however many routes lead there
+    given: dict[str, Event | None] = {}
+    for decision in decisions:  # an event goes into a lane, or a window, once, however many routes lead there
         if decision.service is not None and decision.event is not None:
-            given.setdefault(decision.service, decision.event)
-    services = [_service(settings, key, each, trusted) for key, each in given.items()]
+            given.setdefault(decision.service, None if decision.place is not None else decision.event)
+    services = [_service(settings, key, each, trusted) for key, each in given.items() if each is not None]
     return Preview(event, decisions, services)
 
 

@@ -51,7 +51,7 @@ def lines_of_preview(preview: Preview, *, with_job: bool) -> Iterator[str]:
     subject = event.subject or "-"
     yield f"event:    id {event.id}, type {event.type}, subject {subject}, {len(event.data)} bytes"
     yield from _routes(preview)
-    if not preview.services:
+    if not preview.services and all(decision.place is None for decision in preview.decisions):
         yield "result:   goes to no service"
     for service in preview.services:
         yield from _service(service, with_job)
@@ -79,6 +79,11 @@ def _route(decision: Decision) -> str:
 
 
 def _decided(decision: Decision) -> str:
+    if decision.place is not None:
+        key = f" of key {decision.place.key}" if decision.place.key else ""
+        if decision.place.is_marker:
+            return f"yes, to {decision.service}: the marker that closes the window{key}"
+        return f"yes, to {decision.service}, with others in the window{key}"
     if decision.service is not None:
         return f"yes, to {decision.service}"
     return " ".join(filter(None, (_WHY_NOT[decision.reason], decision.detail)))
@@ -113,6 +118,9 @@ def json_of_preview(preview: Preview | NoEvent) -> dict[str, Any]:
                 "service": decision.service,
                 "reason": decision.reason,
                 "detail": decision.detail,
+                "window": None
+                if decision.place is None
+                else {"key": decision.place.key, "marker": decision.place.is_marker},
             }
             for decision in preview.decisions
         ],

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from bridge.checkup.local import check_local
+from bridge.checkup.routes import check_routes
 from bridge.core.errors import reason
 from bridge.core.ports import Finding, Findings, Patience, Severity
 from bridge.destinations.oscar.check import check as check_cluster
@@ -21,8 +22,8 @@ _MOST_SECONDS = 19.0
 async def check(settings: Settings) -> Sequence[Finding]:
     """Reach every cluster and broker of `settings` without consuming or invoking, all at once.
 
-    Gives findings in the order of the configuration: this machine, clusters with their services, sources.
-    Takes less than 20 s, whatever hangs.
+    Gives findings in the order of the configuration: this machine, clusters with their services, sources,
+    routes. Takes less than 20 s, whatever hangs.
     """
     parts: list[tuple[str, Coroutine[Any, Any, Sequence[Finding]]]] = [("store", check_local(settings))]
     for key, cluster in settings.clusters.items():
@@ -36,7 +37,7 @@ async def check(settings: Settings) -> Sequence[Finding]:
         parts.append((f"source {key}", source.check(key, _patience(settings, key))))
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_bounded(about, part), name=f"check {about}") for about, part in parts]
-    return [finding for task in running for finding in task.result()]
+    return [*(finding for task in running for finding in task.result()), *check_routes(settings)]
 
 
 async def _look_at(about: str, certificate: OwnCertificate) -> Sequence[Finding]:

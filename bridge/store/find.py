@@ -23,7 +23,7 @@ class Kept:
     service: str
     """The lane's key; empty when the event never reached one."""
     reason: str
-    """`parked` or `dead`."""
+    """`parked`, `dead` or `window`."""
     cause: str
     detail: str
     attempts: int
@@ -33,15 +33,40 @@ class Kept:
     """Seconds since 1970 UTC, as the attempts' times are."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waited:
+    """The window in which an event waits to be sent with others."""
+
+    key: str
+    members: int
+    due: float
+    """When it closes, as far as is known now, in seconds since 1970 UTC; 0 once it is closed."""
+    reason: str
+    """Why it closes then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Traces:
     """All that is remembered of one event."""
 
     kept: Sequence[Kept] = ()
     renewed: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Source's identity and service → the id that the last replay as new gave it."""
+    """Source's identity and service → the id that the last replay as new gave it, or what it was sent in."""
+    merged: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Source's identity and service → the id of the event that it was sent in, with others."""
+    windows: Mapping[int, Waited] = field(default_factory=dict)
+    """Of those that are kept in a window, by their number."""
 
 
+_SENT_IN = """
+    SELECT merges.service, merges.id FROM merged JOIN merges ON merges.number = merged.merge
+    WHERE merged.id = CAST(? AS TEXT) AND merges.source = CAST(? AS TEXT) AND merges.id != ''
+    ORDER BY merges.number
+"""
+_WINDOW = """
+    SELECT key, members, due, windows.reason FROM windows
+    WHERE number = (SELECT in_window FROM kept WHERE kept.number = ?)
+"""
 _COLUMNS = ", ".join("id" if name == "event_id" else name for name in Kept.__dataclass_fields__)
 
 
@@ -71,16 +96,20 @@ def removed(state_dir: Path, jobs: Collection[tuple[str, str]]) -> set[tuple[str
 def _find(connection: sqlite3.Connection, sources: Collection[str], event_id: str) -> Traces:
     kept: list[Kept] = []
     renewed: dict[tuple[str, str], str] = {}
+    merged: dict[tuple[str, str], str] = {}
     # By source and id, the beginning of the index on both tables: there may be a million rows.
     these = "WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT)"
     for source in sources:
-        ids = [event_id]
-        for service, generation in connection.execute(
-            f"SELECT service, generation FROM generations {these}",  # noqa: S608 - no outside text
-            (schema.raw(source), schema.raw(event_id)),
-        ):
-            renewed[source, service] = f"{event_id}+{generation}"
-            ids.append(renewed[source, service])
+        for service, merged_id in connection.execute(_SENT_IN, (schema.raw(event_id), schema.raw(source))):
+            merged[source, service] = renewed[source, service] = merged_id
+        ids = [event_id, *(merged_id for (of, _), merged_id in merged.items() if of == source)]
+        for first in tuple(ids):
+            for service, generation in connection.execute(
+                f"SELECT service, generation FROM generations {these}",  # noqa: S608 - no outside text
+                (schema.raw(source), schema.raw(first)),
+            ):
+                renewed[source, service] = f"{first}+{generation}"
+                ids.append(renewed[source, service])
         for one in dict.fromkeys(ids):
             kept += [
                 Kept(**dict(zip(Kept.__dataclass_fields__, row, strict=True)))
@@ -89,4 +118,10 @@ def _find(connection: sqlite3.Connection, sources: Collection[str], event_id: st
                     (schema.raw(source), schema.raw(one)),
                 )
             ]
-    return Traces(kept, renewed)
+    windows = {
+        row.number: Waited(**dict(zip(Waited.__dataclass_fields__, found, strict=True)))
+        for row in kept
+        if row.reason == schema.WINDOW
+        for found in connection.execute(_WINDOW, (row.number,))
+    }
+    return Traces(kept, renewed, merged, windows)

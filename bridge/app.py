@@ -113,7 +113,7 @@ async def run(
         )
         windows = _windows(settings, services, store, metrics)
         routers = _routers(settings, lanes, intakes, store, metrics, windows)
-        runners = _runners(settings, intakes, routers, store, metrics, rescan)
+        runners = _runners(settings, intakes, routers, windows, store, metrics, rescan)
         identities = {key: config.identity or key for key, config in settings.sources.items()}
         rerouting = Rerouting({identities[key]: router for key, router in routers.items()}, store)
         there = known(settings)
@@ -274,6 +274,7 @@ def _runners(
     settings: Settings,
     intakes: Mapping[str, Intake],
     routers: Mapping[str, Router],
+    windows: Windows,
     store: Store,
     metrics: Metrics,
     rescan: Rescan | None,
@@ -285,7 +286,18 @@ def _runners(
             spool=partial(store.spool, config.identity or key), state_dir=settings.state_dir, rescan=rescan
         )
         source = config.build(key, own, keeping)
-        runners.append(Runner(key, source, intakes[key], routers[key], own, holds_unread=config.holds_unread))
+        listens = partial(windows.listens, config.identity or key)
+        runners.append(
+            Runner(
+                key,
+                source,
+                intakes[key],
+                routers[key],
+                own,
+                holds_unread=config.holds_unread,
+                listens=listens,
+            )
+        )
     return runners
 
 

@@ -155,8 +155,10 @@ class WindowKeeper(Protocol):
     def now(self) -> float:
         """Return seconds since 1970 UTC, which go on as they do however the machine's clock is set."""
 
-    async def begin(self, policy_of: Callable[[Name], Policy | None]) -> float:
-        """Have windows left by an earlier process follow their routes as they are now; close the others.
+    async def begin(
+        self, policy_of: Callable[[Name], Policy | None], sources: Collection[str] | None = None
+    ) -> float:
+        """Have windows, or those of `sources`, follow their routes as they are now; close the others.
 
         `quiet` counts from now for them: nobody listened meanwhile. Return when the next is due.
         """
@@ -167,8 +169,13 @@ class WindowKeeper(Protocol):
         Raise StoreFullError at the budget; then none of them is kept.
         """
 
-    async def close(self, limit: int) -> tuple[Sequence[Closed], float]:
-        """Close what is due; return up to `limit` windows that are closed, and when the next is due."""
+    async def close(
+        self, limit: int, policy_of: Callable[[Name], Policy | None], unheard: Collection[str]
+    ) -> tuple[Sequence[Closed], float]:
+        """Close what is due; return up to `limit` windows that are closed, and when the next is due.
+
+        Of sources that are `unheard` nothing is closed for being quiet.
+        """
 
     async def members(self, windows: Sequence[Closed]) -> Mapping[int, Sequence[tuple[int, Event]]]:
         """Return the first members of `windows`, numbered, by the window's number: as many as memory allows.

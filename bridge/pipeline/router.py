@@ -128,10 +128,6 @@ class _Route:
             raise NoMatch("not_allowed")
         return chosen
 
-    def place(self, event: Event, view: View) -> Place | None:
-        """Find the window of `event`, where it is sent together with others. Raise NoMatch or Unroutable."""
-        return None if self.merging is None else self.merging.place(event, view)
-
     def letter(self, event: Event, finding: Unroutable | Undecodable) -> DeadLetter:
         """Return the dead letter of an event that this route can't be evaluated for, or can't decode.
 
@@ -224,7 +220,7 @@ def decide(routes: Iterable[RouteConfig], event: Event) -> list[Decision]:
             service, place = route.lane_of(opened), None
             presented = None
             if service is not None:
-                place = route.place(event, opened.view)
+                place = None if route.merging is None else route.merging.place(event, opened.view)
                 presented = at_once(_presented(opened.event, route.encode))
         except NoMatch as finding:
             decisions.append(Decision(config, None, str(finding)))
@@ -324,7 +320,8 @@ class Router:
                     read = opened[route.decode].view if route.decode else view
                     lane = route.lane_of(opened[route.decode]) if route.decode else route.lane(view)
                     if lane is not None and lane not in lanes:
-                        lanes[lane] = route, route.place(event, read)
+                        merging = route.merging
+                        lanes[lane] = route, None if merging is None else merging.place(event, read)
                 except NoMatch as finding:
                     reason = max(reason, str(finding), key=_REASONS.index)
                 except (Unroutable, Undecodable) as finding:

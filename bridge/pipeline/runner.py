@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -36,14 +36,19 @@ class Runner:
         metrics: SourceMetrics,
         *,
         holds_unread: bool = False,
+        listens: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        """Read `source`, which is left while it is paused if it `holds_unread` what nobody else then gets."""
+        """Read `source`, which is left while it is paused if it `holds_unread` what nobody else then gets.
+
+        `listens` hears when it is open, and when it is no more.
+        """
         self.key = key
         self.intake = intake
         self._source = source
         self._router = router
         self._metrics = metrics
         self._holds_unread = holds_unread
+        self._listens = listens
         self._backoff = Backoff(first=0.5, longest=30.0)
         self._state = Steady("not connected yet")
         self._was_open = False
@@ -96,6 +101,7 @@ class Runner:
             finally:
                 leaving.cancel()
                 self._metrics.up.set(0)
+                self._listens(False)
                 # The source has settled what it gave, but for one that failed.
                 self.intake.release()
             if this is not None and this.cancelling():  # perhaps lost while it was being left
@@ -150,6 +156,7 @@ class Runner:
                 self._state.clear()
                 self._was_open = True
             self._metrics.up.set(1)
+            self._listens(True)
             _log.info("source open", source=self.key)
             async for batch in batches:
                 self._failures = 0

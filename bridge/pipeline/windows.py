@@ -32,6 +32,7 @@ from bridge.pipeline.codings import Undecodable
 from bridge.pipeline.merged import merged
 from bridge.pipeline.merging import Manner, Merging, Place
 from bridge.pipeline.retry import STORE_BACKOFF
+from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import Metrics
 
 _TOGETHER = 500
@@ -98,6 +99,19 @@ class Windows:
         self._due = inf
         """When the next window closes, by the keeper's clock."""
         self._sooner = asyncio.Event()
+        self._unheard = {name[0] for name in routes}
+        """Sources, by identity, that are not open: that nothing comes of them is no quiet."""
+        self._heard_again: set[str] = set()
+        """Those of them that are open since."""
+
+    def listens(self, source: str, on: bool) -> None:
+        """Hear that the source with that identity is open, or is no more."""
+        if not on:
+            self._heard_again.discard(source)
+            self._unheard.add(source)
+        elif source in self._unheard:  # of whose events some are sent together
+            self._heard_again.add(source)
+            self._sooner.set()
 
     def put(self, delivery: Delivery, service: str, place: Place, filtered: Callable[[str], None]) -> None:
         """Bring `delivery` into its window soon, and settle it then; `filtered` hears why it joins none."""
@@ -186,7 +200,11 @@ class Windows:
         while True:
             await self._next_due()
             try:
-                closed, self._due = await self._keeper.close(_SENT_AT_ONCE)
+                if heard := frozenset(self._heard_again):
+                    await self._keeper.begin(self._policy_of, heard)
+                    self._unheard -= heard & self._heard_again  # unless it is lost again
+                    self._heard_again -= heard
+                closed, self._due = await self._keeper.close(_SENT_AT_ONCE, self._policy_of, self._unheard)
                 if not closed:
                     continue
                 members = await self._keeper.members(closed)
@@ -201,8 +219,8 @@ class Windows:
                 self._tell([window for window in closed if window.number in gone], forgotten)
 
     async def _next_due(self) -> None:
-        """Return when a window is due."""
-        while (pause := self._due - self._keeper.now()) > 0:
+        """Return when a window is due, or a source is heard again."""
+        while (pause := self._due - self._keeper.now()) > 0 and not self._heard_again:
             self._sooner.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, _LONGEST_SLEEP)):
@@ -229,7 +247,7 @@ class Windows:
         except Undecodable as finding:
             count, sent = 1, _letter(events[0], name, finding.cause, str(finding))
         except Exception as error:  # noqa: BLE001 - it would come again and again, and end the process each time
-            _log.exception("a window can't be sent", service=name.service, key=name.key)
+            _log.exception("a window can't be sent", service=name.service, key=excerpt(name.key))
             count = 1
             sent = _letter(events[0], name, "defect", f"defect in merging: {type(error).__name__}")
         else:
@@ -246,7 +264,7 @@ class Windows:
                 _log.warning(
                     _TOLD[window.reason],
                     service=window.name.service,
-                    key=window.name.key,
+                    key=excerpt(window.name.key),
                     members=window.members,
                 )
         if forgotten:

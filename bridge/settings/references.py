@@ -96,11 +96,13 @@ class _Checker:
 
     def _merges(self, route: Value, loc: Loc) -> None:
         """Refuse two routes of a source whose windows would be one: same service, and same key."""
-        merge = route.child("merge")
-        if all(route.child(part) is None for part in ("merge", "quiet", "complete")):
+        parts = {part: route.child(part) for part in ("merge", "quiet", "complete")}
+        given = [part for part, value in parts.items() if value is not None and value.content is not None]
+        if not given:
             return
+        merge = parts["merge"]
         key = None if merge is None else merge.text("key")
-        by_folder = any(route.child(part) is not None for part in ("quiet", "complete"))
+        by_folder = given != ["merge"]
         allow = route.child("allow")
         services = (
             [route.text("to")]

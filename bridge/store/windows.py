@@ -103,9 +103,11 @@ class Windows:
         """Return seconds since 1970 UTC that go on steadily."""
         return self._access.steady()
 
-    async def begin(self, policy_of: Callable[[Name], Policy | None]) -> float:
+    async def begin(
+        self, policy_of: Callable[[Name], Policy | None], sources: Collection[str] | None = None
+    ) -> float:
         """Have windows follow their routes as they are now. Raise StoreError."""
-        return await self._access.write(partial(_begin, policy_of=policy_of, now=self.now()))
+        return await self._access.write(partial(_begin, policy_of=policy_of, sources=sources, now=self.now()))
 
     async def join(self, members: Sequence[Member]) -> tuple[Sequence[Joined], float]:
         """Keep members in their windows. Raise StoreFullError, StoreError."""
@@ -114,9 +116,13 @@ class Windows:
         joining = list(zip(members, rows, strict=True))
         return await self._access.write(partial(_join, joining=joining, now=self.now()), size)
 
-    async def close(self, limit: int) -> tuple[Sequence[Closed], float]:
+    async def close(
+        self, limit: int, policy_of: Callable[[Name], Policy | None], unheard: Collection[str] = ()
+    ) -> tuple[Sequence[Closed], float]:
         """Close what is due; return windows that are closed, and when the next is due. Raise StoreError."""
-        return await self._access.write(partial(_close, now=self.now(), limit=limit))
+        return await self._access.write(
+            partial(_close, policy_of=policy_of, unheard=unheard, now=self.now(), limit=limit)
+        )
 
     async def members(self, windows: Sequence[Closed]) -> Mapping[int, Sequence[tuple[int, Event]]]:
         """Return the first members of `windows`, by the window's number. Raise StoreError."""
@@ -231,11 +237,28 @@ def _next_due(connection: sqlite3.Connection) -> float:
 
 
 def _begin(
-    connection: sqlite3.Connection, policy_of: Callable[[Name], Policy | None], now: float
+    connection: sqlite3.Connection,
+    policy_of: Callable[[Name], Policy | None],
+    sources: Collection[str] | None,
+    now: float,
 ) -> tuple[float, Change]:
+    _listen_anew(connection, policy_of, sources, now)
+    return _next_due(connection), Change()
+
+
+def _listen_anew(
+    connection: sqlite3.Connection,
+    policy_of: Callable[[Name], Policy | None],
+    sources: Collection[str] | None,
+    now: float,
+    due: float = inf,
+) -> None:
+    """Have what is due by then, of `sources` or of all, follow its policy as if something had come by now."""
+    of_sources = "" if sources is None else "AND source IN (SELECT value FROM json_each(?))"
     rows = connection.execute(
-        "SELECT number, source, service, route, key, manner, opened, members, bytes, marked, late "
-        "FROM windows WHERE closed = 0"
+        "SELECT number, source, service, route, key, manner, opened, members, bytes, marked, late "  # noqa: S608 - no outside text
+        f"FROM windows WHERE due <= ? AND closed = 0 {of_sources}",
+        (due, *(() if sources is None else (json.dumps(list(sources)),))),
     ).fetchall()
     for number, source, service, route, key, manner, opened, members, size, marked, late in rows:
         policy = policy_of(Name(source, service, route, key))
@@ -246,12 +269,17 @@ def _begin(
             window.close(connection, ROUTE_GONE)
         else:
             window.write(connection)
-    return _next_due(connection), Change()
 
 
 def _close(
-    connection: sqlite3.Connection, now: float, limit: int
+    connection: sqlite3.Connection,
+    policy_of: Callable[[Name], Policy | None],
+    unheard: Collection[str],
+    now: float,
+    limit: int,
 ) -> tuple[tuple[list[Closed], float], Change]:
+    if unheard:
+        _listen_anew(connection, policy_of, unheard, now, due=now)
     connection.execute("UPDATE windows SET closed = 1, due = 0 WHERE due <= ? AND closed = 0", (now,))
     rows = connection.execute(
         "SELECT number, source, service, route, key, manner, reason, members FROM windows "

@@ -172,6 +172,7 @@ class Gathering:
         source = self.metrics.source("uploads")
         intake = Intake(10**6, 2**30, source)
         self.router = Router(self.routes, {"plants": lane}, keeper, source, intake, self.windows)
+        self.windows.listens("uploads", True)
         tasks = [asyncio.create_task(lane.run()), asyncio.create_task(self.windows.run())]
         try:
             for event in list(self.unsettled.values()):

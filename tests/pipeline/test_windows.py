@@ -278,6 +278,34 @@ async def test_windows_go_on_over_a_stop_and_time_in_which_nobody_listened_is_no
     assert numbers(bed.sent) == [[1, 2]]
 
 
+@pytest.mark.parametrize("route", [{"quiet": "30s"}, {**MARKED, "quiet": "30s"}])
+async def test_a_source_that_is_away_is_not_quiet(route: dict[str, Any]) -> None:
+    bed = Gathering(route)
+    async with bed.running():
+        await bed.send(numbered(1))
+        await bed.send(done())
+        await asyncio.sleep(10)
+        bed.windows.listens("uploads", False)
+        await asyncio.sleep(3600)
+        bed.windows.listens("uploads", True)
+        await asyncio.sleep(20)
+        assert not bed.jobs
+        await bed.send(numbered(2))
+        await asyncio.sleep(31)
+        assert len(bed.jobs) == 1
+        await bed.idle()
+    assert [each for each in numbers(bed.sent)[0] if each > 0] == [1, 2]
+
+
+async def test_what_is_full_or_late_does_not_wait_for_a_source_that_is_away() -> None:
+    bed = Gathering({"quiet": "30s", "merge": {"window": "60s"}})
+    async with bed.running():
+        bed.windows.listens("uploads", False)
+        await bed.send(numbered(1))
+        await asyncio.sleep(66)
+        assert numbers(bed.sent) == [[1]]
+
+
 async def test_a_changed_route_goes_on_with_its_windows_by_what_it_says_now() -> None:
     bed = Gathering({"merge": {"window": "1h", "as": "text"}})
     async with bed.running():

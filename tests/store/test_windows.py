@@ -51,7 +51,7 @@ async def send_all(store: Store, remember: float = 3600.0) -> list[str]:
     """Send what is closed, one event a window; give their ids."""
     sent = []
     while True:
-        closed, _ = await store.windows.close(100)
+        closed, _ = await store.windows.close(100, lambda _: None)
         if not closed:
             return sent
         members = await store.windows.members(closed)
@@ -122,7 +122,7 @@ async def test_ids_take_an_eighth_of_the_budget_and_the_oldest_go_first(
         for round_ in range(10):
             await join(store, *(member(f"{round_}-{n}" + "x" * 100) for n in range(100)))
             await close_all(store)
-            closed, _ = await store.windows.close(1)
+            closed, _ = await store.windows.close(1, lambda _: None)
             members = await store.windows.members(closed)
             numbers = [number for number, _ in members[closed[0].number]]
             _, early = await store.windows.send([Part(closed[0], numbers, None, 3600.0)])
@@ -163,7 +163,7 @@ async def test_members_of_a_store_whose_windows_are_damaged_are_sent_as_they_are
         async with Store.open(state_dir, metrics):
             pass
     async with Store.open(state_dir, Metrics(), accept_loss=True) as store:
-        closed, _ = await store.windows.close(100)
+        closed, _ = await store.windows.close(100, lambda _: None)
         assert {(one.reason, one.name.service, one.members) for one in closed} == {
             ("salvaged", "plants", 50),
             ("salvaged", "flood", 5),
@@ -191,7 +191,7 @@ async def test_a_salvage_keeps_windows_and_what_is_remembered(state_dir: Path, m
             Joined.NEW,
         ]
         await close_all(store)
-        (window,), _ = await store.windows.close(100)
+        (window,), _ = await store.windows.close(100, lambda _: None)
         assert (window.members, window.reason) == (3, "route_gone")
 
 

@@ -105,12 +105,15 @@ def _list_dead_letters(options: argparse.Namespace) -> int:
 
 def _show_dead_letter(options: argparse.Namespace) -> int:
     from bridge.store import read_dead_letter
+    from bridge.store.find import members_of
 
-    found = read_dead_letter(load(options).state_dir, options.number)
+    state_dir = load(options).state_dir
+    found = read_dead_letter(state_dir, options.number)
     if found is None:
         print(f"oscar-bridge: there is no dead letter {options.number}", file=sys.stderr)
         return FAILED
     letter, event = found
+    members = members_of(state_dir, event.source, event.id)
     text, encoding = readable(event.data)
     if options.json:
         print(
@@ -119,6 +122,7 @@ def _show_dead_letter(options: argparse.Namespace) -> int:
                     **asdict(letter),
                     "time": event.time.isoformat() if event.time else None,
                     "attributes": dict(event.attributes),
+                    "members": members,
                     "data": text,
                     "data_encoding": encoding,
                 }
@@ -141,6 +145,7 @@ def _show_dead_letter(options: argparse.Namespace) -> int:
         ("subject", event.subject or "-"),
         ("time", event.time.isoformat() if event.time else "-"),
         *((f"  {name}", value) for name, value in event.attributes.items()),
+        *(("  sent together", member) for member in members),
         ("data", f"{len(event.data)} bytes, {encoding}"),
     ):
         print(f"{name + ':':16}{on_one_line(str(value))}")

@@ -67,6 +67,11 @@ _WINDOW = """
     SELECT key, members, due, windows.reason FROM windows
     WHERE number = (SELECT in_window FROM kept WHERE kept.number = ?)
 """
+_MEMBERS = """
+    SELECT merged.id FROM merges JOIN merged ON merged.merge = merges.number
+    WHERE merges.source = CAST(? AS TEXT) AND merges.id IN (CAST(? AS TEXT), CAST(? AS TEXT))
+        AND merges.id != '' ORDER BY merged.id
+"""
 _COLUMNS = ", ".join("id" if name == "event_id" else name for name in Kept.__dataclass_fields__)
 
 
@@ -91,6 +96,18 @@ def removed(state_dir: Path, jobs: Collection[tuple[str, str]]) -> set[tuple[str
         return beside.read(state_dir, question)
     except beside.NoStoreError:
         return set()
+
+
+def members_of(state_dir: Path, source: str, event_id: str) -> list[str]:
+    """Return the ids of those that were sent together as that event, while they are remembered.
+
+    Raises StoreError when there is no store, or it can't be read.
+    """
+    # A replay as new has `+1`, `+2` … behind the id that they were sent as.
+    ids = (schema.raw(source), schema.raw(event_id), schema.raw(event_id.rpartition("+")[0]))
+    return beside.read(
+        state_dir, lambda connection: [found for (found,) in connection.execute(_MEMBERS, ids)]
+    )
 
 
 def _find(connection: sqlite3.Connection, sources: Collection[str], event_id: str) -> Traces:

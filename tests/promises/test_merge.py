@@ -82,7 +82,7 @@ async def test_what_is_not_complete_is_a_dead_letter_that_is_replayed_as_one(wor
     )
     daemon.start()
     await daemon.becomes_ready()
-    await world.produce([b'{"n": 1}', b'{"n": 2}'], keys=[b"a", b"a"])
+    ids = await world.produce([b'{"n": 1}', b'{"n": 2}'], keys=[b"a", b"a"])
     await until(lambda: [row.reason for row in daemon.kept()] == ["dead"], what="a letter")
     (listed,) = [
         json.loads(line) for line in daemon.command("dead-letters", "list", "--json").stdout.split("\n")[:-1]
@@ -90,6 +90,7 @@ async def test_what_is_not_complete_is_a_dead_letter_that_is_replayed_as_one(wor
     assert (listed["cause"], listed["subject"]) == ("incomplete", "a")
     shown = daemon.command("dead-letters", "show", str(listed["number"])).stdout
     assert '{"events":[{"n": 1},{"n": 2}]}' in shown
+    assert all(f"sent together: {each}" in shown for each in ids)
     assert not sent(world.oscar)
     assert "1 " in daemon.command("dead-letters", "replay", "--all").stdout
     await all_sent(world.oscar, 2)

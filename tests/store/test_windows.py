@@ -15,7 +15,7 @@ from bridge.core.event import Event
 from bridge.core.windows import Joined, Member, Name, Part, Policy, Rules
 from bridge.store import Store, StoreConfig
 from bridge.store.clock import Clock
-from bridge.store.find import find
+from bridge.store.find import find, members_of
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import event, parked_ids, value
 
@@ -91,6 +91,8 @@ async def test_members_become_one_parked_event_and_counts_tell(state_dir: Path, 
         traces = find(state_dir, ["uploads"], "2")
         assert traces.merged == {("uploads", "plants"): merged_id}
         assert [row.event_id for row in traces.kept] == [merged_id]
+        assert members_of(state_dir, "uploads", merged_id) == ["1", "2"]
+        assert members_of(state_dir, "uploads", f"{merged_id}+1") == ["1", "2"]
         assert await join(store, member("2"), member("3")) == [Joined.REPEATED, Joined.NEW]
 
 

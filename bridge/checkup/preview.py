@@ -46,10 +46,15 @@ class Preview:
     def ends(self) -> Iterator[End]:
         """Give what comes of it in the end: each service once, and each dead letter, in the routes' order."""
         services = {service.key: service for service in self.services}
+        joined: set[str] = set()
         for number, decision in enumerate(self.decisions, 1):
             if decision.service is None:
                 if decision.dead:
                     yield End(self.event, number, "", dead_letter=decision.reason)
+            elif decision.place is not None:
+                if decision.service not in services and decision.service not in joined:
+                    joined.add(decision.service)
+                    yield End(self.event, number, decision.service)
             elif service := services.pop(decision.service, None):
                 yield End(self.event, number, service.key, service, service.cause)
 
@@ -65,7 +70,7 @@ class End:
     service: str
     """The key of the service that gets it; empty where no service was chosen."""
     sent: ServicePreview | None = None
-    """What that service gets."""
+    """What that service gets; None where it gets it together with others."""
     dead_letter: str = ""
     """The cause of the dead letter that becomes of it, if one does."""
 

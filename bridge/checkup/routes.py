@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bridge.core.ports import Finding, Findings
-from bridge.pipeline.router import RouteConfig
+from bridge.pipeline.merging import MergeConfig
 from bridge.settings import Settings
 from bridge.store.windows import most_remembered
 
@@ -15,23 +15,20 @@ _BYTES_A_MEMBER = 250
 
 def check_routes(settings: Settings) -> Sequence[Finding]:
     """Tell what "once" means for events that are sent together."""
-    found: list[Finding] = []
-    for number, route in enumerate(settings.routes, 1):
-        if route.merges:
-            findings = Findings(f"route {number}")
-            _once(findings, settings, route)
-            found += findings.found
-    return found
-
-
-def _once(findings: Findings, settings: Settings, route: RouteConfig) -> None:
-    days = (7 * 86400.0 if route.merge is None else route.merge.remember) / 86400
-    members = most_remembered(settings.store.max_bytes) // _BYTES_A_MEMBER
+    findings = Findings("routes")
+    merging = [route for route in settings.routes if route.merges]
+    if not merging:
+        return ()
+    days = min((route.merge or MergeConfig()).remember for route in merging) / 86400
+    members = most_remembered(settings.store.max_bytes) // _BYTES_A_MEMBER // 1000 * 1000
     findings.note(
-        f"an event is sent with others once, though it comes again, for {days:g} days (merge.remember) or "
-        f"about {members:,} events (an eighth of store.max_bytes): beyond that at least once"
+        "an event that is sent together with others is so once, though it comes again, for "
+        f"{days:g} days (merge.remember), while about {members:,} are remembered (an eighth of "
+        "store.max_bytes): beyond that at least once"
     )
     findings.note(
-        f"each bridge that reads {route.from_} sends what it gets itself: where there are several, an event "
-        "that two get is sent by both, and a folder or key is parted, but for a key that is in one partition"
+        f"of several bridges that read {' or '.join(sorted({route.from_ for route in merging}))} each sends "
+        "together what it gets itself: an event that two get is sent twice, and a folder or key is parted, "
+        "unless it is all in one partition of Kafka"
     )
+    return findings.found

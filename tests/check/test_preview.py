@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.checkup import json_of_preview, lines_of_preview, preview
-from bridge.checkup.preview import Preview
+from bridge.checkup.preview import Preview, ends_of
+from bridge.checkup.routes import check_routes
 from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.sources import NoEvent
@@ -122,3 +123,26 @@ def test_a_route_that_decodes_shows_what_the_service_would_get(tmp_path: Path) -
     assert [service.payload for service in one.services] == ['{"size":1}']
     assert one.decisions[1].reason == "undecodable"
     assert "can't be decoded: not gzip: " in "\n".join(lines_of_preview(one, with_job=True))
+
+
+def test_an_event_that_goes_together_with_others_is_told_with_its_window(tmp_path: Path) -> None:
+    routes = [
+        {"from": "uploads", "to": "plants", "complete": {"marker": 'subject.endsWith("/.done")'}},
+        {"from": "uploads", "to": "plants"},
+    ]
+    loaded = settings(tmp_path, routes=routes)
+    message = Event(id="1", source="uploads", type="t", subject="/in/a/.done", data=b"{}")
+    (told,) = preview(loaded, "uploads", message)
+    assert isinstance(told, Preview)
+    first, _ = told.decisions
+    assert first.place == ("folder", "/in/a", True)
+    assert told.services == []
+    assert [(end.service, end.route, end.sent, end.dead_letter) for end in ends_of([told])] == [
+        ("plants", 1, None, "")
+    ]
+    assert "the marker that closes the window of key /in/a" in "\n".join(
+        lines_of_preview(told, with_job=True)
+    )
+    found = check_routes(loaded)
+    assert all(finding.severity == "note" for finding in found)
+    assert "at least once" in found[0].message

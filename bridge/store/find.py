@@ -59,7 +59,7 @@ class Traces:
 
 
 _SENT_IN = """
-    SELECT merges.service, merges.id FROM merged JOIN merges ON merges.number = merged.merge
+    SELECT merges.service, merges.id FROM merged CROSS JOIN merges ON merges.number = merged.merge
     WHERE merged.id = CAST(? AS TEXT) AND merges.source = CAST(? AS TEXT) AND merges.id != ''
     ORDER BY merges.number
 """

@@ -4,20 +4,63 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.windows import Joined, Member, Name, Part, Policy, Rules
-from bridge.store import Store, StoreConfig
+from bridge.store import Store, StoreConfig, schema
+from bridge.store.changes import Change
 from bridge.store.clock import Clock
 from bridge.store.find import find, members_of
+from bridge.store.spooled import Done
+from bridge.store.windows import Windows
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import event, parked_ids, value
+
+T = TypeVar("T")
+
+
+class Access:
+    """A file in memory, which counts the steps that SQLite makes."""
+
+    def __init__(self) -> None:
+        self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection.text_factory = schema.text
+        schema.upgrade(self._connection)
+        self._steps = 0
+
+    async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        return question(self._connection)
+
+    async def write(self, call: Callable[[sqlite3.Connection], tuple[T, Change]], size: int = 0) -> T:
+        with schema.transaction(self._connection):
+            return call(self._connection)[0]
+
+    def now(self) -> float:
+        return 1000.0
+
+    steady = now
+
+    def finish(self, done: Done) -> bool:
+        raise NotImplementedError
+
+    async def steps(self, call: Awaitable[object]) -> int:
+        self._steps = 0
+        self._connection.set_progress_handler(self._step, 1)
+        await call
+        self._connection.set_progress_handler(None, 1)
+        return self._steps
+
+    def _step(self) -> int:
+        self._steps += 1
+        return 0
+
 
 NAME = Name("uploads", "plants", "all", "")
 RULES = Rules(longest=3600.0, most=1000)
@@ -148,6 +191,30 @@ async def test_at_the_budget_nothing_joins_and_what_is_there_is_sent(
         await close_all(store)
         assert await send_all(store)
         assert await join(store, member("more", data=b"x" * 20_000)) == [Joined.NEW]
+
+
+async def test_what_an_event_costs_does_not_grow_with_windows_or_with_what_is_remembered() -> None:
+    """Told by the steps that SQLite makes."""
+    costs = []
+    for count in (20, 2000):
+        store = Access()
+        kept = Windows(store, 2**30)
+        for n in range(count):
+            await kept.join([member(f"old-{n}")])
+            await kept.begin(lambda _: None)
+            (window,), _ = await kept.close(1, lambda _: None)
+            ((number, _),) = (await kept.members([window]))[window.number]
+            await kept.send([Part(window, [number], event(f"merged-{n}"), 3600.0)])
+        await kept.join([member(f"open-{n}", name=NAME._replace(key=str(n))) for n in range(count)])
+        costs.append(
+            [
+                await store.steps(kept.join([member("new", name=NAME._replace(key="new"))])),
+                await store.steps(kept.join([member("newer", name=NAME._replace(key="new"))])),
+                await store.steps(kept.close(100, lambda _: None, ["uploads"])),
+            ]
+        )
+    few, many = costs
+    assert all(now < 2 * before + 100 for before, now in zip(few, many, strict=True)), costs
 
 
 async def test_members_of_a_store_whose_windows_are_damaged_are_sent_as_they_are(

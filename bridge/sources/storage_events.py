@@ -7,9 +7,11 @@ EventBridge and Lambda. Each record becomes an event of its own in the form that
 URL-encoded key. The text of a record is kept but for what the supervisor needs and it lacks; EventBridge's
 other form is rewritten.
 
-The supervisor knows two stores, `aws:s3` and `minio:s3`, by which it chooses whose credentials to fetch the
-object with. A record of any other is presented as `minio:s3`: that provider has an endpoint of its own in the
-service's definition, S3's is always Amazon's (`storage/providers/`).
+The supervisor knows two stores, by which it chooses where to fetch the object: `aws:s3` is always Amazon's
+(`storage/providers/s3.py`), `minio:s3` the one that OSCAR runs on (OSCAR sets that provider,
+`pkg/handlers/create.go`). A record of any other store is presented as `minio:s3`: at Amazon a bucket of its
+name would be somebody else's. What the supervisor can't reach, the service's script fetches
+(`DOWNLOAD_INPUT=false`, `faassupervisor/supervisor.py`).
 
 Facts: Amazon S3 User Guide, "Event message structure" and "EventBridge event message structure"; Amazon SNS
 Developer Guide, "HTTP/HTTPS notification JSON format"; AWS Lambda Developer Guide, "Using Lambda with Amazon

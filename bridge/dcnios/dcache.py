@@ -7,7 +7,7 @@ import shlex
 from pathlib import PurePosixPath
 from typing import NoReturn
 
-from bridge.dcnios.draft import Draft, Entry
+from bridge.dcnios.draft import SECRETS, Draft, Entry
 from bridge.dcnios.elements import Element
 from bridge.dcnios.pace import Processor
 from bridge.dcnios.remarks import What
@@ -88,7 +88,7 @@ def _auth(element: Element, entry: Entry, draft: Draft, given: argparse.Namespac
         entry.put("auth", {"type": "x509", "cert_file": file}, origin)
         element.say(What.TO_DO, "folder", f"put the proxy certificate at {file}, and renew it there")
     else:
-        file = f"secrets/{entry.key}-token"
+        file = f"{SECRETS}/{entry.key}-token"
         entry.put("auth", {"type": "bearer", "token_file": file}, origin)
         account = given.oidc_account or "ACCOUNT"
         why = f"the bridge asks no oidc-agent for dCache: keep {file} fresh with `oidc-token {account}`"

@@ -8,6 +8,9 @@ from typing import TypeAlias
 
 from bridge.dcnios.remarks import Origin
 
+CONFIGURATION = "bridge.yaml"
+SECRETS = "secrets"
+"""The directory of the secrets' files, beside the configuration."""
 Setting: TypeAlias = "str | int | bool | list[str] | dict[str, str | int | bool]"
 """What may stand behind a key."""
 
@@ -84,8 +87,3 @@ def _put(files: dict[str, str], stem: str, suffix: str, what: str) -> str:
         name = f"{stem}-{number}{suffix}"
     files[name] = what
     return name
-
-
-CONFIGURATION = "bridge.yaml"
-SECRETS = "secrets"
-"""The directory of the secrets' files, beside the configuration."""

@@ -9,6 +9,7 @@ from fractions import Fraction
 from bridge.dcnios.remarks import Origin, Report, What
 from bridge.settings.document import Loc, Value, dotted
 
+NOTHING = "there is nothing in it"
 _MOST = 10**9
 _NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,6})?|\.[0-9]{1,6}")
 
@@ -60,7 +61,10 @@ class Element:
         """Return the text at `key`, a number as it is written; None when it is not there."""
         value = self.value.child(key)
         self._read.add(key)
-        if value is None or value.content is None:
+        if value is None:
+            return None
+        if value.content is None:
+            self.say(What.LEFT_OUT, key, NOTHING)
             return None
         content = value.content
         if isinstance(content, (dict, list)):
@@ -111,7 +115,10 @@ class Element:
         """Return the mapping at `key` as an element of its own; None when there is none."""
         value = self.value.child(key)
         self._read.add(key)
-        if value is None or value.content is None:
+        if value is None:
+            return None
+        if value.content in (None, {}):
+            self.say(What.LEFT_OUT, key, NOTHING)
             return None
         if not isinstance(value.content, dict):
             self.wrong(key, "expected a mapping of `key: value`")
@@ -122,7 +129,10 @@ class Element:
         """Give the mappings in the list at `key`, each as an element of its own."""
         value = self.value.child(key)
         self._read.add(key)
-        if value is None or value.content is None:
+        if value is None:
+            return
+        if value.content in (None, []):
+            self.say(What.LEFT_OUT, key, NOTHING)
             return
         if not isinstance(value.content, list):
             self.wrong(key, "expected a list, each item with `- `")

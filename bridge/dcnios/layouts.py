@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bridge.dcnios.elements import Element
+from bridge.dcnios.elements import NOTHING, Element
 from bridge.dcnios.remarks import Origin, Report, What
 from bridge.settings.document import Loc, Value, dotted
 from bridge.settings.references import did_you_mean
@@ -43,8 +43,6 @@ _MIXTURE = "a mixture of layouts"
 class Elements:
     """All elements of a file, each with its name, and how they are connected."""
 
-    layout: str
-    """For a person."""
     sources: Sequence[Element]
     destinations: Sequence[Element]
     generics: Sequence[Element]
@@ -74,12 +72,10 @@ class _Finder:
                 self._kind(_FLAT[key], value, ("nifi", key))
             elif key not in ("endpoint", "user", "password", "connection"):
                 self._unknown(key, value, ("nifi", key), [*_KINDS, *_FLAT, "connection"])
-        layout = self._layout()
-        self._say_what_it_is(layout)
+        self._say_what_it_is(self._layout())
         connections = list(nifi.items("connection"))
         self._name()
         return Elements(
-            layout,
             [one for kind in dict.fromkeys(_KINDS[SOURCE].values()) for one in self._found.get(kind, ())],
             [one for kind in ("OSCAR", "PutS3") for one in self._found.get(kind, ())],
             self._found.get("generic", []),
@@ -89,10 +85,10 @@ class _Finder:
 
     def _room(self, room: str, value: Value) -> None:
         loc = ("nifi", room)
-        if not isinstance(value.content, dict):
-            if value.content is not None:
-                self._report.wrong(_origin(value, loc), "expected kinds of elements, such as `Kafka:`")
-            return
+        if value.content in (None, {}):
+            self._report.say(What.LEFT_OUT, _origin(value, loc), NOTHING)
+        elif not isinstance(value.content, dict):
+            self._report.wrong(_origin(value, loc), "expected kinds of elements, such as `Kafka:`")
         for key, inner in value.mapping().items():
             if key in _KINDS[room]:
                 self._kind(_KINDS[room][key], inner, (*loc, key))
@@ -103,8 +99,8 @@ class _Finder:
                 self._unknown(key, inner, (*loc, key), list(_KINDS[room]))
 
     def _kind(self, kind: str, value: Value, loc: Loc) -> None:
-        if value.content is None:
-            self._report.say(What.LEFT_OUT, _origin(value, loc), "there is nothing in it")
+        if value.content in (None, []):
+            self._report.say(What.LEFT_OUT, _origin(value, loc), NOTHING)
             return
         if not isinstance(value.content, list):
             message = "expected a list of elements, each with `- name: …`"

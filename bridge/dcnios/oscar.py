@@ -16,7 +16,8 @@ from bridge.dcnios.remarks import What
 from bridge.dcnios.writing import value_of
 
 PROCESSORS = {"InvokeOSCAR": Processor(1)}
-_HOST = re.compile(r"https?://([A-Za-z0-9-]+)")
+_HOST = re.compile(r"https?://((?:[0-9]+\.){3}[0-9]+|[A-Za-z0-9-]+)")
+"""An address, or the first part of a host's name."""
 
 
 class _Login(NamedTuple):

@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from bridge.cli import main
+from bridge.settings.document import Value, dotted
 
 FILES = Path(__file__).parent / "files"
 NODES = {"rates": "3"}
@@ -34,6 +35,33 @@ def imported(
         return told.out.replace(str(directory), "DIR"), directory
 
     return made
+
+
+def untold(tree: Value, said: str) -> list[str]:
+    """The keys of a file of which nothing is said, or not in their line."""
+    told: dict[str, set[str]] = {}
+    places: dict[str, int] = {}
+    for line, key, what in re.findall(r"^\S+\.yaml:(\d+):\d+: (\S+): ([\w ]+): ", said, re.MULTILINE):
+        told.setdefault(key, set()).add(what)
+        places[key] = int(line)
+
+    def covers(key: str) -> bool:
+        """Whether what is said at `key` is said of all in it."""
+        as_one = re.search(r"\.(components|alterations|connection)\[\d+\]$", key)
+        nothing_below = not any(other.startswith((f"{key}.", f"{key}[")) for other in told)
+        return bool(as_one) or ("left out" in told[key] and nothing_below)
+
+    found = []
+    for loc, value in tree.walk():
+        if isinstance(value.content, (dict, list)) and value.content:
+            continue
+        own = dotted(loc)
+        above = [dotted(loc[:length]) for length in range(1, len(loc))]
+        if own not in told and not any(key in told and covers(key) for key in above):
+            found.append(own)
+        elif places.get(own, value.place.line) != value.place.line:
+            found.append(f"{own} in line {value.place.line}")
+    return found
 
 
 def bring(directory: Path) -> None:

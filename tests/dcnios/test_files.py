@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bridge.cli import main
-from bridge.settings.document import Value, dotted, read, secrets_of
-from tests.dcnios.conftest import FILES, bring
+from bridge.settings.document import Value, read, secrets_of
+from tests.dcnios.conftest import FILES, bring, untold
 
 NAMES = sorted(path.stem for path in FILES.glob("*.yaml") if not path.stem.endswith(".bridge"))
 Made = Callable[[str], tuple[str, Path]]
@@ -98,25 +98,7 @@ def test_no_secret_is_shown_and_each_that_is_used_has_a_file_of_its_own(name: st
 @pytest.mark.parametrize("name", NAMES)
 def test_every_key_of_a_file_is_told_at_its_place(name: str, imported: Made) -> None:
     said, _ = imported(name)
-    told: dict[str, set[str]] = {}
-    places: dict[str, int] = {}
-    for line, key, what in re.findall(r"^[\w-]+\.yaml:(\d+):\d+: (\S+): ([\w ]+): ", said, re.MULTILINE):
-        told.setdefault(key, set()).add(what)
-        places[key] = int(line)
-
-    def covers(key: str) -> bool:
-        """Whether what is said at `key` is said of all in it."""
-        as_one = re.search(r"\.(components|alterations|connection)\[\d+\]$", key)
-        nothing_below = not any(other.startswith((f"{key}.", f"{key}[")) for other in told)
-        return bool(as_one) or ("left out" in told[key] and nothing_below)
-
-    for loc, value in tree(name).walk():
-        if isinstance(value.content, (dict, list)) and value.content:
-            continue
-        own = dotted(loc)
-        above = [dotted(loc[:length]) for length in range(1, len(loc))]
-        assert own in told or any(key in told and covers(key) for key in above), f"nothing is said of {own}"
-        assert own not in places or places[own] == value.place.line
+    assert untold(tree(name), said) == []
 
 
 def test_the_files_have_every_key_of_every_layout() -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from bridge.core.errors import ConfigurationError
 from bridge.dcnios import import_file, save
 from bridge.settings import load
-from tests.dcnios.conftest import bring
+from bridge.settings.document import read
+from tests.dcnios.conftest import bring, untold
 
 ODD = st.one_of(
     st.none(),
@@ -28,8 +29,9 @@ ODD = st.one_of(
     st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
 )
 TEXT = st.sampled_from(
-    ["x", "swordfish", "${HOME}", "a b", "x: #y", "'", '"', "\\", "é✓", "$${", "-", "~", "null", "1", "yes"]
+    ["x", "${HOME}", "a b", "x: #y", "'", '"', "\\", "é✓", "$${", "-", "~", "null", "1", "yes"]
 )
+SECRET = st.sampled_from(["swordfish", "swordfish: #${X} '\"", " swordfish é✓\\"])
 NAME = st.sampled_from(["a", "ñ & x", "a" * 80, "1", "on", "ä", "✓", "-"])
 SECONDS = st.sampled_from([1, 2, "3", 0.5, 7, 0, 10**9])
 COUNT = st.sampled_from([1, "10", 60])
@@ -56,17 +58,17 @@ ALTERATIONS = st.lists(
 STORE = st.fixed_dictionaries(
     {
         "Truststore_Filename": one_of("a.p12", "/b/a.p12", "c d.jks", "secrets", ".."),
-        "Truststore_Password": TEXT,
+        "Truststore_Password": SECRET,
     },
     optional={
         "Truststore_Type": one_of("JKS", "PKCS12"),
         "Keystore_Filename": one_of("k.jks", "bridge.yaml"),
         "Keystore_Type": one_of("JKS", "PKCS12"),
-        "Keystore_Password": TEXT,
+        "Keystore_Password": SECRET,
     },
 )
 REGION = {"AWS_DEFAULT_REGION": one_of("us-east-1")}
-LOGIN = {"AWS_ACCESS_KEY_ID": TEXT, "AWS_SECRET_ACCESS_KEY": TEXT}
+LOGIN = {"AWS_ACCESS_KEY_ID": TEXT, "AWS_SECRET_ACCESS_KEY": SECRET}
 FOLDERS = [
     "/in",
     "/in/ /more -r",
@@ -80,7 +82,7 @@ FOLDERS = [
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dCache": (
         {"endpoint": one_of("https://dcache.example.org/api/v1", "http://dcache.example.org"), "user": TEXT}
-        | {"password": TEXT, "folder": st.sampled_from(FOLDERS), "statefile": TEXT},
+        | {"password": SECRET, "folder": st.sampled_from(FOLDERS), "statefile": TEXT},
         {},
     ),
     "Kafka": (
@@ -88,7 +90,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "bootstrap_servers": one_of("kafka:9092", "a:1,b:2"),
             "topic": one_of("t", "a.b", "a.*", "(?i)x", "a b"),
         }
-        | {"group_id": one_of("g", 1), "sasl_username": TEXT, "sasl_password": TEXT},
+        | {"group_id": one_of("g", 1), "sasl_username": TEXT, "sasl_password": SECRET},
         {
             "security_protocol": one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
             "sasl_mechanism": one_of("PLAIN", "SCRAM-SHA-256"),
@@ -100,7 +102,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "GetSQS": ({"queue_name": one_of("q", "q.fifo"), **REGION}, LOGIN),
     "GetS3": ({"AWS_S3_BUCKET": one_of("b", "c"), **REGION}, LOGIN),
     "RUCIO": (
-        {"host": one_of("mq"), "port": one_of(5671, "5671"), "virtual_host": TEXT, "password": TEXT}
+        {"host": one_of("mq"), "port": one_of(5671, "5671"), "virtual_host": TEXT, "password": SECRET}
         | {"queue_name": TEXT, "service_filter": TEXT, "ssl_client_auth": TEXT},
         {"ssl_context": STORE, "user": TEXT},
     ),
@@ -108,9 +110,9 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "endpoint": one_of("https://oscar.example.org", "http://o/"),
             "service": one_of("s", "t"),
-            "token": TEXT,
+            "token": SECRET,
         },
-        {"user": TEXT, "password": TEXT},
+        {"user": TEXT, "password": SECRET},
     ),
     "PutS3": ({}, {}),
     "generic": ({"file": TEXT}, {"variables": st.just({"a": "b"})}),
@@ -122,7 +124,7 @@ DESTINATIONS = ("OSCAR", "PutS3")
 @st.composite
 def files(draw: st.DrawFn) -> Any:
     """A file of any layout, or of several at once, which DCNiOS would take."""
-    nifi: dict[str, Any] = {"endpoint": "https://nifi", "user": "u", "password": draw(TEXT)}
+    nifi: dict[str, Any] = {"endpoint": "https://nifi", "user": "u", "password": draw(SECRET)}
     ends: tuple[list[str], list[str]] = ([], [])
     for kind in [*draw(st.lists(st.sampled_from(sorted(KINDS)), max_size=3, unique=True)), "Kafka", "OSCAR"]:
         room = "Destination" if kind in DESTINATIONS else "Source"
@@ -185,6 +187,9 @@ def usable(content: Any, nodes: int) -> bool:
             save(imported, made, force=False)
             bring(made)
             load(made / "bridge.yaml", {})
+            said = "\n".join(str(remark) for remark in imported.remarks)
+            assert untold(read(path, []), said) == []
+            assert "swordfish" not in said + imported.configuration
             return True
         assert told
         for line in told:

@@ -94,7 +94,7 @@ def _merge(item: Element, found: Alterations) -> None:
         What.LOST, None, f"a batch of more than {_MOST_EVENT} bytes never started a job; the bridge splits it"
     )
     value: dict[str, str | int | bool] = {"max_events": int(most), "window": f"{float(window):g}s"}
-    found.merge = Alteration({**value, "demarcator": "\n", "as": "text"}, item.origin(), "Merge of DCNiOS")
+    found.merge = Alteration({**value, "as": "text"}, item.origin(), "Merge of DCNiOS")
 
 
 def _decode(item: Element, encoding: str, found: Alterations) -> None:

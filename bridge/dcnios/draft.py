@@ -23,8 +23,6 @@ class Line:
     value: Setting
     origin: Origin
     comment: str = ""
-    off: bool = False
-    """Written as a comment, for a bridge that has this key."""
 
 
 @dataclass(slots=True)
@@ -35,11 +33,9 @@ class Entry:
     origin: Origin
     lines: list[Line] = field(default_factory=list)
 
-    def put(self, key: str, value: Setting, origin: Origin | None = None, comment: str = "") -> Line:
-        """Add a line and return it."""
-        line = Line(key, value, origin or self.origin, comment)
-        self.lines.append(line)
-        return line
+    def put(self, key: str, value: Setting, origin: Origin | None = None, comment: str = "") -> None:
+        """Add a line."""
+        self.lines.append(Line(key, value, origin or self.origin, comment))
 
 
 @dataclass(slots=True)

@@ -19,7 +19,6 @@ from bridge.dcnios.pace import Processor, pace_of
 from bridge.dcnios.remarks import Origin, Remark, Report, What
 from bridge.dcnios.trial import mistakes_into
 from bridge.dcnios.writing import written
-from bridge.pipeline.router import RouteConfig
 from bridge.settings.document import Value, read, secrets_of
 
 _Reader = Callable[[Element, Entry, Draft], None]
@@ -159,12 +158,7 @@ class _Importer:
                 entry.put("when", source.when, source.origin, "service_filter of DCNiOS")
             for key, alteration in source.altered.items():
                 if alteration is not None:
-                    line = entry.put(key, alteration.value, alteration.origin, alteration.comment)
-                    if key not in RouteConfig.model_fields:
-                        line.off = True
-                        line.comment = f"until this bridge has it: {alteration.comment}"
-                        why = f"`{key}` is written as a comment until this bridge has it"
-                        self._report.say(What.LEFT_OUT, alteration.origin, why)
+                    entry.put(key, alteration.value, alteration.origin, alteration.comment)
             entry.put("to", service.key)
             self._draft.routes.append(entry)
 

@@ -55,17 +55,17 @@ def _route(entry: Entry) -> str:
 
 
 def _line(line: Line, indent: int) -> str:
-    setting = line.value
-    begin = f"{' ' * indent}{'# ' if line.off else ''}"
-    text = f"{begin}{line.key}: {value_of(setting)}"
-    comment = on_one_line(line.comment)
-    if len(text) > _LONGEST and isinstance(setting, dict):
-        inner = "".join(f"{begin}  {key}: {_scalar(value, flow=False)}\n" for key, value in setting.items())
-        return f"{begin}# {comment}\n" * bool(comment) + f"{begin}{line.key}:\n{inner}"
+    begin = f"{' ' * indent}{line.key}:"
+    text = f"{begin} {value_of(line.value)}"
+    comment = f"# {on_one_line(line.comment)}" if line.comment else ""
+    above = f"{' ' * indent}{comment}\n" if comment else ""
+    if len(text) > _LONGEST and isinstance(line.value, dict):
+        inner = (f"{' ' * indent}  {key}: {value_of(value)}\n" for key, value in line.value.items())
+        return f"{above}{begin}\n{''.join(inner)}"
     if not comment:
         return f"{text}\n"
-    beside = f"{text:<{_COMMENT_AT}}{'' if len(text) < _COMMENT_AT else '  '}# {comment}"
-    return f"{beside}\n" if len(beside) <= _LONGEST else f"{' ' * indent}# {comment}\n{text}\n"
+    beside = f"{text:<{_COMMENT_AT}}{'' if len(text) < _COMMENT_AT else '  '}{comment}"
+    return f"{beside}\n" if len(beside) <= _LONGEST else f"{above}{text}\n"
 
 
 def value_of(setting: Setting) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ nifi:
         security_protocol: PLAINTEXT
         sasl_username: dummy
         sasl_password: dummy
+        separate_by_key: "true"
+        message_demarcator: ";"
     GetS3:
       - name: bucket
         AWS_DEFAULT_REGION: {region}
@@ -82,7 +85,7 @@ async def test_a_file_of_dcnios_makes_jobs_of_what_comes_to_all_its_sources(
 ) -> None:
     await tansu.create_topic(unique)
     await tansu.produce(unique, [b'{"n": 0}'])
-    await tansu.produce(unique, [b'{"n": 1}'])
+    await tansu.produce(unique, [(b"k", b'{"n": 1}'), (b"k", b'{"n": 2}')])
     await tansu.commit(unique, {TopicPartition(unique, 0): 1})  # as NiFi has, which read the first of them
     queue = await moto.create_queue(f"{unique}_events")
     async with SandboxDcache() as site, SandboxOscar(Settings(simulate=True)) as oscar:
@@ -115,12 +118,13 @@ async def test_a_file_of_dcnios_makes_jobs_of_what_comes_to_all_its_sources(
             assert await daemon.stop() == 0
         finally:
             daemon.close()
-        bodies = [json.loads(body) for body in oscar.ledger.bodies("plants")]
-        assert {"n": 1} in bodies
-        assert {"n": 0} not in bodies, "NiFi had it"
+        joined = [b64encode(b'{"n": 1};{"n": 2}')]
+        assert oscar.ledger.bodies("flood") == joined, "NiFi had the first record, and joins those of one key"
+        plants = oscar.ledger.bodies("plants")
+        assert [body for body in plants if not body.startswith(b"{")] == joined
+        bodies = [json.loads(body) for body in plants if body.startswith(b"{")]
         assert {body["Records"][0]["s3"]["object"]["key"] for body in bodies if "Records" in body} == {
             "one.nc",
             "two.nc",
         }
         assert [body["event"]["name"] for body in bodies if "event" in body] == ["leaf.nc"]
-        assert [json.loads(body) for body in oscar.ledger.bodies("flood")] == [{"n": 1}]

@@ -31,4 +31,11 @@ def check_routes(settings: Settings) -> Sequence[Finding]:
         "together what it gets itself: an event that two get is sent twice, and a folder or key is parted, "
         "unless it is all in one partition of Kafka"
     )
+    for number, route in enumerate(settings.routes, 1):
+        if route.complete is not None and route.complete.marker is not None and route.quiet is None:
+            findings.warning(
+                f"route {number} sends what is there when the marker comes: an event that the marker has "
+                "overtaken (a file's look-up takes a moment, a queue keeps no order) is late",
+                "give it time: `quiet: 10s`",
+            )
     return findings.found

@@ -1,7 +1,8 @@
 """Events that wait in the store as commands choose and read them, and those that nothing will take.
 
-An event that is *parked* waits for its service's lane, one that is *spooled* for its source. It is *stranded*
-when the configuration has no such service or source any more.
+An event that is *parked* waits for its service's lane, one that is *spooled* for its source, one in a
+*window* for others that it is sent with. It is *stranded* when the configuration has no such service or
+source any more; a window ends of itself then.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from bridge.core.ports import NO_LANE
 from bridge.store import beside
 from bridge.store.changes import THESE
-from bridge.store.schema import PARKED, SPOOLED, raw
+from bridge.store.schema import PARKED, SPOOLED, WINDOW, raw
 
 _BATCH = 500
 """Read at once, and changed by one transaction."""
@@ -35,7 +36,7 @@ class Stranded(NamedTuple):
     """Events that nothing will take."""
 
     reason: str
-    """`parked` for a service, `spooled` by a source."""
+    """`parked` for a service, `spooled` by a source, or in a `window` for a service."""
     key: str
     """The service's key, or the source's identity."""
     events: int
@@ -65,6 +66,7 @@ def stranded(waiting: Iterable[Stranded], known: Known) -> list[Stranded]:
         each
         for each in waiting
         if each.events > 0
+        and each.reason != WINDOW
         and each.key not in (known.services if each.reason == PARKED else known.sources)
         and (each.reason, each.key) != (PARKED, NO_LANE)  # dead letters on their way round again
     ]
@@ -80,8 +82,13 @@ def groups(connection: sqlite3.Connection) -> list[Stranded]:
         "SELECT source, count(*) FROM kept INDEXED BY spooled_by_source WHERE reason = 'spooled' "
         "GROUP BY source"
     )
+    gathered = connection.execute(
+        "SELECT service, count(*) FROM kept INDEXED BY kept_by_reason WHERE reason = 'window' "
+        "GROUP BY service"
+    )
     return [
         *(Stranded(PARKED, service, count) for service, count in parked),
+        *(Stranded(WINDOW, service, count) for service, count in gathered),
         *(Stranded(SPOOLED, source, count) for source, count in spooled),
     ]
 
@@ -104,7 +111,7 @@ class Waiting:
     number: int
     """Its public name: stays the same and is never given to another."""
     reason: str
-    """`parked` or `spooled`."""
+    """`parked`, `spooled` or `window`."""
     source: str
     """The identity of the event's source."""
     event_id: str
@@ -171,13 +178,15 @@ def _conditions(
         return
     if chosen.service is not None:
         meant = [Stranded(PARKED, chosen.service, 0)]
+        if known is None:  # to be shown: there is nothing to be done about one in a window
+            meant.append(Stranded(WINDOW, chosen.service, 0))
     elif chosen.source is not None:
         meant = [Stranded(SPOOLED, chosen.source, 0)]
     else:
         meant = groups(connection) if known is None else stranded(groups(connection), known)
     for reason, key, _ in meant:
-        if reason == PARKED:
-            condition = "INDEXED BY kept_by_reason WHERE reason = 'parked' AND service = CAST(? AS TEXT)"
+        if reason in (PARKED, WINDOW):
+            condition = f"INDEXED BY kept_by_reason WHERE reason = '{reason}' AND service = CAST(? AS TEXT)"
         else:
             condition = "INDEXED BY spooled_by_source WHERE reason = 'spooled' AND source = CAST(? AS TEXT)"
         yield condition, (raw(key),)

@@ -56,6 +56,8 @@ async def test_records_of_one_key_are_one_job_and_a_kill_changes_nothing(world: 
     await until(lambda: len(daemon.kept()) == 200, what="all wait")
     assert not sent(world.oscar)
     assert {row.reason for row in daemon.kept()} == {"window"}
+    listed = daemon.command("parked", "list", "--service", "plants", "--json").stdout.splitlines()
+    assert {json.loads(line)["reason"] for line in listed} == {"window"}
     told = daemon.command("where", ids[0])
     assert "window of key scan-0: it waits in the store with 19 others" in told.stdout
     await world.produce(values[200:290], keys=keys[200:290])

@@ -145,7 +145,7 @@ def _show_dead_letter(options: argparse.Namespace) -> int:
         ("subject", event.subject or "-"),
         ("time", event.time.isoformat() if event.time else "-"),
         *((f"  {name}", value) for name, value in event.attributes.items()),
-        *(("  sent together", member) for member in members),
+        *(("  member", member) for member in members),
         ("data", f"{len(event.data)} bytes, {encoding}"),
     ):
         print(f"{name + ':':16}{on_one_line(str(value))}")

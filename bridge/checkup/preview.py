@@ -46,17 +46,17 @@ class Preview:
     def ends(self) -> Iterator[End]:
         """Give what comes of it in the end: each service once, and each dead letter, in the routes' order."""
         services = {service.key: service for service in self.services}
-        joined: set[str] = set()
+        told: set[str] = set()
         for number, decision in enumerate(self.decisions, 1):
-            if decision.service is None:
-                if decision.dead:
-                    yield End(self.event, number, "", dead_letter=decision.reason)
-            elif decision.place is not None:
-                if decision.service not in services and decision.service not in joined:
-                    joined.add(decision.service)
-                    yield End(self.event, number, decision.service)
-            elif service := services.pop(decision.service, None):
-                yield End(self.event, number, service.key, service, service.cause)
+            key, place = decision.service, decision.place
+            if decision.dead:
+                yield End(self.event, number, "", dead_letter=decision.reason)
+            elif key is not None and key not in told:
+                told.add(key)
+                if place is not None:
+                    yield End(self.event, number, key, window=place.key)
+                else:
+                    yield End(self.event, number, key, services[key], services[key].cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ class End:
     """What that service gets; None where it gets it together with others."""
     dead_letter: str = ""
     """The cause of the dead letter that becomes of it, if one does."""
+    window: str | None = None
+    """The key of the window, maybe empty, in which it goes to that service with others."""
 
 
 def ends_of(told: Sequence[Preview | NoEvent]) -> Iterator[End]:

@@ -32,6 +32,8 @@ routes:
   - {from: uploads, when: "data.size > 0", to: plants}
   - {from: uploads, when: data.flood, to: flood}
   - {from: bucket, when: 'subject.endsWith(".nc")', to: plants}
+  - {from: bucket, when: 'subject.startsWith("run/")', to: flood, merge: {key: subject}, quiet: 1m}
+  - {from: bucket, when: 'subject.startsWith("all/")', to: flood, merge: {max_events: 9, window: 1m}}
 """
 
 
@@ -108,6 +110,13 @@ SECOND = json.loads(json.dumps(RECORD).replace("a.nc", "c.nc"))
         },
         {
             "source": "bucket",
+            "subject": "run/1",
+            "expect": [{"service": "flood", "window": "run/1", "route": 2}],
+        },
+        {"source": "bucket", "subject": "all/1", "expect": [{"service": "flood", "window": ""}]},
+        {"source": "bucket", "subject": "all/1", "expect": [{"service": "flood"}]},
+        {
+            "source": "bucket",
             "data": {"Type": "Notification", "TopicArn": "arn:aws:sns:eu-west-1:1:t"},
             "expect": [{"dead_letter": "unreadable"}],
         },
@@ -163,6 +172,10 @@ def test_what_is_as_expected_passes(
             ["- - dead_letter: route", "+ - dead_letter: not_json"],
         ),
         ({"data": {"size": 1}, "expect": [{"dead_letter": "route"}]}, ["+ - service: plants"]),
+        (
+            {"source": "bucket", "subject": "run/1", "expect": [{"service": "flood", "window": "run/2"}]},
+            ["-   window: run/2", "+   window: run/1", "with others in the window of key run/1"],
+        ),
     ],
 )
 def test_what_is_not_as_expected_is_told_with_the_difference(

@@ -98,7 +98,7 @@ async def test_jobs_that_succeeded_are_removed_and_events_that_come_again_make_n
     await world.all_jobs()
     await until(lambda: not oscar.jobs.all(), what="all jobs are removed", seconds=120)
     assert await daemon.metric("bridge_jobs_finished_total", service="plants", outcome="succeeded") == 30
-    assert daemon.said("what once means", at_least_once=["plants"])
+    await daemon.says("what once means", at_least_once=["plants"])
     daemon.kill()
     text = daemon.file.read_text(encoding="utf-8")
     assert f"group_id: {world.name}" in text

@@ -40,13 +40,13 @@ async def test_a_service_is_paused_over_a_kill_and_resumed_with_every_job_once(w
     assert await daemon.metric("bridge_lane_paused", service="plants") == 1
     (row,) = [row for row in limits(daemon).values() if row["name"] == "paused"]
     assert (row["kind"], row["key"], row["in_force"], row["until"]) == ("service", "plants", "yes", None)
-    assert daemon.said("still paused", service="plants")
+    await daemon.says("still paused", service="plants")
     assert not world.oscar.ledger.created
     resumed = daemon.command("resume", "service", "plants")
     assert resumed.stdout == "service plants is not paused\n"
     await world.all_jobs()
     world.assert_one_job_an_event()
-    assert daemon.said("resumed", service="plants", reason="a person ended it")
+    await daemon.says("resumed", service="plants", reason="a person ended it")
     assert await daemon.stop() == 0
 
 
@@ -90,7 +90,7 @@ async def test_limits_change_at_once_and_end_when_the_file_says_something_else(w
     assert await daemon.metric("bridge_lane_limit", service="plants") == 7
     assert await daemon.metric("bridge_cluster_limit", cluster="main") == 5
     assert await daemon.metric("bridge_lane_limits_overridden", service="plants") == 1, "the rate"
-    assert daemon.said("limit as configured again", reason="the configuration has another value")
+    await daemon.says("limit as configured again", reason="the configuration has another value")
     world.assert_one_job_an_event()
 
 

@@ -242,7 +242,7 @@ async def test_a_store_that_is_too_small_for_the_day_leaves_the_rest_to_dcache(
     # by its rows, but takes whole pages, and those in SQLite's log.
     assert await daemon.metric("bridge_store_bytes") <= 1.25 * MIB
     assert 0 < sum((await kept(daemon)).values()) < files
-    assert daemon.said("dcache: disconnected, the store takes no more", source="arrivals")
+    await daemon.says("dcache: disconnected, the store takes no more", source="arrivals")
     async with asyncio.timeout(30):
         while "source arrivals" not in await full(daemon):
             await asyncio.sleep(0.05)

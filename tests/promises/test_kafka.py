@@ -55,7 +55,7 @@ async def test_a_damaged_record_is_told_in_every_look_and_events_of_other_partit
                     assert await daemon.metric("bridge_ready") == 0
                     assert await daemon.metric("bridge_source_up", source="uploads") == 1
                 await until(lambda: jobs.total == LOOKS, what="the jobs of the other partition")
-                assert len(daemon.said("kafka: not well")) == 1
+                assert len(await daemon.says("kafka: not well")) == 1
                 assert await daemon.stop() == 0
             finally:
                 world.close()

@@ -418,7 +418,7 @@ async def test_a_message_that_can_not_be_read_is_a_dead_letter_and_its_neighbour
     daemon.start()
     await world.one_job_each(5)
     await until(lambda: daemon.said("dead letter", cause="unreadable"), what="a dead letter")
-    assert len(daemon.said("rucio: reading")) == 1
+    assert len(await daemon.says("rucio: reading")) == 1
     assert await daemon.metric("bridge_dead_letters", service="", cause="unreadable") == 1
     assert await daemon.stop() == 0
     assert await world.left() == 0

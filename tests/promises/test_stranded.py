@@ -43,7 +43,7 @@ async def test_events_of_a_removed_service_are_told_and_moved_beside_the_daemon(
     daemon.start()
     await daemon.is_up()
     told = "6 events are parked for the service `old`, which is not in the configuration"
-    assert [line["problem"] for line in daemon.said("events that nothing will take")] == [told]
+    assert [line["problem"] for line in await daemon.says("events that nothing will take")] == [told]
     (problem,) = await problems(daemon)
     assert problem["part"] == "store"
     assert problem["reason"].startswith(told)

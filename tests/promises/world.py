@@ -139,6 +139,11 @@ class Daemon:
         """Log lines with this event and these fields."""
         return [line for line in self.lines() if line["event"] == event and fields.items() <= line.items()]
 
+    async def says(self, event: str, **fields: object) -> list[dict[str, Any]]:
+        """Give such lines once there are any: a line is written moments after what it tells of."""
+        await until(lambda: self.said(event, **fields), what=f"the log line {event!r}")
+        return self.said(event, **fields)
+
     async def ready(self) -> dict[str, Any] | None:
         """The answer of /readyz; None while nobody answers."""
         try:

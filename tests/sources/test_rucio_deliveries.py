@@ -45,6 +45,15 @@ async def limit(broker: RabbitMQ, queue: str) -> int | None:
         await channel.connection.close()
 
 
+async def goes_back(broker: RabbitMQ, queue: str, count: int) -> None:
+    """Return once so many messages wait in it: a broker has them some time after it was left."""
+
+    async def is_back() -> bool:
+        return await broker.ready(queue) == count
+
+    await until(is_back)
+
+
 @PROTOCOLS
 async def test_what_was_given_back_twice_is_nearly_dead(
     rabbitmq: RabbitMQ, unique: str, protocol: str
@@ -55,7 +64,7 @@ async def test_what_was_given_back_twice_is_nearly_dead(
         async with opened(source(**reading(rabbitmq, unique, protocol))) as hands:
             taken = await hands.take(3)
             assert [delivery.nearly_dead for delivery in taken] == [nearly_dead] * 3
-    assert await rabbitmq.ready(unique) == 3
+    await goes_back(rabbitmq, unique, 3)
 
 
 @PROTOCOLS
@@ -110,11 +119,7 @@ async def test_a_link_begins_with_few_messages_and_has_all_it_may_once_it_settle
         await to_rabbit(rabbitmq, f"/amq/queue/{unique}", *hermes.numbered(200))
         await hands.take(150)
         await hands.takes_nothing(0.3)
-
-    async def is_given_back() -> bool:
-        return await rabbitmq.ready(unique) == 200
-
-    await until(is_given_back)
+    await goes_back(rabbitmq, unique, 200)
 
 
 async def come_back_twice(rabbitmq: RabbitMQ, queue: str, count: int) -> None:
@@ -123,11 +128,7 @@ async def come_back_twice(rabbitmq: RabbitMQ, queue: str, count: int) -> None:
         for _ in range(count):
             await channel.basic_get(queue)
         await channel.connection.close()
-
-        async def are_back() -> bool:
-            return await rabbitmq.ready(queue) == count
-
-        await until(are_back)
+        await goes_back(rabbitmq, queue, count)
 
 
 async def test_what_has_come_back_is_taken_one_by_one_and_more_as_it_is_settled(
@@ -195,11 +196,7 @@ async def test_a_link_by_stomp_begins_with_few_messages_and_has_all_it_may_once_
         await to_rabbit(rabbitmq, destination, *hermes.numbered(200))
         await hands.take(150)
         await hands.takes_nothing(0.3)
-
-    async def is_given_back() -> bool:
-        return await rabbitmq.ready(unique) == 200
-
-    await until(is_given_back)
+    await goes_back(rabbitmq, unique, 200)
 
 
 async def test_a_single_active_consumer_by_stomp_goes_on_with_the_few_it_began_with(
@@ -293,7 +290,7 @@ async def test_a_queue_that_is_made_drops_nothing(rabbitmq: RabbitMQ, unique: st
     for _ in range(4):
         async with opened(source(**keys)) as hands:
             await hands.take(1)
-    assert await rabbitmq.ready(unique) == 1
+    await goes_back(rabbitmq, unique, 1)
 
 
 @pytest.mark.parametrize(

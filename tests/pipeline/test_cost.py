@@ -13,6 +13,7 @@ from bridge.core.delivery import Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer
 from bridge.pipeline.lane import _BEGIN_AT_ONCE
+from tests.pipeline.gathering import Gathering
 from tests.pipeline.scripted import ACCEPTED, UNAVAILABLE, Bench, ScriptedDestination, deliveries, settled
 
 
@@ -70,6 +71,31 @@ async def test_an_attempt_sets_no_timer_while_there_is_always_more_to_do(
         await bench.put(given)
         await settled(given)
     assert counts["call_at"] <= 1000 + 10  # the destination's
+
+
+async def test_routes_that_send_events_together_cost_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither of the loop nor of the store, though there are windows and one timer for them."""
+
+    async def calls(*more: dict[str, Any]) -> Counter[str]:
+        bed = Gathering({"when": "!has(data.together)"}, *more)
+        async with bed.running():
+            await bed.send(Event(id="first", source="uploads", type="t", data=b'{"together": 1}'))
+            await asyncio.sleep(1)
+            before = bed.keeper.steps
+            with monkeypatch.context() as patched:
+                counts = count_calls(patched)
+                for number in range(200):
+                    await bed.send(Event(id=str(number), source="uploads", type="t", data=b"{}"))
+                while len(bed.outcomes) < 201:
+                    await asyncio.sleep(1)
+            counts["of the store"] = bed.keeper.steps - before
+        assert len(bed.jobs) == 200
+        return counts
+
+    together = {"when": "has(data.together)", "merge": {"window": "1h"}}
+    assert await calls(together) == await calls()
 
 
 async def test_an_attempt_that_fails_takes_no_more_of_the_loop_than_one_that_succeeds(

@@ -38,7 +38,7 @@ GAP = 10_000
 """Records of one partition between its committed prefix and the newest one handed out."""
 BATCH = 500
 """Records handed over at once, at most."""
-OPENED_BATCH = 50
+OPENED_BATCH = 32
 """Likewise where they are opened, which takes up to 0.1 ms each: the other tasks have their turn between."""
 POLL_SECONDS = 1.0
 COMMIT_SECONDS = 1.0

@@ -82,11 +82,12 @@ def _names(elements: Sequence[Element]) -> list[str]:
 
 
 def _leave_generic(element: Element) -> None:
-    file, variables = element.text("file"), element.value.mapping("variables")
-    told = f"its variables: {', '.join(f'`{name}`' for name in variables)}" if variables else "no variables"
+    file, variables = element.value.text("file"), element.value.mapping("variables")
+    told = [f"`{file}`"] if file else []
+    told += [f"its variables: {', '.join(f'`{name}`' for name in variables)}"] if variables else []
     element.say(
         What.LEFT_OUT,
         None,
-        f"any process group of NiFi (`{file}`; {told}) can't be carried over: what it does belongs into a "
-        "service's script",
+        f"any process group of NiFi ({'; '.join(told) or 'no file'}) can't be carried over: what it does "
+        "belongs into a service's script",
     )

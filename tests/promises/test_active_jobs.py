@@ -43,10 +43,10 @@ def daemon_of(world: World) -> Daemon:
 
 async def test_never_more_are_active_than_that_through_a_kill(world: World) -> None:
     oscar = world.oscar
-    await world.produce_numbers(300)
+    await world.produce_numbers(150)
     daemon = daemon_of(world)
     daemon.start()
-    await until(lambda: oscar.ledger.total >= 120, what="it has gone round")
+    await until(lambda: oscar.ledger.total >= 60, what="it has gone round")
     assert daemon.command("limits", "service", "plants", f"active_jobs={MOST - 10}").returncode == 0
     daemon.kill()
     daemon.start()

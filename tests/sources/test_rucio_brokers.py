@@ -342,9 +342,8 @@ async def test_a_queue_that_is_deleted_takes_along_what_is_in_hand(bed: RucioBed
         settle(await hands.take(1, timeout=20))
 
 
-@pytest.mark.parametrize(
-    "bed", ["amqp", pytest.param("stomp-rabbitmq", marks=pytest.mark.prove)], indirect=True
-)
+@pytest.mark.prove
+@pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq"], indirect=True)
 @pytest.mark.timeout(300)
 async def test_a_broker_out_of_memory_still_gives_and_one_that_ends_connections_says_why(
     bed: RucioBed, rabbitmq: RabbitMQ

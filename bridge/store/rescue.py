@@ -193,7 +193,11 @@ def _copy_windows(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
 
 
 def _mend_windows(copy: sqlite3.Connection) -> None:
-    """Make the windows' counts fit their members, and windows to be sent of members that have none."""
+    """Make the windows' counts fit their members, and windows to be sent of members that have none.
+
+    Ids whose `merges` row is lost go: a new row would get its number, and take them for its own.
+    """
+    copy.execute("DELETE FROM merged WHERE merge NOT IN (SELECT number FROM merges)")
     copy.execute(
         "INSERT INTO windows SELECT in_window, source, service, '', '', '{}', 0, 0, 0, 0, NULL, 0, 0, ?, 1 "
         "FROM kept WHERE reason = 'window' AND in_window NOT IN (SELECT number FROM windows) "

@@ -264,6 +264,29 @@ async def test_a_salvage_keeps_windows_and_what_is_remembered(state_dir: Path, m
         assert (window.members, window.reason) == (3, "route_gone")
 
 
+async def test_ids_whose_sending_is_lost_in_a_damaged_store_are_not_taken_for_those_of_another(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        await join(store, member("1"), member("2"))
+        await close_all(store)
+        await send_all(store)
+    with closing(sqlite3.connect(state_dir / "events.sqlite3")) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'merges'").fetchone()
+    with (state_dir / "events.sqlite3").open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    async with Store.open(state_dir, Metrics(), accept_loss=True) as store:
+        flood = NAME._replace(service="flood")
+        assert await join(store, member("1", name=flood)) == [Joined.NEW]
+        await close_all(store)
+        assert await send_all(store)
+        assert await join(store, member("1", name=flood), member("2", name=flood)) == [
+            Joined.REPEATED,
+            Joined.NEW,
+        ]
+
+
 async def test_a_clock_that_was_set_back_lets_no_window_wait_the_longer(
     state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,11 +75,7 @@ class Jobs:
         self._waiting = waiting
         self._look = look
         self._removes = config.remove_finished
-        most = config.limits.active_jobs
-        if most is None and self._removes:
-            # One that is not followed would make a second job if its event came again after it was removed.
-            most = _MOST_FOLLOWED
-        self._backlog = Backlog(_NEVER if most is None else most)
+        self._backlog = Backlog(self._most(config.limits.active_jobs))
         self._metrics = metrics
         self._jobs: dict[str, Job] = {}
         self._of: dict[Delivery, Job] = {}
@@ -89,8 +85,9 @@ class Jobs:
         self._unjudged: set[str] = set()
         """Names of jobs that have ended, and nobody has said yet whether well."""
         buries = config.on_failure == "dead-letter"
+        in_rounds = self._backlog.most < _NEVER
         self._names = JobNames(
-            key, keeper, waiting, self._of, with_data=buries, in_rounds=most is not None, look=look
+            key, keeper, waiting, self._of, with_data=buries, in_rounds=in_rounds, look=look
         )
         self._outcomes = JobOutcomes(key, keeper, metrics, buries=buries)
         self._some = asyncio.Event()
@@ -124,7 +121,13 @@ class Jobs:
 
         What was not followed, since too many were while there was no limit, does not count.
         """
-        self._backlog.most = _NEVER if most is None else most
+        self._backlog.most = self._most(most)
+
+    def _most(self, most: int | None) -> float:
+        if most is not None:
+            return most
+        # One that is not followed would make a second job if its event came again after it was removed.
+        return _MOST_FOLLOWED if self._removes else _NEVER
 
     def come(self, delivery: Delivery) -> None:
         """Let `delivery` wait in the lane until its job's name is on disk."""

@@ -162,13 +162,16 @@ async def test_one_that_is_gone_by_itself_needs_no_removal() -> None:
         bench.assert_nothing_is_remembered()
 
 
+@pytest.mark.parametrize("configured", [None, 2])
 async def test_jobs_that_are_followed_without_a_limit_have_one_so_that_each_is_known(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, configured: int | None
 ) -> None:
     monkeypatch.setattr("bridge.pipeline.jobs._MOST_FOLLOWED", 10)
     cluster = Cluster()
-    bench = bench_of(cluster, MemoryKeeper(), None)
+    bench = bench_of(cluster, MemoryKeeper(), configured)
     async with bench.running():
+        assert bench.lane.jobs is not None
+        bench.lane.jobs.limit(None)  # as a person does who wants none for a while
         sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs))
         given = deliveries(40)
         await bench.put(given)

@@ -159,7 +159,10 @@ class Merging:
 
     def _key_of(self, event: Event, view: View) -> str:
         if self._key is None:
-            return folder(event) if self._by_folder else ""
+            text = folder(event) if self._by_folder else ""
+            if len(text) > _LONGEST_KEY:
+                raise Unroutable(f"its key has {len(text)} characters: {_LONGEST_KEY} at most")
+            return text
         key = self._key.evaluate(view)
         if isinstance(key, bool):
             return "true" if key else "false"

@@ -233,7 +233,10 @@ class Windows:
         return [self._part(window, members[window.number]) for window in closed if window.number in members]
 
     def _part(self, window: Closed, members: Sequence[tuple[int, Event]]) -> Part:
-        manner = Manner.read(window.manner)
+        try:
+            manner = Manner.read(window.manner)
+        except (ValueError, TypeError):  # it was kept in a store that is damaged
+            manner = Manner()
         if not members:
             return Part(window, (), None, manner.remember)
         events = [event for _, event in members]

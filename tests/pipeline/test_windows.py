@@ -109,6 +109,29 @@ async def test_a_key_that_an_event_has_not_filters_it_and_one_that_is_none_is_a_
     assert "`merge.key` gave list" in row[2]
 
 
+async def test_a_record_whose_key_is_too_long_for_a_window_is_a_dead_letter() -> None:
+    bed = Gathering({"quiet": "10s"})
+    attributes = {"topic": "readings", "key": "k" * 2001}
+    async with bed.running():
+        await bed.send(Event(id="a", source="uploads", type="test", data=b"{}", attributes=attributes))
+        await bed.send(numbered(1))
+        await bed.idle()
+    assert bed.outcomes["a"] is Outcome.DEAD_LETTERED
+    assert numbers(bed.sent) == [[1]]
+
+
+async def test_a_window_whose_manner_is_not_understood_is_sent_all_the_same() -> None:
+    bed = Gathering({"merge": {"window": "10s"}})
+    async with bed.running():
+        await bed.send(numbered(1))
+        await asyncio.sleep(1)
+        await bed.send(numbered(2, "/in/b"))
+        await asyncio.sleep(1)
+        bed.connection.execute('UPDATE windows SET manner = \'{"of": "no release"}\'')
+        await bed.idle()
+    assert numbers(bed.sent) == [[1, 2]]
+
+
 async def test_quiet_sends_a_folder_once_nothing_more_comes_there() -> None:
     bed = Gathering({"quiet": "30s"})
     async with bed.running():

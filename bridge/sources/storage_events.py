@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
@@ -51,7 +51,7 @@ Part: TypeAlias = Event | Poisoned | Dropped
 
 
 class Unreadable(Exception):  # noqa: N818 - a finding about one message, not an error of the bridge
-    """A message is an envelope of SNS's, and nothing is in it."""
+    """A message is an envelope of SNS's with nothing in it, or has more records than may be opened."""
 
 
 _KNOWN = frozenset({"aws:s3", "minio:s3"})
@@ -63,6 +63,8 @@ _DEEPEST = 8
 """Envelopes within envelopes: a record in SNS's, in Lambda's, in the record of a failed invocation."""
 _LARGEST = 2**20
 """Bytes of a message. The envelopes of AWS have less, and to read megabytes would hold up all else."""
+MOST_RECORDS = 1000
+"""In a message. Stores write one; a megabyte has room for 300,000 empty ones, each of them a dead letter."""
 _MAY_BE_ONE = re.compile(
     rb'"Records"|"Message"|"Notification"|"detail|"requestPayload"|TestEvent|"aws\.s3"|"reason"|"deletion-type"|\\u'
 )
@@ -103,7 +105,7 @@ def open_message(message: Event, how: Open) -> list[Part] | None:
     (S3 numbers only what writes or deletes an object), the time and the store's request id stand for it;
     where these are missing too, the message's own id, so that no two occurrences are taken for one. Two ways
     then give two ids: EventBridge tells seconds where S3 tells milliseconds. What is told by no store is a
-    plain event. Raise Unreadable for an envelope of SNS's without a message.
+    plain event. Raise Unreadable for an envelope of SNS's without a message, and for too many records.
     """
     if how == "none" or len(message.data) > _LARGEST or _MAY_BE_ONE.search(message.data) is None:
         return None
@@ -141,10 +143,16 @@ def _open(text: str, message: Event, widely: bool, depth: int) -> list[Part] | N
         return None
     if not records:
         return ["empty"]
-    pairs = list(zip(records, _elements(text, _member(text, "Records")), strict=True))
+    pairs = zip(records, _elements(text, _member(text, "Records")), strict=True)
     if any(_store(record, widely) or (widely and _is_test(record)) for record in records):
+        _refuse_too_many(records)
         return [_part(record, text, message, at, widely) for at, (record, text) in enumerate(pairs)]
     return _from_lambda(pairs, message, depth - 1) if widely else None
+
+
+def _refuse_too_many(records: Sequence[Any]) -> None:
+    if len(records) > MOST_RECORDS:
+        raise Unreadable(f"more than {MOST_RECORDS} records in one message")
 
 
 def _store(record: Any, widely: bool) -> str | None:
@@ -178,7 +186,7 @@ def _from_sns(envelope: Mapping[str, Any], message: Event) -> Event:
     )
 
 
-def _from_lambda(pairs: Sequence[tuple[Any, str]], message: Event, depth: int) -> list[Part] | None:
+def _from_lambda(pairs: Iterable[tuple[Any, str]], message: Event, depth: int) -> list[Part] | None:
     """Return what is in the records that Lambda gets of SQS or SNS; None when none of them can be opened."""
     parts: list[Part] = []
     is_one = False
@@ -192,6 +200,8 @@ def _from_lambda(pairs: Sequence[tuple[Any, str]], message: Event, depth: int) -
             opened = [Poisoned(whole, str(error))]
         is_one = is_one or opened is not None
         parts += opened or [whole]
+        if is_one:
+            _refuse_too_many(parts)
     return parts if is_one else None
 
 
@@ -418,7 +428,8 @@ def _member(text: str, wanted: str) -> int:
         at = _skip(text, _skip(text, at) + 1)  # over the colon
         if key == wanted:
             where = at
-        at = _after(text, at)
+        _, end = _DECODER.raw_decode(text, at)
+        at = _after(text, end)
     return where
 
 
@@ -453,11 +464,10 @@ def _elements(text: str, at: int) -> Iterator[str]:
     while text[at] != "]":
         _, end = _DECODER.raw_decode(text, at)
         yield text[at:end]
-        at = _after(text, at)
+        at = _after(text, end)
 
 
-def _after(text: str, at: int) -> int:
-    """Give where the next member or element begins, or the closing bracket stands."""
-    _, end = _DECODER.raw_decode(text, at)
+def _after(text: str, end: int) -> int:
+    """Give where the next member or element begins, or the closing bracket is; the last one ends at `end`."""
     end = _skip(text, end)
     return _skip(text, end + 1) if text[end] == "," else end

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.core.event import Event
 from bridge.destinations.oscar.payload import encode
-from bridge.sources.storage_events import Open, Part, Poisoned, Unreadable, open_message
+from bridge.sources.storage_events import MOST_RECORDS, Open, Part, Poisoned, Unreadable, open_message
 from tests.sources.storage import (
     KEYS,
     Case,
@@ -568,6 +568,26 @@ def test_the_attributes_of_a_record_are_the_object_s() -> None:
 def test_what_is_longer_than_any_envelope_is_not_parsed() -> None:
     body = json.dumps({"Records": [record()], "z": "z" * 2**20})
     assert open_message(message(body), "auto") is None
+
+
+def test_a_message_has_a_thousand_records_and_no_more() -> None:
+    records = [record(), *[{}] * (MOST_RECORDS - 1)]
+    assert len(parts({"Records": records})) == MOST_RECORDS
+    with pytest.raises(Unreadable, match="more than 1000 records"):
+        parts({"Records": [*records, {}]})
+
+
+def test_records_that_come_in_several_envelopes_are_counted_together() -> None:
+    half = {"Records": [record(), *[{}] * (MOST_RECORDS // 2)]}
+    both = {"Records": [*for_lambda_of_sqs(half)["Records"], *for_lambda_of_sqs(half)["Records"]]}
+    with pytest.raises(Unreadable, match="more than 1000 records"):
+        parts(both)
+
+
+def test_an_envelope_with_too_many_records_stops_none_beside_it() -> None:
+    many = for_lambda_of_sqs({"Records": [record(), *[{}] * MOST_RECORDS]})["Records"]
+    found = parts({"Records": [*many, *for_lambda_of_sqs({"Records": [record()]})["Records"]]})
+    assert [type(part) for part in found] == [Poisoned, Event]
 
 
 @given(

@@ -21,6 +21,8 @@ def _addresses(value: Any) -> Any:
 
 
 def _address(value: str) -> str:
+    if "@" in value:  # not shown: what stands before it is a password
+        raise ValueError("expected HOST:PORT alone, found credentials in it, for which there are keys")
     found = _ADDRESS.fullmatch(value)
     if found is None or not 0 < int(found[1]) < 65536:
         raise ValueError(f"expected HOST:PORT such as mq.example.org:61613, found {value!r}")

@@ -60,16 +60,39 @@ def test_secrets_are_for_their_owner_whatever_the_umask_is(tmp_path: Path) -> No
         assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_no_secret_goes_where_a_link_leads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "secrets").symlink_to(elsewhere)
+    for force in ([], ["--force"]):
+        assert main(["import-dcnios", FILE, "-o", str(made), *force]) == 2
+        assert "secrets: is a link, and nothing was written" in capsys.readouterr().err
+    assert content(tmp_path) == {}
+
+
+def test_force_that_fails_has_replaced_nothing(tmp_path: Path) -> None:
+    assert main(["import-dcnios", FILE, "-o", str(tmp_path)]) == 0
+    (tmp_path / "bridge.yaml").unlink()
+    (tmp_path / "secrets" / "main-password").write_text("mine")
+    before = content(tmp_path)
+    (tmp_path / "bridge.yaml").mkdir()
+    assert main(["import-dcnios", FILE, "-o", str(tmp_path), "--force"]) == 2
+    assert content(tmp_path) == before
+
+
 def test_what_can_not_be_written_leaves_nothing_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "bridge.yaml").mkdir()
+    (tmp_path / "secrets").write_text("")
     assert main(["import-dcnios", FILE, "-o", str(tmp_path), "--force"]) == 1
     told = capsys.readouterr()
-    assert "bridge.yaml" in told.err
+    assert "secrets" in told.err
     assert "Traceback" not in told.err
     assert told.out == ""
-    assert content(tmp_path) == {}
+    assert content(tmp_path) == {"secrets": ""}
+    assert list(tmp_path.iterdir()) == [tmp_path / "secrets"]
 
 
 @pytest.mark.parametrize("command", [["check"], ["check", "--offline"], ["run"], ["dead-letters", "list"]])

@@ -22,6 +22,7 @@ _HEAD = """\
 # yaml-language-server: $schema=bridge.schema.json
 # Made by `oscar-bridge import-dcnios` of {name}. Every key: docs/configuration.md.
 # Try it before it runs: oscar-bridge check -c bridge.yaml
+# So that an editor completes and checks it: oscar-bridge schema > bridge.schema.json
 
 # Parked events and dead letters are kept here. On a disk of this machine, not on a network file system.
 state_dir: /var/lib/oscar-bridge

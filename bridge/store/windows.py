@@ -52,6 +52,8 @@ _JOIN = """
     VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?,
             'window', CAST(? AS TEXT), '', 0, ?, ?)
     ON CONFLICT (source, id, service) DO UPDATE SET
+        type = excluded.type, subject = excluded.subject, time = excluded.time,
+        attributes = excluded.attributes, data = excluded.data,
         reason = excluded.reason, cause = excluded.cause, detail = '', status = NULL, attempts = 0,
         first_attempt = NULL, last_attempt = NULL, kept_at = excluded.kept_at, in_window = excluded.in_window
 """

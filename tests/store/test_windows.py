@@ -13,6 +13,7 @@ import pytest
 
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
+from bridge.core.ports import DeadLetter
 from bridge.core.windows import Joined, Member, Name, Part, Policy, Rules
 from bridge.store import Store, StoreConfig, schema
 from bridge.store.changes import Change
@@ -157,6 +158,20 @@ async def test_what_is_kept_for_the_service_already_joins_no_window(
         await store.park(event("1"), "plants")
         assert await join(store, member("1")) == [Joined.THERE]
         assert await parked_ids(store) == ["1"]
+
+
+async def test_a_dead_letter_whose_event_comes_again_is_in_its_window_as_the_route_gives_it_now(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        coded = event("1", data=b"eyJuIjoxfQ==")
+        await store.bury(DeadLetter(event=coded, service="plants", cause="rejected", detail=""))
+        assert await join(store, member("1", data=b'{"n":1}')) == [Joined.NEW]
+        assert value(metrics, "bridge_dead_letters", service="plants", cause="rejected") == 0
+        await close_all(store)
+        closed, _ = await store.windows.close(1, lambda _: None)
+        members = await store.windows.members(closed)
+        assert [one.data for _, one in members[closed[0].number]] == [b'{"n":1}']
 
 
 async def test_ids_take_an_eighth_of_the_budget_and_the_oldest_go_first(

@@ -58,6 +58,8 @@ def _setup(options: argparse.Namespace) -> int:
             raise wrong(
                 "--source", f"commands of `mc` are known for type kafka, and `{key}` is of type {config.type}"
             )
+        if options.apply:
+            raise wrong("--apply", "commands of `mc` are printed, and run by who has its alias")
         from bridge.sources.kafka.minio import commands
 
         for line in commands(

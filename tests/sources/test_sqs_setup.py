@@ -426,6 +426,7 @@ def test_for_minio_the_commands_are_printed(tmp_path: Path, capsys: pytest.Captu
         (["--source", "file"], 2, "did you mean `files`?"),
         (["--source", "plain", "--minio", "m"], 1, "`topics` should name one"),
         (["--source", "files", "--minio", "m", "--event", "s3:ObjectTagging:*"], 1, "`mc event` knows"),
+        (["--source", "files", "--minio", "m", "--apply"], 2, "--apply: commands of `mc` are printed"),
         (["--source", "files", "--queue", "q"], 2, "by -c FILE with --source, or by --queue"),
     ],
 )

@@ -81,6 +81,15 @@ class Case(Model):
             raise ValueError("expected base64") from None
         return value
 
+    @field_validator("data_file")
+    @classmethod
+    def _is_readable(cls, value: Path) -> Path:
+        try:
+            value.open("rb").close()
+        except OSError as error:
+            raise ValueError(f"expected a readable file, but {value}: {error.strerror}") from None
+        return value
+
     @model_validator(mode="after")
     def _has_one_data(self) -> Self:
         given = {"data", "data_base64", "data_file"} & self.model_fields_set
@@ -119,7 +128,7 @@ class Result:
 def run_cases(settings: Settings, path: Path) -> Iterator[Result]:
     """Run the cases of a file one by one.
 
-    Raises ConfigurationError for a file that can't be used, and OSError for one of an event's data.
+    Raises ConfigurationError, before any has run, for a file that can't be used, or one of an event's data.
     """
     mistakes: list[Mistake] = []
     root = read(path, mistakes, expected="`tests`, a list")

@@ -201,10 +201,14 @@ def test_mistakes_in_the_file_are_told_with_their_places(
         ("tests: [{name: a, source: uploads, expect: [{service: plant}]}]", "did you mean `plants`?"),
         ("tests: [{name: a, source: uploads, expect: [{}]}]", "expected `service` or `dead_letter`"),
         (
-            "tests: [{name: a, source: uploads, data: 1, data_file: b, expect: []}]",
+            "tests: [{name: a, source: uploads, data: 1, data_base64: aGk=, expect: []}]",
             "expected one of data and",
         ),
         ("tests: [{name: a, source: uploads, data_base64: '?', expect: []}]", "expected base64"),
+        (
+            "tests: [{name: a, source: uploads, data_file: none.json, expect: []}]",
+            f"data_file: expected a readable file, but {bridge.with_name('none.json')}: No such file",
+        ),
         ("tests: [{name: a, source: uploads, attributes: {a: 1}, expect: []}]", "put it in quotes"),
         ("tests: [{name: a, source: uploads}]", "tests[0].expect: missing"),
         ("", "the file is empty; expected `tests`, a list"),

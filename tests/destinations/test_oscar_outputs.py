@@ -119,6 +119,10 @@ def test_outputs_are_where_the_definition_says() -> None:
         Place("results-ana", "a/b/"),
     ]
     assert places_of({"output": None}) == places_of({}) == ([], [])
+    odd = {"output": [{"storage_provider": "minio", "path": "results/\ud800"}], "isolation_level": "USER"}
+    for buckets in (5, "ana", None):
+        assert places_of(odd | {"bucket_list": buckets}) == ([Place("results", "?/")], [])
+    assert places_of(odd | {"bucket_list": [["ana"]]})[0][1:] == [Place("['ana']", "?/")]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ def places_of(definition: Mapping[str, Any]) -> tuple[list[Place], list[str]]:
     places: list[Place] = []
     others: list[str] = []
     by_user = str(definition.get("isolation_level")).upper() == "USER"
+    users = definition.get("bucket_list")
+    of_users = [_name(each) for each in users] if by_user and isinstance(users, list) else []
     outputs = definition.get("output")
     for output in outputs if isinstance(outputs, list) else ():
         if not isinstance(output, dict):
@@ -80,10 +82,14 @@ def places_of(definition: Mapping[str, Any]) -> tuple[list[Place], list[str]]:
         if kind.lower() != "minio" or identifier not in ("", "default"):
             others.append(provider)
             continue
-        bucket, _, folder = str(output.get("path")).strip(" /").partition("/")
-        buckets = [bucket, *(definition.get("bucket_list") or ())] if by_user else [bucket]
-        places += [Place(each, f"{folder}/" if folder else "") for each in buckets]
+        bucket, _, folder = _name(output.get("path")).strip(" /").partition("/")
+        places += [Place(each, f"{folder}/" if folder else "") for each in (bucket, *of_users)]
     return list(dict.fromkeys(places)), others
+
+
+def _name(value: object) -> str:
+    """Return a name that can be asked for, whatever the definition has: a lone surrogate never can."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 class Outputs:

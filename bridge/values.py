@@ -1,9 +1,10 @@
-"""What values in the configuration may look like: durations, sizes, rates, URLs, secrets in files, TLS."""
+"""What values in the configuration may look like: durations, sizes, rates, URLs, addresses, secrets, TLS."""
 
 from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from bridge.core.errors import CredentialError
+from bridge.net.addresses import host_and_port
 from bridge.net.tls import Context
 
 NOT_THERE = "not_there"
@@ -143,6 +145,26 @@ def _http_url(value: str) -> str:
     if url.query or url.fragment or value.endswith(("?", "#")):
         raise ValueError("expected a URL without `?query` and `#fragment`")
     return value.rstrip("/")
+
+
+def addresses(value: Any) -> Any:
+    """Part a text with commas into its addresses; leave the rest to whoever validates them."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def address(example: str) -> Callable[[str], str]:
+    """Make a validator of HOST:PORT, which shows `example` where it expects one."""
+
+    def validated(value: str) -> str:
+        if "@" in value:  # not shown: what stands before it is a password
+            raise ValueError("expected HOST:PORT alone, found credentials in it, for which there are keys")
+        try:
+            host_and_port(value)
+        except ValueError:
+            raise ValueError(f"expected HOST:PORT such as {example}, found {value!r}") from None
+        return value
+
+    return validated
 
 
 Seconds = Annotated[float, BeforeValidator(duration)]

@@ -18,8 +18,6 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from bridge import values
 from bridge.pipeline import codings
 from bridge.settings import Settings
-from bridge.sources.broker import config as broker
-from bridge.sources.kafka import config as kafka
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 _ROW = re.compile(r"^\| `([^`|]+)` \| ([^|]+) \| ([^|]+) \| ([^|]*) ?\|", re.MULTILINE)
@@ -92,8 +90,7 @@ class _Generator(GenerateJsonSchema):
             values._rate: _RATE,
             values._written_out: _PATH,
             codings._listed: {"anyOf": [inner.get("items"), inner]},
-            kafka._addresses: {"anyOf": [{"type": "string"}, inner]},
-            broker._addresses: {"anyOf": [{"type": "string"}, inner]},
+            values.addresses: {"anyOf": [{"type": "string"}, inner]},
         }
         if getattr(function, "__func__", None) is Settings._keys_are_defaults.__func__:
             return inner

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
+from bridge.net.addresses import host_and_port
 from bridge.net.certificates import REFUSED, REMEDY
 from bridge.net.reach import reach
 from bridge.sources.broker.config import BrokerConfig, DeclareConfig
@@ -80,11 +81,11 @@ async def _look(
     config: BrokerConfig, key: str, broker: str, context: ssl.SSLContext | None, look: Look
 ) -> Sequence[Finding]:
     findings = Findings(f"source {key}")
-    host, _, port = broker.rpartition(":")
+    host, port = host_and_port(broker)
     reached = await reach(
         findings,
-        host.strip("[]"),
-        int(port),
+        host,
+        port,
         context,
         address_key=f"sources.{key}.brokers",
         ca_key=f"sources.{key}.tls.ca_file",

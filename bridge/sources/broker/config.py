@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from bridge.net.certificates import OwnCertificate
 from bridge.net.tls import Context
 from bridge.sources import SourceConfig
-from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, secret
-
-_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,\[\]]+):(\d{1,5})")
-
-
-def _addresses(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _address(value: str) -> str:
-    if "@" in value:  # not shown: what stands before it is a password
-        raise ValueError("expected HOST:PORT alone, found credentials in it, for which there are keys")
-    found = _ADDRESS.fullmatch(value)
-    if found is None or not 0 < int(found[1]) < 65536:
-        raise ValueError(f"expected HOST:PORT such as mq.example.org:61613, found {value!r}")
-    return value
+from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, address, addresses, secret
 
 
 class ClientTls(Tls):
@@ -68,7 +52,9 @@ class BrokerConfig(SourceConfig, ABC):
 
     type: str
     brokers: Annotated[
-        tuple[Annotated[str, AfterValidator(_address)], ...], BeforeValidator(_addresses), Field(min_length=1)
+        tuple[Annotated[str, AfterValidator(address("mq.example.org:61613"))], ...],
+        BeforeValidator(addresses),
+        Field(min_length=1),
     ]
     """`HOST:PORT`, several as a list or with commas. Each address behind each name is read."""
     virtual_host: str = Field(default="/", min_length=1)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Protocol, SupportsIndex
 from aiohappyeyeballs import start_connection
 
 from bridge.core.errors import CredentialError, root_cause
+from bridge.net.addresses import host_and_port
 from bridge.net.certificates import refusal
 from bridge.net.loop import NEXT_ADDRESS_SECONDS
 from bridge.sources.broker.config import BrokerConfig
@@ -127,11 +128,10 @@ async def resolve(broker: str) -> list[Place]:
 
     Where there is one address of each family they are the same broker's, which is reached by either of them.
     """
-    host, _, port = broker.rpartition(":")
-    host = host.strip("[]")
+    host, port = host_and_port(broker)
     try:
         async with asyncio.timeout(_RESOLVE_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
         reason = getattr(error, "strerror", None) or str(error) or "no answer of the DNS"
         raise LinkLost(f"{host} can't be resolved: {reason}") from None
@@ -141,8 +141,8 @@ async def resolve(broker: str) -> list[Place]:
             by_family[family].append(str(address[0]))
     four, six = by_family[socket.AF_INET], by_family[socket.AF_INET6]
     if len(four) == len(six) == 1:
-        return [Place(broker, host, four[0], int(port), other=six[0])]
-    return [Place(broker, host, address, int(port)) for address in four or six]
+        return [Place(broker, host, four[0], port, other=six[0])]
+    return [Place(broker, host, address, port) for address in four or six]
 
 
 class _Ear(asyncio.StreamReader):

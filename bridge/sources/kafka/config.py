@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, model_validator
 
@@ -15,23 +15,9 @@ from bridge.sources import Keeping
 from bridge.sources.opening import OpeningConfig
 from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
-from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, secret
+from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, address, addresses, secret
 
-_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,\[\]]+):(\d{1,5})")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-
-
-def _addresses(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _address(value: str) -> str:
-    if "@" in value:  # not shown: what stands before it is a password
-        raise ValueError("expected HOST:PORT alone, found credentials in it, for which there are keys")
-    found = _ADDRESS.fullmatch(value)
-    if found is None or not 0 < int(found[1]) < 65536:
-        raise ValueError(f"expected HOST:PORT such as kafka:9092, found {value!r}")
-    return value
 
 
 def _topic(value: str) -> str:
@@ -139,7 +125,9 @@ class KafkaConfig(OpeningConfig):
 
     type: Literal["kafka"]
     bootstrap_servers: Annotated[
-        tuple[Annotated[str, AfterValidator(_address)], ...], BeforeValidator(_addresses), Field(min_length=1)
+        tuple[Annotated[str, AfterValidator(address("kafka:9092"))], ...],
+        BeforeValidator(addresses),
+        Field(min_length=1),
     ]
     """`HOST:PORT`, several as a list or with commas."""
     topics: tuple[Annotated[str, AfterValidator(_topic)], ...] = ()

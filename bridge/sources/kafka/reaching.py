@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Mapping
 
 from bridge.core.ports import Finding, Findings
+from bridge.net.addresses import host_and_port
 from bridge.net.reach import reach
 from bridge.sources.kafka.config import KafkaConfig
 
@@ -17,12 +18,12 @@ async def reach_bootstrap_servers(
     """Try every address; those out of reach are only warnings while another one answers."""
 
     async def one(address: str) -> tuple[str, bool, list[Finding]]:
-        host, _, port = address.rpartition(":")
+        host, port = host_and_port(address)
         own = Findings(findings.about)
         reached = await reach(
             own,
-            host.strip("[]"),
-            int(port),
+            host,
+            port,
             tls,
             address_key=f"sources.{key}.bootstrap_servers",
             ca_key=f"sources.{key}.tls.ca_file",

@@ -37,7 +37,9 @@ def add_to(commands: Commands) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from bridge.dcnios import What, import_file, save
+    from bridge.dcnios.importing import import_file
+    from bridge.dcnios.remarks import What
+    from bridge.dcnios.saving import save
 
     imported = import_file(options.file, nodes=options.nodes)
     written = save(imported, options.output, force=options.force)

@@ -12,12 +12,18 @@ _NIFI = "/opt/nifi/nifi-current/data"
 _PROTOCOL = "`tls` of the bridge speaks TLS 1.2 and newer by itself"
 
 
-def pkcs12(element: Element, entry: Entry, draft: Draft) -> None:
-    """Make `tls` of Kafka's context: DCNiOS takes its trust store for PKCS#12, whatever it says."""
+def _context(element: Element, entry: Entry) -> Element | None:
     context = element.inner("ssl_context")
     if context is None:
         entry.put("tls", {}, comment="the system's authorities")
         element.say(What.CHANGED, None, "no `ssl_context`: the system's authorities are believed")
+    return context
+
+
+def pkcs12(element: Element, entry: Entry, draft: Draft) -> None:
+    """Make `tls` of Kafka's context: DCNiOS takes its trust store for PKCS#12, whatever it says."""
+    context = _context(element, entry)
+    if context is None:
         return
     name = context.required("Truststore_Filename")
     file = draft.bring(name)
@@ -61,10 +67,8 @@ def _own_certificate(
 
 def pem(element: Element, entry: Entry, draft: Draft) -> None:
     """Make `tls` of Rucio's context, whose trust store is JKS unless it says otherwise."""
-    context = element.inner("ssl_context")
+    context = _context(element, entry)
     if context is None:
-        entry.put("tls", {}, comment="the system's authorities")
-        element.say(What.CHANGED, None, "no `ssl_context`: the system's authorities are believed")
         return
     name = context.required("Truststore_Filename")
     kind = context.text("Truststore_Type") or "JKS"

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.errors import ConfigurationError
-from bridge.dcnios import import_file, save
+from bridge.dcnios.importing import import_file
+from bridge.dcnios.saving import save
 from bridge.settings import load
 from bridge.settings.document import read
 from tests.dcnios.conftest import bring, untold

@@ -123,16 +123,22 @@ async def test_a_job_is_removed_only_once_its_name_is_kept() -> None:
         assert not cluster.jobs
 
 
+async def three_that_stay(cluster: Cluster, bench: Bench) -> asyncio.Task[None]:
+    """Have three jobs succeed of which none can be removed; give the task that sweeps."""
+    sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs))
+    given = deliveries(3)
+    await bench.put(given)
+    await settled(given)
+    await asyncio.sleep(60)
+    return sweeping
+
+
 async def test_a_job_whose_removal_failed_is_removed_with_the_next_sweep() -> None:
     cluster = Cluster()
     cluster.deletes = False
     bench = bench_of(cluster, MemoryKeeper())
     async with bench.running():
-        sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs))
-        given = deliveries(3)
-        await bench.put(given)
-        await settled(given)
-        await asyncio.sleep(60)
+        sweeping = await three_that_stay(cluster, bench)
         assert len(cluster.jobs) == 3
         again = deliveries(3)
         await bench.put(again)
@@ -150,11 +156,7 @@ async def test_one_that_is_gone_by_itself_needs_no_removal() -> None:
     cluster.deletes = False
     bench = bench_of(cluster, MemoryKeeper())
     async with bench.running():
-        sweeping = asyncio.create_task(cluster.sweeps(bench.lane.jobs))
-        given = deliveries(3)
-        await bench.put(given)
-        await settled(given)
-        await asyncio.sleep(60)
+        sweeping = await three_that_stay(cluster, bench)
         cluster.jobs.clear()
         await asyncio.sleep(60)
         await stop(sweeping)

@@ -31,8 +31,10 @@ from bridge.pipeline.rerouting import Rerouting
 from bridge.pipeline.router import Router
 from bridge.pipeline.runner import Runner
 from bridge.pipeline.windows import Recipient, Windows
+from bridge.questions import Questions
 from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
+from bridge.status import Status
 from bridge.store import Store, Stranded, overrides
 from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
@@ -135,13 +137,17 @@ async def run(
             return [Problem(part, reason) for part, reasons in parts for reason in reasons]
 
         metrics.ready.set_function(lambda: not readiness())
-        url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness))
+        status = Status(settings, metrics, runners, lanes, control, store, readiness)
+        questions = Questions(status)
 
         async def command(document: Mapping[str, Any]) -> Mapping[str, Any]:
+            if questions.is_meant(document):
+                return await questions.answer(document)
             if control.is_meant(document):
                 return await control.carry_out(document)
             return await carry_out(store, there, document)
 
+        url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness, command))
         await control.begin()
         await stack.enter_async_context(listen(settings.state_dir, command))
         # What is there by now stays until the end, and there is little garbage in cycles: collections look at
@@ -167,6 +173,7 @@ async def run(
             working.append(lane_tasks.create_task(store.broken(), name="store"))
             working.append(lane_tasks.create_task(certificates.run(), name="certificates"))
             working.append(lane_tasks.create_task(control.run(), name="overrides"))
+            working.append(lane_tasks.create_task(status.run(), name="status"))
             async with asyncio.TaskGroup() as source_tasks:
                 reading = [
                     source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners

@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import structlog
 from pydantic import ValidationError
 
-from bridge.control.orders import LIMITS, PAUSED, Order, Overrides, Part, written
+from bridge.control.orders import LIMITS, PAUSED, Order, Overrides, Part, Row, written
 from bridge.core.errors import StoreError
 from bridge.pipeline.jobs import Jobs
 from bridge.pipeline.limits.allowance import Allowance
@@ -25,6 +25,8 @@ from bridge.telemetry.metrics import Metrics
 
 _LOOK_SECONDS = 60.0
 """How long a clock that was set may go unseen."""
+
+_ALL = Order(do="limits")
 
 _log = structlog.get_logger(__name__)
 
@@ -126,6 +128,10 @@ class Control:
                     await self._save(there)
                     self._put_in_force(there, "a person ended it")
         return {"rows": [asdict(row) for row in self._values.rows(wanted, self._found)]}
+
+    def rows(self) -> list[Row]:
+        """Show all limits, and what is paused."""
+        return self._values.rows(_ALL, self._found)
 
     async def _end_what_is_over(self) -> None:
         now = time.time()

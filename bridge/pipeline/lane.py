@@ -136,6 +136,19 @@ class Lane:
         return [] if problem is None else [problem]
 
     @property
+    def held_by(self) -> str | None:
+        """Name the limit that an event waits for which could begin else; None where there is none such.
+
+        It is `concurrency`, `rate` or `active_jobs`, or `cluster` for those that its services share.
+        """
+        if self._waiting.pause(monotonic()) > 0:
+            return None
+        if self.jobs is not None and not self.jobs.has_room:
+            return "active_jobs"
+        in_turn = self._ring is not None and self._ring.keeps(self)
+        return self.allowance.held_by or ("cluster" if in_turn else None)
+
+    @property
     def queue(self) -> int:
         """Events that it lets in."""
         return self._config.queue

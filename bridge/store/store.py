@@ -250,6 +250,11 @@ class Store:
 
     # State
 
+    @property
+    def used_bytes(self) -> int:
+        """What is used of `store.max_bytes`, as of the last write."""
+        return self._writer.used
+
     def problems(self) -> list[str]:
         """Tell why the last write or read failed or hangs, that the budget is reached, and a defect."""
         writer = self._writer

@@ -1,35 +1,25 @@
-"""/livez, /readyz and /metrics."""
+"""/livez, /readyz and /metrics; and what `api` answers to who has a token."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import cast
+from functools import partial
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler as HttpHandler
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from pydantic import Field
 
-from bridge.values import Model
-
-_REQUEST_SECONDS = 10.0
-"""From a connection to the end of its one answer. What takes longer is no probe and no Prometheus."""
-_MOST_CONNECTIONS = 64
-"""Open at once; a new one takes the place of the oldest. Each takes a descriptor that the bridge may need."""
-
-
-class HttpConfig(Model):
-    """Where /livez, /readyz and /metrics are answered. They need no credential and tell no secret."""
-
-    host: str = Field(default="127.0.0.1", min_length=1)
-    """The address listened on: loopback alone by default."""
-    port: int = Field(default=9464, ge=0, le=65535)
-    """The TCP port; 0 takes any free one. 9464 is the usual one of Prometheus exporters in OpenTelemetry."""
+from bridge.web.answers import LONGEST_COMMAND, Handler
+from bridge.web.api import Api
+from bridge.web.config import HttpConfig
+from bridge.web.connections import Connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +37,13 @@ async def serve(
     config: HttpConfig,
     registry: CollectorRegistry,
     readiness: Callable[[], Sequence[Problem]],
+    command: Handler,
 ) -> AsyncIterator[str]:
     """Answer at `config`'s address while inside; gives the base URL, such as `http://127.0.0.1:9464`.
 
     `readiness` is asked at every /readyz and must be cheap. /metrics has the process's own metrics beside
-    those of `registry`. Raises OSError when the address can't be listened on.
+    those of `registry`. `command` answers whoever has the token. Raises OSError when the address can't be
+    listened on.
     """
 
     async def livez(_request: web.Request) -> web.Response:
@@ -68,18 +60,25 @@ async def serve(
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
-    app = web.Application(middlewares=[_one_request_a_connection, _errors_as_json])
+    app = web.Application(
+        middlewares=[_one_request_a_connection, _errors_as_json], client_max_size=LONGEST_COMMAND
+    )
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
+    connections = Connections()
+    Api(config, command, connections).add_to(app)
     own = [ProcessCollector(registry=registry), PlatformCollector(registry=registry)]
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    log = logging.getLogger(__name__)
+    log.addFilter(_is_of_ours)
+    runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=1)
     try:
         await runner.setup()
+        assert runner.server is not None  # noqa: S101 - it is set up
         try:
             # Not by a TCPSite, which takes any number of connections for any time.
             listening = await asyncio.get_running_loop().create_server(
-                _admitting(runner.server), config.host, config.port
+                partial(connections.admit, runner.server), config.host, config.port
             )
         except OSError as error:
             # asyncio's own text says it all again, with the address as a tuple.
@@ -96,38 +95,20 @@ async def serve(
             registry.unregister(collector)
 
 
-def _admitting(server: web.Server | None) -> Callable[[], asyncio.BaseProtocol]:
-    """Return what makes the connections of `server`, so that nobody can have many, or one for long."""
-    assert server is not None  # noqa: S101 - the runner is set up
-    loop = asyncio.get_running_loop()
-
-    def admit() -> web.RequestHandler:
-        connections = server.connections
-        for oldest in connections[: max(0, len(connections) + 1 - _MOST_CONNECTIONS)]:
-            abort(oldest)
-        connection = server()
-        loop.call_later(_REQUEST_SECONDS, abort, connection)
-        return connection
-
-    return admit
-
-
-def abort(connection: web.RequestHandler) -> None:
-    """End a connection at once, whatever is under way on it."""
-    transport = cast("asyncio.WriteTransport | None", connection.transport)  # uvloop's is none by its class
-    if transport is not None:
-        transport.abort()  # to close it would wait for who does not read
+def _is_of_ours(record: logging.LogRecord) -> bool:
+    """Tell whether a log line is about a defect, not about what somebody sent that is no request."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 @web.middleware
-async def _one_request_a_connection(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _one_request_a_connection(request: web.Request, handler: HttpHandler) -> web.StreamResponse:
     response = await handler(request)
     response.force_close()
     return response
 
 
 @web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _errors_as_json(request: web.Request, handler: HttpHandler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as error:

@@ -7,29 +7,20 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import structlog
 from aiohttp import web
 
-from bridge.core.errors import BridgeError
-from bridge.web.server import abort
+from bridge.web.answers import LONGEST_COMMAND, Handler, answered, command_in, fault, too_long
+from bridge.web.connections import abort
 
 FILE = "commands.sock"
 _ANSWER_SECONDS = 60.0
 _COMMAND_SECONDS = 10.0
 """From a connection to the end of its command; one that says nothing would keep a descriptor for ever."""
-_LONGEST_COMMAND = 1 << 20
-"""Bytes; a number of a dead letter takes about eight."""
-
-_log = structlog.get_logger(__name__)
-
-Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
-"""Takes a command and gives its answer. A ValueError is the command's fault, a BridgeError is the bridge's
-trouble; who gave the command is told either."""
 
 
 @asynccontextmanager
@@ -38,18 +29,13 @@ async def listen(state_dir: Path, handler: Handler) -> AsyncIterator[None]:
 
     async def command(request: web.Request) -> web.Response:
         try:
-            document = await request.json()
-            silent.discard(request.protocol)
-            return web.json_response(await handler(document))
+            document = await command_in(request)
         except ValueError as error:
-            return _fault(400, str(error))
+            return fault(400, str(error))
         except web.HTTPRequestEntityTooLarge:
-            return _fault(413, f"the command is longer than {_LONGEST_COMMAND} bytes: give it in parts")
-        except BridgeError as error:
-            return _fault(503, str(error))
-        except Exception as error:  # noqa: BLE001 - told here and there; nobody else would hear of it
-            _log.exception("a command failed by a defect")
-            return _fault(500, f"a defect: {type(error).__name__}: {error}; the bridge's log tells more")
+            return too_long()
+        silent.discard(request.protocol)
+        return await answered(handler, document)
 
     def admit() -> web.RequestHandler:
         assert runner.server is not None  # noqa: S101 - the runner is set up
@@ -66,7 +52,7 @@ async def listen(state_dir: Path, handler: Handler) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     silent: set[web.RequestHandler] = set()
     """Connections by which no command has come yet."""
-    app = web.Application(client_max_size=_LONGEST_COMMAND)
+    app = web.Application(client_max_size=LONGEST_COMMAND)
     app.router.add_post("/", command)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     with _address(state_dir) as address:
@@ -81,10 +67,6 @@ async def listen(state_dir: Path, handler: Handler) -> AsyncIterator[None]:
         finally:
             await runner.cleanup()
             Path(address).unlink(missing_ok=True)  # noqa: ASYNC240 - likewise
-
-
-def _fault(status: int, message: str) -> web.Response:
-    return web.json_response({"error": message}, status=status)
 
 
 def ask(state_dir: Path, command: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -119,7 +101,7 @@ def ask(state_dir: Path, command: Mapping[str, Any]) -> Mapping[str, Any] | None
         raise OSError(
             f"the bridge that runs gave an answer that can't be understood (status {response.status})"
         ) from None
-    if response.status in (http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+    if response.status in (400, 404, 413):
         raise ValueError(answer.get("error"))
     if response.status != http.HTTPStatus.OK:
         raise OSError(f"the bridge that runs: {answer.get('error', f'status {response.status}')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ async def test_the_probes_ask_what_the_bridge_answers(tmp_path: Path) -> None:
         kind: container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")
     }
     async with (
-        serve(HttpConfig(port=0), Metrics().registry, list) as url,
+        serve(HttpConfig(port=0), Metrics().registry, list, lambda _: asyncio.sleep(0, {})) as url,
         aiohttp.ClientSession() as session,
     ):
         for probe in probes.values():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -15,12 +16,20 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from pydantic import ValidationError
 
+from bridge import web
 from bridge.net.loop import Loop
 from bridge.telemetry.metrics import Metrics
-from bridge.web import HttpConfig, Problem, serve
+from bridge.web import HttpConfig, Problem
 from tests.promises.world import until
 
 ANY_PORT = HttpConfig(port=0)
+
+
+async def nothing(_command: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise AssertionError("without a token nobody gives a command")
+
+
+serve = partial(web.serve, command=nothing)
 
 
 @pytest.fixture
@@ -91,7 +100,8 @@ async def test_head_is_answered_without_a_body(http: aiohttp.ClientSession, path
 
 async def test_an_unknown_path_is_a_small_json_answer(http: aiohttp.ClientSession) -> None:
     async with serve(ANY_PORT, CollectorRegistry(), ready) as url, http.get(f"{url}/nothing") as answer:
-        assert (answer.status, await answer.json()) == (404, {"error": "Not Found"})
+        assert answer.status == 404
+        assert "http.token_file" in (await answer.json())["error"]
 
 
 async def test_another_method_is_told_which_are_allowed(http: aiohttp.ClientSession) -> None:
@@ -158,7 +168,7 @@ def run(loop: LoopFactory, main: Coroutine[Any, Any, None]) -> None:
 def test_who_opens_connections_and_asks_nothing_takes_no_descriptors_from_the_bridge(
     monkeypatch: pytest.MonkeyPatch, loop: LoopFactory
 ) -> None:
-    monkeypatch.setattr("bridge.web.server._MOST_CONNECTIONS", 8)
+    monkeypatch.setattr("bridge.web.connections.MOST_CONNECTIONS", 8)
 
     async def main() -> None:
         async with serve(ANY_PORT, CollectorRegistry(), ready) as url, aiohttp.ClientSession() as http:
@@ -179,7 +189,7 @@ def test_who_opens_connections_and_asks_nothing_takes_no_descriptors_from_the_br
 def test_half_a_request_is_not_waited_for_without_end(
     monkeypatch: pytest.MonkeyPatch, loop: LoopFactory
 ) -> None:
-    monkeypatch.setattr("bridge.web.server._REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr("bridge.web.connections.REQUEST_SECONDS", 0.1)
 
     async def main() -> None:
         async with serve(ANY_PORT, CollectorRegistry(), ready) as url:
@@ -211,7 +221,9 @@ async def test_nothing_is_logged_for_a_request_or_for_what_is_none(
     assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
 
 
-@pytest.mark.parametrize("wrong", [{"port": 65536}, {"port": -1}, {"host": ""}, {"prot": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"port": 65536}, {"port": -1}, {"host": ""}, {"prot": 1}, {"names": ["a:1"]}, {"names": [""]}]
+)
 def test_a_wrong_address_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         HttpConfig.model_validate(wrong)

@@ -27,6 +27,13 @@ class Allowance:
         """Attempts that may be under way at once, now: as set, or as found."""
         return self._places.limit
 
+    @property
+    def held_by(self) -> str | None:
+        """Name the limit that lets nothing begin now; None where neither is in the way."""
+        if self._places.pause() > 0:
+            return "concurrency"
+        return "rate" if self._pace is not None and self._pace.pause() > 0 else None
+
     def change(self, concurrency: Concurrency, rate: float | None) -> None:
         """Put others in force; what is as before goes on as it is."""
         if concurrency != self._wanted:

@@ -43,6 +43,10 @@ class Ring:
                 self._alarm.set(self._pause())
         return False
 
+    def keeps(self, lane: Standing) -> bool:
+        """Tell whether `lane` stands here until it is its turn."""
+        return lane in self._standing
+
     def leave(self, lane: Standing) -> None:
         """Stand here no more: `lane` has ended."""
         self._standing.pop(lane, None)

@@ -15,7 +15,7 @@ import structlog
 
 from bridge import __version__
 from bridge.commands import carry_out, known
-from bridge.control import Control, Live, Overrides, Part
+from bridge.control import Control, Live, Losses, Overrides, Part
 from bridge.destinations.oscar.client import OscarService, announce
 from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.destinations.oscar.jobs import follow
@@ -35,7 +35,7 @@ from bridge.questions import Questions
 from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
 from bridge.status import Status
-from bridge.store import Store, Stranded, overrides
+from bridge.store import Store, Stranded, losses, overrides
 from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
 from bridge.web import Problem, serve
@@ -113,9 +113,15 @@ async def run(
             lambda kept: asyncio.to_thread(overrides.write, settings.state_dir, kept),
             metrics,
         )
+        lost = Losses(
+            settings,
+            losses.read(settings.state_dir),
+            lambda there: asyncio.to_thread(losses.write, settings.state_dir, there),
+            metrics,
+        )
         windows = _windows(settings, services, store, metrics)
         routers = _routers(settings, lanes, intakes, store, metrics, windows)
-        runners = _runners(settings, intakes, routers, windows, store, metrics, rescan)
+        runners = _runners(settings, intakes, routers, windows, store, lost, metrics, rescan)
         identities = {key: config.identity or key for key, config in settings.sources.items()}
         rerouting = Rerouting({identities[key]: router for key, router in routers.items()}, store)
         there = known(settings)
@@ -134,7 +140,7 @@ async def run(
                 ("store", [f"{each.message}: {each.remedy}" for each in stranded()]),
                 ("bridge", ["stopping"] if stop.asked.is_set() else []),
             ]
-            return [Problem(part, reason) for part, reasons in parts for reason in reasons]
+            return [*lost.problems(), *(Problem(part, each) for part, reasons in parts for each in reasons)]
 
         metrics.ready.set_function(lambda: not readiness())
         status = Status(settings, metrics, runners, lanes, control, store, readiness)
@@ -145,6 +151,8 @@ async def run(
                 return await questions.answer(document)
             if control.is_meant(document):
                 return await control.carry_out(document)
+            if isinstance(document, dict) and document.get("do") == "acknowledge":
+                return await lost.acknowledge(document, readiness)
             return await carry_out(store, there, document)
 
         url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness, command))
@@ -156,6 +164,7 @@ async def run(
         gc.set_threshold(10_000, 20, 20)
         gc.enable()
         _log.info("bridge started", version=__version__, http=url, state_dir=str(settings.state_dir))
+        lost.begin()
         for each in stranded():
             _log.warning("events that nothing will take", problem=each.message, remedy=each.remedy)
         async with asyncio.TaskGroup() as lane_tasks:
@@ -174,6 +183,7 @@ async def run(
             working.append(lane_tasks.create_task(certificates.run(), name="certificates"))
             working.append(lane_tasks.create_task(control.run(), name="overrides"))
             working.append(lane_tasks.create_task(status.run(), name="status"))
+            working.append(lane_tasks.create_task(lost.run(), name="losses"))
             async with asyncio.TaskGroup() as source_tasks:
                 reading = [
                     source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners
@@ -283,6 +293,7 @@ def _runners(
     routers: Mapping[str, Router],
     windows: Windows,
     store: Store,
+    lost: Losses,
     metrics: Metrics,
     rescan: Rescan | None,
 ) -> list[Runner]:
@@ -290,7 +301,10 @@ def _runners(
     for key, config in settings.sources.items():
         own = metrics.source(key)
         keeping = Keeping(
-            spool=partial(store.spool, config.identity or key), state_dir=settings.state_dir, rescan=rescan
+            spool=partial(store.spool, config.identity or key),
+            state_dir=settings.state_dir,
+            lost=partial(lost.add, key),
+            rescan=rescan,
         )
         source = config.build(key, own, keeping)
         listens = partial(windows.listens, config.identity or key)

@@ -18,7 +18,7 @@ from bridge.control.orders import PAUSED, shown
 from bridge.core.errors import StoreError
 from bridge.core.ports import Finding, Findings
 from bridge.settings import Settings
-from bridge.store import overrides, read_stranded
+from bridge.store import losses, overrides, read_stranded
 from bridge.store.directory import refuse_network
 
 _LEAST_FREE = 64 * 2**20
@@ -35,6 +35,7 @@ async def check_local(settings: Settings) -> Sequence[Finding]:
         _disk(store, settings)
         await _stranded(store, settings)
         _overrides(store, settings)
+        _losses(store, settings.state_dir)
     if daemon is not None:
         store.note(f"a bridge runs with this state_dir: process {daemon}")
     http = Findings("http")
@@ -114,6 +115,16 @@ def _overrides(findings: Findings, settings: Settings) -> None:
             findings.note(
                 f"{row.kind} {row.key}: {row.name} is {row.in_force} in place of {row.configured}, {until}"
             )
+
+
+def _losses(findings: Findings, state_dir: Path) -> None:
+    try:
+        kept = losses.read(state_dir)
+    except StoreError as error:
+        findings.problem(str(error), "else the bridge does not start")
+        return
+    for source, sentence in losses.sentences(kept).items():
+        findings.warning(f"source {source}: {sentence}", losses.remedy(source))
 
 
 def _hours(until: float) -> str:

@@ -1,4 +1,4 @@
-"""`oscar-bridge limits`, `pause` and `resume`: what a person changes while the bridge runs."""
+"""`oscar-bridge limits`, `pause`, `resume` and `acknowledge`: what a person changes while the bridge runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bridge.cli.lines import table, when
-from bridge.cli.options import Commands, age, load, pair, refuse_unknown, takes_configuration, wrong
+from bridge.cli.lines import on_one_line, table, when
+from bridge.cli.options import FAILED, Commands, age, load, pair, refuse_unknown, takes_configuration, wrong
 
 if TYPE_CHECKING:
     from bridge.control import Order, Row
@@ -41,6 +41,14 @@ def add_to(commands: Commands) -> None:
     resume = commands.add_parser("resume", help="end a pause")
     _names_one(resume)
     resume.set_defaults(command=_pause, do="resume", seconds=None)
+    seen = commands.add_parser(
+        "acknowledge", help="say that you have seen which events were lost: then /readyz tells of it no more"
+    )
+    takes_configuration(seen)
+    seen.add_argument(
+        "part", metavar="PART", nargs="*", help="of what, as /readyz names it: source uploads; else of all"
+    )
+    seen.set_defaults(command=_acknowledge)
 
 
 def _names_one(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +107,27 @@ def _pause(options: argparse.Namespace) -> int:
     else:
         print(f"{named} is paused until {'it is resumed' if row.until is None else when(row.until)}")
     return 0
+
+
+def _acknowledge(options: argparse.Namespace) -> int:
+    from bridge.control import Acknowledgement, acknowledge
+    from bridge.store import losses
+
+    settings = load(options)
+    wanted = Acknowledgement(part=" ".join(options.part) or None)
+    try:
+        wanted.refuse_unknown(settings, losses.read(settings.state_dir))
+    except ValueError as error:
+        raise wrong("PART", str(error)) from None
+    answer, runs = acknowledge(settings, wanted)
+    for said, problems in (("acknowledged", answer["acknowledged"]), ("goes on", answer["going_on"])):
+        for problem in problems:
+            print(on_one_line(f"{said}: {problem['part']}: {problem['reason']}"))
+    if not answer["acknowledged"]:
+        print(f"nothing {f'of {wanted.part} ' if wanted.part else ''}is to be acknowledged")
+    if not runs:
+        print(f"oscar-bridge: no bridge runs in {settings.state_dir}", file=sys.stderr)
+    return FAILED if answer["going_on"] else 0
 
 
 def _bounded(seconds: float | None) -> float | None:

@@ -30,12 +30,15 @@ class NoEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
-    """What this machine keeps for a source whose upstream keeps nothing."""
+    """What this machine keeps for a source."""
 
     spool: Callable[[], Spool]
-    """Gives its part of the store; called once."""
+    """Gives its part of the store, for one whose upstream keeps nothing; called once."""
     state_dir: Path
     """Where it may keep a small file of its own."""
+    lost: Callable[[str, int], None]
+    """Takes that the upstream no longer has what was to be read: where, and how many events at least. It is
+    told, over a restart too, until a person acknowledges it. The source itself logs and counts it."""
     rescan: Rescan | None = None
     """What the operator answers to a source that can't tell what has entered: nothing of what is there by
     now is to enter, or everything."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from datetime import UTC, datetime
 from time import monotonic
 
 DAY = 86400.0
@@ -21,6 +22,11 @@ def newest_seen(connection: sqlite3.Connection) -> float:
 def is_doubtful(now: float, seen: float) -> bool:
     """Return whether a clock that tells `now` is more than a day beyond the newest time seen."""
     return bool(seen) and now > seen + DAY
+
+
+def date(seconds: float) -> str:
+    """Write a time given in seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
 
 
 class Clock:

@@ -27,6 +27,24 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace(path: Path, text: str) -> None:
+    """Have `text` alone in the file `path`, readable by its user alone: all of it on the disk, or nothing.
+
+    Raises StoreError, and leaves the file as it was.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        fresh.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror}") from error
+
+
 def file_system_type(path: Path, mounts: str) -> str:
     """Tell the type of file system that holds the absolute `path`, by the text of mountinfo (proc(5)).
 

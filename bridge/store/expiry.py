@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from datetime import UTC, datetime
 from time import monotonic
 
 import structlog
 
 from bridge.store import changes, schema
 from bridge.store.changes import Change
-from bridge.store.clock import DAY, is_doubtful, newest_seen
+from bridge.store.clock import DAY, date, is_doubtful, newest_seen
 
 _log = structlog.get_logger(__name__)
 
@@ -58,8 +57,8 @@ class Expiry:
             _log.warning(
                 "the clock is far beyond the newest time that the store has seen: no dead letter is deleted "
                 "for its age before it has told so for a day, and parked events grow older from then on",
-                clock=_date(now),
-                seen=_date(seen),
+                clock=date(now),
+                seen=date(seen),
             )
         return monotonic() - self._doubted_since >= DAY
 
@@ -78,7 +77,3 @@ def _expire(connection: sqlite3.Connection, before: float, limit: int) -> tuple[
         connection.execute("DELETE FROM generations WHERE given_at < ?", (before,))
         return 0, Change()
     return changes.discard(connection, numbers)
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, TypeGuard, get_args
 
 from bridge.core.errors import StoreError
-from bridge.store.directory import sync
+from bridge.store.directory import replace
 
 FILE = "overrides.json"
 
@@ -55,18 +54,8 @@ def read(state_dir: Path) -> list[Override]:
 
 def write(state_dir: Path, overrides: Collection[Override]) -> None:
     """Keep `overrides` alone, all or, if that fails, none of the change. Raises StoreError."""
-    path, fresh = state_dir / FILE, state_dir / f"{FILE}.new"
     text = json.dumps({"overrides": [asdict(each) for each in overrides]}, indent=1)
-    try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(descriptor)
-        fresh.replace(path)
-        sync(state_dir)
-    except OSError as error:
-        raise StoreError(f"{path} can't be written: {error.strerror}") from error
+    replace(state_dir / FILE, text + "\n")
 
 
 def _checked(override: Override) -> Override:

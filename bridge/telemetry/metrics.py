@@ -38,6 +38,11 @@ class Metrics:
         self.lost = counter(
             "bridge_events_lost_total", "Events that the upstream says it lost or no longer has.", ["source"]
         )
+        self.lost_unacknowledged = gauge(
+            "bridge_events_lost_unacknowledged",
+            "Events lost upstream, at least, that nobody has acknowledged (`oscar-bridge acknowledge`).",
+            ["source"],
+        )
         self.stale_receipts = counter(
             "bridge_receipts_stale_total",
             "Acknowledgements the upstream did not recognise any more: "

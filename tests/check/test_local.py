@@ -79,6 +79,8 @@ async def test_what_is_paused_is_a_warning_and_another_limit_is_noted(tmp_path: 
     order("pause")
     found = await check_local(settings(tmp_path))
     said(found, "warning", "service plants is paused, until a person ends it", remedy="resume service plants")
+    (tmp_path / "losses.json").write_text("?")
+    said(await check_local(settings(tmp_path)), "problem", "losses.json can't be understood")
     (tmp_path / "overrides.json").write_text("?")
     said(await check_local(settings(tmp_path)), "problem", "overrides.json can't be understood")
 

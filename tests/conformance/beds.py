@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from bridge.core.event import Event
 from bridge.core.ports import Source
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.settings.models import AnySource
-from bridge.sources import Keeping
 from bridge.store import Store
 from bridge.telemetry.metrics import Metrics
 from tests.servers import activemq, hermes, rabbitmq
@@ -24,6 +24,7 @@ from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.tansu import Tansu
 from tests.sources.kafka_batches import batch
+from tests.sources.reading import keeping
 
 _CONFIG: TypeAdapter[Any] = TypeAdapter(AnySource)
 
@@ -39,8 +40,7 @@ def number(event: Event | bytes) -> int:
 class Bed(ABC):
     """One upstream for one test. The source under test reaches it through `proxy` alone."""
 
-    keeping: Keeping | None = None
-    """For a source that keeps something itself."""
+    keeping = keeping()
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -251,7 +251,7 @@ class DcacheBed(Bed):
         super().__init__(name)
         self._site = site
         self._store = store
-        self.keeping = Keeping(spool=lambda: store.spool("uploads"), state_dir=state_dir)
+        self.keeping = replace(keeping(), spool=lambda: store.spool("uploads"), state_dir=state_dir)
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -70,5 +70,12 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "store.clock",
     ):
         monkeypatch.setattr(f"bridge.{module}.monotonic", now)
-    for module in ("control.control", "pipeline.failures", "pipeline.jobs", "pipeline.lane", "store.clock"):
+    for module in (
+        "control.control",
+        "control.losses",
+        "pipeline.failures",
+        "pipeline.jobs",
+        "pipeline.lane",
+        "store.clock",
+    ):
         monkeypatch.setattr(f"bridge.{module}.time", SimpleNamespace(time=wall_clock))

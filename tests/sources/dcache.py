@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bridge.core.delivery import Outcome
 from bridge.core.event import Event
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sources import Keeping, Rescan
+from bridge.sources import Rescan
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.source import DcacheSource
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
-from tests.sources.reading import Hands, opened, until
+from tests.sources.reading import Hands, keeping, opened, until
 
 
 def source(
@@ -37,9 +38,9 @@ def source(
         "request_rate": "1000/s",
         **more,
     }
-    keeping = Keeping(spool=lambda: store.spool("arrivals"), state_dir=state_dir, rescan=rescan)
+    kept = replace(keeping(), spool=lambda: store.spool("arrivals"), state_dir=state_dir, rescan=rescan)
     built = DcacheConfig.model_validate(values).build(
-        "arrivals", (metrics or Metrics()).source("arrivals"), keeping
+        "arrivals", (metrics or Metrics()).source("arrivals"), kept
     )
     assert isinstance(built, DcacheSource)
     return built

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.ports import Source
+from bridge.sources import Keeping
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.kafka.source import KafkaSource
 from bridge.telemetry.metrics import Metrics
@@ -85,8 +87,28 @@ class Hands:
         return [delivery.event.data for delivery in self.seen]
 
 
+def no_spool() -> NoReturn:
+    raise AssertionError("its upstream keeps its events")
+
+
+def keeping(lost: dict[str, int] | None = None) -> Keeping:
+    """Keep nothing; what a source says that is lost is added up in `lost`, by place."""
+    counts = {} if lost is None else lost
+
+    def add(place: str, events: int) -> None:
+        counts[place] = counts.get(place, 0) + events
+
+    return Keeping(spool=no_spool, state_dir=Path("/nonexistent"), lost=add)
+
+
 def source(
-    broker: Any, topic: str, *, key: str = "uploads", metrics: Metrics | None = None, **more: Any
+    broker: Any,
+    topic: str,
+    *,
+    key: str = "uploads",
+    metrics: Metrics | None = None,
+    lost: dict[str, int] | None = None,
+    **more: Any,
 ) -> KafkaSource:
     """Make a source of `broker` (anything with `bootstrap_servers`) for one topic."""
     values: dict[str, Any] = {
@@ -97,7 +119,7 @@ def source(
         **({} if "topic_pattern" in more else {"topics": [topic]}),
         **more,
     }
-    built = KafkaConfig.model_validate(values).build(key, (metrics or Metrics()).source(key))
+    built = KafkaConfig.model_validate(values).build(key, (metrics or Metrics()).source(key), keeping(lost))
     assert isinstance(built, KafkaSource)
     return built
 

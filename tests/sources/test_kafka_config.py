@@ -27,6 +27,7 @@ from bridge.sources.kafka.config import KafkaConfig, OAuthConfig, TlsConfig
 from bridge.sources.kafka.security import ssl_context, token_provider
 from bridge.sources.kafka.source import KafkaSource
 from bridge.telemetry.metrics import Metrics
+from tests.sources.reading import keeping
 
 SASL = {"security_protocol": "SASL_SSL"}
 LOGIN = {"username": "u", "password": "p"}
@@ -104,7 +105,7 @@ def test_the_client_library_is_loaded_only_by_who_builds_a_kafka_source() -> Non
 
 def test_a_static_members_name_reaches_the_client() -> None:
     # Joining with one takes tansu 6 s, and librdkafka's mock cluster 7 s.
-    static = config(group_instance_id="replica-0").build("uploads", Metrics().source("uploads"))
+    static = config(group_instance_id="replica-0").build("uploads", Metrics().source("uploads"), keeping())
     assert isinstance(static, KafkaSource)
     assert static._options()["group_instance_id"] == "replica-0"
 

@@ -16,6 +16,7 @@ _NAMES = {
     "bridge_events_settled_total": ("counter", ["source", "outcome"]),
     "bridge_events_filtered_total": ("counter", ["source", "reason"]),
     "bridge_events_lost_total": ("counter", ["source"]),
+    "bridge_events_lost_unacknowledged": ("gauge", ["source"]),
     "bridge_receipts_stale_total": ("counter", ["source"]),
     "bridge_invocations_total": ("counter", ["service", "outcome"]),
     "bridge_invocation_seconds": ("histogram", ["service"]),

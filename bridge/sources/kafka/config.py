@@ -202,10 +202,10 @@ class KafkaConfig(OpeningConfig):
     def own_certificate(self) -> OwnCertificate | None:
         return None if self.tls is None else self.tls.own_certificate()
 
-    def build(self, key: str, metrics: SourceMetrics, keeping: Keeping | None = None) -> Source:
+    def build(self, key: str, metrics: SourceMetrics, keeping: Keeping) -> Source:
         from bridge.sources.kafka.source import KafkaSource  # only who reads Kafka loads its client
 
-        return KafkaSource(self, key, metrics)
+        return KafkaSource(self, key, metrics, keeping.lost)
 
     async def check(self, key: str, patience: Patience) -> Sequence[Finding]:
         from bridge.sources.kafka.check import check  # likewise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -40,7 +40,9 @@ brokers, tansu for one, heed the latter alone: with 8 MiB here a backlog took 22
 class KafkaSource:
     """One `type: kafka` of the configuration."""
 
-    def __init__(self, config: KafkaConfig, key: str, metrics: SourceMetrics) -> None:
+    def __init__(
+        self, config: KafkaConfig, key: str, metrics: SourceMetrics, lost: Callable[[str, int], None]
+    ) -> None:
         self._config = config
         self._identity = config.identity or key
         self._metrics = metrics
@@ -49,7 +51,7 @@ class KafkaSource:
             self._log.warning(
                 "kafka: whoever answers is believed, and gets the credentials (tls.verify: false)"
             )
-        self._losses: dict[TopicPartition, int] = {}
+        self._lost = lost
         self._health = Health(self._log)
         self._beginnings = Beginnings(config)
         self._consumer: AIOKafkaConsumer | None = None
@@ -93,19 +95,12 @@ class KafkaSource:
             await reader.close()
 
     def problems(self) -> Sequence[str]:
-        """Losses since the start, and what is not there, does not answer or can't be read."""
-        return [
-            *(
-                f"the broker no longer had {missing} or more records of {place.topic}/{place.partition}; "
-                "reading went on from the earliest (see the log; a restart clears this)"
-                for place, missing in self._losses.items()
-            ),
-            *self._health.problems(),
-        ]
+        """Tell what is not there, does not answer or can't be read."""
+        return self._health.problems()
 
     def _count_lost(self, place: TopicPartition, missing: int, offset: int, begin: int) -> None:
         self._metrics.lost.inc(missing)
-        self._losses[place] = self._losses.get(place, 0) + missing
+        self._lost(f"{place.topic}/{place.partition}", missing)
         self._log.error(
             "kafka: offset out of range, records are lost",
             topic=place.topic,

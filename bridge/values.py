@@ -65,6 +65,10 @@ def _size(value: Any) -> int:
     return size
 
 
+def _size_or_none(value: Any) -> int:
+    return 0 if str(value).strip() == "0" else _size(value)
+
+
 def _rate(value: Any) -> float:
     if isinstance(value, str) and (found := _RATE.fullmatch(value.strip())) and float(found[1]) > 0:
         return float(found[1]) / _RATE_UNITS[found[2]]
@@ -171,6 +175,8 @@ Seconds = Annotated[float, BeforeValidator(duration)]
 """Seconds, written as a number or as 500ms, 30s, 5m, 24h, 90d."""
 Bytes = Annotated[int, BeforeValidator(_size)]
 """Bytes, written as a number or as 64KiB, 2GiB, 10MB."""
+BytesOrNone = Annotated[int, BeforeValidator(_size_or_none)]
+"""The same, or 0."""
 Rate = Annotated[float, BeforeValidator(_rate)]
 """Events a second, written as 10/s, 600/m, 1000/h."""
 Located = Annotated[Path, BeforeValidator(_written_out), AfterValidator(_located)]

@@ -1,6 +1,7 @@
-"""What is kept on this machine's disk: parked events and dead letters, with their causes."""
+"""What is kept on this machine's disk: parked events and dead letters, with their causes; and the journal."""
 
-from bridge.store.config import StoreConfig
+from bridge.store.config import JournalConfig, StoreConfig
+from bridge.store.journal import Journal
 from bridge.store.letters import Count, Filter, Summary, read_dead_letter, read_dead_letters
 from bridge.store.store import Store
 from bridge.store.waiting import Choice, Known, Stranded, Waiting, list_waiting, read_stranded
@@ -9,6 +10,8 @@ __all__ = [
     "Choice",
     "Count",
     "Filter",
+    "Journal",
+    "JournalConfig",
     "Known",
     "Store",
     "StoreConfig",

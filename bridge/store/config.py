@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from bridge.values import Bytes, Model, Seconds
+from bridge.values import Bytes, BytesOrNone, Model, Seconds
+
+_LEAST = 2**20
 
 
 class StoreConfig(Model):
@@ -19,3 +21,19 @@ class StoreConfig(Model):
     while events come, 64 MiB while many leave."""
     keep_dead_for: Seconds = 90 * 86400.0
     """Seconds after which a dead letter is deleted."""
+
+
+def _enough(size: int) -> int:
+    if 0 < size < _LEAST:
+        raise ValueError("expected 1MiB or more, or 0 for no journal")
+    return size
+
+
+class JournalConfig(Model):
+    """How much is kept of what happened to events, and for how long."""
+
+    max_bytes: Annotated[BytesOrNone, AfterValidator(_enough)] = 256 * 2**20
+    """What the journal may take on the disk; the oldest of it is deleted for the newest. 0: nothing is
+    written, and what was stays as it is."""
+    keep_for: Seconds = 30 * 86400.0
+    """Seconds after which a part of it is deleted, by the age of the newest line in that part."""

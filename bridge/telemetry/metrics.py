@@ -186,6 +186,12 @@ class Metrics:
             [],
         )
         self.store_bytes = gauge("bridge_store_bytes", "Size of the store on disk.")
+        self.journal_bytes = gauge("bridge_journal_bytes", "Size of the journal on disk.")
+        self.journal_lines_lost = counts(
+            "bridge_journal_lines_lost_total",
+            "Lines of the journal that were never written, but for those that a kill takes.",
+            [],
+        ).labels()
         self.log_lines_dropped = counts(
             "bridge_log_lines_dropped_total", "Log lines that could not be written in time.", []
         ).labels()

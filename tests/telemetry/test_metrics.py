@@ -56,6 +56,8 @@ _NAMES = {
     "bridge_window_members_late_total": ("counter", ["service"]),
     "bridge_merge_forgotten_total": ("counter", []),
     "bridge_store_bytes": ("gauge", []),
+    "bridge_journal_bytes": ("gauge", []),
+    "bridge_journal_lines_lost_total": ("counter", []),
     "bridge_log_lines_dropped_total": ("counter", []),
     "bridge_certificate_expiry_seconds": ("gauge", ["source"]),
     "bridge_credential_expiry_seconds": ("gauge", ["cluster"]),

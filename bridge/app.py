@@ -144,7 +144,7 @@ async def run(
 
         metrics.ready.set_function(lambda: not readiness())
         status = Status(settings, metrics, runners, lanes, control, store, readiness)
-        questions = Questions(status)
+        questions = Questions(status, settings.state_dir)
 
         async def command(document: Mapping[str, Any]) -> Mapping[str, Any]:
             if questions.is_meant(document):

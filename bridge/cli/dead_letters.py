@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from bridge.cli.lines import on_one_line, readable, table, tell_of, when
+from bridge.cli.lines import on_one_line, table, tell_of, when
 from bridge.cli.options import (
     FAILED,
     Commands,
@@ -104,6 +104,7 @@ def _list_dead_letters(options: argparse.Namespace) -> int:
 
 
 def _show_dead_letter(options: argparse.Namespace) -> int:
+    from bridge.core.event import readable
     from bridge.store import read_dead_letter
     from bridge.store.find import members_of
 

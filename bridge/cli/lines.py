@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -24,17 +23,6 @@ def on_one_line(text: str, longest: int | None = None) -> str:
     """Keep what a foreign system wrote from moving the cursor or colouring the screen."""
     line = "".join(letter if letter.isprintable() else " " for letter in text)
     return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
-
-
-def readable(data: bytes) -> tuple[str, str]:
-    """Give data as text where it is printable UTF-8, as base64 elsewhere; and which of the two."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = ""
-    if text and all(letter.isprintable() or letter in "\n\t\r" for letter in text):
-        return text, "text"
-    return b64encode(data).decode("ascii"), "base64"
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

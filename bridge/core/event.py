@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,3 +33,17 @@ class Event:
     def size(self) -> int:
         """About how many bytes it takes: its data and the texts of its attributes."""
         return len(self.data) + sum(map(len, self.attributes.values()))
+
+
+def readable(data: bytes, most: int | None = None) -> tuple[str, str]:
+    """Return `data`, or its first `most` bytes, as text where it is printable UTF-8, as base64 elsewhere; and
+    which of the two, `text` or `base64`.
+    """
+    first = data[:most]
+    try:  # a character that is cut in two at the end is left out
+        text = getincrementaldecoder("utf-8")().decode(first, len(first) == len(data))
+    except UnicodeDecodeError:
+        text = ""
+    if text and all(letter.isprintable() or letter in "\n\t\r" for letter in text):
+        return text, "text"
+    return b64encode(first).decode("ascii"), "base64"

@@ -2,9 +2,24 @@
 
 from bridge.store.config import JournalConfig, StoreConfig
 from bridge.store.journal import Journal
-from bridge.store.letters import Count, Filter, Summary, read_dead_letter, read_dead_letters
+from bridge.store.letters import (
+    Count,
+    Filter,
+    Summary,
+    page_of_dead_letters,
+    read_dead_letter,
+    read_dead_letters,
+)
 from bridge.store.store import Store
-from bridge.store.waiting import Choice, Known, Stranded, Waiting, list_waiting, read_stranded
+from bridge.store.waiting import (
+    Choice,
+    Known,
+    Stranded,
+    Waiting,
+    list_waiting,
+    page_of_waiting,
+    read_stranded,
+)
 
 __all__ = [
     "Choice",
@@ -19,6 +34,8 @@ __all__ = [
     "Summary",
     "Waiting",
     "list_waiting",
+    "page_of_dead_letters",
+    "page_of_waiting",
     "read_dead_letter",
     "read_dead_letters",
     "read_stranded",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from bridge.core.event import Event
 from bridge.store import beside, schema
+from bridge.store.paging import Page, Sought, page
 from bridge.store.schema import raw
 
 _Answer = TypeVar("_Answer")
@@ -183,6 +184,21 @@ def read_dead_letters(
     parameters = (*parameters, schema.LARGEST if limit is None else min(limit, schema.LARGEST))
     return beside.read(
         state_dir, lambda connection: [letter for letter, _ in _select(connection, chosen, rest, parameters)]
+    )
+
+
+def page_of_dead_letters(
+    state_dir: Path, sought: Sought, *, service: str | None = None, cause: str | None = None
+) -> Page[Summary]:
+    """Give the page `sought`; a text is looked for in id, subject, source, cause and detail.
+
+    Works beside a running daemon. Raises StoreError when there is no store, or it can't be read.
+    """
+    where, parameters = Filter(service=service, cause=cause).where()
+    parts = [(f"INDEXED BY dead_by_number WHERE {where}", parameters)]
+    searched = ("id", "subject", "source", "cause", "detail")
+    return beside.read(
+        state_dir, lambda connection: page(connection, _SUMMARY, parts, _summary, sought, searched)
     )
 
 

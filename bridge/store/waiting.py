@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from bridge.core.ports import NO_LANE
 from bridge.store import beside
 from bridge.store.changes import THESE
+from bridge.store.paging import Page, Sought, page
 from bridge.store.schema import PARKED, SPOOLED, WINDOW, raw
 
 _BATCH = 500
@@ -115,6 +116,7 @@ class Waiting:
     source: str
     """The identity of the event's source."""
     event_id: str
+    subject: str | None
     service: str
     """Empty for one that is spooled, and for a dead letter that is on its way round its routes again."""
     attempts: int
@@ -126,7 +128,7 @@ class Waiting:
 
 
 _NAMES = tuple(Waiting.__dataclass_fields__)
-_COLUMNS = "number, reason, source, id, service, attempts, first_attempt, kept_at, length(data)"
+_COLUMNS = "number, reason, source, id, subject, service, attempts, first_attempt, kept_at, length(data)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +196,19 @@ def _conditions(
 
 def _waiting(row: tuple[Any, ...]) -> Waiting:
     return Waiting(**dict(zip(_NAMES, row, strict=True)))
+
+
+def page_of_waiting(state_dir: Path, sought: Sought, chosen: Choice) -> Page[Waiting]:
+    """Give the page `sought` of what is `chosen`; a text is looked for in id, subject and source.
+
+    Works beside a running daemon. Raises StoreError when there is no store, or it can't be read.
+    """
+
+    def question(connection: sqlite3.Connection) -> Page[Waiting]:
+        parts = list(_conditions(connection, chosen, None))
+        return page(connection, _COLUMNS, parts, _waiting, sought, ("id", "subject", "source"))
+
+    return beside.read(state_dir, question)
 
 
 def list_waiting(state_dir: Path, chosen: Choice, limit: int) -> list[Waiting]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -32,6 +33,8 @@ class Proxy:
         """What of the target's bytes is replaced by what, of the same length."""
         self.asked: Callable[[bytes], bool] = lambda _data: True
         """Shown what a client sends, before it goes on; False cuts the connection instead."""
+        self._heard = time.monotonic()
+        self._longest_silence = 0.0
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
@@ -74,6 +77,15 @@ class Proxy:
         else:
             self._flowing.set()
 
+    def listen(self) -> None:
+        """Begin to measure anew how long the target says nothing."""
+        self._heard, self._longest_silence = time.monotonic(), 0.0
+
+    @property
+    def longest_silence(self) -> float:
+        """Seconds that the target has said nothing at a time, since the last `listen`."""
+        return max(self._longest_silence, time.monotonic() - self._heard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -110,6 +122,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self._flowing.wait()
+                if garbles:
+                    self._longest_silence, self._heard = self.longest_silence, time.monotonic()
                 if not garbles and not self.asked(data):
                     return
                 writer.write(data.replace(*self.garbled) if garbles and self.garbled else data)

@@ -41,11 +41,16 @@ pytestmark = pytest.mark.usefixtures("told_no_longer")
 
 async def test_a_broker_that_falls_silent_is_left_within_two_heartbeats(bed: RucioBed) -> None:
     await bed.put(3)
-    async with opened(bed.source(heartbeat=2)) as hands:  # a broker of a busy machine is silent for a second
+    async with opened(bed.source(heartbeat=2)) as hands:
         taken = await hands.take(3)
+        bed.proxy.listen()
         await asyncio.sleep(4.5)  # heartbeats keep it
+        while any(delivery.outcome for delivery in taken):
+            assert bed.proxy.longest_silence > 3.5  # a broker of a busy machine may say nothing for so long
+            taken = await hands.take(3, timeout=20)
+            bed.proxy.listen()
+            await asyncio.sleep(4.5)
         assert not hands.source.problems()
-        assert not any(delivery.outcome for delivery in taken)
         bed.proxy.stall()
         stalled = time.monotonic()
         await until(lambda: hands.source.problems(), timeout=30)

@@ -134,7 +134,7 @@ async def run(
         def readiness() -> Sequence[Problem]:
             parts = [
                 *((f"source {runner.key}", runner.problems()) for runner in runners),
-                *((f"source {key}", certificates.problems(key)) for key in certificates.keys),
+                *((part, certificates.problems(part)) for part in certificates.keys),
                 *((f"service {lane.key}", lane.problems()) for lane in lanes.values()),
                 ("store", store.problems()),
                 ("store", [f"{each.message}: {each.remedy}" for each in stranded()]),
@@ -323,10 +323,14 @@ def _runners(
 
 
 def _certificates(settings: Settings, metrics: Metrics) -> Watch:
-    shown = {key: config.own_certificate() for key, config in settings.sources.items()}
-    watch = Watch({key: certificate for key, certificate in shown.items() if certificate is not None})
-    for key in watch.keys:
-        metrics.certificate_expiry.labels(key).set_function(partial(watch.seconds_left, key))
+    shown = {f"source {key}": config.own_certificate() for key, config in settings.sources.items()}
+    shown["http"] = settings.http.own_certificate()
+    watch = Watch({part: certificate for part, certificate in shown.items() if certificate is not None})
+    for key in settings.sources:
+        if (part := f"source {key}") in watch.keys:
+            metrics.certificate_expiry.labels(key).set_function(partial(watch.seconds_left, part))
+    if "http" in watch.keys:
+        metrics.http_certificate_expiry(partial(watch.seconds_left, "http"))
     return watch
 
 

@@ -277,6 +277,30 @@ class Tls(Model):
         return context
 
 
+class CertifiedKey(Model):
+    """A certificate of ours, and its key."""
+
+    cert_file: ReadableFile
+    """PEM: the certificate and its chain; of a proxy the key too. Read again when it changes."""
+    key_file: ReadableFile | None = None
+    """PEM; null: it is in `cert_file`."""
+
+    @model_validator(mode="after")
+    def _loads(self, info: ValidationInfo) -> Self:
+        if not needs_no_files(info):
+            self.load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return self
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Load them into `context`. Raise ValueError when they are no pair."""
+        try:  # a password that is never None: OpenSSL would ask for a missing one at the terminal
+            context.load_cert_chain(self.cert_file, self.key_file, password="")
+        except (ssl.SSLError, OSError) as error:
+            where = self.cert_file if self.key_file is None else f"{self.cert_file} and {self.key_file}"
+            reason = error.strerror or error.__class__.__name__
+            raise ValueError(f"expected a certificate and its key in PEM, but {where}: {reason}") from None
+
+
 def _trust_directory(context: ssl.SSLContext, directory: Path) -> int:
     """Load every certificate of a directory; OpenSSL's own reading would see hashed names alone."""
     loaded = 0

@@ -8,6 +8,8 @@ import fcntl
 import os
 import shutil
 import socket
+import ssl
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +17,19 @@ from typing import Any
 
 from bridge.commands import known
 from bridge.control.orders import PAUSED, shown
-from bridge.core.errors import StoreError
+from bridge.core.errors import CredentialError, StoreError
 from bridge.core.ports import Finding, Findings
 from bridge.settings import Settings
 from bridge.store import losses, overrides, read_stranded
 from bridge.store.directory import refuse_network
+from bridge.values import read_secret
+from bridge.web import HttpConfig
 
 _LEAST_FREE = 64 * 2**20
 """Bytes below which the store will soon be unable to write, whatever its budget."""
 _ASK_SECONDS = 3.0
+_SHORT_TOKEN = 20
+"""Characters: at five guesses a second, so many that chance makes can't be found."""
 
 
 async def check_local(settings: Settings) -> Sequence[Finding]:
@@ -39,7 +45,8 @@ async def check_local(settings: Settings) -> Sequence[Finding]:
     if daemon is not None:
         store.note(f"a bridge runs with this state_dir: process {daemon}")
     http = Findings("http")
-    await _port(http, settings.http.host, settings.http.port, daemon)
+    await _port(http, settings.http, daemon)
+    _token(http, settings.http)
     return [*store.found, *http.found]
 
 
@@ -132,7 +139,8 @@ def _hours(until: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.0f} h"
 
 
-async def _port(findings: Findings, host: str, port: int, daemon: str | None) -> None:
+async def _port(findings: Findings, config: HttpConfig, daemon: str | None) -> None:
+    host, port = config.host, config.port
     if port == 0:
         findings.note("http.port is 0: any free port is taken, and told in the log alone")
         return
@@ -153,12 +161,38 @@ async def _port(findings: Findings, host: str, port: int, daemon: str | None) ->
             f"can't listen on {host} port {port}: {trouble.strerror}",
             "let `http.host` be an address of this machine, and `http.port` above 1023",
         )
-    elif daemon is not None and await _answers_livez(host, port):
+    elif daemon is not None and await _answers_livez(host, port, by_tls=config.tls is not None):
         findings.ok(f"{host} port {port} is answered by the bridge that runs")
     else:
         findings.problem(
             f"{host} port {port} is taken by another program",
             "choose another `http.port`, or stop what listens there (ss -ltnp tells)",
+        )
+
+
+def _token(findings: Findings, http: HttpConfig) -> None:
+    """Look at what protects the status page and its API; nothing is told where there is neither."""
+    if http.token_file is None:
+        return
+    if http.tls is None and not http.is_local:
+        findings.warning(
+            f"the token of the status page and its API goes over {http.host} in the clear: whoever reads "
+            "along can do all that it opens",
+            "set `http.tls`, or let `http.host` be 127.0.0.1 with a proxy before it that speaks TLS",
+        )
+    try:
+        token, mode = read_secret(http.token_file), http.token_file.stat().st_mode
+    except (CredentialError, OSError) as error:
+        findings.problem(f"http.token_file can't be used: {error}", "nobody is let in until it can")
+        return
+    if len(token) < _SHORT_TOKEN:
+        findings.warning(
+            f"the token in {http.token_file} has {len(token)} characters: it may be guessed",
+            f"write one of at least {_SHORT_TOKEN} there, such as `openssl rand -base64 32` makes",
+        )
+    if mode & stat.S_IROTH:
+        findings.warning(
+            f"every user of this machine can read {http.token_file}", f"chmod o-r {http.token_file}"
         )
 
 
@@ -177,14 +211,18 @@ def _bind(addresses: Sequence[tuple[Any, ...]]) -> OSError | None:
     return None
 
 
-async def _answers_livez(host: str, port: int) -> bool:
+async def _answers_livez(host: str, port: int, *, by_tls: bool) -> bool:
     near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not listened on
+    anybody = ssl.create_default_context() if by_tls else None
+    if anybody is not None:  # it is not asked who it is: nothing is told to it
+        anybody.check_hostname = False
+        anybody.verify_mode = ssl.CERT_NONE
     try:
         async with asyncio.timeout(_ASK_SECONDS):
-            reader, writer = await asyncio.open_connection(near, port)
+            reader, writer = await asyncio.open_connection(near, port, ssl=anybody)
             try:
                 writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
-                answer = await reader.read(1024)
+                answer = await reader.read(4096)
             finally:
                 writer.transport.abort()
     except (OSError, TimeoutError):

@@ -26,6 +26,8 @@ async def check(settings: Settings) -> Sequence[Finding]:
     routes. Takes less than 20 s, whatever hangs.
     """
     parts: list[tuple[str, Coroutine[Any, Any, Sequence[Finding]]]] = [("store", check_local(settings))]
+    if (certificate := settings.http.own_certificate()) is not None:
+        parts.append(("http", _look_at("http", certificate)))
     for key, cluster in settings.clusters.items():
         services = {name: one for name, one in settings.services.items() if one.cluster == key}
         followed = [name for name, one in services.items() if one.follows]

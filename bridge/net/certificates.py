@@ -102,14 +102,14 @@ class Watch:
     """Looks at certificates of ours once a minute, so that who asks need not wait for a disk."""
 
     def __init__(self, certificates: Mapping[str, OwnCertificate]) -> None:
-        """Watch `certificates`, by the key of the source that shows them."""
+        """Watch `certificates`, by the part that shows them: `source uploads`, `http`."""
         self._certificates = certificates
         self._ends: dict[str, float] = {}
         self._told: dict[str, tuple[Severity, str]] = {}
 
     @property
     def keys(self) -> Collection[str]:
-        """The sources that show a certificate."""
+        """The parts that show a certificate."""
         return self._certificates.keys()
 
     def seconds_left(self, key: str) -> float:
@@ -130,9 +130,9 @@ class Watch:
                 if self._told.get(key) != (severity, message):
                     self._told[key] = severity, message
                     if severity is Severity.PROBLEM:
-                        _log.error("certificate", source=key, detail=message)
+                        _log.error("certificate", part=key, detail=message)
                     elif severity is Severity.WARNING:
-                        _log.warning("certificate", source=key, detail=message)
+                        _log.warning("certificate", part=key, detail=message)
             await asyncio.sleep(_LOOK_SECONDS)
 
 

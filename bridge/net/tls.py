@@ -24,7 +24,7 @@ _PEM = b"-----BEGIN X509 CRL-----"
 
 
 class Context(ssl.SSLContext):
-    """A client's context that looks at its files for each connection."""
+    """A context that looks at its files for each connection."""
 
     _shown: tuple[Sequence[Path], Callable[[], None]] | None = None
     _as_loaded: tuple[int, ...] = ()

@@ -204,6 +204,12 @@ class Metrics:
             ["source"],
         )
 
+    def http_certificate_expiry(self, seconds: Callable[[], float]) -> None:
+        """Take the time that the certificate of the HTTP port is good for from `seconds` at each scrape."""
+        name = "bridge_http_certificate_expiry_seconds"
+        told = Gauge(name, "Time until the certificate of the HTTP port expires.", registry=self.registry)
+        told.set_function(seconds)
+
     def source(self, key: str) -> SourceMetrics:
         """Resolve the labels of one source."""
         return SourceMetrics(self, key)

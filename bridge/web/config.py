@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from ipaddress import ip_address
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from bridge.core.errors import CredentialError
-from bridge.values import Model, SecretFile, needs_no_files, read_secret
+from bridge.net.certificates import OwnCertificate
+from bridge.net.tls import Context
+from bridge.values import CertifiedKey, Model, SecretFile, needs_no_files, read_secret
 
 _NAME = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
 
@@ -32,6 +35,9 @@ class HttpConfig(Model):
     names: tuple[Annotated[str, Field(pattern=_NAME, max_length=253), AfterValidator(str.lower)], ...] = ()
     """Names by which browsers may call this machine, beside its addresses and `localhost`."""
 
+    tls: CertifiedKey | None = None
+    """Answer by TLS alone, with this certificate."""
+
     @model_validator(mode="after")
     def _token_fits_a_header(self, info: ValidationInfo) -> Self:
         if self.token_file is not None and not needs_no_files(info):
@@ -42,6 +48,19 @@ class HttpConfig(Model):
             except ValueError as error:
                 raise ValueError(f"{error} in {self.token_file}") from None
         return self
+
+    def own_certificate(self) -> OwnCertificate | None:
+        """Return the certificate that is shown to callers, if there is one."""
+        return None if self.tls is None else OwnCertificate(self.tls.cert_file)
+
+    def context(self) -> Context | None:
+        """Make the context for callers; None without TLS. Raises ValueError when the files can't be used."""
+        if (tls := self.tls) is None:
+            return None
+        context = Context(ssl.PROTOCOL_TLS_SERVER)
+        files = [tls.cert_file] if tls.key_file is None else [tls.cert_file, tls.key_file]
+        context.show(files, lambda: tls.load(context))
+        return context
 
     @property
     def is_local(self) -> bool:

@@ -43,7 +43,7 @@ async def serve(
 
     `readiness` is asked at every /readyz and must be cheap. /metrics has the process's own metrics beside
     those of `registry`. `command` answers whoever has the token. Raises OSError when the address can't be
-    listened on.
+    listened on, ValueError when the files for TLS can't be used.
     """
 
     async def livez(_request: web.Request) -> web.Response:
@@ -66,7 +66,7 @@ async def serve(
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
-    connections = Connections()
+    connections = Connections(config.context())
     Api(config, command, connections).add_to(app)
     own = [ProcessCollector(registry=registry), PlatformCollector(registry=registry)]
     log = logging.getLogger(__name__)
@@ -86,9 +86,11 @@ async def serve(
             raise OSError(f"http: can't listen on {config.host} port {config.port}: {reason}") from error
         host, port = listening.sockets[0].getsockname()[:2]
         try:
-            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            scheme = "http" if config.tls is None else "https"
+            yield f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         finally:
             listening.close()
+            await connections.close()
     finally:
         await runner.cleanup()
         for collector in own:

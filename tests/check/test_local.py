@@ -19,6 +19,7 @@ from bridge.control import Order, give
 from bridge.settings import Settings
 from bridge.store.directory import claim
 from tests.check.findings import is_well, said
+from tests.net.authority import Authority
 
 
 def settings(state_dir: Path, **more: Any) -> Settings:
@@ -167,3 +168,26 @@ async def test_a_name_that_no_server_answers_for_holds_no_check(
     found = await check_local(settings(tmp_path, http={"host": "slow.invalid", "port": 9464}))
     over.set()
     said(found, "problem", "slow.invalid port 9464: its name was not resolved", about="http")
+
+
+async def test_a_token_that_anybody_can_read_or_guess_is_a_warning(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("of twenty characters".replace(" ", "-"))
+    token.chmod(0o600)
+    pem = tmp_path / "http.pem"
+    pem.write_bytes(Authority("ours").issue("bridge.example.org")[1])
+    http = {"port": 0, "token_file": str(token)}
+    assert is_well(await check_local(settings(tmp_path / "state", http=http)))
+    open_to_all = {**http, "host": "0.0.0.0"}
+    found = await check_local(settings(tmp_path / "state", http=open_to_all))
+    said(found, "warning", "over 0.0.0.0 in the clear", about="http", remedy="http.tls")
+    by_tls = {**open_to_all, "tls": {"cert_file": str(pem)}}
+    assert is_well(await check_local(settings(tmp_path / "state", http=by_tls)))
+    token.write_text("short")
+    token.chmod(0o644)
+    found = await check_local(settings(tmp_path / "state", http=http))
+    said(found, "warning", "has 5 characters", about="http", remedy="openssl rand")
+    said(found, "warning", "every user", about="http", remedy=f"chmod o-r {token}")
+    before = settings(tmp_path / "state", http=http)
+    token.unlink()
+    said(await check_local(before), "problem", "http.token_file can't be used", about="http")

@@ -102,17 +102,17 @@ async def test_a_watch_sees_it_expire_and_be_renewed(
     monkeypatch.setattr(certificates, "_LOOK_SECONDS", 0.01)
     file = tmp_path / "ours.pem"
     file.write_bytes(authority.issue("me", ends=NOW - timedelta(seconds=60))[1])
-    watch = Watch({"arrivals": OwnCertificate(file)})
-    assert math.isnan(watch.seconds_left("arrivals"))
+    watch = Watch({"source arrivals": OwnCertificate(file)})
+    assert math.isnan(watch.seconds_left("source arrivals"))
     with capture_logs() as logs:
         running = asyncio.create_task(watch.run())
-        await until(lambda: watch.problems("arrivals"))
-        assert watch.seconds_left("arrivals") < -59
+        await until(lambda: watch.problems("source arrivals"))
+        assert watch.seconds_left("source arrivals") < -59
         file.write_bytes(authority.issue("me")[1])
-        await until(lambda: not watch.problems("arrivals"))
-        assert watch.seconds_left("arrivals") > 3600
+        await until(lambda: not watch.problems("source arrivals"))
+        assert watch.seconds_left("source arrivals") > 3600
         running.cancel()
-    assert [(line["log_level"], line["source"]) for line in logs] == [("error", "arrivals")], "once"
+    assert [(line["log_level"], line["part"]) for line in logs] == [("error", "source arrivals")], "once"
     assert str(file) in logs[0]["detail"]
 
 

@@ -32,7 +32,7 @@ async def test_a_certificate_that_expired_is_told_with_its_file_and_date(
         ):
             await asyncio.sleep(0.05)
     assert await daemon.metric("bridge_certificate_expiry_seconds", source="uploads") < 0
-    await daemon.says("certificate", source="uploads")
+    await daemon.says("certificate", part="source uploads")
     shown = daemon.command("check")
     assert shown.returncode == 1
     assert f"our certificate {ours} expired on" in shown.stdout

@@ -21,6 +21,7 @@ from bridge.net.loop import Loop
 from bridge.telemetry.metrics import Metrics
 from bridge.web import HttpConfig, Problem
 from tests.promises.world import until
+from tests.web.holding import half_a_request, is_open
 
 ANY_PORT = HttpConfig(port=0)
 
@@ -137,22 +138,6 @@ async def test_an_idle_keep_alive_connection_does_not_hold_the_stop(http: aiohtt
     async with asyncio.timeout(5):
         async with serve(ANY_PORT, CollectorRegistry(), ready) as url, http.get(f"{url}/livez") as answer:
             await answer.read()
-
-
-def half_a_request(stack: ExitStack, url: str) -> socket.socket:
-    caller = stack.enter_context(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))))
-    caller.sendall(b"GET /livez HTTP/1.1\r\nHost: ")
-    caller.setblocking(False)
-    return caller
-
-
-def is_open(caller: socket.socket) -> bool:
-    try:
-        return caller.recv(1) != b""
-    except BlockingIOError:
-        return True
-    except ConnectionResetError:
-        return False
 
 
 loops = pytest.mark.parametrize("loop", [Loop, asyncio.SelectorEventLoop])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bridge.core.ports import Finding, Patience, Source
 from bridge.credentials import BasicAuth, OidcAuth
@@ -14,16 +13,15 @@ from bridge.net.certificates import OwnCertificate
 from bridge.sources import Keeping, SourceConfig
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import (
+    CertifiedKey,
     HttpUrl,
     Model,
     Rate,
-    ReadableFile,
     Seconds,
     Secret,
     SecretFile,
     Tls,
     exactly_one,
-    needs_no_files,
 )
 
 Flag = Literal[
@@ -71,29 +69,10 @@ class BearerAuth(Model):
         return self
 
 
-class X509Auth(Model):
+class X509Auth(CertifiedKey):
     """A client certificate, or a proxy certificate."""
 
     type: Literal["x509"]
-    cert_file: ReadableFile
-    """PEM: the certificate and its chain; of a proxy the key too. Read again when it changes."""
-    key_file: ReadableFile | None = None
-    """PEM; null: it is in `cert_file`."""
-
-    @model_validator(mode="after")
-    def _loads(self, info: ValidationInfo) -> Self:
-        if not needs_no_files(info):
-            self.load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-        return self
-
-    def load(self, context: ssl.SSLContext) -> None:
-        """Load them into `context`. Raise ValueError when they are no pair."""
-        try:
-            context.load_cert_chain(self.cert_file, self.key_file, password="")
-        except (ssl.SSLError, OSError) as error:
-            where = self.cert_file if self.key_file is None else f"{self.cert_file} and {self.key_file}"
-            reason = error.strerror or error.__class__.__name__
-            raise ValueError(f"expected a certificate and its key in PEM, but {where}: {reason}") from None
 
 
 Pattern = Annotated[str, AfterValidator(_pattern)]

@@ -140,7 +140,7 @@ async def test_what_a_server_says_of_our_certificate_is_not_taken_for_a_fault_of
         client.load_cert_chain(ours)
     words = {"expired": "it has expired", "unknown": "it does not know the authority", "none": ""}[case]
 
-    with refusing(context) as port:
+    async with refusing(context) as port:
         url = f"https://127.0.0.1:{port}"
         with pytest.raises((aiohttp.ClientError, OSError)) as by_aiohttp:
             async with aiohttp.ClientSession() as session, session.get(url, ssl=client):
@@ -190,7 +190,7 @@ async def test_check_blames_our_certificate_and_not_the_authority_of_the_server(
     (tmp_path / "ours.pem").write_bytes(authority.issue("me", NOW - 12 * HOUR, NOW - HOUR)[1])
     context = server_context(tmp_path / "server.pem", authority)
     context.minimum_version = context.maximum_version = version
-    with refusing(context) as port:
+    async with refusing(context) as port:
         config = make({"ca_file": str(tmp_path / "ca.pem"), "cert_file": str(tmp_path / "ours.pem")}, port)
         found = await config.check("x", Patience(attempt=1, unsettled=1))
     said(found, "problem", "refuses our certificate: it has expired", remedy="client certificate")

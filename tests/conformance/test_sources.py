@@ -165,6 +165,7 @@ async def test_a_pause_loses_no_event_and_doubles_none_and_leaves_upstream_what_
     await world.bed.leaves(0, seconds=20)
 
 
+@pytest.mark.ends_its_server
 @pytest.mark.parametrize(
     "bed",
     [

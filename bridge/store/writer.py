@@ -130,6 +130,11 @@ class Writer:
         """That the budget is reached: for all that is kept, or for all but dead letters."""
         return self._for_letters.refusal or self._for_events.refusal
 
+    @property
+    def used(self) -> int:
+        """Bytes that rows take in the file. What the log takes beside it is free again when room is short."""
+        return self._used - self._wal_bytes
+
     def _run(self) -> None:
         try:
             with ExitStack() as held:

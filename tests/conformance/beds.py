@@ -76,7 +76,8 @@ class Bed(ABC):
 
     def source(self, **more: Any) -> Source:
         config = _CONFIG.validate_python({**self.settings(), **more})
-        built: Source = config.build("uploads", Metrics().source("uploads"), self.keeping)
+        self.metrics = Metrics()
+        built: Source = config.build("uploads", self.metrics.source("uploads"), self.keeping)
         return built
 
     async def leaves(self, count: int, *, seconds: float = 30.0) -> None:

@@ -104,6 +104,7 @@ async def test_a_watch_sees_it_expire_and_be_renewed(
     file.write_bytes(authority.issue("me", ends=NOW - timedelta(seconds=60))[1])
     watch = Watch({"source arrivals": OwnCertificate(file)})
     assert math.isnan(watch.seconds_left("source arrivals"))
+    assert watch.lifetime("source arrivals") is None
     with capture_logs() as logs:
         running = asyncio.create_task(watch.run())
         await until(lambda: watch.problems("source arrivals"))
@@ -111,6 +112,7 @@ async def test_a_watch_sees_it_expire_and_be_renewed(
         file.write_bytes(authority.issue("me")[1])
         await until(lambda: not watch.problems("source arrivals"))
         assert watch.seconds_left("source arrivals") > 3600
+        assert (watch.lifetime("source arrivals") or 0) > watch.seconds_left("source arrivals")
         running.cancel()
     assert [(line["log_level"], line["part"]) for line in logs] == [("error", "source arrivals")], "once"
     assert str(file) in logs[0]["detail"]

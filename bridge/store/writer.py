@@ -398,11 +398,6 @@ class Writer:
         # A row takes twice its bytes in whole pages of the log, and as much of the file where none are free.
         return min(free // 2, (free + self._reusable) // 4)
 
-    @property
-    def used(self) -> int:
-        """Bytes on the disk that `store.max_bytes` counts: without pages that are free."""
-        return self._used
-
     def _measure(self) -> None:
         """Count the pages in use, and the log: deleted pages are written again before the file grows."""
         pages, free, size = (

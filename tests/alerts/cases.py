@@ -194,6 +194,32 @@ CASES = [
         ordinary=[{_own("bridge_log_lines_dropped_total"): "0+0x60"}],
     ),
     Case(
+        alert="OscarBridgeJournalLinesLost",
+        series={_own("bridge_journal_lines_lost_timestamp_seconds"): "_x3 150+0x60"},
+        fires=4,
+        quiet=(0, 2, 18, 40),
+        labels=_OWN,
+        summary="The bridge at a:9464 can't write its journal",
+        ordinary=[{_own("bridge_journal_lines_lost_total"): "0+0x60"}],
+    ),
+    Case(
+        alert="OscarBridgeHttpCertificateExpires",
+        series={
+            _own("bridge_http_certificate_expiry_seconds"): "1210200-60x40 7776000-60x60",
+            _own("bridge_http_certificate_lifetime_seconds"): "7776000+0x110",
+        },
+        fires=20,
+        quiet=(0, 9, 41),
+        labels=_OWN,
+        summary="The certificate of the HTTP port of the bridge at a:9464 expires in 13d 23h 50m 0s",
+        ordinary=[
+            {  # of ninety days, with a month left
+                _own("bridge_http_certificate_expiry_seconds"): "2592000-60x60",
+                _own("bridge_http_certificate_lifetime_seconds"): "7776000+0x60",
+            },
+        ],
+    ),
+    Case(
         alert="OscarBridgeStoreFills",
         series={
             _own("bridge_store_used_bytes"): "1000+0x10 91000+0x20 1000+0x20",
@@ -212,21 +238,21 @@ CASES = [
         ],
     ),
     Case(
-        alert="OscarBridgeEventsLost",  # before the first scrape
-        series={_source("bridge_events_lost_timestamp_seconds"): "_x3 170+0x100"},
+        alert="OscarBridgeEventsLost",  # before the first scrape, and over a restart
+        series={
+            _source("bridge_events_lost_unacknowledged"): "_x3 5+0x10 stale 5+0x10 0+0x60",
+            _source("bridge_events_lost_total"): "_x3 5+0x10 stale 0+0x70",
+        },
         fires=4,
-        quiet=(0, 2, 63, 90),
+        quiet=(0, 2, 26, 90),
         labels=_SOURCE,
-        summary="Source uploads lost events upstream",
-        ordinary=[{_source("bridge_events_lost_total"): "0+0x100"}],
-    ),
-    Case(
-        alert="OscarBridgeEventsLost",  # just before the process ended
-        series={_source("bridge_events_lost_timestamp_seconds"): "_x3 170+0x1 stale"},
-        fires=40,
-        quiet=(0, 63),
-        labels=_SOURCE,
-        summary="Source uploads lost events upstream",
+        summary="Source uploads lost 5 events or more upstream",
+        ordinary=[
+            {
+                _source("bridge_events_lost_unacknowledged"): "0+0x100",
+                _source("bridge_events_lost_total"): "5+0x100",
+            }
+        ],
     ),
     Case(
         alert="OscarBridgeSourceDown",

@@ -69,6 +69,7 @@ async def scraped(running: Prometheus, daemon: Daemon) -> None:
 async def test_what_services_do(world: World) -> None:
     await world.kafka.create_topic(f"{world.name}-held")
     oscar = world.oscar
+    oscar.settings.access_token_seconds = 2.0
     for name in ("unparked", "tokened", "idle"):
         oscar.add_service(name)
     configuration = world.configuration()

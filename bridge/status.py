@@ -20,6 +20,7 @@ from bridge.pipeline.lane import Lane
 from bridge.pipeline.runner import Runner
 from bridge.settings import Settings
 from bridge.store import Store
+from bridge.store.schema import DEAD
 from bridge.telemetry.metrics import LaneMetrics, Metrics
 from bridge.web import Problem
 
@@ -149,6 +150,8 @@ class Status:
             "store": {
                 "used_bytes": self._store.used_bytes,
                 "limit_bytes": self._settings.store.max_bytes,
+                "dead_letters": sum(self._dead_letters().values()),
+                "waiting": self._waiting(),
             },
         }
 
@@ -245,6 +248,11 @@ class Status:
         for (key, _cause), count in _values(self._metrics.dead_letters).items():
             found[key] = found.get(key, 0) + int(count)
         return found
+
+    def _waiting(self) -> int:
+        """Count all that is kept but dead letters: also of services that are not configured any more."""
+        kept = _values(self._metrics.kept_events)
+        return int(sum(count for (_service, reason), count in kept.items() if reason != DEAD))
 
     # The last minute, and the last hours
 

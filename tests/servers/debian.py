@@ -16,7 +16,7 @@ import pytest
 PACKAGES = {
     "rabbitmq-server": Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),
     "activemq": Path("/usr/share/activemq/lib"),
-    "prometheus": Path("/usr/bin/promtool"),
+    "chromium-headless-shell": Path("/usr/bin/chromium-headless-shell"),
 }
 """What is there once a package is installed."""
 _INSTALL_SECONDS = 600

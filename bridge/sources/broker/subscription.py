@@ -134,7 +134,6 @@ class Subscription:
         done, self._done = self._done, []
         try:
             await link.answer(done)
-            self._metrics.committed()
         except asyncio.CancelledError:  # perhaps with some of them on their way: the link knows which
             self._done = done + self._done
             raise
@@ -142,7 +141,5 @@ class Subscription:
     async def _hang_up(self, link: Link) -> None:
         with suppress(LinkLost, OSError):  # TimeoutError is an OSError
             async with asyncio.timeout(CLOSE_SECONDS):
-                if self._done:
-                    await link.answer(self._done)
-                    self._metrics.committed()
+                await link.answer(self._done)
                 await link.close()  # which gives back the rest, and asks for no more at the same time

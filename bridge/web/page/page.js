@@ -1,0 +1,972 @@
+// The status page of the OSCAR Event Bridge: asks the bridge every two seconds, and draws what it answers.
+//
+// Keys, subjects and answers come from strangers. All is shown by `draw`, which makes elements, attributes and
+// texts, never markup; none of the attributes that it gets from here runs a script or leads elsewhere.
+
+const POLL_MS = 2000;
+const ANSWER_MS = 8000;
+const STALE_MS = 3 * POLL_MS;
+const HISTORY_MS = 60_000;
+const SAID_MS = 12_000;
+const ROWS = 25; // of one page of a list
+const SHOWN = 6; // parts that one card names; of more it says how many
+const SOON_SECONDS = 3 * 86_400; // credentials that expire sooner are told
+const FULL = 0.8; // of the store's budget; from there on it is told
+const SVG = "http://www.w3.org/2000/svg";
+
+// --- Drawing
+
+const drawn = new WeakMap(); // node → its key among its siblings, and the attributes that it was given
+
+/** Describe an element. `key` tells which of its siblings it was before; `on…` are listeners. */
+const h = (tag, attributes, ...children) => ({ tag, attributes: attributes ?? {}, children });
+
+/** Make the children of `parent` those described. What stays the same node keeps focus, selection and scroll. */
+function draw(parent, ...children) {
+  const before = new Map(Array.from(parent.childNodes, (node) => [drawn.get(node)?.key, node]));
+  const counts = {};
+  const shown = children.flat(4).filter((child) => child || child === 0);
+  const nodes = shown.map((child) => {
+    const kind = child.tag ?? "text";
+    const own = child.attributes?.key;
+    const key = own === undefined ? `${kind} ${(counts[kind] = (counts[kind] ?? 0) + 1)}` : `${kind} of ${own}`;
+    const node = before.get(key) ?? create(child, parent);
+    before.delete(key);
+    update(node, child);
+    drawn.set(node, { key, attributes: child.attributes });
+    return node;
+  });
+  before.forEach((node) => node.remove());
+  nodes.forEach((node, at) => {
+    if (parent.childNodes[at] !== node) parent.insertBefore(node, parent.childNodes[at] ?? null);
+  });
+}
+
+function create(child, parent) {
+  if (child.tag === undefined) return document.createTextNode("");
+  return document.createElementNS(child.tag === "svg" ? SVG : parent.namespaceURI, child.tag);
+}
+
+function update(node, child) {
+  if (child.tag === undefined) {
+    if (node.data !== String(child)) node.data = child;
+    return;
+  }
+  const was = drawn.get(node)?.attributes ?? {};
+  for (const name of Object.keys({ ...was, ...child.attributes })) {
+    const value = child.attributes[name] ?? false;
+    if (name === "checked") node.checked = value; // the attribute says only what it began with
+    else if (name === "key" || value === was[name]) continue;
+    else if (name.startsWith("on")) node[name] = value || null;
+    else if (value === false) node.removeAttribute(name);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  draw(node, child.children);
+}
+
+const byId = (id) => document.getElementById(id);
+const option = (value, text) => h("option", { key: value, value }, text);
+const unseen = (text) => h("span", { class: "unseen" }, text);
+
+/** Describe a button; its text is its key, so it must be alone with it among its siblings. */
+const button = (text, onclick, more) => h("button", { type: "button", key: text, onclick, ...more }, text);
+
+// --- Words
+
+const number = (value) => new Intl.NumberFormat("en").format(value);
+const many = (count, one, more = `${one}s`) => `${number(count)} ${count === 1 ? one : more}`;
+const clock = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString("sv") : "–");
+const hour = (seconds) => clock(seconds).slice(11, 16);
+const oldest = (seconds) => `the oldest for ${duration(seconds)}`;
+const listed = (texts) => texts.filter(Boolean).join(" · ");
+
+function duration(seconds) {
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 1) return `${Math.round(seconds)} s`;
+  if (minutes < 60) return `${minutes} min`;
+  if (minutes < 1440) return `${Math.floor(minutes / 60)} h${minutes % 60 ? ` ${minutes % 60} min` : ""}`;
+  const hours = Math.floor(minutes / 60);
+  return `${Math.floor(hours / 24)} d${hours % 24 ? ` ${hours % 24} h` : ""}`;
+}
+
+function rate(perSecond) {
+  if (perSecond >= 10) return `${number(Math.round(perSecond))}/s`;
+  if (perSecond >= 1) return `${perSecond.toFixed(1)}/s`;
+  return perSecond > 0 ? `${(perSecond * 60).toPrecision(2)}/min` : "0/s";
+}
+
+function size(bytes) {
+  const power = Math.min(4, Math.floor(Math.log2(Math.max(1, bytes)) / 10));
+  return `${Number((bytes / 1024 ** power).toPrecision(3))} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
+}
+
+/** Tell a person what happened, aloud too. */
+function say(text) {
+  byId("said").textContent = text;
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => (byId("said").textContent = ""), SAID_MS);
+}
+
+// --- Asking
+
+const state = {
+  token: sessionStorage.getItem("token"),
+  status: null,
+  answeredAt: 0, // as Date.now() counts
+  fault: null, // why the last question had no answer
+  troubles: null, // as they were told last: by key, with their texts
+  part: null, // [kind, key] of what the dialog shows
+  history: null,
+  historyFault: null,
+};
+
+class WrongToken extends Error {}
+
+/** Return the bridge's answer to a question, or to a command, which is posted. Raises WrongToken. */
+async function ask(path, command) {
+  const answer = await fetch(path, {
+    method: command ? "POST" : "GET",
+    headers: { Authorization: `Bearer ${state.token}`, "Content-Type": "application/json" },
+    body: command && JSON.stringify(command),
+    cache: "no-store",
+    credentials: "omit",
+    redirect: "error",
+    signal: AbortSignal.timeout(ANSWER_MS),
+  });
+  const document = await answer.json().catch(() => ({}));
+  if (answer.status === 401) throw new WrongToken(document.error);
+  if (!answer.ok) throw new Error(document.error ?? `it answers with status ${answer.status}`);
+  return document;
+}
+
+/** Say why `ask` failed. */
+function reason(error) {
+  if (error.name === "TimeoutError") return `no answer within ${ANSWER_MS / 1000} s`;
+  return error instanceof TypeError ? "no connection" : error.message;
+}
+
+/** Have `command` carried out, and tell of it by `done`, of its answer. Returns whether it was. */
+async function order(command, done) {
+  try {
+    say(done(await ask("api/commands", command)));
+  } catch (error) {
+    if (error instanceof WrongToken) close(error);
+    else say(`Not done: ${reason(error)}`);
+    return false;
+  }
+  await refresh();
+  return true;
+}
+
+async function refresh() {
+  if (!state.token) return;
+  try {
+    state.status = await ask("api/status");
+    state.answeredAt = Date.now();
+    state.fault = null;
+    sessionStorage.setItem("token", state.token);
+  } catch (error) {
+    if (error instanceof WrongToken) return close(error);
+    state.fault = reason(error);
+  }
+  render();
+  if (!state.fault) lists.forEach((list) => list.follow());
+}
+
+async function refreshHistory() {
+  if (!state.token) return;
+  try {
+    state.history = await ask(`api/history?hours=${byId("hours-time").value}`);
+    state.historyFault = null;
+  } catch (error) {
+    state.historyFault = reason(error);
+  }
+  render();
+}
+
+/** Forget the token, and all that it showed. */
+function close(error) {
+  sessionStorage.removeItem("token");
+  Object.assign(state, { token: null, status: null, fault: null, troubles: null, history: null });
+  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
+  for (const id of ["problems-list", "picture", "found", "plots", "part", "letter"]) draw(byId(id));
+  lists.forEach((list) => list.forget());
+  byId("refusal").textContent = error ? "The bridge does not take this token." : "";
+  render();
+}
+
+const partOf = (kind, key) => state.status[`${kind}s`]?.find((each) => each.key === key);
+const rowsOf = (kind, key) => state.status.limits.filter((row) => row.kind === kind && row.key === key);
+const until = (row) => `since ${clock(row.since)}, until ${row.until ? clock(row.until) : "a person ends it"}`;
+
+// --- What is wrong
+
+const ADVICE = {
+  source: "The bridge connects again by itself and goes on where it was. Until then events wait upstream.",
+  service:
+    "Its events wait, and go on by themselves once it takes them: mend the service or its credentials. There is " +
+    "nothing to replay.",
+  store: "Make room on the disk, raise store.max_bytes, or discard dead letters. Until then events wait upstream.",
+  dead: "Mend what made them fail, then replay them: each becomes a job.",
+};
+
+/** Return all that a person should know of, the worst first. */
+function troubles() {
+  const { problems, services, clusters, limits, store } = state.status;
+  const found = [];
+  const same = Map.groupBy(problems, (each) => `${each.part.split(" ")[0]} ${each.reason}`);
+  for (const group of same.values()) {
+    const [kind] = group[0].part.split(" ");
+    const parts = group.map((each) => partOf(kind, each.part.slice(kind.length + 1))).filter(Boolean);
+    const name = group.length > 1 ? many(group.length, kind) : group[0].part;
+    const since = parts.length === 1 && standstill(kind, parts[0]);
+    found.push({ level: "bad", name, text: group[0].reason, since, advice: ADVICE[kind], kind, parts });
+  }
+  for (const one of clusters) {
+    const seconds = one.credential_expires_seconds;
+    if (seconds === null || seconds > SOON_SECONDS) continue;
+    const text = seconds > 0 ? `its credentials expire in ${duration(seconds)}` : "its credentials have expired";
+    found.push({ level: "warn", name: `cluster ${one.key}`, text, kind: "cluster", parts: [one] });
+  }
+  if (store.used_bytes > FULL * store.limit_bytes) {
+    const text = `${size(store.used_bytes)} of ${size(store.limit_bytes)} are used`;
+    found.push({ level: "warn", name: "store", text, advice: ADVICE.store, parts: [] });
+  }
+  if (dead.count) {
+    const failing = services.filter((one) => one.dead_letters).sort((a, b) => b.dead_letters - a.dead_letters);
+    const counts = failing.slice(0, SHOWN).map((one) => `${one.key} ${number(one.dead_letters)}`);
+    const rises = failing.map((one) => lastTime("services", one.key, "dead_letters", rose)).filter(Boolean);
+    const since = rises.length > 0 && `The last one came at about ${hour(Math.max(...rises))}.`;
+    const name = many(dead.count, "dead letter");
+    found.push({ level: "warn", name, text: listed(counts), since, advice: ADVICE.dead, parts: [], failing });
+  }
+  for (const row of limits.filter((each) => each.since !== null)) {
+    const paused = row.name === "paused";
+    const text = `${paused ? "is paused" : `has ${row.name} ${row.in_force}`} by a person's order`;
+    const part = { name: `${row.kind} ${row.key}`, kind: row.kind, parts: [partOf(row.kind, row.key)] };
+    found.push({ level: "held", ...part, text, since: `${until(row)}.`, paused });
+  }
+  return found;
+}
+
+/** Say since when a source or a service stands still, as far as is known. */
+function standstill(kind, one) {
+  const name = { source: "received", service: "accepted" }[kind];
+  const last = name && lastTime(`${kind}s`, one.key, name, (values, at) => values[at] > 0);
+  const parked = one.parked > 0 && `${many(one.parked, "event")} parked, ${oldest(one.parked_oldest_seconds)}.`;
+  return [last && `Nothing ${name} since about ${hour(last)}.`, parked].filter(Boolean).join(" ");
+}
+
+const rose = (levels, at) => at > 0 && levels[at] > levels[at - 1];
+
+/** Return the end of the last step of the last hours for which `holds`; undefined where none is known. */
+function lastTime(room, key, name, holds) {
+  const values = state.history?.[room][key]?.[name] ?? [];
+  for (let at = values.length - 1; at >= 0; at--)
+    if (holds(values, at)) return state.history.end - (values.length - 1 - at) * state.history.step;
+}
+
+function drawTroubles(found) {
+  const nths = {};
+  const nth = ({ level, name, failing }) => {
+    const key = `${level} ${failing ? "dead letters" : name}`;
+    return `${key} ${(nths[key] = (nths[key] ?? 0) + 1)}`;
+  };
+  const cards = found.map((each) => troubleCard(each, nth(each)));
+  const calm = h("p", { class: "card ok" }, "Nothing is wrong.");
+  draw(byId("problems-list"), cards.length ? h("ul", { class: "cards" }, cards) : calm);
+}
+
+function troubleCard({ level, name, text, since, advice, kind, parts, failing, paused }, key) {
+  const [one] = parts.length === 1 ? parts : [{}];
+  return h("li", { key, class: `card ${level}` }, [
+    h("p", {}, h("strong", {}, name), ` ${text}`),
+    (since || advice) && h("p", { class: "hint" }, since && h("span", { class: "since" }, `${since} `), advice),
+    h("p", { key: "do", class: "row" }, [
+      parts.slice(0, SHOWN).map((each) => button(`Show ${each.key}`, () => show(kind, each.key))),
+      parts.length > SHOWN && `and ${number(parts.length - SHOWN)} more`,
+      failing?.slice(0, SHOWN).map((each) => button(`Those of ${each.key}`, () => dead.choose(each.key))),
+      failing && button("All dead letters", () => dead.choose("")),
+      one.dead_letters > 0 && button("Its dead letters", () => dead.choose(one.key)),
+      one.parked > 0 && button("What is parked", () => parked.choose(one.key)),
+      paused && button("Resume", () => resume(kind, one.key)),
+    ]),
+  ]);
+}
+
+/** Tell aloud what has come and what is over since the last time. */
+function tell(found) {
+  const entry = ({ level, name, text, failing }) => [`${level} ${failing ? "" : name}`, `${name}: ${text}`];
+  const texts = new Map(found.map(entry));
+  if (state.troubles !== null) {
+    const come = [...texts].filter(([key]) => !state.troubles.has(key)).map(([, text]) => `New: ${text}.`);
+    const over = [...state.troubles].filter(([key]) => !texts.has(key)).map(([, text]) => `Over: ${text}.`);
+    if (come.length || over.length) say([...come, ...over].join(" "));
+  }
+  state.troubles = texts;
+}
+
+// --- The flow
+
+/** Tell of each kind of part how one is: its level, the word for it, and lines about it, some with a level. */
+const LOOKS = {
+  source(one) {
+    const level = one.paused ? "held" : one.problems.length ? "bad" : one.up ? "ok" : "warn";
+    const word = { held: "paused", bad: one.up ? "in trouble" : "down", warn: "not connected" }[level];
+    const lines = [
+      listed([`${rate(one.rate)} received`, one.lag > 0 && `${number(one.lag)} wait upstream`]),
+      one.in_flight > 0 && `${number(one.in_flight)} in hand, ${oldest(one.oldest_seconds)}`,
+    ];
+    return { level, word, lines };
+  },
+  service(one) {
+    const bad = one.problems.length > 0 || !one.open;
+    const level = one.paused ? "held" : bad ? "bad" : one.dead_letters ? "warn" : "ok";
+    const word = one.paused ? "paused" : !one.open ? "shut" : bad && "in trouble";
+    const set = rowsOf("service", one.key).filter((row) => row.name === "rate" && row.in_force !== "none");
+    const lines = [
+      `${rate(one.rate)} accepted · ${one.in_flight} of ${one.limit} under way`,
+      one.why && { text: one.why, level: bad || one.paused ? level : "" },
+      one.queued > 0 && `${number(one.queued)} of ${number(one.queue)} queued`,
+      one.parked > 0 && `${number(one.parked)} parked, ${oldest(one.parked_oldest_seconds)}`,
+      one.drain_seconds > 0 && `empty in about ${duration(one.drain_seconds)}`,
+      one.windows > 0 && many(one.windows, "window collects", "windows collect"),
+      one.active_jobs !== null && many(one.active_jobs, "active job"),
+      set.length > 0 && `at most ${set[0].in_force}`,
+      one.dead_letters > 0 && { text: many(one.dead_letters, "dead letter"), level: "warn" },
+    ];
+    return { level, word, lines, fill: one.queued / one.queue };
+  },
+  cluster(one) {
+    const found = rowsOf("cluster", one.key).some((row) => row.found !== null);
+    const lines = [one.endpoint, `${one.limit} at once${found ? ", as found" : ""}`];
+    return { level: one.paused ? "held" : "ok", word: one.paused && "paused", lines };
+  },
+};
+
+function drawFlow() {
+  const { sources, routes, services, clusters } = state.status;
+  const column = (title, name, nodes) =>
+    h("div", { class: `column ${name}` }, h("h3", {}, title), h("ul", {}, nodes));
+  draw(byId("picture"), [
+    h("svg", { "aria-hidden": "true" }),
+    column("Sources", "sources", sources.map((one) => node("source", one, one.type))),
+    column("Routes", "routes", routes.map(routeNode)),
+    column("Services", "services", services.map((one) => node("service", one, one.mode))),
+    column("Clusters", "clusters", clusters.map((one) => node("cluster", one, ""))),
+  ]);
+  drawEdges();
+}
+
+function node(kind, one, type) {
+  const { level, word, lines, fill } = LOOKS[kind](one);
+  const name = { type: "button", class: `node ${level}`, "data-node": `${kind} ${one.key}` };
+  const line = (each, at) => each && h("span", { key: at, class: `line ${each.level ?? ""}` }, each.text ?? each);
+  return h("li", { key: one.key }, [
+    h("button", { ...name, onclick: () => show(kind, one.key) }, [
+      h("span", { class: "name" }, one.key),
+      h("small", {}, type),
+      word && h("span", { key: "word", class: "badge" }, word),
+      lines.map(line),
+      fill > 0 && h("progress", { value: fill, "aria-hidden": "true" }),
+    ]),
+  ]);
+}
+
+const routeNode = (route, at) =>
+  h("li", { key: at, class: "route", "data-node": `route ${at}`, title: route.when }, [
+    route.when ? h("code", {}, route.when) : "every event",
+    route.merges && h("span", { class: "badge" }, "merges"),
+    unseen(` of ${route.from} to ${route.to.join(", ")}`),
+  ]);
+
+/** Draw lines between what belongs together. A column that the window has no place for is passed by. */
+function drawEdges() {
+  const { sources, routes, services } = state.status;
+  const picture = byId("picture");
+  const nodes = new Map(Array.from(picture.querySelectorAll("[data-node]"), (each) => [each.dataset.node, each]));
+  const base = picture.getBoundingClientRect();
+  const boxes = new Map(Array.from(nodes, ([name, each]) => [name, each.getBoundingClientRect()]));
+  const edges = new Map();
+  const join = (from, to, stuck, perSecond) => {
+    const [a, b] = [boxes.get(from), boxes.get(to)];
+    if (!a?.width || !b?.width) return;
+    const [x1, x2] = [a.right - base.left, b.left - base.left];
+    const [y1, y2] = [a, b].map((box) => box.top + box.height / 2 - base.top);
+    const middle = (x1 + x2) / 2;
+    edges.set(`${from} → ${to}`, {
+      class: stuck ? "stuck" : perSecond > 0 ? "moving" : "still",
+      d: `M${x1} ${y1}C${middle} ${y1} ${middle} ${y2} ${x2} ${y2}`,
+      "stroke-width": (1.5 + Math.log10(1 + perSecond)).toFixed(1),
+    });
+  };
+  const isStuck = (one) => one.paused || !one.open;
+  routes.forEach((route, at) => {
+    const source = sources.find((one) => one.key === route.from);
+    const from = boxes.get(`route ${at}`).width ? `route ${at}` : `source ${route.from}`;
+    join(`source ${route.from}`, `route ${at}`, source.paused || !source.up, source.rate);
+    for (const one of services.filter((each) => route.to.includes(each.key)))
+      join(from, `service ${one.key}`, isStuck(one), one.rate);
+  });
+  for (const one of services) join(`service ${one.key}`, `cluster ${one.cluster}`, isStuck(one), one.rate);
+  const svg = picture.querySelector("svg");
+  svg.setAttribute("viewBox", `0 0 ${base.width} ${base.height}`);
+  draw(svg, Array.from(edges, ([key, attributes]) => h("path", { key, ...attributes })));
+}
+
+// --- One part: its numbers, its limits, its pause
+
+function show(kind, key) {
+  state.part = [kind, key];
+  drawPart();
+  openDialog("part");
+}
+
+function drawPart() {
+  if (state.part === null) return;
+  const [kind, key] = state.part;
+  const one = partOf(kind, key);
+  if (one === undefined) return byId("part").close(); // the bridge has begun anew, with another configuration
+  const { key: _key, problems = [], ...about } = one;
+  const { level, word } = LOOKS[kind](one);
+  const rows = rowsOf(kind, key).filter((row) => row.name !== "paused");
+  const badge = word && h("span", { class: `badge ${level}` }, word);
+  draw(byId("part"), [
+    h("h2", { id: "part-title", tabindex: -1 }, `${kind} ${key}`, badge),
+    problems.map((text, at) => h("p", { key: at, class: "card bad" }, text)),
+    facts(about),
+    rows.length > 0 && h("form", { key: "limits", class: "box", onsubmit: setLimits }, limitFields(rows)),
+    h("form", { key: "pause", class: "box", onsubmit: pause }, pauseFields(kind, one)),
+    h("p", { key: "end", class: "row" }, [
+      one.dead_letters > 0 && button("Its dead letters", () => dead.choose(key)),
+      one.parked > 0 && button("What is parked", () => parked.choose(key)),
+      button("Close", () => byId("part").close()),
+    ]),
+  ]);
+}
+
+/** Describe all that the bridge tells of something, in its words. */
+function facts(one) {
+  const known = Object.entries(one).filter(([, value]) => value !== null && value !== "" && value.length !== 0);
+  const line = ([name, value]) => h("div", { key: name }, h("dt", {}, worded(name)), h("dd", {}, fact(name, value)));
+  return h("dl", {}, known.map(line));
+}
+
+const worded = (name) => name.replace(/_seconds$/, "").replaceAll("_", " ");
+
+function fact(name, value) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "object") return listed(Object.entries(value).map(([key, each]) => `${worded(key)} ${each}`));
+  if (name === "rate") return rate(value);
+  if (name.endsWith("_seconds")) return duration(value);
+  if (/^(first|last)_attempt$|^kept_at$/.test(name)) return clock(value);
+  return typeof value === "number" && name !== "number" ? number(value) : String(value);
+}
+
+const howLong = () =>
+  h("label", {}, "How long ", h("select", { name: "seconds" }, [
+    option("", "until a person ends it"),
+    [900, 3600, 28_800, 86_400].map((seconds) => option(seconds, `for ${duration(seconds)}`)),
+  ]));
+
+function limitFields(rows) {
+  const [{ kind, key }] = rows;
+  const told = () => `${kind} ${key} has the limits of the configuration.`;
+  const reset = () => order({ do: "limits", kind, key, reset: true }, told);
+  const field = (row) =>
+    h("label", { key: row.name, class: "limit" }, [
+      h("span", {}, row.name),
+      h("input", { name: row.name, value: row.in_force, autocomplete: "off", spellcheck: "false", size: 8 }),
+      h("small", {}, listed([
+        row.found !== null && `${row.found} as found`,
+        row.since !== null && `${until(row)} (configured: ${row.configured})`,
+      ])),
+    ]);
+  return [
+    h("h3", {}, "Limits"),
+    rows.map(field),
+    h("p", { class: "row" }, [
+      howLong(),
+      h("button", { key: "set" }, "Set limits"),
+      rows.some((row) => row.since !== null) && button("As configured", reset),
+    ]),
+  ];
+}
+
+async function setLimits(event) {
+  event.preventDefault();
+  const form = event.currentTarget;
+  const [kind, key] = state.part;
+  const given = new FormData(form);
+  const seconds = Number(given.get("seconds")) || null;
+  const changed = rowsOf(kind, key)
+    .map((row) => [row.name, given.get(row.name)?.trim(), row.in_force])
+    .filter(([, value, old]) => value && value !== old);
+  if (!changed.length) return say("Nothing to set: these are in force.");
+  const limits = Object.fromEntries(changed);
+  const told = listed(changed.map(([name, value]) => `${name} is ${value}`));
+  if (await order({ do: "limits", kind, key, limits, seconds }, () => `${kind} ${key}: ${told}`)) form.reset();
+}
+
+const PAUSED = {
+  source: "Nothing is read from it then; its events wait upstream.",
+  service: "It is not called then; its events wait.",
+  cluster: "None of its services is called then; their events wait.",
+};
+
+function pauseFields(kind, one) {
+  const row = rowsOf(kind, one.key).find((each) => each.name === "paused");
+  if (one.paused)
+    return [
+      h("h3", {}, "Paused"),
+      row && h("p", { key: "since", class: "hint" }, `${until(row)}.`),
+      h("p", { key: "do", class: "row" }, button("Resume", () => resume(kind, one.key))),
+    ];
+  return [
+    h("h3", {}, "Pause"),
+    h("p", { key: "meaning", class: "hint" }, PAUSED[kind]),
+    h("p", { key: "do", class: "row" }, howLong(), h("button", { key: "pause" }, "Pause")),
+  ];
+}
+
+function pause(event) {
+  event.preventDefault();
+  const [kind, key] = state.part;
+  const seconds = Number(new FormData(event.currentTarget).get("seconds")) || null;
+  const time = seconds ? `for ${duration(seconds)}` : "until it is resumed";
+  order({ do: "pause", kind, key, seconds }, () => `${kind} ${key} is paused ${time}.`);
+}
+
+const resume = (kind, key) => order({ do: "resume", kind, key }, () => `${kind} ${key} is not paused.`);
+
+// --- Lists: dead letters, and what is parked
+
+class List {
+  #filter = {};
+  #begins = []; // of the pages after the first, to the one shown
+  #page = null;
+  #fault = null;
+  #chosen = new Set();
+  #counted = null; // how many there were in all when the page was read
+
+  /** `count` is the store's name of how many there are, `cells` makes those of one row. */
+  constructor(id, { path, count, columns, cells, look, actions }) {
+    Object.assign(this, { id, path, countedAs: count, columns, cells, look, actions });
+    byId(`${id}-filter`).onsubmit = (event) => {
+      event.preventDefault();
+      this.#filter = Object.fromEntries(new FormData(event.currentTarget));
+      this.#turn();
+    };
+  }
+
+  /** Return how many there are in all, those of services that are not configured any more too. */
+  get count() {
+    return state.status.store[this.countedAs];
+  }
+
+  /** Read the list again when their number has changed, unless a person is at it. */
+  follow() {
+    const used = this.#begins.length || this.#chosen.size || byId(this.id).matches(":hover, :focus-within");
+    if (this.#page === null || (this.count !== this.#counted && !used)) this.#read();
+  }
+
+  forget() {
+    this.#page = this.#fault = null;
+    this.#begins = [];
+    this.#chosen.clear();
+    draw(byId(`${this.id}-list`));
+  }
+
+  /** Show those of one service, or of all. */
+  choose(service) {
+    document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
+    const form = byId(`${this.id}-filter`);
+    form.reset();
+    form.elements.service.value = service;
+    this.#filter = { service };
+    byId(this.id).scrollIntoView();
+    byId(this.id).focus({ preventScroll: true });
+    this.#turn();
+  }
+
+  /** Show the page to which these lead. */
+  #turn(begins = []) {
+    this.#begins = begins;
+    this.#chosen.clear();
+    return this.#read();
+  }
+
+  async #read() {
+    const query = new URLSearchParams({ ...this.#filter, before: this.#begins.at(-1) ?? "", limit: ROWS });
+    this.#counted = this.count;
+    try {
+      this.#page = await ask(`${this.path}?${query}`);
+      this.#fault = null;
+    } catch (error) {
+      if (error instanceof WrongToken) return close(error);
+      this.#fault = reason(error);
+    }
+    this.draw();
+  }
+
+  /** Have `command` carried out with these, or, without `numbers`, with all to which the filter applies. */
+  async carryOut(command, numbers, done) {
+    const { service, cause } = this.#filter;
+    const meant = numbers ? { numbers } : { service: service || null, cause: cause || null };
+    const left = ([why, count]) => ` ${number(count)} left: ${why}.`;
+    const told = ({ changed, refused }) =>
+      `${many(changed, "event")} ${done}.${Object.entries(refused).map(left).join("")}`;
+    if (await order({ ...command, ...meant }, told)) await this.#turn();
+  }
+
+  draw() {
+    if (!state.status) return;
+    const services = state.status.services.map((one) => option(one.key, one.key));
+    const field = (name, more) => h("input", { name, spellcheck: "false", ...more });
+    draw(byId(`${this.id}-filter`), [
+      h("label", {}, "Service ", h("select", { name: "service" }, option("", "all"), services)),
+      this.actions && h("label", { key: "cause" }, "Cause ", field("cause", { size: 12 })),
+      h("label", { key: "text", class: "grow" }, "Text ", field("text", { type: "search" })),
+      h("button", {}, "Filter"),
+    ]);
+    draw(byId(`${this.id}-list`), this.#content());
+  }
+
+  #content() {
+    if (this.#fault !== null) {
+      const again = button("Try again", () => this.#read());
+      return h("p", { class: "card bad" }, `The list can't be read: ${this.#fault}. `, again);
+    }
+    if (this.#page === null) return [];
+    const { letters } = this.#page;
+    const isFiltered = Object.values(this.#filter).some(Boolean);
+    return [
+      letters.length > 0 && this.actions && this.#bar(),
+      letters.length > 0
+        ? h("table", { class: "list" }, [
+            h("thead", {}, this.#head(letters)),
+            h("tbody", {}, letters.map((letter) => this.#row(letter))),
+          ])
+        : h("p", { key: "none", class: "hint" }, isFiltered ? "There are none of this kind." : "There are none."),
+      this.#pages(),
+    ];
+  }
+
+  /** Describe where this page is among the others: one that was looked through for a text may be short, or empty. */
+  #pages() {
+    const { letters, total, next } = this.#page;
+    const changed = this.count !== this.#counted;
+    if (!letters.length && next === null && !this.#begins.length && !changed) return null;
+    const shown = total === null ? many(letters.length, "event") : `${number(letters.length)} of ${number(total)}`;
+    return h("p", { key: "pages", class: "row" }, [
+      h("span", {}, `Page ${this.#begins.length + 1}: ${shown}`),
+      button("Page before", () => this.#turn(this.#begins.slice(0, -1)), { disabled: !this.#begins.length }),
+      button("Next page", () => this.#turn([...this.#begins, next]), { disabled: next === null }),
+      changed && button("Their number has changed: read again", () => this.#turn()),
+    ]);
+  }
+
+  #head(letters) {
+    const all = letters.every((each) => this.#chosen.has(each.number));
+    return h("tr", {}, [
+      this.actions && h("th", { key: "choose" }, this.#box("Choose all of this page", all, letters)),
+      this.columns.map((title) => h("th", { key: title }, title)),
+      h("th", { key: "do" }, unseen("What to do")),
+    ]);
+  }
+
+  #row(letter) {
+    const { number: which } = letter;
+    const chosen = this.#chosen.has(which);
+    const cell = (content, at) =>
+      h("td", { key: at, class: at < 2 && "short", "data-title": this.columns[at] }, content);
+    return h("tr", { key: which }, [
+      this.actions && h("td", { key: "choose" }, this.#box(`Choose ${which}`, chosen, [letter])),
+      this.cells(letter).map(cell),
+      h("td", { key: "do", class: "do" }, [
+        button("Look", () => this.look(letter), { "aria-label": `Look at ${which}` }),
+        this.actions && button("Replay", () => this.actions.replay([which], 1), { "aria-label": `Replay ${which}` }),
+      ]),
+    ]);
+  }
+
+  #box(label, checked, letters) {
+    const choose = (event) => {
+      for (const each of letters) this.#chosen[event.target.checked ? "add" : "delete"](each.number);
+      this.draw();
+    };
+    return h("input", { type: "checkbox", "aria-label": label, checked, onchange: choose });
+  }
+
+  /** Describe what can be done with those chosen, or with all: no command chooses by text. */
+  #bar() {
+    const chosen = this.#chosen.size ? [...this.#chosen] : undefined;
+    if (!chosen && this.#filter.text)
+      return h("p", { key: "bar", class: "hint" }, "Choose some, to replay or discard them.");
+    const count = chosen?.length ?? this.#page.total;
+    return h("p", { key: "bar", class: "row bar" }, [
+      h("strong", {}, chosen ? `${number(count)} chosen` : `All ${number(count)}`),
+      button("Replay", () => this.actions.replay(chosen, count)),
+      button("Replay as new jobs", () => this.actions.replay(chosen, count, true)),
+      button("Discard", () => this.actions.discard(chosen, count), { class: "danger" }),
+    ]);
+  }
+}
+
+/** Open a dialog at its title: nothing is done by a key that was meant for what was there before. */
+function openDialog(id) {
+  byId(id).showModal();
+  byId(`${id}-title`).focus();
+}
+
+/** Ask a person whether it is meant. */
+function sure(title, text, yes) {
+  const dialog = byId("sure");
+  byId("sure-title").textContent = title;
+  byId("sure-text").textContent = text;
+  byId("sure-yes").textContent = yes;
+  dialog.returnValue = "no";
+  openDialog("sure");
+  return new Promise((resolve) => (dialog.onclose = () => resolve(dialog.returnValue === "yes")));
+}
+
+const eventCell = ({ subject, id }) => [h("span", { class: "event" }, subject ?? id), subject && h("small", {}, id)];
+
+const dead = new List("dead", {
+  path: "api/dead-letters",
+  count: "dead_letters",
+  columns: ["Number", "Given up", "Service", "Cause", "Event"],
+  cells: (letter) => [
+    letter.number,
+    clock(letter.kept_at),
+    letter.service || "–",
+    [h("strong", {}, letter.cause), h("span", { class: "detail" }, letter.detail)],
+    eventCell(letter),
+  ],
+  look: lookAtDeadLetter,
+  actions: {
+    async replay(numbers, count, asNew = false) {
+      const text = "Each becomes a job, at the pace that the limits allow.";
+      if (count > 1 && !(await sure(`Replay ${many(count, "dead letter")}?`, text, "Replay"))) return;
+      await dead.carryOut({ do: "replay", as_new: asNew }, numbers, "given back to the lanes");
+    },
+    async discard(numbers, count) {
+      const text = "What is discarded is deleted from this machine. That can't be undone.";
+      if (await sure(`Discard ${many(count, "dead letter")}?`, text, "Discard"))
+        await dead.carryOut({ do: "discard" }, numbers, "discarded");
+    },
+  },
+});
+
+const parked = new List("parked", {
+  path: "api/parked",
+  count: "waiting",
+  columns: ["Number", "Kept", "Service", "Tries", "Event"],
+  cells: (event) => [event.number, clock(event.kept_at), event.service || "–", event.attempts, eventCell(event)],
+  look: (event) => drawLetter(`Parked event ${event.number}`, event, []),
+});
+
+const lists = [dead, parked];
+
+async function lookAtDeadLetter({ number: which }) {
+  const act = (action) => () => (byId("letter").close(), action());
+  try {
+    drawLetter(`Dead letter ${which}`, await ask(`api/dead-letters/${which}`), [
+      button("Replay", act(() => dead.actions.replay([which], 1))),
+      button("Replay as a new job", act(() => dead.actions.replay([which], 1, true))),
+      button("Discard", act(() => dead.actions.discard([which], 1)), { class: "danger" }),
+    ]);
+  } catch (error) {
+    say(`It can't be shown: ${reason(error)}`);
+  }
+}
+
+/** Show an event that is kept. */
+function drawLetter(title, { data, ...letter }, actions) {
+  draw(byId("letter"), [
+    h("h2", { id: "letter-title", tabindex: -1 }, title),
+    facts(letter),
+    data !== undefined && h("pre", { tabindex: 0, "aria-label": "Data" }, data),
+    h("p", { class: "row" }, actions, button("Close", () => byId("letter").close())),
+  ]);
+  openDialog("letter");
+}
+
+// --- What became of a file
+
+async function find(event) {
+  event.preventDefault();
+  draw(byId("found"), h("p", { class: "hint" }, "Looking …"));
+  try {
+    drawFound(await ask(`api/events?${new URLSearchParams({ query: byId("query").value.trim() })}`));
+  } catch (error) {
+    if (error instanceof WrongToken) return close(error);
+    draw(byId("found"), h("p", { class: "card bad" }, `It can't be looked for: ${reason(error)}`));
+  }
+}
+
+function drawFound({ query, begins, events, more }) {
+  const back = begins ? ` What is remembered begins at ${clock(begins)}.` : "";
+  draw(byId("found"), [
+    events.map(foundEvent),
+    !events.length && h("p", { class: "card" }, `Nothing is known of “${query}”.${back}`),
+    more && h("p", { key: "more", class: "hint" }, "There are more: say more of the name."),
+  ]);
+}
+
+function foundEvent({ source, id, subject, key, fates, story }) {
+  const fate = ({ service, fate: came, detail, job, status }, at) => {
+    const about = listed([detail, job && `job ${job}`, status]);
+    return h("li", { key: at }, service && `${service}: `, h("strong", {}, came), ` ${about}`);
+  };
+  const line = ({ t, what, service, route, cause, detail, job }, at) => {
+    const about = listed([service, route, cause, detail, job && `job ${job}`]);
+    return h("li", { key: at }, h("time", {}, clock(t)), " ", h("strong", {}, what), ` ${about}`);
+  };
+  return h("article", { key: `${source} ${id}`, class: "card" }, [
+    h("h3", {}, subject ?? key ?? id),
+    h("p", { class: "hint" }, listed([source, id, key && `key ${key}`])),
+    h("ul", {}, fates.map(fate)),
+    h("ol", {}, story.map(line)),
+  ]);
+}
+
+// --- The last hours
+
+const PLOTS = [
+  { title: "Events a minute", series: { received: "sources", accepted: "services", failed: "services" } },
+  { title: "Kept on disk", series: { parked: "services", dead_letters: "services" }, isLevel: true },
+];
+
+/** Return the sums of the parts that are meant; undefined where none is of this room. */
+function summed(room, name) {
+  const [kind, key] = byId("hours-part").value.split(/ (.*)/);
+  if (kind !== "all" && `${kind}s` !== room) return undefined;
+  const meant = Object.entries(state.history[room]).filter(([each]) => kind === "all" || each === key);
+  const all = meant.map(([, numbers]) => numbers[name]);
+  const length = Math.max(0, ...all.map((values) => values.length));
+  return Array.from({ length }, (_, at) => all.reduce((sum, values) => sum + (values.at(at - length) ?? 0), 0));
+}
+
+function drawHours() {
+  const parts = ["source", "service"].flatMap((kind) => state.status[`${kind}s`].map((one) => `${kind} ${one.key}`));
+  draw(byId("hours-part"), option("all", "all"), parts.map((each) => option(each, each)));
+  if (state.history) draw(byId("plots"), PLOTS.map(plot));
+  else if (state.historyFault)
+    draw(byId("plots"), h("p", { class: "card bad" }, `They can't be read: ${state.historyFault}`));
+}
+
+function plot({ title, series, isLevel }) {
+  const { step, end } = state.history;
+  const seconds = byId("hours-time").value * 3600;
+  const [width, height, left, foot] = [Math.max(280, byId("plots").clientWidth - 28), 150, 44, 20];
+  const lines = Object.entries(series)
+    .map(([name, room]) => [name, summed(room, name)?.map((value) => (isLevel ? value : (value * 60) / step))])
+    .filter(([, values]) => values !== undefined);
+  const top = roundUp(Math.max(1, ...lines.flatMap(([, values]) => values)));
+  const x = (time) => (left + (1 - (end - time) / seconds) * (width - left - 8)).toFixed(1);
+  const y = (value) => (8 + (1 - value / top) * (height - foot - 8)).toFixed(1);
+  const path = (values) =>
+    values.map((value, at) => `${at ? "L" : "M"}${x(end - (values.length - 1 - at) * step)} ${y(value)}`).join("");
+  const whole = (value) => number(Math.round(value));
+  const told = ([name, values]) =>
+    `${name.replace("_", " ")} ${whole(values.at(-1) ?? 0)}, at most ${whole(Math.max(0, ...values))}`;
+  const spans = width > 500 ? 6 : 3;
+  const times = Array.from({ length: spans + 1 }, (_, at) => end - (at * seconds) / spans);
+  const label = (key, text, place) => h("text", { key, ...place }, text);
+  const attributes = { role: "img", "aria-label": `${title}: ${lines.map(told).join("; ")}` };
+  return h("figure", { key: title }, [
+    h("figcaption", {}, [
+      h("strong", {}, title),
+      lines.map((line) => h("span", { key: line[0], class: `legend ${line[0]}` }, told(line))),
+    ]),
+    h("svg", { ...attributes, viewBox: `0 0 ${width} ${height}` }, [
+      [0, top / 2, top].map((value, at) => [
+        h("path", { key: `grid ${at}`, class: "grid", d: `M${left} ${y(value)}H${width - 8}` }),
+        label(`value ${at}`, number(value), { x: left - 6, y: Number(y(value)) + 4, "text-anchor": "end" }),
+      ]),
+      times.map((time, at) =>
+        label(`time ${at}`, hour(time), { x: x(time), y: height - 4, "text-anchor": at ? "middle" : "end" })),
+      lines.map(([name, values]) => h("path", { key: name, class: `series ${name}`, d: path(values) })),
+    ]),
+  ]);
+}
+
+/** Return the least number above `value` at which a scale may end. */
+function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 1.2, 1.6, 2, 3, 4, 6, 8, 10].map((each) => each * power).find((each) => each >= value);
+}
+
+// --- All of it
+
+function render() {
+  const { status, token, fault } = state;
+  const door = byId("door");
+  const shut = door.hidden;
+  door.hidden = Boolean(token && (status || !fault));
+  if (shut && !door.hidden) byId("token").focus();
+  byId("main").hidden = byId("nav").hidden = !status;
+  drawHead();
+  if (!status) return;
+  const found = troubles();
+  tell(found);
+  drawTroubles(found);
+  drawFlow();
+  drawPart();
+  drawHours();
+  lists.forEach((list) => list.draw());
+}
+
+/** Draw what is so in one line, and above all whether it is so still. */
+function drawHead() {
+  const { status, fault, answeredAt } = state;
+  const stale = Boolean(status) && (fault !== null || Date.now() - answeredAt > STALE_MS);
+  const wrong = status ? status.problems.length : 0;
+  const up = status && `up for ${duration(status.now - status.started)}`;
+  const word = stale ? "No answer" : wrong ? `${many(wrong, "thing is", "things are")} wrong` : "All is well";
+  document.body.classList.toggle("stale", stale);
+  document.title = `${stale ? "(?) " : wrong ? `(${wrong}) ` : ""}OSCAR Event Bridge`;
+  draw(
+    byId("summary"),
+    status && h("strong", { class: stale || wrong ? "bad" : "ok" }, word),
+    status && listed([location.host, `version ${status.version}`, up, `as of ${clock(status.now).slice(11)}`]),
+  );
+  const seen = status ? ` What is shown here is of ${clock(answeredAt / 1000)}.` : "";
+  const text = stale || fault !== null ? `The bridge does not answer${fault ? `: ${fault}` : ""}.${seen}` : "";
+  if (byId("banner").textContent !== text) byId("banner").textContent = text; // it is read out anew each time
+  byId("banner").hidden = !text;
+}
+
+/** Ask now, and every `milliseconds` while anybody looks. */
+async function repeat(milliseconds, question) {
+  for (;;) {
+    if (!document.hidden) await question();
+    await new Promise((resolve) => {
+      setTimeout(resolve, milliseconds);
+      document.addEventListener("visibilitychange", resolve, { once: true });
+    });
+  }
+}
+
+byId("door").onsubmit = (event) => {
+  event.preventDefault();
+  const token = byId("token").value.trim();
+  if (!/^[!-~]+$/.test(token)) return close(new WrongToken());
+  state.token = token;
+  byId("token").value = byId("refusal").textContent = "";
+  refresh()
+    .then(() => byId("problems").focus())
+    .then(refreshHistory);
+};
+byId("forget").onclick = () => close();
+byId("find-form").onsubmit = find;
+byId("hours-part").onchange = drawHours;
+byId("hours-time").onchange = refreshHistory;
+byId("part").onclose = () => (state.part = null);
+new ResizeObserver(() => state.status && (drawEdges(), drawHours())).observe(byId("picture"));
+
+render();
+setInterval(drawHead, 1000);
+repeat(POLL_MS, refresh);
+repeat(HISTORY_MS, refreshHistory);

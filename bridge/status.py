@@ -303,13 +303,6 @@ class Status:
         return told
 
 
-_HELD_BY = {
-    "concurrency": "as many attempts are under way as its limit allows",
-    "rate": "its limit `rate` is reached",
-    "active_jobs": "as many of its jobs are active as its limit allows",
-}
-
-
 def _why(
     problems: Sequence[str], lane: Lane, cluster: str, is_paused: bool, cluster_is_paused: bool
 ) -> str | None:
@@ -317,13 +310,13 @@ def _why(
     if problems:
         return problems[0]
     if is_paused:
-        return "a person has it paused"
+        return "paused by a person"
     if cluster_is_paused:
-        return f"a person has the cluster {cluster} paused"
+        return f"cluster {cluster}: paused by a person"
     held_by = lane.held_by
-    if held_by is None:
-        return None
-    return _HELD_BY.get(held_by, f"the limits of the cluster {cluster} are reached")
+    if held_by == "cluster":
+        return f"cluster {cluster}: a limit is reached"
+    return None if held_by is None else f"{held_by}: the limit is reached"
 
 
 def _values(family: Any) -> dict[tuple[str, ...], float]:

@@ -69,6 +69,15 @@ def _size_or_none(value: Any) -> int:
     return 0 if str(value).strip() == "0" else _size(value)
 
 
+def written_size(count: float) -> str:
+    """Write bytes as a person reads them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.0f} TiB" if count >= 10 else f"{count:.1f} TiB"
+
+
 def _rate(value: Any) -> float:
     if isinstance(value, str) and (found := _RATE.fullmatch(value.strip())) and float(found[1]) > 0:
         return float(found[1]) / _RATE_UNITS[found[2]]

@@ -23,6 +23,7 @@ from bridge.settings import Settings
 from bridge.store import losses, overrides, read_stranded
 from bridge.store.directory import refuse_network
 from bridge.values import read_secret
+from bridge.values import written_size as _size
 from bridge.web import HttpConfig
 
 _LEAST_FREE = 64 * 2**20
@@ -251,11 +252,3 @@ def _nearest(path: Path) -> Path:
     while not os.path.exists(path) and path != path.parent:  # noqa: PTH110 - Path.exists() raises on EACCES
         path = path.parent
     return path
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.0f} TiB" if count >= 10 else f"{count:.1f} TiB"

@@ -21,6 +21,7 @@ from bridge.cli import (
     schema,
     setup,
     testing,
+    top,
 )
 from bridge.cli.options import BAD_CONFIGURATION, FAILED, NOT_YET
 from bridge.core.errors import BridgeError, ConfigurationError, StoreError, StoreLockedError
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     dead_letters.add_to(commands)
     parked.add_to(commands)
     control.add_to(commands)
+    top.add_to(commands)
     testing.add_to(commands)
     schema.add_to(commands)
     setup.add_to(commands)

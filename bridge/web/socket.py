@@ -69,16 +69,19 @@ async def listen(state_dir: Path, handler: Handler) -> AsyncIterator[None]:
             Path(address).unlink(missing_ok=True)  # noqa: ASYNC240 - likewise
 
 
-def ask(state_dir: Path, command: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Give a running daemon's answer to `command`; None when none listens.
+def ask(
+    state_dir: Path, command: Mapping[str, Any], seconds: float | None = None
+) -> Mapping[str, Any] | None:
+    """Give a running daemon's answer to `command` within `seconds`, else a minute; None when none listens.
 
     Raises PermissionError for a user who may not, ValueError for what the daemon calls wrong, and OSError
     when it can't do it, or gives no answer that can be understood.
     """
+    seconds = seconds or _ANSWER_SECONDS
     with _address(state_dir) as address:
-        connection = http.client.HTTPConnection("localhost", timeout=_ANSWER_SECONDS)
+        connection = http.client.HTTPConnection("localhost", timeout=seconds)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.settimeout(_ANSWER_SECONDS)
+        connection.sock.settimeout(seconds)
         try:
             connection.sock.connect(address)
         except (FileNotFoundError, ConnectionRefusedError):
@@ -89,7 +92,7 @@ def ask(state_dir: Path, command: Mapping[str, Any]) -> Mapping[str, Any] | None
             response = connection.getresponse()
             text = response.read()
         except TimeoutError:
-            told = f"the bridge that runs gave no answer within {_ANSWER_SECONDS:g} s: it may be at it still"
+            told = f"the bridge that runs gave no answer within {seconds:g} s: it may be at it still"
             raise OSError(told) from None
         except (http.client.HTTPException, ConnectionError) as error:
             raise OSError(f"the bridge that runs broke off: {type(error).__name__}") from error

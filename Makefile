@@ -6,6 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+# What is compiled is kept, pytest's own form of the tests too: each worker of a run would compile it all again.
+unexport PYTHONDONTWRITEBYTECODE
+# Tests wait for brokers, limits and kills more than they compute.
+WORKERS := 8
+
 .PHONY: run test check lint prove bench lock clean
 
 $(VENV)/.ready: requirements-dev.lock pyproject.toml
@@ -19,9 +24,14 @@ run: $(VENV)/.ready
 	$(BIN)/oscar-bridge sandbox run -c config/sandbox.yaml $(ARGS)
 
 ## Everything CI runs.
-test: check
+test: $(VENV)/.ready
+	$(MAKE) -j2 --output-sync check $(VENV)/.compiled
 	$(BIN)/python -m tests.servers.debian
-	$(BIN)/pytest -q -n 4 --dist worksteal -m "not prove" $(ARGS)
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal -m "not prove" $(ARGS)
+
+# Failures are told by the run that follows.
+$(VENV)/.compiled: $(VENV)/.ready $(shell find bridge tests -name '*.py')
+	@$(BIN)/pytest -qq --collect-only > /dev/null 2>&1; touch $@
 
 ## Static checks: lint, format, types, the rules of who imports whom.
 check: $(VENV)/.ready

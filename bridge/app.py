@@ -36,6 +36,7 @@ from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
 from bridge.status import Status
 from bridge.store import Store, Stranded, losses, overrides
+from bridge.telemetry.lag import measure
 from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
 from bridge.web import Problem, serve
@@ -184,6 +185,7 @@ async def run(
             working.append(lane_tasks.create_task(control.run(), name="overrides"))
             working.append(lane_tasks.create_task(status.run(), name="status"))
             working.append(lane_tasks.create_task(lost.run(), name="losses"))
+            working.append(lane_tasks.create_task(measure(metrics.loop_lag), name="lag"))
             async with asyncio.TaskGroup() as source_tasks:
                 reading = [
                     source_tasks.create_task(runner.run(), name=f"source {runner.key}") for runner in runners
@@ -329,8 +331,10 @@ def _certificates(settings: Settings, metrics: Metrics) -> Watch:
     for key in settings.sources:
         if (part := f"source {key}") in watch.keys:
             metrics.certificate_expiry.labels(key).set_function(partial(watch.seconds_left, part))
+            metrics.certificate_lifetime.take(key, call=partial(watch.lifetime, part))
     if "http" in watch.keys:
-        metrics.http_certificate_expiry(partial(watch.seconds_left, "http"))
+        metrics.http_certificate_expiry.take(call=partial(watch.seconds_left, "http"))
+        metrics.http_certificate_lifetime.take(call=partial(watch.lifetime, "http"))
     return watch
 
 

@@ -134,6 +134,10 @@ class Bearer:
         """Seconds until the token expires; NaN while there is none."""
         return math.nan if self._authorization is None else self._expires - time.monotonic()
 
+    def works(self) -> bool | None:
+        """Whether the last fetch gave a token; None before the first."""
+        return self._failure is None if self._fetches else None
+
     async def get(self) -> str:
         """Return the `Authorization` value, refreshed where due. Raises NoCredentialError.
 

@@ -1,10 +1,15 @@
-"""Real servers for the tests, started once and only when a test asks for them."""
+"""Real servers for the tests, started once and only when a test asks for them.
+
+What is quick to start is each worker's own; brokers that take seconds of a processor are the run's.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from uuid import uuid4
 
@@ -17,11 +22,14 @@ from tests.servers.certificates import Certificates
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.moto import Moto
 from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.shared import Shared
 from tests.servers.tansu import Tansu
 
 SEED = os.environ.get("TEST_SEED", "1")
 """Of all that is drawn: the same one draws the same again, for any test and by however many workers.
 `make prove` takes another one in each run."""
+
+_SHARED = pytest.StashKey[Shared]()
 
 random.seed(SEED)  # some parameters are drawn as the tests are collected
 settings.register_profile(
@@ -36,6 +44,22 @@ settings.load_profile("bridge")
 @pytest.fixture(autouse=True)
 def _seeded(request: pytest.FixtureRequest) -> None:
     random.seed(f"{SEED} {request.node.nodeid}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    of_the_run = getattr(config, "workerinput", {}).get("shared")
+    config.stash[_SHARED] = Shared(Path(of_the_run or mkdtemp(prefix="shared-")))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what it shares with the others."""
+    node.workerinput["shared"] = str(node.config.stash[_SHARED].folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.stash[_SHARED].end()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -75,23 +99,47 @@ def moto() -> Iterator[Moto]:
 
 
 @pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """What `rabbitmq` and `activemq` show on their ports with TLS, and a client's that they believe."""
-    return Certificates(tmp_path_factory.mktemp("certificates"))
+def shared(request: pytest.FixtureRequest) -> Shared:
+    return request.config.stash[_SHARED]
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(certificates: Certificates) -> Iterator[RabbitMQ]:
-    """One RabbitMQ for all tests: use names of your own for queues."""
-    tls = (certificates.authority, certificates.server, certificates.server_key)
-    with RabbitMQ(tls=tls) as broker:
+def certificates(shared: Shared) -> Certificates:
+    """What `rabbitmq` and `activemq` show on their ports with TLS, and a client's that they believe."""
+    return shared.once("certificates", lambda: Certificates(shared.folder))
+
+
+def _rabbitmq(certificates: Certificates) -> RabbitMQ:
+    return RabbitMQ(tls=(certificates.authority, certificates.server, certificates.server_key))
+
+
+def _activemq(certificates: Certificates) -> ActiveMQ:
+    return ActiveMQ(tls=(certificates.server_store, certificates.trust_store))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(shared: Shared, certificates: Certificates) -> RabbitMQ:
+    """One RabbitMQ for all tests of all workers: use names of your own for queues."""
+    return shared.once("rabbitmq", lambda: _rabbitmq(certificates).__enter__())
+
+
+@pytest.fixture(scope="session")
+def activemq(shared: Shared, certificates: Certificates) -> ActiveMQ:
+    """One ActiveMQ for all tests of all workers: use names of your own for destinations."""
+    return shared.once("activemq", lambda: _activemq(certificates).__enter__())
+
+
+@pytest.fixture
+def own_rabbitmq(certificates: Certificates) -> Iterator[RabbitMQ]:
+    """A broker for one test that ends it or its connections."""
+    with _rabbitmq(certificates) as broker:
         yield broker
 
 
-@pytest.fixture(scope="session")
-def activemq(certificates: Certificates) -> Iterator[ActiveMQ]:
-    """One ActiveMQ for all tests: use names of your own for destinations."""
-    with ActiveMQ(tls=(certificates.server_store, certificates.trust_store)) as broker:
+@pytest.fixture
+def own_activemq(certificates: Certificates) -> Iterator[ActiveMQ]:
+    """A broker for one test that ends it."""
+    with _activemq(certificates) as broker:
         yield broker
 
 

@@ -77,7 +77,8 @@ class Control:
         self._one_at_a_time = asyncio.Lock()
         self._changed = asyncio.Event()
         for part in live:
-            metrics.paused[part.kind].labels(part.key).set_function(partial(self._is_paused, part))
+            if part.kind != "service":  # of which its lane tells, as its cluster may be paused too
+                metrics.paused[part.kind].labels(part.key).set_function(partial(self._is_paused, part))
             if part.kind != "source":
                 limits = metrics.limits_overridden[part.kind].labels(part.key)
                 limits.set_function(partial(self._limits_overridden, part))

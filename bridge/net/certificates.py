@@ -104,7 +104,7 @@ class Watch:
     def __init__(self, certificates: Mapping[str, OwnCertificate]) -> None:
         """Watch `certificates`, by the part that shows them: `source uploads`, `http`."""
         self._certificates = certificates
-        self._ends: dict[str, float] = {}
+        self._found: dict[str, Validity | None] = {}
         self._told: dict[str, tuple[Severity, str]] = {}
 
     @property
@@ -114,7 +114,13 @@ class Watch:
 
     def seconds_left(self, key: str) -> float:
         """Return the seconds until it expires, below 0 since it has; NaN while it can't be read."""
-        return self._ends.get(key, math.nan) - time.time()
+        found = self._found.get(key)
+        return math.nan if found is None else found.ends - time.time()
+
+    def lifetime(self, key: str) -> float | None:
+        """Return the seconds from its beginning to its end; None while it can't be read."""
+        found = self._found.get(key)
+        return None if found is None else found.ends - found.begins
 
     def problems(self, key: str) -> Sequence[str]:
         """Return why it is no good, for readiness; empty while it is."""
@@ -125,8 +131,7 @@ class Watch:
         """Look until cancelled, and log what changes for the worse."""
         while self._certificates:
             for key, certificate in self._certificates.items():
-                validity, severity, message = await asyncio.to_thread(certificate.look)
-                self._ends[key] = math.nan if validity is None else validity.ends
+                self._found[key], severity, message = await asyncio.to_thread(certificate.look)
                 if self._told.get(key) != (severity, message):
                     self._told[key] = severity, message
                     if severity is Severity.PROBLEM:

@@ -112,6 +112,9 @@ class Lane:
         metrics.in_flight.set_function(lambda: self._places.busy)
         metrics.limit.set_function(lambda: self.allowance.at_once)
         metrics.drain.set_function(self._drain_seconds)
+        metrics.paused.set_function(lambda: self._paused_since is not None)
+        metrics.give_up_after.set(config.retry.give_up_after)
+        metrics.last_accepted(self._last_accepted)
 
     @property
     def _shut_since(self) -> float | None:
@@ -340,6 +343,10 @@ class Lane:
             return 0.0
         rate = self._throughput.a_second(monotonic())
         return backlog / rate if rate else float("inf")
+
+    def _last_accepted(self) -> float | None:
+        last = self._throughput.last
+        return None if last is None else time.time() - (monotonic() - last)
 
     # What comes and leaves
 

@@ -20,6 +20,8 @@ class Throughput:
     """
 
     def __init__(self) -> None:
+        self.last: float | None = None
+        """Monotonic time of the last acceptance; None until there is one."""
         self._total = 0
         self._marks: deque[tuple[float, int]] = deque(maxlen=int(_WINDOW / _MARK_SECONDS) + _ENOUGH)
         """Monotonic times, with the count then, that of the acceptance which set the mark included."""
@@ -27,6 +29,7 @@ class Throughput:
 
     def count(self, now: float) -> None:
         """Count an acceptance at the monotonic time `now`."""
+        self.last = now
         self._total += 1
         if now >= self._next_mark:
             self._next_mark = now + _MARK_SECONDS

@@ -376,6 +376,7 @@ class SpoolReader:
             return
         self._rows.pop(row.number, None)
         self._spool.done(row.number, row.version)
+        self._metrics.committed()
         self._drop(others, "repeated")
 
     def _without_others(self, row: _Row) -> list[int]:

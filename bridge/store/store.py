@@ -56,6 +56,9 @@ class Store:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(state_dir, config, self._heard, self._broke, accept_loss=accept_loss)
+        metrics.store_bytes.set_function(lambda: self._writer.bytes)
+        metrics.store_used.set_function(lambda: self._writer.used)
+        metrics.store_limit.set(config.max_bytes)
         self._reading = ThreadPoolExecutor(1, "store reading")
         self._reader: sqlite3.Connection | None = None
         self._read_trouble: str | None = None
@@ -304,6 +307,9 @@ class Store:
             self._metrics.kept_events.labels(service, reason).set(self._kept[service, reason])
             if reason == DEAD:
                 self._metrics.dead_letters.labels(service, cause).inc(difference)
+                came = self._metrics.dead_lettered.labels(service, cause)
+                if difference > 0 and self._writer.opened.done():  # before, it is what was there at the start
+                    came.inc(difference)
         for service, since in change.oldest.items():
             if since is None:
                 self._parked_since.pop(service, None)
@@ -322,7 +328,6 @@ class Store:
         self._spool_sources.update(change.sources)
         for done in change.finished:
             self._spools[done.spool].finished(done)
-        self._metrics.store_bytes.set(self._writer.bytes)
         for service in change.returned & self._wakes.keys():
             self._wakes[service]()
 

@@ -130,6 +130,11 @@ class Writer:
         """That the budget is reached: for all that is kept, or for all but dead letters."""
         return self._for_letters.refusal or self._for_events.refusal
 
+    @property
+    def used(self) -> int:
+        """Bytes that rows take in the file. What the log takes beside it is free again when room is short."""
+        return self._used - self._wal_bytes
+
     def _run(self) -> None:
         try:
             with ExitStack() as held:
@@ -392,11 +397,6 @@ class Writer:
         free = disk.f_bavail * disk.f_frsize - self._wal_bytes - _DISK_BYTES
         # A row takes twice its bytes in whole pages of the log, and as much of the file where none are free.
         return min(free // 2, (free + self._reusable) // 4)
-
-    @property
-    def used(self) -> int:
-        """Bytes on the disk that `store.max_bytes` counts: without pages that are free."""
-        return self._used
 
     def _measure(self) -> None:
         """Count the pages in use, and the log: deleted pages are written again before the file grows."""

@@ -5,17 +5,20 @@ Labels are bounded: configured keys, outcomes and reasons, never an id or a path
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
+from bridge import __version__
 from bridge.core.delivery import Outcome
 from bridge.core.ports import Verdict
-from bridge.telemetry.counting import Counts, Spreads
+from bridge.telemetry.counting import Counts, Happenings, Readings, Spreads
 
 _INVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _AGE_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 21600, 86400, 604800)
+_LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
@@ -23,19 +26,21 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry if registry is not None else CollectorRegistry(auto_describe=True)
-        counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
+        readings = partial(Readings, registry=self.registry)
         counts = partial(Counts, registry=self.registry)
+        happenings = partial(Happenings, registry=self.registry)
         spreads = partial(Spreads, registry=self.registry)
+        gauge("bridge_build_info", "1, with the version that runs.", ["version"]).labels(__version__).set(1)
         self.ready = gauge("bridge_ready", "1 while /readyz has nothing to tell.")
         self.received = counts("bridge_events_received_total", "Events handed over by a source.", ["source"])
         self.settled = counts(
             "bridge_events_settled_total", "Events answered to their source.", ["source", "outcome"]
         )
-        self.filtered = counter(
+        self.filtered = counts(
             "bridge_events_filtered_total", "Events no route wanted.", ["source", "reason"]
         )
-        self.lost = counter(
+        self.lost = counts(
             "bridge_events_lost_total", "Events that the upstream says it lost or no longer has.", ["source"]
         )
         self.lost_unacknowledged = gauge(
@@ -43,14 +48,14 @@ class Metrics:
             "Events lost upstream, at least, that nobody has acknowledged (`oscar-bridge acknowledge`).",
             ["source"],
         )
-        self.stale_receipts = counter(
+        self.stale_receipts = counts(
             "bridge_receipts_stale_total",
             "Acknowledgements the upstream did not recognise any more: "
             "the event came, or will come, a second time.",
             ["source"],
         )
         self.source_up = gauge("bridge_source_up", "1 while the source is connected.", ["source"])
-        self.source_losses = counter(
+        self.source_losses = counts(
             "bridge_source_losses_total", "Times that a source which was open was lost.", ["source"]
         )
         self.source_in_flight = gauge(
@@ -62,12 +67,18 @@ class Metrics:
             "Absent while it is not known.",
             ["source"],
         )
-        self.gaps = counter(
+        self.last_committed = gauge(
+            "bridge_last_committed_timestamp_seconds",
+            "When this process last told the upstream that it is done with events, and was heard, in seconds "
+            "since 1970.",
+            ["source"],
+        )
+        self.gaps = counts(
             "bridge_source_gaps_total",
             "Times that events were missed and what they told is looked for, by why.",
             ["source", "reason"],
         )
-        self.source_retries = counter(
+        self.source_retries = counts(
             "bridge_source_retries_total",
             "Look-ups of files that failed and will be made again, by why.",
             ["source", "reason"],
@@ -102,11 +113,13 @@ class Metrics:
         )
         self.paused = {
             "source": gauge("bridge_source_paused", "1 while a person has the source paused.", ["source"]),
-            "service": gauge("bridge_lane_paused", "1 while a person has the service paused.", ["service"]),
             "cluster": gauge(
                 "bridge_cluster_paused", "1 while a person has the cluster paused.", ["cluster"]
             ),
         }
+        self.lane_paused = gauge(
+            "bridge_lane_paused", "1 while a person has the service, or its cluster, paused.", ["service"]
+        )
         self.limits_overridden = {
             "service": gauge(
                 "bridge_lane_limits_overridden",
@@ -129,7 +142,7 @@ class Metrics:
             "Accepted jobs that count as active though no listing has shown them, for a day at most.",
             ["service"],
         )
-        self.jobs_finished = counter(
+        self.jobs_finished = counts(
             "bridge_jobs_finished_total",
             "Jobs that have ended, by what became of them.",
             ["service", "outcome"],
@@ -163,6 +176,15 @@ class Metrics:
             "Time since the event longest parked was, or was first attempted; 0 while none is.",
             ["service"],
         )
+        self.give_up_after = gauge(
+            "bridge_give_up_after_seconds", "The configured `retry.give_up_after`.", ["service"]
+        )
+        self.last_accepted = readings(
+            "bridge_last_accepted_timestamp_seconds",
+            "When the service last accepted an event of this process, in seconds since 1970.",
+            ["service"],
+        )
+        self.gate_shuts = counts("bridge_lane_shuts_total", "Times that the lane's gate shut.", ["service"])
         self.kept_events = gauge(
             "bridge_kept_events", "Events in the store, by why they are kept.", ["service", "reason"]
         )
@@ -170,45 +192,74 @@ class Metrics:
         self.windows = gauge(
             "bridge_windows", "Windows of a merge that are open, or being sent.", ["service"]
         )
-        self.windows_closed = counter(
+        self.windows_closed = counts(
             "bridge_windows_closed_total",
             "Windows of a merge that were closed and sent, by why.",
             ["service", "reason"],
         )
-        self.window_members_late = counter(
+        self.window_members_late = counts(
             "bridge_window_members_late_total",
             "Events that came for a window after it was complete, and wait in another.",
             ["service"],
         )
-        self.members_forgotten = counter(
+        self.members_forgotten = counts(
             "bridge_merge_forgotten_total",
             "Members of windows whose ids were forgotten before `merge.remember`, for lack of room.",
             [],
+        ).labels()
+        self.dead_lettered = happenings(
+            "bridge_dead_lettered_total",
+            "Dead letters that came into the store, replayed ones that came again included.",
+            ["service", "cause"],
         )
-        self.store_bytes = gauge("bridge_store_bytes", "Size of the store on disk.")
+        self.store_bytes = gauge(
+            "bridge_store_bytes", "Size of the store on disk, with room in it that is used again."
+        )
+        self.store_used = gauge(
+            "bridge_store_used_bytes", "Bytes of the store that kept events take, which may reach its limit."
+        )
+        self.store_limit = gauge("bridge_store_limit_bytes", "The configured `store.max_bytes`.")
+        self.loop_lag = spreads(
+            "bridge_loop_lag_seconds",
+            "How late the event loop woke who wanted to be woken, once a second.",
+            [],
+            bounds=_LAG_BUCKETS,
+        ).labels()
         self.journal_bytes = gauge("bridge_journal_bytes", "Size of the journal on disk.")
-        self.journal_lines_lost = counts(
+        self.journal_lines_lost = happenings(
             "bridge_journal_lines_lost_total",
             "Lines of the journal that were never written, but for those that a kill takes.",
             [],
         ).labels()
-        self.log_lines_dropped = counts(
+        self.log_lines_dropped = happenings(
             "bridge_log_lines_dropped_total", "Log lines that could not be written in time.", []
         ).labels()
+        self.credential_ok = readings(
+            "bridge_credential_ok",
+            "1 if the last fetch of the cluster's access token gave one, 0 if it failed.",
+            ["cluster"],
+        )
         self.credential_expiry = gauge(
             "bridge_credential_expiry_seconds", "Time until the cluster's access token expires.", ["cluster"]
+        )
+        self.certificate_lifetime = readings(
+            "bridge_certificate_lifetime_seconds",
+            "The whole life of the certificate that the source shows to its upstream.",
+            ["source"],
         )
         self.certificate_expiry = gauge(
             "bridge_certificate_expiry_seconds",
             "Time until the certificate expires that the source shows to its upstream.",
             ["source"],
         )
-
-    def http_certificate_expiry(self, seconds: Callable[[], float]) -> None:
-        """Take the time that the certificate of the HTTP port is good for from `seconds` at each scrape."""
-        name = "bridge_http_certificate_expiry_seconds"
-        told = Gauge(name, "Time until the certificate of the HTTP port expires.", registry=self.registry)
-        told.set_function(seconds)
+        self.http_certificate_expiry = readings(
+            "bridge_http_certificate_expiry_seconds",
+            "Time until the certificate of the HTTP port expires, where it has one.",
+            [],
+        )
+        self.http_certificate_lifetime = readings(
+            "bridge_http_certificate_lifetime_seconds", "The whole life of that certificate.", []
+        )
 
     def source(self, key: str) -> SourceMetrics:
         """Resolve the labels of one source."""
@@ -233,6 +284,9 @@ class SourceMetrics:
         self.losses = metrics.source_losses.labels(key)
         self.in_flight = metrics.source_in_flight.labels(key)
         self._lag = metrics.source_lag
+        self._last_committed = metrics.last_committed
+        self._committed: Gauge | None = None
+        """Made at the first commit: until then there is no time of one."""
         self._oldest = metrics.oldest_unsettled.labels(key)
         self._remembered = metrics.versions_remembered
         self._gaps = metrics.gaps
@@ -252,6 +306,17 @@ class SourceMetrics:
     def waiting(self, count: Callable[[], int]) -> None:
         """Take how many events wait in the store from `count` at each scrape, in place of `lag`."""
         self._lag.labels(self.key).set_function(count)
+
+    def committed(self) -> None:
+        """Note that the upstream has just taken the answer to some events."""
+        if self._committed is None:
+            self._committed = self._last_committed.labels(self.key)
+        self._committed.set(time.time())
+
+    def may_miss(self, *reasons: str) -> None:
+        """Begin to count gaps for these reasons, from 0."""
+        for reason in reasons:
+            self._gaps.labels(self.key, reason)
 
     def gap(self, reason: str) -> None:
         """Count that events were missed, by a bounded reason."""
@@ -289,6 +354,10 @@ class LaneMetrics:
         self.limit = metrics.lane_limit.labels(key)
         self.open = metrics.lane_open.labels(key)
         self.drain = metrics.lane_drain.labels(key)
+        self.paused = metrics.lane_paused.labels(key)
+        self.shuts = metrics.gate_shuts.labels(key)
+        self.give_up_after = metrics.give_up_after.labels(key)
+        self._last_accepted = metrics.last_accepted
 
     def follow(
         self, active: Callable[[], float], sweep_age: Callable[[], float], unlisted: Callable[[], float]
@@ -297,6 +366,10 @@ class LaneMetrics:
         self._active_jobs.labels(self.key).set_function(active)
         self._sweep_age.labels(self.key).set_function(sweep_age)
         self._unlisted_jobs.labels(self.key).set_function(unlisted)
+
+    def last_accepted(self, at: Callable[[], float | None]) -> None:
+        """Take the time of the last acceptance, in seconds since 1970, from `at` at each scrape."""
+        self._last_accepted.take(self.key, call=at)
 
     def job_finished(self, outcome: str, *seconds: float | None) -> None:
         """Count a job that has ended; `seconds` queued, run, and from its event to its end, where known."""

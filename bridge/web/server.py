@@ -13,9 +13,10 @@ from functools import partial
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler as HttpHandler
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, PlatformCollector
 from prometheus_client.exposition import choose_encoder
 
+from bridge.telemetry.process import Process
 from bridge.web.answers import LONGEST_COMMAND, Handler
 from bridge.web.api import Api
 from bridge.web.config import HttpConfig
@@ -68,7 +69,7 @@ async def serve(
     app.router.add_get("/metrics", metrics)
     connections = Connections(config.context())
     Api(config, command, connections).add_to(app)
-    own = [ProcessCollector(registry=registry), PlatformCollector(registry=registry)]
+    own = [Process(registry=registry), PlatformCollector(registry=registry)]
     log = logging.getLogger(__name__)
     log.addFilter(_is_of_ours)
     runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=1)

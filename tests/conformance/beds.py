@@ -76,7 +76,8 @@ class Bed(ABC):
 
     def source(self, **more: Any) -> Source:
         config = _CONFIG.validate_python({**self.settings(), **more})
-        built: Source = config.build("uploads", Metrics().source("uploads"), self.keeping)
+        self.metrics = Metrics()
+        built: Source = config.build("uploads", self.metrics.source("uploads"), self.keeping)
         return built
 
     async def leaves(self, count: int, *, seconds: float = 30.0) -> None:
@@ -280,14 +281,18 @@ class DcacheBed(Bed):
 
 
 async def make(kind: str, name: str, request: Any) -> tuple[Bed, int]:
-    """Make a bed of a kind with its server; gives the server's port too."""
+    """Make a bed of a kind with its server; gives the server's port too.
+
+    A test marked `ends_its_server` gets one of its own, where others share one.
+    """
+    own = "own_" if request.node.get_closest_marker("ends_its_server") else ""
     if kind == "sqs":
         moto: Moto = request.getfixturevalue("moto")
         return SqsBed(await moto.create_queue(name, VisibilityTimeout=2)), moto.port
     if kind == "stomp-activemq":
-        active: ActiveMQ = request.getfixturevalue("activemq")
+        active: ActiveMQ = request.getfixturevalue(f"{own}activemq")
         return StompOnActiveBed(name, active), active.stomp_port
-    rabbit: RabbitMQ = request.getfixturevalue("rabbitmq")
+    rabbit: RabbitMQ = request.getfixturevalue(f"{own}rabbitmq")
     await rabbit.declare(name)
     if kind in ("amqp", "rabbitmq"):
         return (AmqpBed if kind == "amqp" else RabbitBed)(name, rabbit), rabbit.port

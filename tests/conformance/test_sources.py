@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +24,14 @@ async def test_what_is_settled_never_comes_again(bed: Bed) -> None:
     async with opened(bed.source()) as hands:
         taken = await hands.take(COUNT)
         assert sorted(number(delivery.event) for delivery in taken) == list(range(COUNT))
+        committed = partial(
+            bed.metrics.registry.get_sample_value,
+            "bridge_last_committed_timestamp_seconds",
+            {"source": "uploads"},
+        )
+        before = time.time()
         settle(taken)
+    assert before <= (committed() or 0) <= time.time()
     await bed.leaves(0)
     async with opened(bed.source()) as hands:
         await hands.takes_nothing(0.5)
@@ -165,6 +173,7 @@ async def test_a_pause_loses_no_event_and_doubles_none_and_leaves_upstream_what_
     await world.bed.leaves(0, seconds=20)
 
 
+@pytest.mark.ends_its_server
 @pytest.mark.parametrize(
     "bed",
     [

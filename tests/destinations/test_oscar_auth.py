@@ -243,6 +243,25 @@ async def test_a_refresh_that_fails_before_expiry_does_no_harm(clock: Callable[[
         assert (await plants.prepare(event()).attempt()).verdict is Verdict.ACCEPTED
 
 
+async def test_whether_the_last_fetch_gave_a_token_is_told_once_there_was_one() -> None:
+    granted = [Grant("one"), None, Grant("two")]
+
+    async def fetch() -> Grant:
+        if (grant := granted.pop(0)) is None:
+            raise refused("no")
+        return grant
+
+    bearer = Bearer(fetch)
+    assert bearer.works() is None
+    used = await bearer.get()
+    assert bearer.works() is True
+    with pytest.raises(NoCredentialError):
+        await bearer.renew(used)
+    assert bearer.works() is False
+    await bearer.renew(used)
+    assert bearer.works() is True
+
+
 async def test_of_a_page_in_the_token_endpoint_s_place_the_status_alone_is_told_and_the_text_is_logged() -> (
     None
 ):

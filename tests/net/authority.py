@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -111,8 +111,8 @@ async def serving(context: ssl.SSLContext) -> AsyncIterator[tuple[int, list[str]
         server.close()
 
 
-@contextmanager
-def refusing(context: ssl.SSLContext) -> Iterator[int]:
+@asynccontextmanager
+async def refusing(context: ssl.SSLContext) -> AsyncIterator[int]:
     """Refuse each connection as `context` has it, with the alert that asyncio's servers do not send."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -137,4 +137,4 @@ def refusing(context: ssl.SSLContext) -> Iterator[int]:
         thread.start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(30)
+        await asyncio.to_thread(thread.join, 30)  # the loop has connections to close, for which it waits

@@ -104,6 +104,7 @@ async def test_a_watch_sees_it_expire_and_be_renewed(
     file.write_bytes(authority.issue("me", ends=NOW - timedelta(seconds=60))[1])
     watch = Watch({"source arrivals": OwnCertificate(file)})
     assert math.isnan(watch.seconds_left("source arrivals"))
+    assert watch.lifetime("source arrivals") is None
     with capture_logs() as logs:
         running = asyncio.create_task(watch.run())
         await until(lambda: watch.problems("source arrivals"))
@@ -111,6 +112,7 @@ async def test_a_watch_sees_it_expire_and_be_renewed(
         file.write_bytes(authority.issue("me")[1])
         await until(lambda: not watch.problems("source arrivals"))
         assert watch.seconds_left("source arrivals") > 3600
+        assert (watch.lifetime("source arrivals") or 0) > watch.seconds_left("source arrivals")
         running.cancel()
     assert [(line["log_level"], line["part"]) for line in logs] == [("error", "source arrivals")], "once"
     assert str(file) in logs[0]["detail"]
@@ -140,7 +142,7 @@ async def test_what_a_server_says_of_our_certificate_is_not_taken_for_a_fault_of
         client.load_cert_chain(ours)
     words = {"expired": "it has expired", "unknown": "it does not know the authority", "none": ""}[case]
 
-    with refusing(context) as port:
+    async with refusing(context) as port:
         url = f"https://127.0.0.1:{port}"
         with pytest.raises((aiohttp.ClientError, OSError)) as by_aiohttp:
             async with aiohttp.ClientSession() as session, session.get(url, ssl=client):
@@ -190,7 +192,7 @@ async def test_check_blames_our_certificate_and_not_the_authority_of_the_server(
     (tmp_path / "ours.pem").write_bytes(authority.issue("me", NOW - 12 * HOUR, NOW - HOUR)[1])
     context = server_context(tmp_path / "server.pem", authority)
     context.minimum_version = context.maximum_version = version
-    with refusing(context) as port:
+    async with refusing(context) as port:
         config = make({"ca_file": str(tmp_path / "ca.pem"), "cert_file": str(tmp_path / "ours.pem")}, port)
         found = await config.check("x", Patience(attempt=1, unsettled=1))
     said(found, "problem", "refuses our certificate: it has expired", remedy="client certificate")

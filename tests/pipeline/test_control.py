@@ -244,12 +244,12 @@ async def test_a_paused_service_begins_nothing_waits_in_the_store_and_holds_up_n
         assert world.intake.in_flight == 0, "its source waits for nothing"
         assert not world.benches["plants"].lane.starving
         assert not world.benches["plants"].lane.problems(), "what a person wants is no fault"
-        assert world.value("bridge_lane_paused", service="plants") == 1
-        assert world.value("bridge_lane_paused", service="flood") == 0
+        assert world.benches["plants"].value("bridge_lane_paused") == 1
+        assert world.benches["flood"].value("bridge_lane_paused") == 0
         await world.order("resume", "service", "plants")
         await asyncio.sleep(120)
         assert [int(name) for name in world.destination("plants").ids] == list(range(1000)), "in order"
-        assert world.value("bridge_lane_paused", service="plants") == 0
+        assert world.benches["plants"].value("bridge_lane_paused") == 0
         world.assert_all_counts_are_exact()
 
 
@@ -282,6 +282,7 @@ async def test_a_paused_cluster_begins_no_job_and_no_run() -> None:
         await asyncio.sleep(600)
         assert {key: world.began(key) for key in world.benches} == before
         assert world.value("bridge_cluster_paused", cluster="main") == 1
+        assert world.benches["plants"].value("bridge_lane_paused") == 1, "as its cluster is"
         await world.order("pause", "service", "runs")
         await world.order("resume", "cluster", "main")
         await asyncio.sleep(5)

@@ -99,6 +99,7 @@ async def test_a_gate_that_shuts_and_opens_again_and_again_is_told_until_it_has_
             looks.append(bool(bench.lane.problems()))
         assert bench.value("bridge_retries_total", cause="http_502") > 100
         assert all(looks[5:]), "no look, and no alert that waits, finds it well"
+        assert bench.value("bridge_lane_shuts_total") > 20, "looks at `bridge_lane_open` would miss most"
         destination.script = ACCEPTED
         await asyncio.sleep(100)
         assert bench.lane.problems() == []

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from bridge.pipeline.throughput import Throughput
-from tests.pipeline.clock import now
+from tests.pipeline.clock import now, wall_clock
 from tests.pipeline.scripted import (
     ACCEPTED,
     UNREACHABLE,
@@ -35,6 +35,20 @@ def test_a_steady_rate_is_told_as_it_is(pause: float) -> None:
     last = accepting(throughput, 1000, 1000 + max(200, 40 * pause), pause)
     for share in (0.1, 0.5, 0.9):
         assert throughput.a_second(last + share * pause) == pytest.approx(1 / pause, rel=0.12)
+
+
+async def test_the_last_acceptance_has_a_time_once_there_is_one() -> None:
+    bench = Bench(ScriptedDestination())
+    labels = {"service": bench.lane.key}
+    name = "bridge_last_accepted_timestamp_seconds"
+    assert bench.metrics.registry.get_sample_value(name, labels) is None
+    async with bench.running():
+        await bench.put(deliveries(3))
+        await asyncio.sleep(1)
+        accepted = bench.value(name)
+        assert wall_clock() - accepted == pytest.approx(1, abs=0.5)
+        await asyncio.sleep(600)
+        assert bench.value(name) == pytest.approx(accepted, abs=0.5)
 
 
 def test_nothing_is_told_before_the_second_acceptance() -> None:

@@ -60,9 +60,7 @@ async def started(world: DcacheWorld, max_bytes: int) -> Daemon:
         "retry": {"max_backoff": "1s", "give_up_after": "24h"},
         "limits": {"concurrency": 1},
     }
-    # What is over is told for half a minute more; the tests wait for it at their end.
-    prelude = "from bridge.core import steady; steady.HELD_SECONDS = 1.0"
-    daemon = Daemon(world.directory / "daemon", configuration, prelude)
+    daemon = Daemon(world.directory / "daemon", configuration, fresh=True)
     world.daemons.append(daemon)
     daemon.start()
     await daemon.becomes_ready(seconds=60)

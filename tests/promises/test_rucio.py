@@ -227,25 +227,18 @@ async def test_two_hundred_kills_over_the_two_protocols(world: RucioWorld, seed:
     await kill(world, 50, seed)
 
 
-TOLD_ONE_SECOND = "from bridge.core import steady; steady.HELD_SECONDS = 1.0"
-"""A problem is told so long after its end, for tests that wait for that."""
-
-
-def behind_one_name(monkeypatch: pytest.MonkeyPatch, directory: Path, name: str, *addresses: str) -> None:
-    """Have each daemon find `addresses` behind `name`."""
-    directory.mkdir()
-    (directory / "sitecustomize.py").write_text(
-        "import bridge.sources.broker.link as link\n"
+def behind_one_name(name: str, *addresses: str) -> str:
+    """What has a daemon find `addresses` behind `name`."""
+    return (
+        "from bridge.sources.broker import link, reader\n"
         "real = link.resolve\n"
         "async def resolve(broker):\n"
         f"    if broker.rpartition(':')[0] != {name!r}:\n"
         "        return await real(broker)\n"
         "    port = int(broker.rpartition(':')[2])\n"
         f"    return [link.Place(broker, {name!r}, address, port) for address in {addresses!r}]\n"
-        "link.resolve = resolve\n"
+        "reader.resolve = resolve\n"
     )
-    path = [str(directory), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
 
 
 @pytest.mark.timeout(240)
@@ -254,15 +247,15 @@ def behind_one_name(monkeypatch: pytest.MonkeyPatch, directory: Path, name: str,
     [pytest.param("amqp", marks=pytest.mark.prove), "stomp-activemq"],  # RabbitMQ starts slowly
 )
 async def test_of_two_brokers_behind_one_name_one_is_killed_and_revived(
-    protocol: str, tmp_path: Path, oscar: SandboxOscar, unique: str, monkeypatch: pytest.MonkeyPatch
+    protocol: str, tmp_path: Path, oscar: SandboxOscar, unique: str
 ) -> None:
     port = free_port()
     kind: Any = RabbitMQ if protocol == "amqp" else ActiveMQ
-    behind_one_name(monkeypatch, tmp_path / "dns", "mq.test", "127.0.0.1", "127.0.0.2")
+    dns = behind_one_name("mq.test", "127.0.0.1", "127.0.0.2")
     with kind(host="127.0.0.1", port=port) as one, kind(host="127.0.0.2", port=port) as two:
         world = RucioWorld(tmp_path, oscar, unique, protocol, one, two)
         await world.make_queue()
-        daemon = world.daemon(world.lively(rate="40/s", brokers=f"mq.test:{port}"), TOLD_ONE_SECOND)
+        daemon = world.daemon(world.lively(rate="40/s", brokers=f"mq.test:{port}"), dns)
         try:
             daemon.start()
             await daemon.becomes_ready()

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.core.identity import invocation_name
 from bridge.sandbox.oscar import SandboxOscar
+from tests.servers.forks import Forked, run
 from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, MotoQueue
 from tests.servers.tansu import Tansu
 
@@ -58,10 +59,13 @@ class Daemon:
     """One `oscar-bridge run`; its log lines are kept in a file.
 
     `prelude` is Python that runs before it, to make hours of a server's limits seconds. What is told until it
-    has held for half a minute is told for a second.
+    has held for half a minute is told for a second. It is forked from a process that has its modules, unless
+    it is `fresh`, such as for its memory to be measured.
     """
 
-    def __init__(self, directory: Path, configuration: dict[str, Any], prelude: str = "") -> None:
+    def __init__(
+        self, directory: Path, configuration: dict[str, Any], prelude: str = "", *, fresh: bool = False
+    ) -> None:
         self.directory = directory
         # Bound and never listening: nobody else is given the port while the daemon is down between kills.
         self._reserved = socket.socket()
@@ -78,9 +82,12 @@ class Daemon:
         self.file.write_text(yaml.safe_dump(configuration, sort_keys=False))
         self.log = directory / "log"
         self.store = Path(configuration["state_dir"]) / "events.sqlite3"
-        self.process: subprocess.Popen[bytes] | None = None
-        held = "from bridge.core import steady; steady.HELD_SECONDS = 1.0"
-        self._run = ["-c", f"import sys\n{held}\n{prelude}\nfrom bridge.cli import main\nsys.exit(main())"]
+        self.process: Forked | subprocess.Popen[bytes] | None = None
+        self._fresh = fresh
+        self._lines: list[dict[str, Any]] = []
+        self._seen = 0
+        """Bytes of the log that those lines were read from."""
+        self._prelude = f"from bridge.core import steady; steady.HELD_SECONDS = 1.0\n{prelude}"
 
     @property
     def pid(self) -> int:
@@ -89,11 +96,19 @@ class Daemon:
 
     @property
     def command_line(self) -> list[str]:
-        return [sys.executable, *self._run, "run", "-c", str(self.file)]
+        """What makes it a process that shares nothing with the test's."""
+        code = f"import sys\n{self._prelude}\nfrom bridge.cli import main\nsys.exit(main())"
+        return [sys.executable, "-c", code, "run", "-c", str(self.file)]
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command_line, stdout=log, stderr=log)
+        if self._fresh:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(self.command_line, stdout=log, stderr=log)
+            return
+        # The modules are there already, and with them what they had of it.
+        prelude = f"{self._prelude}\nfrom bridge.pipeline import runner; runner.HELD_SECONDS = 1.0"
+        arguments = ["run", "-c", str(self.file)]
+        self.process = Forked(arguments, out=self.log, err=self.log, environment=os.environ, prelude=prelude)
 
     def kill(self) -> None:
         """SIGKILL, at once."""
@@ -121,19 +136,19 @@ class Daemon:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of `oscar-bridge` with this daemon's configuration."""
-        return subprocess.run(
-            [sys.executable, "-m", "bridge", *arguments, "-c", str(self.file)],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            env={"PATH": os.environ.get("PATH", "")},
-            check=False,
-        )
+        environment = {"PATH": os.environ.get("PATH", "")}
+        return run([*arguments, "-c", str(self.file)], environment=environment, timeout=30)
 
     def lines(self) -> list[dict[str, Any]]:
         """The log so far; a line that is still being written is not part of it."""
-        written = self.log.read_bytes() if self.log.exists() else b""
-        return [json.loads(line) for line in written.split(b"\n")[:-1] if line.startswith(b"{")]
+        if self.log.exists():
+            with self.log.open("rb") as log:
+                log.seek(self._seen)
+                written = log.read()
+            whole = written[: written.rfind(b"\n") + 1]
+            self._seen += len(whole)
+            self._lines += [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
+        return self._lines
 
     def said(self, event: str, **fields: object) -> list[dict[str, Any]]:
         """Log lines with this event and these fields."""

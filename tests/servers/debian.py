@@ -17,6 +17,7 @@ PACKAGES = {
     "rabbitmq-server": Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),
     "activemq": Path("/usr/share/activemq/lib"),
     "chromium-headless-shell": Path("/usr/bin/chromium-headless-shell"),
+    "prometheus": Path("/usr/bin/promtool"),
 }
 """What is there once a package is installed."""
 _INSTALL_SECONDS = 600

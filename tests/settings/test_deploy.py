@@ -127,37 +127,3 @@ def test_compose_gives_the_container_every_file_that_its_configuration_names(tmp
     here = tmp_path / "bridge.yaml"
     here.write_text(with_its_files(text, tmp_path / "root"), encoding="utf-8")
     assert load(here, service["environment"]).http.host == "0.0.0.0"
-
-
-def rules() -> list[dict[str, Any]]:
-    document = yaml.safe_load((DEPLOY / "prometheus-rules.yaml").read_text(encoding="utf-8"))
-    return [rule for group in document["groups"] for rule in group["rules"]]
-
-
-def families() -> dict[str, set[str]]:
-    """Every metric with its labels."""
-    found = {}
-    for collector in Metrics().registry._collector_to_names:
-        (family,) = collector.describe()
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        found[name] = set(collector._labelnames)  # type: ignore[attr-defined] # every one of ours has them
-    return found
-
-
-@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
-def test_an_alert_asks_for_metrics_and_labels_that_there_are(rule: dict[str, Any]) -> None:
-    known = families()
-    named = re.findall(r"\bbridge_\w+", rule["expr"])
-    assert named
-    assert set(named) <= set(known)
-    labels = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
-    for group in re.findall(r"by \(([^)]*)\)", rule["expr"]):
-        labels |= {label.strip() for label in group.split(",")}
-    labels |= {
-        label
-        for chosen in re.findall(r"\{([^}]*)\}", rule["expr"])
-        for label in re.findall(r"(\w+)=", chosen)
-    }
-    assert labels - {"instance"} <= set.union(*(known[name] for name in named))
-    assert rule["labels"]["severity"] in ("warning", "critical")
-    assert set(rule["annotations"]) == {"summary", "description"}

@@ -343,24 +343,27 @@ async def test_a_queue_that_is_deleted_takes_along_what_is_in_hand(bed: RucioBed
 
 
 @pytest.mark.prove
+@pytest.mark.ends_its_server
 @pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq"], indirect=True)
 @pytest.mark.timeout(300)
 async def test_a_broker_out_of_memory_still_gives_and_one_that_ends_connections_says_why(
-    bed: RucioBed, rabbitmq: RabbitMQ
+    bed: RucioBed, own_rabbitmq: RabbitMQ
 ) -> None:
     """RabbitMQ's alarm blocks who publishes (`connection.blocked`); nobody who reads."""
     await bed.put(10)
     async with opened(bed.source(max_in_flight=5), limit=5) as hands:
         taken = await hands.take(5)
-        await rabbitmq.control("set_vm_memory_high_watermark", "absolute", "1")
+        await own_rabbitmq.control("set_vm_memory_high_watermark", "absolute", "1")
         try:
             settle(taken)
             taken = await hands.take(5)
             assert not hands.source.problems()
         finally:
-            await rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MB")
+            await own_rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MB")
         # Looked at meanwhile: when the command is over, the source may be connected again.
-        ending = asyncio.create_task(rabbitmq.control("close_all_connections", "-p", "rucio", "maintenance"))
+        ending = asyncio.create_task(
+            own_rabbitmq.control("close_all_connections", "-p", "rucio", "maintenance")
+        )
         await until(lambda: hands.source.problems(), timeout=150)  # rabbitmqctl may be slow
         assert "maintenance" in hands.source.problems()[0]
         assert all(delivery.outcome for delivery in taken)

@@ -117,7 +117,10 @@ async def test_of_several_addresses_each_is_read_and_one_that_is_down_is_told(
             settle(await hands.take(4))
             second.refuse()
             up = ("bridge_source_up", {"source": "closed"})
+            losses = ("bridge_source_losses_total", {"source": "closed"})
+            assert metrics.registry.get_sample_value(*losses) == 0, "one of two was read all the time"
             await until(lambda: metrics.registry.get_sample_value(*up) == 0)
+            assert metrics.registry.get_sample_value(*losses) == 1
             assert len(hands.source.problems()) == 2
             second.refuse(False)
             await until(lambda: metrics.registry.get_sample_value(*up) == 1, timeout=15)

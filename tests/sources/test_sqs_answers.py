@@ -76,7 +76,7 @@ async def test_an_answer_that_tells_nothing_of_a_message_deletes_nothing(server:
 
 
 def stale(hands: Any) -> float | None:
-    value: float = hands.source._metrics.stale_receipts._value.get()
+    value: float = hands.source._metrics.stale_receipts.value
     return value
 
 

@@ -93,6 +93,42 @@ async def test_a_replay_parks_in_the_old_place_and_wakes_the_lanes(state_dir: Pa
         assert (await orders.replay(store, Filter())).changed == 0
 
 
+async def test_a_dead_letter_is_counted_when_it_comes_and_not_when_the_store_is_opened(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    labels = {"service": "plants", "cause": "too_large"}
+    names = "bridge_dead_lettered_total", "bridge_dead_letters", "bridge_dead_lettered_timestamp_seconds"
+    async with Store.open(state_dir, metrics) as store:
+        await store.bury(letter("1"))
+        await store.bury(letter("2"))
+        await store.bury(letter("2"))
+        assert [value(metrics, name, **labels) for name in names[:2]] == [2, 2], "one event is one letter"
+        await orders.replay(store, Filter())
+        await store.bury(letter("1"))
+        assert [value(metrics, name, **labels) for name in names[:2]] == [3, 1]
+        assert time.time() - (value(metrics, names[2], **labels) or 0) < 60
+    again = Metrics()
+    async with Store.open(state_dir, again) as store:
+        assert [value(again, name, **labels) for name in names] == [0, 1, None]
+        await store.bury(letter("3"))
+        assert [value(again, name, **labels) for name in names[:2]] == [1, 2]
+
+
+async def test_room_that_events_leave_is_free_though_the_file_keeps_its_size(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics, StoreConfig(max_bytes=16 * 2**20)) as store:
+        empty = value(metrics, "bridge_store_used_bytes") or 0
+        await asyncio.gather(*(store.bury(letter(str(n), data=bytes(2**16))) for n in range(50)))
+        full = value(metrics, "bridge_store_used_bytes") or 0
+        assert full - empty > 50 * 2**16
+        size = value(metrics, "bridge_store_bytes") or 0
+        await orders.discard(store, Filter())
+        await until(lambda: (value(metrics, "bridge_store_used_bytes") or 0) < 2 * empty)
+        assert (value(metrics, "bridge_store_bytes") or 0) >= size / 2
+        assert value(metrics, "bridge_store_limit_bytes") == 16 * 2**20
+
+
 async def test_what_can_not_be_replayed_is_refused_and_counted(state_dir: Path, metrics: Metrics) -> None:
     async with Store.open(state_dir, metrics) as store:
         await bury(store)

@@ -105,6 +105,8 @@ class OscarCluster:
             )
             if metrics is not None:
                 metrics.credential_expiry.labels(key).set_function(self._bearer.seconds_left)
+        if metrics is not None and self._bearer is not None:
+            metrics.credential_ok.take(key, call=self._bearer.works)
 
     async def __aenter__(self) -> Self:
         tls, auth = self._config.tls, self._config.auth

@@ -115,6 +115,7 @@ class Gate:
                 "gate shut", service=self._service, reason=why, cause=answer.cause, detail=answer.detail
             )
             self._metrics.open.set(0)
+            self._metrics.shuts.inc()
             self.shut_since = monotonic()
         self._failed.clear()
         self._state.failed(f"{why}: {_cause(answer)}")

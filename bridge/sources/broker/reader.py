@@ -100,6 +100,7 @@ class Reader:
             self.batches.fail(SourceLost(explain(group)))
         finally:
             self.batches.withdraw()
+            self._metrics.lag(None)
 
     async def _look_up(self, broker: str, tasks: asyncio.TaskGroup) -> None:
         """Keep a link to each address behind `broker`. One that has gone is read until it is lost."""
@@ -160,6 +161,10 @@ class Reader:
         except Full as full:
             self._message_bytes = max(self._message_bytes, 2 * full.mean)
             raise
+        except LinkLost:
+            if self._up.keys() == {place}:
+                self._metrics.losses.inc()
+            raise
         finally:
             subscription.release()
             waiting = [delivery for delivery in self._ready if delivery.outcome is None]
@@ -197,8 +202,7 @@ class Reader:
                 with suppress(LinkLost):
                     told.append(await link.waiting())
             known = [waiting for waiting in told if waiting is not None]
-            if known:
-                self._metrics.lag(sum(known))
+            self._metrics.lag(sum(known) if known else None)
 
     def _offer(self, delivery: Delivery) -> None:
         self._ready.append(delivery)

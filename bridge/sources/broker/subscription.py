@@ -134,6 +134,7 @@ class Subscription:
         done, self._done = self._done, []
         try:
             await link.answer(done)
+            self._metrics.committed()
         except asyncio.CancelledError:  # perhaps with some of them on their way: the link knows which
             self._done = done + self._done
             raise
@@ -141,5 +142,7 @@ class Subscription:
     async def _hang_up(self, link: Link) -> None:
         with suppress(LinkLost, OSError):  # TimeoutError is an OSError
             async with asyncio.timeout(CLOSE_SECONDS):
-                await link.answer(self._done)
+                if self._done:
+                    await link.answer(self._done)
+                    self._metrics.committed()
                 await link.close()  # which gives back the rest, and asks for no more at the same time

@@ -69,6 +69,7 @@ class Session:
         metrics: SourceMetrics,
         log: Any,
     ) -> None:
+        metrics.may_miss("channel_lost", "event_loss", "no_event_to_resume_from", "overflow", "unreadable")
         self._metrics = metrics
         self._log = log
         self._own = own
@@ -89,7 +90,7 @@ class Session:
         """When events were last told to be missed, by why."""
         self._was_held_back = False
         """The last connection delivered nothing, not even a tick."""
-        self._was_connected = False
+        self._was_connected = self._is_connected = False
         self._trouble = Steady("not connected yet")
         self._connected_at: float | None = None
         self._list_all_once_connected = True
@@ -236,7 +237,9 @@ class Session:
         tell = self._log.info if expected else self._log.warning
         tell("dcache: the stream ended", reason=reason)
         self._metrics.up.set(0)  # also when there was no connection to be lost
+        was_connected, self._is_connected = self._is_connected, False
         if not expected:
+            self._metrics.losses.inc(was_connected)
             self._trouble.failed(f"not connected: {reason}")
 
     def _was_good(self) -> bool:
@@ -253,7 +256,7 @@ class Session:
             self._trouble.recovered()
         else:
             self._trouble.clear()
-        self._was_connected = True
+        self._was_connected = self._is_connected = True
         self._connected_at = time.monotonic()
         self._log.info("dcache: connected", channel=self._position.channel, after=self._position.event)
         # Not sooner: what is closed after its directory was listed and before this is told by nobody.

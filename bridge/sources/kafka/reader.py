@@ -379,6 +379,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 return
             for place, ledger in ledgers.items():
                 ledger.committed = offsets[place].offset
+            self._metrics.committed()
 
     # The group
 

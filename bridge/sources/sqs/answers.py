@@ -101,6 +101,8 @@ class Answers:
             done = "kept from others" if visibility else "deleted" if visibility is None else "given back"
             try:
                 refused: Mapping[int, Refusal] = await self._queue.answer(entries, seconds=seconds)
+                if visibility is None and len(refused) < len(batch):
+                    self._metrics.committed()
                 self._failing.pop(done, None)
                 if not self._failing:
                     self._trouble.recovered()

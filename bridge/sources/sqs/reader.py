@@ -122,6 +122,7 @@ class Reader:
     async def close(self) -> None:
         """Delete what is settled, give back the rest. Never raises what the queue did."""
         self._release_all()
+        self._metrics.lag(None)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._answers.finish()

@@ -41,6 +41,7 @@ from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
 from bridge.web import Problem, serve
 from bridge.web.socket import listen
+from bridge.why import in_hand
 
 _log = structlog.get_logger(__name__)
 
@@ -145,7 +146,7 @@ async def run(
 
         metrics.ready.set_function(lambda: not readiness())
         status = Status(settings, metrics, runners, lanes, control, store, readiness)
-        questions = Questions(status, settings.state_dir)
+        questions = Questions(settings, status, partial(in_hand, lanes.values(), intakes.values()))
 
         async def command(document: Mapping[str, Any]) -> Mapping[str, Any]:
             if questions.is_meant(document):

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from bridge.core.event import readable
+from bridge.settings import Settings
 from bridge.status import MOST_HOURS, Status
 from bridge.store import Choice, Summary, Waiting, page_of_dead_letters, page_of_waiting, read_dead_letter
 from bridge.store.paging import Page, Sought
 from bridge.store.schema import LARGEST
 from bridge.values import Model
 from bridge.web.answers import NotThereError
+from bridge.why import AskHands, why
 
 _MOST_READING = 2
 """Questions that read the store at once, each in a thread of its own."""
 _MOST_ROWS = 500
 _MOST_DATA = 2**16
 """Bytes of an event's data that are shown."""
+_LONGEST = 4096
+"""Characters of a name: a path of dCache has no more."""
 
 
 class _StatusAsked(Model):
@@ -56,18 +60,28 @@ class _DeadLetterAsked(Model):
     number: int
 
 
-_Asked = _StatusAsked | _HistoryAsked | _DeadLettersAsked | _DeadLetterAsked | _ParkedAsked
+class _EventsAsked(Model):
+    do: Literal["events"]
+    query: str = Field(min_length=1, max_length=_LONGEST)
+    source: str | None = None
+
+
+_Asked = _StatusAsked | _HistoryAsked | _DeadLettersAsked | _DeadLetterAsked | _ParkedAsked | _EventsAsked
 _ASKED: TypeAdapter[_Asked] = TypeAdapter(Annotated[_Asked, Field(discriminator="do")])
-_ALL = frozenset({"status", "history", "dead-letters", "dead-letter", "parked"})
+_ALL = frozenset({"status", "history", "dead-letters", "dead-letter", "parked", "events"})
 
 
 class Questions:
     """Answers what is asked of a running bridge."""
 
-    def __init__(self, status: Status, state_dir: Path) -> None:
+    def __init__(self, settings: Settings, status: Status, ask_hands: AskHands) -> None:
+        """Answer about what is configured as `settings`; `ask_hands` looks for events in hand."""
+        self._settings = settings
         self._status = status
-        self._state_dir = state_dir
+        self._state_dir = settings.state_dir
+        self._ask_hands = ask_hands
         self._reading = asyncio.Semaphore(_MOST_READING)
+        self._searching = asyncio.Lock()
 
     @staticmethod
     def is_meant(command: Mapping[str, Any]) -> bool:
@@ -88,9 +102,17 @@ class Questions:
                 return self._status.document()
             case _HistoryAsked(hours=hours):
                 return self._status.history(hours)
+            case _EventsAsked():
+                return await self._events(asked.query, asked.source)
         # Beside the thread that reads for the lanes: they must not wait for who looks through the store.
         async with self._reading:
             return await asyncio.to_thread(self._read, asked)
+
+    async def _events(self, query: str, source: str | None) -> Mapping[str, Any]:
+        if source is not None and source not in self._settings.sources:
+            raise ValueError(f"the bridge that runs has no source {source!r}")
+        async with self._searching:  # one at a time: each reads all of the journal
+            return asdict(await why(self._settings, query, source, self._ask_hands))
 
     def _read(self, asked: _DeadLettersAsked | _DeadLetterAsked | _ParkedAsked) -> dict[str, Any]:
         if isinstance(asked, _DeadLetterAsked):

@@ -1,4 +1,4 @@
-"""`oscar-bridge check` and `where`: what a person asks, answered from the configuration and other systems."""
+"""`oscar-bridge check` and `why`: what a person asks, answered from the configuration and other systems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.cli.lines import on_one_line
+from bridge.cli.lines import escaped, on_one_line
 from bridge.cli.options import (
     FAILED,
     Commands,
@@ -62,12 +62,25 @@ def add_to(commands: Commands) -> None:
     )
     check.set_defaults(command=_check)
 
-    where = commands.add_parser("where", help="what became of an event: kept here, or its job on the cluster")
-    takes_configuration(where)
-    where.add_argument("id", help="the event's id")
-    where.add_argument("--source", help="only as an event of this source (a key of `sources`)")
-    where.add_argument("--json", action="store_true", help="as one JSON document")
-    where.set_defaults(command=_where)
+    why = commands.add_parser(
+        "why", aliases=["where"], help="what became of a file, a key, an event or a job, by its name or id"
+    )
+    takes_configuration(why)
+    why.add_argument(
+        "name",
+        type=_named,
+        metavar="FILE|KEY|ID|JOB",
+        help="whole, or from a slash on, or with * ? [..]: an id, a subject, a path, a key or a job's name",
+    )
+    why.add_argument("--source", help="only events of this source (a key of `sources`)")
+    why.add_argument("--json", action="store_true", help="as one JSON document")
+    why.set_defaults(command=_why)
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name")
+    return text
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -161,28 +174,29 @@ def _expected(options: argparse.Namespace, settings: Settings) -> set[str] | Non
     return set(options.expect)
 
 
-def _where(options: argparse.Namespace) -> int:
-    from bridge import where
-    from bridge.store.schema import FILE
+def _why(options: argparse.Namespace) -> int:
+    from bridge import why
+    from bridge.web.socket import ask
 
     settings = load(options)
     source = None if options.source is None else chosen_source(options, settings)
-    found = _asking(where.where(settings, options.id, source))
-    if not (settings.state_dir / FILE).exists():
+    command = {"do": "events", "query": options.name, "source": source}
+    try:
+        told = ask(settings.state_dir, command) if settings.state_dir.is_dir() else None
+        silent = "no bridge runs"
+    except OSError as error:  # what it has is told all the same, but for what it has in hand
+        told, silent = None, str(error)
+    if told is None:
+        told = asdict(_asking(why.why(settings, options.name, source)))
         print(
-            f"oscar-bridge: there is no store in {settings.state_dir}: only clusters were asked",
-            file=sys.stderr,
+            f"oscar-bridge: what is in hand is not known: {silent} in {settings.state_dir}", file=sys.stderr
         )
     if options.json:
-        print(json.dumps([asdict(one) for one in found]))
+        print(json.dumps(told))
     else:
-        for line in where.lines(found):
-            print(on_one_line(line))
-    return (
-        0
-        if any(one.fate in (where.Fate.KEPT, where.Fate.JOB, where.Fate.REMOVED) for one in found)
-        else FAILED
-    )
+        for line in why.lines(told):
+            print(escaped(line))
+    return 0 if why.knows(told) else FAILED
 
 
 def _asking(question: Coroutine[Any, Any, _Answer]) -> _Answer:

@@ -25,6 +25,13 @@ def on_one_line(text: str, longest: int | None = None) -> str:
     return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
 
 
+def escaped(text: str) -> str:
+    """Show what a foreign system wrote letter for letter, and what is no letter as Python escapes it."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
+
+
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Write rows as columns; the first row names them."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]

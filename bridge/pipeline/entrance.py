@@ -72,6 +72,11 @@ class Entrance:
             if self._held.pop(delivery, None) is not None:
                 self._next()
 
+    @property
+    def held(self) -> list[Delivery]:
+        """What waits for room, the longest held first."""
+        return list(self._held)
+
     def left(self, delivery: Delivery) -> None:
         """Hear that `delivery` has settled: it needs no room any more."""
         held = self._held.get(delivery)

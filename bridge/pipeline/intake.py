@@ -58,6 +58,11 @@ class Intake:
         """Deliveries not settled."""
         return len(self._unsettled)
 
+    @property
+    def unsettled(self) -> list[Delivery]:
+        """Deliveries not settled, the oldest first."""
+        return list(self._unsettled)
+
     async def wait(self) -> None:
         """Return when a slot is free; never again once closed."""
         while not self.free:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 
 import structlog
@@ -137,6 +137,27 @@ class Lane:
         """Return why nothing is accepted, for readiness, without an answer's text; empty if all is well."""
         problem = self._gate.problem
         return [] if problem is None else [problem]
+
+    def in_hand(self) -> Iterator[tuple[Delivery, str]]:
+        """Give all that is here as it is now, each with what becomes of it, for a person."""
+        for delivery in self._places.under_way:
+            yield delivery, "an attempt is under way"
+        for before, delivery in enumerate(list(self._waiting)):
+            yield delivery, f"it waits for its turn, with {before} before it" if before else "it comes next"
+        for delivery in self._entrance.held:
+            yield delivery, "the lane is full, and it waits for room"
+        for delivery in self._parking.leaving:
+            yield delivery, "it is on its way into the store"
+
+    @property
+    def shut_by(self) -> str | None:
+        """Why nothing begins now, for a person; None while it may."""
+        return "it is paused" if self._paused_since is not None else self._gate.problem
+
+    def attempts(self, delivery: Delivery) -> int:
+        """Return how many attempts at `delivery` have failed."""
+        past = self._failures.past(delivery)
+        return 0 if past is None else past.attempts
 
     @property
     def held_by(self) -> str | None:

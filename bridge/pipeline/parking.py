@@ -76,6 +76,11 @@ class Parking:
         return (self._backlog or bool(self._to_write)) and not self._closed
 
     @property
+    def leaving(self) -> list[Delivery]:
+        """What is on its way into the store."""
+        return list(self._to_write)
+
+    @property
     def elsewhere(self) -> int:
         """How many events are parked, or on their way into the store, and not back in the lane."""
         return self._keeper.waiting(self._key) + len(self._to_write) - len(self._back)

@@ -27,10 +27,12 @@ _NEVER_LEFT = 0.0001
 class _Place:
     """Where one attempt is made after the other; it sleeps while it has none."""
 
-    __slots__ = ("attempt", "told")
+    __slots__ = ("attempt", "delivery", "told")
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt: Attempt | None = attempt
+        self.delivery: Delivery | None = None
+        """Of the attempt under way."""
         self.told: asyncio.Future[None] | None = None
 
 
@@ -45,6 +47,7 @@ class Places:
         self._waiting = waiting
         self._ended = ended
         self._tasks: asyncio.TaskGroup | None = None
+        self._all: list[_Place] = []
         self._idle: list[_Place] = []
         self._ready: dict[Delivery, Invocation] = {}
         """Of those that come next."""
@@ -60,6 +63,11 @@ class Places:
         """Whether attempts may be given to them."""
         return self._tasks is not None
 
+    @property
+    def under_way(self) -> list[Delivery]:
+        """Whose attempts are under way."""
+        return [place.delivery for place in self._all if place.delivery is not None]
+
     def open(self, tasks: asyncio.TaskGroup) -> None:
         """Make attempts in `tasks` from now on."""
         self._tasks = tasks
@@ -67,6 +75,7 @@ class Places:
     def close(self) -> None:
         """Take none any more: `tasks` ends. What it cancels is not heard of."""
         self._tasks = None
+        self._all.clear()
         self._idle.clear()
         self.busy = 0
 
@@ -77,7 +86,9 @@ class Places:
             self._none_busy.clear()
         self.busy += 1
         if not self._idle:
-            self._tasks.create_task(self._work(_Place(attempt)), name="attempts")
+            place = _Place(attempt)
+            self._all.append(place)
+            self._tasks.create_task(self._work(place), name="attempts")
             return
         place = self._idle.pop()
         place.attempt = attempt
@@ -103,12 +114,14 @@ class Places:
                 await place.told
                 continue
             attempt, place.attempt = place.attempt, None
+            place.delivery = attempt.delivery
             invocation = self._invocation(attempt.delivery)
             attempt.began = monotonic()
             answer = await invocation.attempt()
             now = monotonic()
             if now - attempt.began < _NEVER_LEFT:
                 await asyncio.sleep(0)  # or thousands of such would keep all others from their turn
+            place.delivery = None
             self.busy -= 1
             if not self.busy:
                 self._none_busy.set()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from bridge.core.event import Event
-from bridge.core.ports import Finding, Patience, Source, Spool
+from bridge.core.ports import Finding, Patience, Source, Spool, Spooled
 from bridge.net.certificates import OwnCertificate
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Bytes, Model
@@ -26,6 +27,32 @@ class NoEvent:
     reason: str
     dead: bool = False
     """Whether it becomes a dead letter, since it can't be read."""
+
+
+class Whereabouts(StrEnum):
+    """Where an event is that the bridge knows nothing of."""
+
+    THERE = "there"
+    """Upstream: the bridge has still to get it."""
+    PAST = "past"
+    """The bridge had it once, and what became of it is forgotten."""
+    ABSENT = "absent"
+    """Not upstream."""
+    UNKNOWN = "unknown"
+    """The upstream can't tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What an upstream tells of an event that is asked for."""
+
+    whereabouts: Whereabouts
+    detail: str
+    """For a person. Never a secret in it."""
+
+
+Entered = Callable[[Sequence[bytes]], set[bytes]]
+"""Returns which of some versions have entered (`core.ports.Spool`); reads the disk. Raises StoreError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +106,20 @@ class SourceConfig(Model, ABC):
 
     def own_certificate(self) -> OwnCertificate | None:
         """Return the certificate that this source shows to its upstream, if it has one."""
+        return None
+
+    async def look_for(self, name: str, fits: Callable[[str], bool], entered: Entered) -> Upstream:
+        """Tell whether the upstream has an event that goes by `name`; take nothing from it.
+
+        `fits` tells whether an id, a subject or a key is one that is meant. Never raises
+        for what the network or the upstream does.
+        """
+        return Upstream(
+            Whereabouts.UNKNOWN, "a queue can't be searched: whether a message waits in it is not known"
+        )
+
+    def subject_of(self, spooled: Spooled) -> str | None:
+        """Return the subject that the event of `spooled` will have, as far as it is known by now."""
         return None
 
     def events_of(self, event: Event) -> Sequence[Event | NoEvent]:

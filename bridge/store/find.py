@@ -1,13 +1,15 @@
-"""What the store remembers of one event, for `oscar-bridge where`."""
+"""What the store remembers of one event, and which events it has of a name, for `oscar-bridge why`."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.store import beside, schema
+from bridge.store import beside, schema, spooled
 from bridge.store.jobs import is_remembered
 
 
@@ -86,6 +88,128 @@ def find(state_dir: Path, sources: Collection[str], event_id: str) -> Traces:
         return Traces()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """An event in the store that goes by a name."""
+
+    source: str
+    """The identity of its source."""
+    event_id: str
+    """The key of an occurrence, where it is spooled."""
+    subject: str | None
+    key: str | None
+    """Of a Kafka record."""
+    kept_at: float
+    """Seconds since 1970 UTC; 0 for one that is remembered for its job alone."""
+    unread: bytes | None = None
+    """What its source was told, where no event is made of it yet; None for an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The events in the store that go by a name."""
+
+    found: Sequence[Named] = ()
+    """The newest first."""
+    complete: bool = True
+    """Whether all of the store was looked at in the time there was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A name that events may go by: their id, subject, key or job."""
+
+    part: str
+    """A part that all its matches have, letter for letter; it may be empty."""
+    fits: Callable[[str], bool]
+    job: Callable[[str, str, str], str | None] | None = None
+    """Names the job of a source's identity, an id and a service; None where no job is asked for."""
+
+
+_MOST_NAMED = 1000
+_STEPS = 10_000
+"""Of SQLite's machine between two looks at the time."""
+# `instr` first, as it spares Python the most rows; what is behind `attributes` in a row is not read.
+_EVENTS = """
+    SELECT number, source, id, service, subject, attributes FROM kept NOT INDEXED
+    WHERE substr(id, 1, 8) != 'spooled:' AND
+        (?1 OR instr(id, CAST(?2 AS TEXT)) OR instr(subject, CAST(?2 AS TEXT)) OR instr(attributes, ?3))
+    ORDER BY number DESC
+"""
+_UNREAD = """
+    SELECT number, source, id, data FROM kept INDEXED BY spooled_by_source
+    WHERE reason = 'spooled' AND (instr(data, CAST(?1 AS BLOB)) OR instr(id, CAST(?1 AS TEXT)))
+    ORDER BY number DESC
+"""
+_JOBS = """
+    SELECT 0, source, id, service, subject, attributes, name FROM jobs
+    WHERE ?1 OR instr(id, CAST(?2 AS TEXT)) OR instr(subject, CAST(?2 AS TEXT)) OR instr(attributes, ?3)
+"""
+
+
+def named(state_dir: Path, wanted: Wanted, seconds: float) -> Names:
+    """Look for at most that long for events that go by a name. Raises StoreError as `find` does."""
+
+    def question(connection: sqlite3.Connection) -> Names:
+        ends = time.monotonic() + seconds
+        connection.set_progress_handler(lambda: time.monotonic() > ends, _STEPS)
+        found: list[Named] = []
+        complete = True
+        try:
+            for one in _named(connection, wanted):
+                found.append(one)
+                if len(found) >= _MOST_NAMED:
+                    complete = False
+                    break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            complete = False
+        connection.set_progress_handler(None, 0)
+        return Names(found, complete)
+
+    try:
+        return beside.read(state_dir, question)
+    except beside.NoStoreError:
+        return Names()
+
+
+def _named(connection: sqlite3.Connection, wanted: Wanted) -> Iterator[Named]:
+    parameters = (wanted.job is not None, schema.raw(wanted.part), json.dumps(wanted.part)[1:-1])
+    for query in (_EVENTS, _JOBS):
+        rows = connection.execute(query, parameters)
+        for number, source, event_id, service, subject, attributes, *job in rows:
+            key = json.loads(attributes).get("key") if '"key"' in attributes else None
+            names = [event_id, subject, key, *job]
+            if wanted.job is not None and not job:
+                names.append(wanted.job(source, event_id, service))
+            if any(name is not None and wanted.fits(name) for name in names):
+                yield Named(
+                    source=source,
+                    event_id=event_id,
+                    subject=subject,
+                    key=key,
+                    kept_at=_kept_at(connection, number),
+                )
+    if wanted.part:
+        prefix = spooled.KEY.decode()
+        part = json.dumps(wanted.part, ensure_ascii=False)[1:-1]
+        for number, source, key, data in connection.execute(_UNREAD, (schema.raw(part),)):
+            yield Named(
+                source=source,
+                event_id=key.removeprefix(prefix),
+                subject=None,
+                key=None,
+                kept_at=_kept_at(connection, number),
+                unread=data,
+            )
+
+
+def _kept_at(connection: sqlite3.Connection, number: int) -> float:
+    found = connection.execute("SELECT kept_at FROM kept WHERE number = ?", (number,)).fetchone()
+    return 0.0 if found is None else float(found[0])
+
+
 def removed(state_dir: Path, jobs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
     """Return those of `jobs` (lane and name) that succeeded and were removed. Raises as `find` does."""
 
@@ -94,6 +218,16 @@ def removed(state_dir: Path, jobs: Collection[tuple[str, str]]) -> set[tuple[str
 
     try:
         return beside.read(state_dir, question)
+    except beside.NoStoreError:
+        return set()
+
+
+def entered(state_dir: Path, source: str, versions: Sequence[bytes]) -> set[bytes]:
+    """Return those of `versions` that have entered by the source of that identity. Raises as `find` does."""
+    try:
+        return beside.read(
+            state_dir, lambda connection: spooled.entered(connection, spooled.number_of(source), versions)
+        )
     except beside.NoStoreError:
         return set()
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import translate
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 from bridge.core.errors import StoreError
@@ -79,8 +81,9 @@ class Needle:
     """What is looked for among ids, subjects, keys and names of jobs, and ids of what events were sent in."""
 
     text: str
-    kind: Literal["exact", "suffix", "glob"] = "suffix"
-    """A `suffix` finds the whole text as well, and so does a `glob`, in which `*` stands for `/` too."""
+    kind: Literal["exact", "name", "suffix", "glob"] = "suffix"
+    """A `name` is the whole text, or its end behind a `/`. A `suffix` finds the whole text as well, and so
+    does a `glob`, in which `*` stands for `/` too."""
     _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +103,8 @@ class Needle:
             return True
         if self.kind == "glob":
             return self._pattern.fullmatch(value) is not None
-        return self.kind == "suffix" and value.endswith(self.text)
+        ends = {"name": f"/{self.text}", "suffix": self.text}.get(self.kind)
+        return ends is not None and value.endswith(ends)
 
     def literals(self) -> list[bytes]:
         """Return texts that every line has which is meant, as they are written there, the longest first."""
@@ -125,12 +129,13 @@ class Found:
     """When the bridge was killed since then, by the last line before: some behind it may be missing."""
 
 
-def read(state_dir: Path, needle: Needle, limit: int = MOST) -> Found:
+def read(state_dir: Path, needle: Needle, limit: int = MOST, seconds: float = inf) -> Found:
     """Find the newest lines about what is meant by `needle`. Raise StoreError where it can't be read.
 
-    Takes about half a second for 256 MiB, if few lines have its longest literal text.
+    Takes about half a second for 256 MiB, if few lines have its longest literal text; after `seconds` what is
+    older is left out.
     """
-    search = _Search(needle, limit)
+    search = _Search(needle, limit, monotonic() + seconds)
     directory = state_dir / DIRECTORY
     begins: float | None = None
     try:
@@ -143,7 +148,7 @@ def read(state_dir: Path, needle: Needle, limit: int = MOST) -> Found:
         raise StoreError(f"the journal {directory} can't be read: {error.strerror or error}") from error
     return Found(
         lines=tuple(search.lines[:limit][::-1]),
-        more=len(search.lines) > limit,
+        more=search.is_over or len(search.lines) > limit,
         begins=begins,
         lost=search.lost,
         killed=tuple(search.killed[::-1]),
@@ -158,24 +163,36 @@ def _begins(descriptor: int) -> float | None:
 class _Search:
     """Goes through segments from the newest line to the oldest."""
 
-    def __init__(self, needle: Needle, limit: int) -> None:
+    def __init__(self, needle: Needle, limit: int, until: float) -> None:
         self._needle = needle
         self._limit = limit
+        self._until = until
         self._first, *self._others = needle.literals() or [b"\t"]
+        self._at_an_end = needle.kind in ("exact", "name") and needle.text != ""
         self.lines: list[Line] = []
         """The newest first; one more than the limit where there are more."""
         self.lost = 0
         self.killed: list[float] = []
+        self.is_over = False
+        """Whether the time was over before all was looked at."""
 
     def look_at(self, descriptor: int) -> None:
         """Look for lines in one segment, unless there are enough. Raise OSError."""
         for block in _blocks(descriptor):
-            if len(self.lines) > self._limit:
+            self.is_over = self.is_over or monotonic() > self._until
+            if self.is_over or len(self.lines) > self._limit:
                 break
-            for line in _lines_with(self._first, block):
+            for line in self._lines(block):
                 if len(self.lines) <= self._limit and all(other in line for other in self._others):
                     self._take(line)
             self._look_for_gaps(block)
+
+    def _lines(self, block: bytes) -> Iterator[bytes]:
+        """Yield lines that may be meant, the last ones first."""
+        if self._at_an_end and block.rfind(self._first + b"\n") < 0:
+            # What ends with a column is seldom in another line: nothing has to be taken apart in vain.
+            return _lines_with(self._first + b"\t", block)
+        return _lines_with(self._first, block)
 
     def _take(self, line: bytes) -> None:
         found = columns(line)

@@ -97,12 +97,19 @@ async def test_all_that_is_noted_is_found_again_in_its_order(state_dir: Path, me
     assert (dead.number, dead.cause, dead.detail, dead.service) == (7, "route", "why", "")
     (sent,) = history.read(state_dir, Needle("merged-1", "exact")).lines
     assert (sent.id, sent.route, sent.into) == (event(4).id, "folder", "merged-1")
+    (named,) = history.read(state_dir, Needle("merged-1", "name")).lines
+    assert named == sent
+    assert history.read(state_dir, Needle("leaf-1.nc", "name")).lines == found.lines
+    assert history.read(state_dir, Needle.of("leaf-1.nc"), seconds=-1).more
     assert found.begins == found.lines[0].t
     assert (found.more, found.lost, found.killed) == (False, 0, ())
     assert value(metrics, LOST) == 0
 
 
-def test_a_needle_is_exact_a_suffix_or_a_glob() -> None:
+def test_a_needle_is_exact_a_name_a_suffix_or_a_glob() -> None:
+    assert Needle("in/leaf-1.nc", "name").matches("/data/in/leaf-1.nc")
+    assert Needle("leaf-1.nc", "name").matches("leaf-1.nc")
+    assert not Needle("leaf-1.nc", "name").matches("/data/cloverleaf-1.nc")
     assert Needle.of("leaf-1.nc").matches("/data/leaf-1.nc")
     assert not Needle.of("leaf-1.nc").matches("/data/leaf-1.nc.tmp")
     assert Needle.of("*/leaf-?.nc").matches("/data/in/leaf-1.nc")

@@ -182,7 +182,7 @@ def broken_event(key: str, broken: BrokenOccurrenceError, identity: str) -> Even
     return Event(id=key, source=identity, type="org.dcache.unreadable", data=broken.received)
 
 
-def _time_of(mtime: int) -> datetime | None:
+def time_of(mtime: int) -> datetime | None:
     """Return the time of so many milliseconds since 1970; None where no calendar has it."""
     try:
         return _EPOCH + timedelta(milliseconds=mtime)
@@ -210,7 +210,7 @@ def event_of(
     time = None
     if entry is not None:
         attributes |= {"pnfsid": entry.pnfsid, "size": str(entry.size), "mtime": str(entry.mtime)}
-        time = _time_of(entry.mtime)
+        time = time_of(entry.mtime)
     return Event(
         id=event_id,
         source=identity,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from bridge.core.ports import Finding, Patience, Source
+from bridge.core.ports import Finding, Patience, Source, Spooled
 from bridge.credentials import BasicAuth, OidcAuth
 from bridge.net.certificates import OwnCertificate
-from bridge.sources import Keeping, SourceConfig
+from bridge.sources import Entered, Keeping, SourceConfig, Upstream
 from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import (
     CertifiedKey,
@@ -141,6 +141,16 @@ class DcacheConfig(SourceConfig):
         from bridge.sources.dcache.check import check  # likewise
 
         return await check(self, key, patience)
+
+    async def look_for(self, name: str, fits: Callable[[str], bool], entered: Entered) -> Upstream:
+        from bridge.sources.dcache.looking import look_for  # likewise
+
+        return await look_for(self, name, entered)
+
+    def subject_of(self, spooled: Spooled) -> str | None:
+        from bridge.sources.dcache.looking import subject_of  # likewise
+
+        return subject_of(spooled)
 
 
 def _is_below(path: str, other: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Secr
 
 from bridge.core.ports import Finding, Patience, Source
 from bridge.net.certificates import OwnCertificate
-from bridge.sources import Keeping
+from bridge.sources import Entered, Keeping, Upstream
 from bridge.sources.opening import OpeningConfig
 from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
@@ -211,6 +211,11 @@ class KafkaConfig(OpeningConfig):
         from bridge.sources.kafka.check import check  # likewise
 
         return await check(self, key, patience)
+
+    async def look_for(self, name: str, fits: Callable[[str], bool], entered: Entered) -> Upstream:
+        from bridge.sources.kafka.looking import look_for  # likewise
+
+        return await look_for(self, name, fits)
 
 
 def _with_tls(config: KafkaConfig) -> str:

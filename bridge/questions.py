@@ -99,9 +99,9 @@ class Questions:
             raise ValueError("; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors())) from error
         match asked:
             case _StatusAsked():
-                return self._status.document()
+                return await self._status.document()
             case _HistoryAsked(hours=hours):
-                return self._status.history(hours)
+                return await self._status.history(hours)
             case _EventsAsked():
                 return await self._events(asked.query, asked.source)
         # Beside the thread that reads for the lanes: they must not wait for who looks through the store.

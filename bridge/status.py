@@ -33,6 +33,7 @@ MOST_HOURS = 24.0
 _MOST_STEPS = int(MOST_HOURS * 3600 / STEP_SECONDS)
 _MOST_POINTS = 360
 """In one answer; of more steps several make one point."""
+_LEVELS = frozenset({"parked", "dead_letters"})
 _ACCEPTED = (Verdict.ACCEPTED, Verdict.DUPLICATE)
 _ROW = tuple(field.name for field in fields(Row))
 
@@ -56,13 +57,14 @@ class _Series:
         if len(self._numbers) > 2 * _MOST_STEPS:  # seldom, for it moves all that stay
             del self._numbers[:_MOST_STEPS]
 
-    def levels(self, points: int, every: int) -> list[int]:
-        """Return the number at the end of each point."""
-        return self._numbers[-1 : -1 - points * every : -every].tolist()[::-1]
+    def levels(self, points: int, every: int, newer: int) -> list[int]:
+        """Return the number at the end of each point of `every` steps; the `newer` steps are left out."""
+        last = -1 - newer
+        return self._numbers[last : last - points * every : -every].tolist()[::-1]
 
-    def sums(self, points: int, every: int) -> list[int]:
+    def sums(self, points: int, every: int, newer: int) -> list[int]:
         """Return how much the number has grown in each point."""
-        ends = self.levels(points + 1, every)
+        ends = self.levels(points + 1, every, newer)
         return [after - before for before, after in pairwise(ends)]
 
 
@@ -129,12 +131,16 @@ class Status:
 
     # Now
 
-    def document(self) -> dict[str, Any]:
-        """Return what is so now. Rates are those of about the last minute."""
+    async def document(self) -> dict[str, Any]:
+        """Return what is so now. Rates are those of about the last minute.
+
+        It is made in parts, between which the other tasks of the process have their turn: with fifty sources
+        and services each takes some three milliseconds.
+        """
         problems: dict[str, list[str]] = {}
         for problem in self._readiness():
             problems.setdefault(problem.part, []).append(problem.reason)
-        return {
+        told: dict[str, Any] = {
             "version": __version__,
             "started": self._started,
             "now": time.time(),
@@ -142,18 +148,24 @@ class Status:
             "problems": [
                 {"part": part, "reason": reason} for part, reasons in problems.items() for reason in reasons
             ],
-            "sources": self._all_sources(problems),
-            "routes": self._paths,
-            "services": self._all_services(problems),
-            "clusters": self._all_clusters(),
-            "limits": [{name: getattr(row, name) for name in _ROW} for row in self._control.rows()],
-            "store": {
-                "used_bytes": self._store.used_bytes,
-                "limit_bytes": self._settings.store.max_bytes,
-                "dead_letters": sum(self._dead_letters().values()),
-                "waiting": self._waiting(),
-            },
         }
+        await asyncio.sleep(0)
+        told["sources"] = self._all_sources(problems)
+        told["routes"] = self._paths
+        await asyncio.sleep(0)
+        dead = self._dead_letters()
+        await asyncio.sleep(0)
+        told["services"] = self._all_services(problems, dead)
+        await asyncio.sleep(0)
+        told["clusters"] = self._all_clusters()
+        told["limits"] = [{name: getattr(row, name) for name in _ROW} for row in self._control.rows()]
+        told["store"] = {
+            "used_bytes": self._store.used_bytes,
+            "limit_bytes": self._settings.store.max_bytes,
+            "dead_letters": sum(dead.values()),
+            "waiting": self._waiting(),
+        }
+        return told
 
     def _all_sources(self, problems: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
         metrics = self._metrics
@@ -187,14 +199,15 @@ class Status:
             )
         return found
 
-    def _all_services(self, problems: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    def _all_services(
+        self, problems: Mapping[str, Sequence[str]], dead: Mapping[str, int]
+    ) -> list[dict[str, Any]]:
         metrics = self._metrics
         open_, at_once = _values(metrics.lane_open), _values(metrics.lane_limit)
         in_flight, queued = _values(metrics.lane_in_flight), _values(metrics.lane_queued)
         parked_oldest, drain = _values(metrics.parked_oldest), _values(metrics.lane_drain)
         active, windows = _values(metrics.active_jobs), _values(metrics.windows)
         paused = {kind: _values(metrics.paused[kind]) for kind in ("service", "cluster")}
-        dead = self._dead_letters()
         found = []
         for key, config in self._settings.services.items():
             of = (key,)
@@ -281,25 +294,29 @@ class Status:
         self._steps += 1
         self._step_at = time.time()
 
-    def history(self, hours: float) -> dict[str, Any]:
+    async def history(self, hours: float) -> dict[str, Any]:
         """Return what was received, accepted and failed in each step of the last `hours`, and the levels of
         what was parked and dead at its end; fewer steps where the bridge has not run for so long.
+
+        It is made in parts too.
         """
         wanted = math.ceil(min(hours, MOST_HOURS) * 3600 / STEP_SECONDS)
         every = math.ceil(wanted / _MOST_POINTS)
         points = max(0, min(wanted, min(self._steps, _MOST_STEPS) - 1)) // every
-        told: dict[str, Any] = {"step": STEP_SECONDS * every, "end": self._step_at}
-        for kind in ("source", "service"):
-            told[f"{kind}s"] = {
-                key: {
-                    name: series.levels(points, every)
-                    if name in ("parked", "dead_letters")
-                    else series.sums(points, every)
-                    for name, series in found.items()
-                }
-                for (of, key), found in self._history.items()
-                if of == kind
+        told: dict[str, Any] = {
+            "step": STEP_SECONDS * every,
+            "end": self._step_at,
+            "sources": {},
+            "services": {},
+        }
+        steps = self._steps
+        for (kind, key), found in self._history.items():
+            newer = self._steps - steps
+            told[f"{kind}s"][key] = {
+                name: (series.levels if name in _LEVELS else series.sums)(points, every, newer)
+                for name, series in found.items()
             }
+            await asyncio.sleep(0)
         return told
 
 
@@ -322,7 +339,11 @@ def _why(
 def _values(family: Any) -> dict[tuple[str, ...], float]:
     """Return the values of a family of metrics by their labels."""
     (collected,) = family.collect()
-    return {tuple(sample.labels.values()): sample.value for sample in collected.samples}
+    return {
+        tuple(sample.labels.values()): sample.value
+        for sample in collected.samples
+        if not sample.name.endswith("_created")
+    }
 
 
 def _counted(lane: LaneMetrics) -> _Counted:

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from bridge import __version__
-from bridge.control import Control, Row
+from bridge.control import Control, Part, Row
 from bridge.core.ports import Verdict
 from bridge.pipeline.lane import Lane
 from bridge.pipeline.runner import Runner
@@ -207,15 +207,14 @@ class Status:
         in_flight, queued = _values(metrics.lane_in_flight), _values(metrics.lane_queued)
         parked_oldest, drain = _values(metrics.parked_oldest), _values(metrics.lane_drain)
         active, windows = _values(metrics.active_jobs), _values(metrics.windows)
-        paused = {kind: _values(metrics.paused[kind]) for kind in ("service", "cluster")}
         found = []
         for key, config in self._settings.services.items():
             of = (key,)
             counted = _counted(self._services[key])
             told = problems.get(f"service {key}", [])
             jobs = active.get(of)
-            is_paused = paused["service"].get(of) == 1
-            cluster_is_paused = paused["cluster"].get((config.cluster,)) == 1
+            is_paused = self._control.is_paused(Part("service", key))
+            cluster_is_paused = self._control.is_paused(Part("cluster", config.cluster))
             found.append(
                 {
                     "key": key,
@@ -243,14 +242,14 @@ class Status:
         return found
 
     def _all_clusters(self) -> list[dict[str, Any]]:
-        limits, paused = _values(self._metrics.cluster_limit), _values(self._metrics.paused["cluster"])
+        limits = _values(self._metrics.cluster_limit)
         expiry = _values(self._metrics.credential_expiry)
         return [
             {
                 "key": key,
                 "endpoint": config.endpoint,
                 "limit": int(limits.get((key,), 0)),
-                "paused": paused.get((key,)) == 1,
+                "paused": self._control.is_paused(Part("cluster", key)),
                 "credential_expires_seconds": _finite(expiry.get((key,))),
             }
             for key, config in self._settings.clusters.items()

@@ -78,7 +78,7 @@ class Control:
         self._changed = asyncio.Event()
         for part in live:
             if part.kind != "service":  # of which its lane tells, as its cluster may be paused too
-                metrics.paused[part.kind].labels(part.key).set_function(partial(self._is_paused, part))
+                metrics.paused[part.kind].labels(part.key).set_function(partial(self.is_paused, part))
             if part.kind != "source":
                 limits = metrics.limits_overridden[part.kind].labels(part.key)
                 limits.set_function(partial(self._limits_overridden, part))
@@ -157,11 +157,12 @@ class Control:
             _tell(each)
         self._changed.set()
 
+    def is_paused(self, part: Part) -> bool:
+        """Tell whether a person has that part itself paused."""
+        return PAUSED in self._values.of(part)
+
     def _found(self, part: Part) -> int | None:
         return self._live[part].found()
-
-    def _is_paused(self, part: Part) -> float:
-        return float(PAUSED in self._values.of(part))
 
     def _limits_overridden(self, part: Part) -> float:
         return float(len(self._values.of(part).keys() & set(LIMITS)))

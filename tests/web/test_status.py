@@ -32,7 +32,8 @@ class Bridge:
         self.parked = 0
         store: Any = SimpleNamespace(waiting=lambda _service: self.parked, used_bytes=7)
         runner: Any = SimpleNamespace(key="uploads", intake=self.intake)
-        control: Any = SimpleNamespace(rows=list)
+        self.paused: set[str] = set()
+        control: Any = SimpleNamespace(rows=list, is_paused=lambda part: str(part) in self.paused)
         self.source, self.service = self.metrics.source("uploads"), self.metrics.lane("plants")
         self.status = Status(
             settings, self.metrics, [runner], {"plants": self.lane}, control, store, lambda: self.problems
@@ -85,9 +86,9 @@ async def test_what_holds_a_service_up_is_told_the_worst_first(bridge: Bridge) -
     assert (await bridge.services())["why"] == "rate: the limit is reached"
     bridge.lane.held_by = "cluster"
     assert (await bridge.services())["why"] == "cluster main: a limit is reached"
-    bridge.metrics.paused["cluster"].labels("main").set(1)
+    bridge.paused = {"cluster main"}
     assert (await bridge.services())["why"] == "cluster main: paused by a person"
-    bridge.metrics.paused["service"].labels("plants").set(1)
+    bridge.paused.add("service plants")
     assert (await bridge.services())["why"] == "paused by a person"
     bridge.problems = [Problem("service plants", "refused: http_401"), Problem("store", "full")]
     service = await bridge.services()

@@ -39,6 +39,7 @@ from bridge.store import Store, Stranded, losses, overrides
 from bridge.telemetry.lag import measure
 from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.summary import Summary
 from bridge.web import Problem, serve
 from bridge.web.socket import listen
 from bridge.why import in_hand
@@ -186,6 +187,7 @@ async def run(
             working.append(lane_tasks.create_task(control.run(), name="overrides"))
             working.append(lane_tasks.create_task(status.run(), name="status"))
             working.append(lane_tasks.create_task(lost.run(), name="losses"))
+            working.append(lane_tasks.create_task(Summary(metrics).run(), name="summary"))
             working.append(lane_tasks.create_task(measure(metrics.loop_lag), name="lag"))
             async with asyncio.TaskGroup() as source_tasks:
                 reading = [

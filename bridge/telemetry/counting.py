@@ -44,6 +44,10 @@ class Counts(Collector):
         """Give the counter with these labels, from 0 when it is new."""
         return self._counts.setdefault(values, Count())
 
+    def counted(self) -> Iterable[tuple[Sequence[str], int]]:
+        """Give the labels of each counter, and what it has counted so far."""
+        return [(values, count.value) for values, count in self._counts.items()]
+
     def describe(self) -> Iterable[Metric]:
         """Give the family, whose name the registry keeps free of others."""
         return self.collect()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,11 +82,27 @@ class Prometheus(Server):
             [self.port],
             {"PATH": os.environ["PATH"]},
         )
+        while not self._is_ready():
+            time.sleep(0.02)
+
+    def _is_ready(self) -> bool:
+        """Tell whether it answers queries: it listens before."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        try:
+            connection.request("GET", "/-/ready")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        finally:
+            connection.close()
 
     async def value(self, query: str) -> float | None:
         """Return what a query of one series gives now; None for nothing."""
         results = (await self._get("query", query=query))["result"]
         return float(results[0]["value"][1]) if results else None
+
+    async def series(self, query: str) -> list[dict[str, str]]:
+        """Return the labels of each series that a query gives now; none for a lone number."""
+        found = await self._get("query", query=query)
+        return [{}] if found["resultType"] == "scalar" else [each["metric"] for each in found["result"]]
 
     async def firing(self) -> list[dict[str, str]]:
         """Return the labels of the alerts that fire now."""

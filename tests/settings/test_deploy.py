@@ -127,3 +127,27 @@ def test_compose_gives_the_container_every_file_that_its_configuration_names(tmp
     here = tmp_path / "bridge.yaml"
     here.write_text(with_its_files(text, tmp_path / "root"), encoding="utf-8")
     assert load(here, service["environment"]).http.host == "0.0.0.0"
+
+
+def test_monitoring_mounts_what_there_is_and_scrapes_the_bridge_of_compose() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    monitoring = yaml.safe_load((DEPLOY / "monitoring.yaml").read_text(encoding="utf-8"))
+    inside = {}
+    for service in monitoring["services"].values():
+        for source, target in (volume.split(":")[:2] for volume in service["volumes"]):
+            inside[target] = source
+            assert (DEPLOY / source).is_file() if source.startswith("./") else source in monitoring["volumes"]
+        assert {each["source"] for each in service["configs"]} <= monitoring["configs"].keys()
+    texts = {name: yaml.safe_load(each["content"]) for name, each in monitoring["configs"].items()}
+    (scraped,) = texts["prometheus"]["scrape_configs"]
+    (target,) = scraped["static_configs"][0]["targets"]
+    name, _, port = target.partition(":")
+    assert name in compose["services"]
+    assert int(port) == HttpConfig().port
+    assert inside["/etc/prometheus/" + texts["prometheus"]["rule_files"][0]] == "./prometheus-rules.yaml"
+    (provider,) = texts["dashboards"]["providers"]
+    dashboards = provider["options"]["path"]
+    assert inside[f"{dashboards}/oscar-event-bridge.json"] == "./grafana-dashboard.json"
+    (datasource,) = texts["datasources"]["datasources"]
+    assert datasource["url"] == "http://prometheus:9090"
+    assert "prometheus" in monitoring["services"]

@@ -120,11 +120,11 @@ def _acknowledge(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise wrong("PART", str(error)) from None
     answer, runs = acknowledge(settings, wanted)
+    if not answer["acknowledged"]:
+        print(f"nothing {f'of {wanted.part} ' if wanted.part else ''}is to be acknowledged")
     for said, problems in (("acknowledged", answer["acknowledged"]), ("goes on", answer["going_on"])):
         for problem in problems:
             print(on_one_line(f"{said}: {problem['part']}: {problem['reason']}"))
-    if not answer["acknowledged"]:
-        print(f"nothing {f'of {wanted.part} ' if wanted.part else ''}is to be acknowledged")
     if not runs:
         print(f"oscar-bridge: no bridge runs in {settings.state_dir}", file=sys.stderr)
     return FAILED if answer["going_on"] else 0

@@ -122,6 +122,8 @@ class DeadLetter:
     attempts: int = 0
     first_attempt: float | None = None
     last_attempt: float | None = None
+    order_key: int | None = None
+    """As a `Parked` has it: a replay takes its turn among the events of its key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,18 @@ class Parked:
     """Made before it was parked."""
     first_attempt: float | None
     """Seconds since 1970 UTC; `give_up_after` counts from it."""
+    order_key: int | None = None
+    """What it has in common with those that it goes one after another with; None: it goes in no order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InOrder:
+    """An event to be parked behind those of its key that are parked already."""
+
+    event: Event
+    order_key: int
+    attempts: int = 0
+    first_attempt: float | None = None
 
 
 NO_LANE = ""
@@ -155,8 +169,25 @@ class Keeper(JobKeeper, Protocol):
         Raises StoreFullError at the budget, StoreError when it can't be written; then nothing may be settled.
         """
 
-    async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:
-        """Give the oldest parked events of a service, but for the numbers in `without`. Raises StoreError."""
+    async def park_in_order(self, service: str, events: Sequence[InOrder]) -> None:
+        """Keep events for their lane, all or none: no follower is kept without what goes before it.
+
+        Raises as `park` does.
+        """
+
+    async def parked(
+        self,
+        service: str,
+        *,
+        without: Collection[int],
+        limit: int,
+        order_key: int | None = None,
+        without_keys: Collection[int] = (),
+    ) -> Sequence[Parked]:
+        """Give the oldest parked events of a service, but for the numbers in `without`. Raises StoreError.
+
+        Those of one `order_key` if it is given, and none of `without_keys`.
+        """
 
     def forget(self, number: int) -> None:
         """Take away a parked event that OSCAR accepted: soon, with others, in the background.

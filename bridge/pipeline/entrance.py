@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
-from bridge.core.delivery import Delivery
+from bridge.core.delivery import Delivery, Outcome
 from bridge.pipeline.config import LaneConfig
+from bridge.pipeline.order import Order
 from bridge.pipeline.parking import Parking
 from bridge.pipeline.waiting import Waiting
 
@@ -29,12 +30,13 @@ class Entrance:
         config: LaneConfig,
         waiting: Waiting,
         parking: Parking,
+        order: Order,
         *,
         shut_since: Callable[[], float | None],
         enter: Callable[[Delivery], None],
         park: Callable[[Delivery], None],
     ) -> None:
-        """Serve one lane: `enter` queues an event there, `park` takes one out of it and has it written.
+        """Serve one lane: `enter` queues an event there, `park` has one written, which may wait there.
 
         `shut_since` gives the monotonic time since which it begins nothing; None while it does.
         """
@@ -42,6 +44,7 @@ class Entrance:
         self._shut_since = shut_since
         self._waiting = waiting
         self._parking = parking
+        self._order = order
         self._enter = enter
         self._park = park
         self._held: dict[Delivery, asyncio.Future[None]] = {}
@@ -53,19 +56,26 @@ class Entrance:
 
         `crowded` tells whether another lane of its source has nothing to do: then it is not waited for room.
         What is to be parked `at_once` is not let in at all, nor is one that is nearly dead: its upstream
-        would drop it after a few more ends of this process.
+        would drop it after a few more ends of this process. What goes behind others of its key in the store
+        is parked too, or given back while the bridge stops.
         """
         at_once = (at_once or delivery.nearly_dead) and self._config.park
         try:
             while delivery.outcome is None:
+                key = self._order.keys.get(delivery)
+                behind = key is not None and self._parking.is_before(key)
+                if behind and self._parking.closed:
+                    delivery.settle(Outcome.RELEASED)
+                    return
                 patience = self._patience(delivery)
-                if patience > 0 and not at_once and self._has_room_for(delivery):
+                if patience > 0 and not (at_once or behind) and self._has_room_for(delivery):
                     self._all_stored = False
                     self._enter(delivery)
                     return
-                if self._parks and (at_once or patience <= 0 or crowded()):
-                    self.park_all()
-                    self._parking.take(delivery, None)
+                if self.parks and (behind or at_once or patience <= 0 or crowded()):
+                    if not behind:
+                        self.park_all()
+                    self._park(delivery)
                     return
                 await self._hold(delivery, patience)
         finally:
@@ -94,19 +104,20 @@ class Entrance:
 
     def park_all(self) -> None:
         """Write all that waits to the store. Asked for with every event that comes behind a full lane."""
-        if self._parks and not self._all_stored:
+        if self.parks and not self._all_stored:
             self._all_stored = True
             self._park_those(lambda _: True)
 
     @property
-    def _parks(self) -> bool:
+    def parks(self) -> bool:
+        """Whether events may be written to the store now."""
         return self._config.park and not self._parking.failing
 
     async def run(self) -> None:
         """Park what has waited too long, until cancelled."""
         while self._config.park:
             await asyncio.sleep(self._config.park_after / 4)
-            if self._parks:
+            if self.parks:
                 self._park_those(lambda delivery: self._patience(delivery) <= 0)
 
     def _park_those(self, wanted: Callable[[Delivery], bool]) -> None:

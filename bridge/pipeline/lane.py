@@ -23,6 +23,7 @@ from bridge.pipeline.limits.gate import Gate
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt, Limit
 from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
+from bridge.pipeline.order import Order
 from bridge.pipeline.parking import Parking
 from bridge.pipeline.places import Places
 from bridge.pipeline.retry import Backoff, Past
@@ -95,15 +96,24 @@ class Lane:
             keeper,
             room=self._room_for_parked,
             put_back=self._put_back,
+            key_has_room=lambda key: self._order.has_room(key),
             left=self._settled,
             changed=self._parking_changed,
         )
         if self._parking.backlog:
             self._gate.open_slowly()
+        self._order = Order(
+            self._waiting,
+            self._parking,
+            parks=lambda: self._entrance.parks,
+            let_go=self._let_next_go,
+            park=self._write,
+        )
         self._entrance = Entrance(
             config,
             self._waiting,
             self._parking,
+            self._order,
             shut_since=lambda: self._shut_since,
             enter=self._enter,
             park=self._park,
@@ -178,13 +188,21 @@ class Lane:
         return self._config.queue
 
     async def put(
-        self, delivery: Delivery, crowded: Callable[[], bool] = lambda: False, *, at_once: bool = False
+        self,
+        delivery: Delivery,
+        crowded: Callable[[], bool] = lambda: False,
+        *,
+        at_once: bool = False,
+        order_key: int | None = None,
     ) -> None:
         """Queue or park `delivery`, waiting while the lane is full. One that settles leaves the lane.
 
         While `crowded()`, which is looked at whenever something changes, it is parked in place of waiting:
         another lane of its source starves. If it is to be parked `at_once`, it is not queued at all.
+        It goes behind those that came before with the same `order_key`, once they have come to their end.
         """
+        if order_key is not None:
+            self._order.keys[delivery] = order_key
         delivery.watch(self._settled)
         await self._entrance.put(delivery, crowded, at_once=at_once)
 
@@ -215,7 +233,10 @@ class Lane:
 
     def close(self) -> None:
         """Stop taking events out of the store, and let go of those not under way: the bridge stops."""
-        for delivery in self._parking.close():
+        back = self._parking.close()
+        for delivery in list(self._order.overtaking()):
+            delivery.settle(Outcome.RELEASED)
+        for delivery in back:
             if self._waiting.leave(delivery):
                 self._places.forget(delivery)
                 delivery.settle(Outcome.RELEASED)
@@ -286,6 +307,8 @@ class Lane:
             self._ring.began(attempt)
         if self.jobs is not None:
             self.jobs.began(attempt)
+        if self._order.keys:
+            self._order.began(delivery)
         self._places.begin(attempt)
         self._has_room()
 
@@ -319,6 +342,8 @@ class Lane:
             self._accepted(delivery, now)
         elif delivery.outcome is None:
             self._not_accepted(attempt, answer, now)
+        if self._order.keys:
+            self._order.ended(delivery)
         for limit in self._limits:
             limit.ended(attempt, answer, seconds)
         if self._gate.shut_since != was_shut:
@@ -341,7 +366,7 @@ class Lane:
         delivery = attempt.delivery
         past, then = self._failures.judge(attempt, answer, now)
         if isinstance(then, DeadLetter):
-            self._burials.add(delivery, then)
+            self._burials.add(delivery, self._order.telling(delivery, then))
             return
         self._metrics.retried(answer.cause)
         self._log.info(
@@ -379,12 +404,24 @@ class Lane:
             self._weigh()
 
     def _come(self, delivery: Delivery) -> None:
+        if delivery not in self._order.keys or self._order.come(delivery):
+            self._let_go(delivery)
+
+    def _let_next_go(self, delivery: Delivery) -> None:
+        """Let one go that has waited for another to come to its end: soon, since it may be let go of too."""
+        self._waiting.leave(delivery)
+        self._let_go(delivery)
+        self._alarm.set(0.0)
+
+    def _let_go(self, delivery: Delivery) -> None:
         if self.jobs is not None:
             self.jobs.come(delivery)
         else:
             self._waiting.come(delivery)
 
-    def _put_back(self, delivery: Delivery, past: Past | None) -> None:
+    def _put_back(self, delivery: Delivery, past: Past | None, order_key: int | None) -> None:
+        if order_key is not None:
+            self._order.keys[delivery] = order_key
         if past is not None:
             self._failures.remember(delivery, past)
         self._come(delivery)
@@ -393,9 +430,15 @@ class Lane:
         self.look()
 
     def _park(self, delivery: Delivery) -> None:
+        if delivery in self._order.keys:
+            self._order.park(delivery)
+        else:
+            self._write(delivery, None)
+
+    def _write(self, delivery: Delivery, order_key: int | None) -> None:
         self._waiting.leave(delivery)
         self._places.forget(delivery)
-        self._parking.take(delivery, self._failures.past(delivery))
+        self._parking.take(delivery, self._failures.past(delivery), order_key)
 
     def _parking_changed(self) -> None:
         self._entrance.look_again()
@@ -414,6 +457,7 @@ class Lane:
             self._burials.left(delivery)
         self._places.forget(delivery)
         self._parking.left(delivery)
+        self._order.left(delivery)
         if self.jobs is not None:
             self.jobs.left(delivery)
         if self._waiting.leave(delivery):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
 from time import monotonic
+from typing import NamedTuple
 
 import structlog
 
 from bridge.core.delivery import Delivery, Outcome, Watcher
 from bridge.core.errors import StoreError
-from bridge.core.ports import Keeper, Parked
+from bridge.core.ports import InOrder, Keeper, Parked
 from bridge.pipeline.retry import STORE_BACKOFF, Past
 
 _CHUNK = 500
 """Events written, or brought back, at once."""
+_OF_ONE_KEY = 32
+"""Events of one key, set aside, that are brought back at once: they go one after another."""
 _BACK_BYTES = 16 * 2**20
 """What is back may take so much in memory; more is brought back below it."""
 _TELL_SECONDS = 60.0
@@ -24,11 +27,24 @@ _TELL_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
 
 
+class _Write(NamedTuple):
+    """What is written of an event."""
+
+    past: Past | None
+    order_key: int | None
+    aside: bool
+    """Whether its key is set aside: then nobody but its followers waits for it."""
+
+
 class Parking:
     """Writes events to the store and settles them then; brings the oldest back when the lane has room.
 
     An event that came back is in the lane and in the store at once: it leaves the store when OSCAR has
     accepted it, so a crash in between costs no more than an attempt that OSCAR calls a duplicate.
+
+    Nothing new goes into a lane before what waits in the store, since it would overtake it. But the events of
+    a key that is set aside are overtaken by all that are not of it, and come back when it has none left in
+    the lane.
     """
 
     def __init__(
@@ -37,30 +53,40 @@ class Parking:
         keeper: Keeper,
         *,
         room: Callable[[], int],
-        put_back: Callable[[Delivery, Past | None], None],
+        put_back: Callable[[Delivery, Past | None, int | None], None],
+        key_has_room: Callable[[int], bool],
         left: Watcher,
         changed: Callable[[], None],
     ) -> None:
         """Serve the lane `key`.
 
-        `room` tells how many events it can take back now, `put_back` queues one there, `left` hears of
-        its settling; `changed` is called when nothing is in the store that is not in the lane too, and
-        when the store, which failed, may be tried again.
+        `room` tells how many events it can take back now, `key_has_room` whether one of a key is among them,
+        `put_back` queues one there, with its key, `left` hears of its settling; `changed` is called when
+        nothing is in the store that is not in the lane too (of all, or of a key that was set aside), and when
+        the store, which failed, may be tried again.
         """
         self._key = key
         self._keeper = keeper
         self._room = room
         self._put_back = put_back
+        self._key_has_room = key_has_room
         self._lane_left = left
         self._changed = changed
-        self._to_write: dict[Delivery, Past | None] = {}
+        self._to_write: dict[Delivery, _Write] = {}
+        self._writes_aside = 0
+        """How many of those are of keys that are set aside."""
+        self._aside: set[int] = set()
+        """The keys whose events in the store come back apart from the others."""
+        self._to_bring: set[int] = set()
+        """Those of them that have no events in the lane."""
         self._to_note: dict[Delivery, Past] = {}
         self._told = -_TELL_SECONDS
         self._back: dict[Delivery, int] = {}
         self._back_bytes = 0
         self._something_to_write = asyncio.Event()
         self._look = asyncio.Event()
-        self._closed = False
+        self.closed = False
+        """Whether nothing comes back any more, since the bridge stops."""
         self.failing = False
         """The store has just failed: nothing should be given to it for a while."""
         self._backlog = False
@@ -73,7 +99,15 @@ class Parking:
     @property
     def backlog(self) -> bool:
         """Whether events wait in the store, or for it, that newer ones must not overtake."""
-        return (self._backlog or bool(self._to_write)) and not self._closed
+        return (self._backlog or len(self._to_write) > self._writes_aside) and not self.closed
+
+    def is_aside(self, order_key: int) -> bool:
+        """Tell whether events of a key are in the store, or on their way, where others need not wait."""
+        return order_key in self._aside
+
+    def is_before(self, order_key: int) -> bool:
+        """Tell whether a new event of a key would overtake those in the store, though others may come in."""
+        return order_key in self._aside or (self.closed and (self._backlog or bool(self._to_write)))
 
     @property
     def leaving(self) -> list[Delivery]:
@@ -89,11 +123,23 @@ class Parking:
         """Tell whether `delivery` came back from the store: then it is durable as it is."""
         return delivery in self._back
 
-    def take(self, delivery: Delivery, past: Past | None) -> None:
+    def take(self, delivery: Delivery, past: Past | None, order_key: int | None = None) -> None:
         """Write `delivery` to the store soon, then settle it PARKED. Slots bound how many are here."""
-        self._to_write[delivery] = past
+        aside = order_key in self._aside
+        self._to_write[delivery] = _Write(past, order_key, aside)
+        self._writes_aside += aside
         self._something_to_write.set()
         self._look.set()  # it may have left room
+
+    def set_aside(self, order_key: int) -> None:
+        """Have the events of a key that are in the store, or will be, come back apart from the others."""
+        self._aside.add(order_key)
+
+    def bring(self, order_key: int) -> None:
+        """Bring back the next of a key, which has none in the lane any more, if it is set aside."""
+        if order_key in self._aside and not self.closed:
+            self._to_bring.add(order_key)
+            self._look.set()
 
     def look(self) -> None:
         """There may be room in the lane."""
@@ -101,7 +147,7 @@ class Parking:
 
     def close(self) -> list[Delivery]:
         """Bring nothing back any more; give what is back and may still be in the lane."""
-        self._closed = True
+        self.closed = True
         self._changed()
         return list(self._back)
 
@@ -115,7 +161,7 @@ class Parking:
         """Hear that `delivery` has settled: one on its way into the store is let go."""
         self._to_note.pop(delivery, None)
         if delivery in self._to_write:
-            del self._to_write[delivery]
+            self._write_no_more(delivery)
             if not self.backlog:
                 self._changed()
 
@@ -137,9 +183,7 @@ class Parking:
                 failures += 1
                 _log.error("events can't be parked: their source waits", service=self._key, error=trouble)
                 self.failing = True
-                # They are of more use in the lane: what its service takes must not wait for the store.
-                for delivery in list(islice(self._to_write, max(0, self._room()))):
-                    self._put_back(delivery, self._to_write.pop(delivery))
+                self._put_back_unwritten()
                 if not self.backlog:
                     self._changed()
                 await asyncio.sleep(STORE_BACKOFF.seconds(failures))
@@ -162,24 +206,67 @@ class Parking:
     async def _write_chunk(self, most: int) -> str | None:
         """Park the first of what waits to be written; give what went wrong."""
         chunk = list(islice(self._to_write.items(), most))
-        results = await asyncio.gather(*(self._keep(*one) for one in chunk), return_exceptions=True)
+        free = [(delivery, write) for delivery, write in chunk if write.order_key is None]
+        ordered = [(delivery, write) for delivery, write in chunk if write.order_key is not None]
+        writing = [self._keep(delivery, write.past) for delivery, write in free]
+        if ordered:
+            writing.append(self._keep_in_order(ordered))
+        results = await asyncio.gather(*writing, return_exceptions=True)
+        if ordered:
+            results += [results.pop()] * len(ordered)
         trouble: str | None = None
-        for (delivery, _), result in zip(chunk, results, strict=True):
+        for (delivery, write), result in zip(free + ordered, results, strict=True):
             if isinstance(result, StoreError):
                 trouble = str(result)
             elif result is not None:
                 raise result
             else:
-                self._backlog = True
+                self._backlog = self._backlog or not write.aside
                 self._parkings += 1
-                self._to_write.pop(delivery, None)
+                self._write_no_more(delivery)
                 delivery.settle(Outcome.PARKED)
+        if self._to_bring:
+            self._look.set()
         if self._backlog:
             self._look.set()
             if monotonic() - self._told > _TELL_SECONDS:
                 self._told = monotonic()
                 _log.warning("events are parked", service=self._key, waiting=self._keeper.waiting(self._key))
         return trouble
+
+    def _write_no_more(self, delivery: Delivery) -> None:
+        write = self._to_write.pop(delivery, None)
+        if write is not None:
+            self._writes_aside -= write.aside
+
+    def _put_back_unwritten(self) -> None:
+        """Let into the lane what can't be written: what its service takes must not wait for the store.
+
+        Not what would overtake others of its key there, and of a key all or none.
+        """
+        room = max(0, self._room())
+        for delivery, write in list(self._to_write.items()):
+            if write.order_key is None:
+                if room <= 0:
+                    continue
+                room -= 1
+            elif self._backlog or write.order_key in self._aside:
+                continue
+            self._write_no_more(delivery)
+            self._put_back(delivery, write.past, write.order_key)
+
+    def _keep_in_order(self, ordered: Iterable[tuple[Delivery, _Write]]) -> Awaitable[None]:
+        events = [
+            InOrder(
+                event=delivery.event,
+                order_key=write.order_key,
+                attempts=0 if write.past is None else write.past.attempts,
+                first_attempt=None if write.past is None else write.past.first_attempt,
+            )
+            for delivery, write in ordered
+            if write.order_key is not None
+        ]
+        return self._keeper.park_in_order(self._key, events)
 
     def _keep(self, delivery: Delivery, past: Past | None) -> Awaitable[None]:
         return self._keeper.park(
@@ -194,12 +281,9 @@ class Parking:
         while True:
             await self._look.wait()
             self._look.clear()
-            room = 0 if self._closed else min(self._room(), _CHUNK)
-            if not self._backlog or room <= 0 or self._back_bytes >= _BACK_BYTES:
-                continue
-            seen = self._parkings
             try:
-                rows = await self._keeper.parked(self._key, without=self._back.values(), limit=room)
+                await self._bring_back_keys()
+                await self._bring_back_oldest()
             except StoreError as error:
                 failures += 1
                 _log.error("parked events can't be read", service=self._key, error=str(error))
@@ -207,15 +291,50 @@ class Parking:
                 self._look.set()
                 continue
             failures = 0
-            if self._closed:
-                continue
+
+    async def _bring_back_oldest(self) -> None:
+        """Bring back what the lane has room for, but of keys that are set aside. Raise StoreError."""
+        room = 0 if self.closed else min(self._room(), _CHUNK)
+        if not self._backlog or room <= 0 or self._back_bytes >= _BACK_BYTES:
+            return
+        seen = self._parkings
+        rows = await self._keeper.parked(
+            self._key, without=self._back.values(), limit=room, without_keys=self._aside
+        )
+        if self.closed:
+            return
+        for row in rows:
+            if row.order_key is not None and not self._key_has_room(row.order_key):
+                self._aside.add(row.order_key)
+            if row.order_key not in self._aside:
+                self._return(row)
+        if rows:
+            self._look.set()  # only a look that finds nothing tells that nothing is left
+        elif self._parkings == seen:
+            self._backlog = False
+            self._changed()
+
+    async def _bring_back_keys(self) -> None:
+        """Bring back the next of the keys set aside that have none in the lane. Raise StoreError."""
+        for key in list(self._to_bring):
+            if self._back_bytes >= _BACK_BYTES:
+                return
+            seen = self._parkings
+            rows = await self._keeper.parked(
+                self._key, without=self._back.values(), limit=_OF_ONE_KEY, order_key=key
+            )
+            if self.closed:
+                return
             for row in rows:
                 self._return(row)
             if rows:
-                self._look.set()  # only a look that finds nothing tells that nothing is left
-            elif self._parkings == seen:
-                self._backlog = False
+                self._to_bring.discard(key)
+            elif self._parkings == seen and all(write.order_key != key for write in self._to_write.values()):
+                self._to_bring.discard(key)
+                self._aside.discard(key)
                 self._changed()
+            else:
+                self._look.set()
 
     def _return(self, row: Parked) -> None:
         delivery = Delivery(row.event, self._lane_left)
@@ -227,7 +346,7 @@ class Parking:
             now = monotonic()
             began = now - max(0.0, self._keeper.now() - row.first_attempt)
             past = Past(first_attempt=row.first_attempt, began=began, tried_at=now, attempts=row.attempts)
-        self._put_back(delivery, past)
+        self._put_back(delivery, past, row.order_key)
 
     def _returned(self, delivery: Delivery, outcome: Outcome) -> None:
         number = self._back.pop(delivery)

@@ -23,6 +23,7 @@ from bridge.pipeline.expression import Expression, NoMatch, Unroutable
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
 from bridge.pipeline.merging import MergesConfig, Merging, Place
+from bridge.pipeline.order import order_key
 from bridge.pipeline.windows import Windows
 from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import SourceMetrics
@@ -57,6 +58,9 @@ class RouteConfig(MergesConfig):
     """What is undone of the event's body, in this order, before `when` and `to` look at it."""
     encode: Codings = ()
     """What is done to the body that the service gets, in this order."""
+    order_by: str | None = None
+    """CEL that gives a key: the events of one key go to their service one after another, in the order they
+    came. One without a key (null, an empty text, a member that is missing) goes in no order."""
 
     @property
     def reachable(self) -> frozenset[str]:
@@ -89,7 +93,9 @@ class _Route:
         self._allow = self.reachable = config.reachable
         self.merging = Merging(config, config.encode) if config.merges else None
         """What it does besides with an event that it wants; None: the event goes into its lane as it is."""
-        self.expressions = [one for one in (self._when, self._to) if one is not None]
+        self._order_by = None if config.order_by is None else Expression(config.order_by)
+        self._no_key_told = False
+        self.expressions = [one for one in (self._when, self._to, self._order_by) if one is not None]
         if self.merging is not None:
             self.expressions += self.merging.expressions
             self.service = ""  # a dead letter that is replayed goes round the routes, not into the lane alone
@@ -127,6 +133,28 @@ class _Route:
         if chosen not in self._allow:
             raise NoMatch("not_allowed")
         return chosen
+
+    def place(self, event: Event, view: View) -> Place | int | None:
+        """Return the window that an event goes into, or its key in its lane. Raise NoMatch or Unroutable."""
+        if self.merging is not None:
+            return self.merging.place(event, view)
+        return None if self._order_by is None else self._order_key(event, view, self._order_by)
+
+    def _order_key(self, event: Event, view: View, order_by: Expression) -> int | None:
+        try:
+            return order_key(event.source, order_by.source, order_by.evaluate(view))
+        except NoMatch:
+            if not self._no_key_told:
+                self._no_key_told = True
+                _log.warning(
+                    "an event has no member that `order_by` reads: such events go in no order",
+                    source=event.source,
+                    id=event.id,
+                    order_by=order_by.source,
+                )
+            return None
+        except TypeError as error:
+            raise Unroutable(str(error)) from None
 
     def letter(self, event: Event, finding: Unroutable | Undecodable) -> DeadLetter:
         """Return the dead letter of an event that this route can't be evaluated for, or can't decode.
@@ -199,9 +227,10 @@ class Decision:
     """Of a dead letter: what went wrong."""
     event: Event | None = None
     """As the service gets it, decoded and encoded; None where there is none."""
-
     place: Place | None = None
     """The window that it goes into, where it is sent together with others."""
+    ordered: bool = False
+    """Whether it goes behind those of its key that came before."""
 
     @property
     def dead(self) -> bool:
@@ -217,10 +246,10 @@ def decide(routes: Iterable[RouteConfig], event: Event) -> list[Decision]:
         (route,) = routes_of_one.routes
         try:
             opened = at_once(routes_of_one.opened(event, route.decode))
-            service, place = route.lane_of(opened), None
-            presented = None
+            service, presented = route.lane_of(opened), None
+            place: Place | int | None = None
             if service is not None:
-                place = None if route.merging is None else route.merging.place(event, opened.view)
+                place = route.place(event, opened.view)
                 presented = at_once(_presented(opened.event, route.encode))
         except NoMatch as finding:
             decisions.append(Decision(config, None, str(finding)))
@@ -228,7 +257,10 @@ def decide(routes: Iterable[RouteConfig], event: Event) -> list[Decision]:
             decisions.append(Decision(config, None, finding.cause, str(finding)))
         else:
             reason = "no_match" if service is None else ""
-            decisions.append(Decision(config, service, reason, event=presented, place=place))
+            window, ordered = (place, False) if isinstance(place, Place) else (None, place is not None)
+            decisions.append(
+                Decision(config, service, reason, event=presented, place=window, ordered=ordered)
+            )
     return decisions
 
 
@@ -302,7 +334,7 @@ class Router:
         if delivery.outcome is not None:  # released while earlier ones of its batch waited for room
             return
         event = delivery.event
-        lanes: dict[str, tuple[_Route, Place | None]] = {}
+        lanes: dict[str, tuple[_Route, Place | int | None]] = {}
         dead: list[DeadLetter] = []
         opened: dict[Sequence[Coding], _Opened] = {}
         reason = "no_match"
@@ -320,8 +352,7 @@ class Router:
                     read = opened[route.decode].view if route.decode else view
                     lane = route.lane_of(opened[route.decode]) if route.decode else route.lane(view)
                     if lane is not None and lane not in lanes:
-                        merging = route.merging
-                        lanes[lane] = route, None if merging is None else merging.place(event, read)
+                        lanes[lane] = route, route.place(event, read)
                 except NoMatch as finding:
                     reason = max(reason, str(finding), key=_REASONS.index)
                 except (Unroutable, Undecodable) as finding:
@@ -344,11 +375,11 @@ class Router:
     async def _present(
         self,
         event: Event,
-        lanes: Mapping[str, tuple[_Route, Place | None]],
+        lanes: Mapping[str, tuple[_Route, Place | int | None]],
         opened: Mapping[Sequence[Coding], _Opened],
         dead: list[DeadLetter],
-    ) -> list[tuple[str, Place | None, Event]]:
-        """Return what each lane gets, with its window before that; what can't be encoded goes to `dead`."""
+    ) -> list[tuple[str, Place | int | None, Event]]:
+        """Return what each lane gets, with its window before that, or its key there; what can't be encoded goes to `dead`."""
         given = []
         for lane, (route, place) in lanes.items():
             read = opened[route.decode].event if route.decode else event
@@ -372,7 +403,7 @@ class Router:
     async def _hand_over(
         self,
         delivery: Delivery,
-        given: Sequence[tuple[str, Place | None, Event]],
+        given: Sequence[tuple[str, Place | int | None, Event]],
         dead: Sequence[DeadLetter],
         reason: str,
     ) -> None:
@@ -394,21 +425,26 @@ class Router:
             _log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=reason)
             delivery.settle(Outcome.FILTERED)
 
-    async def _put(self, delivery: Delivery, key: str, place: Place | None) -> None:
-        """Put `delivery` into its lane, or into its window before that."""
-        if place is not None:
+    async def _put(self, delivery: Delivery, key: str, place: Place | int | None) -> None:
+        """Put `delivery` into its lane with its key there, or into its window before that."""
+        if isinstance(place, Place):
             assert self._windows is not None  # noqa: S101 - a router whose routes merge is given them
             self._windows.put(delivery, key, place, self._metrics.filtered)
             return
         lane = self._reached[key]
         if len(self._reached) == 1:
-            await lane.put(delivery)
+            await lane.put(delivery, order_key=place)
             return
         self._taken[key] += 1
         delivery.watch(partial(self._left, key))
         self._putting += 1
         try:
-            await lane.put(delivery, partial(self._another_starves, key), at_once=self._must_make_way(key))
+            await lane.put(
+                delivery,
+                partial(self._another_starves, key),
+                at_once=self._must_make_way(key),
+                order_key=place,
+            )
         finally:
             self._putting -= 1
 

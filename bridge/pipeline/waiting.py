@@ -38,6 +38,8 @@ class Waiting:
         """With the place of each in the order in which all came."""
         self._unready: OrderedDict[Delivery, int] = OrderedDict()
         """What is behind them, and may not go before it is `ready`; likewise."""
+        self._behind: dict[Delivery, None] = {}
+        """What may not go before another has come to its end, in the order it came."""
         self._tried: dict[Delivery, tuple[float, int]] = {}
         """When due, monotonic, and the place; in the order of the newest failures."""
         self._timetable: list[_Entry] = []
@@ -49,13 +51,18 @@ class Waiting:
         """Whether the last that went had been tried before."""
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._unready) + len(self._tried)
+        return len(self._fresh) + len(self._unready) + len(self._tried) + len(self._behind)
+
+    def __contains__(self, delivery: Delivery) -> bool:
+        """Tell whether it waits here."""
+        return any(delivery in those for those in (self._fresh, self._unready, self._tried, self._behind))
 
     def __iter__(self) -> Iterator[Delivery]:
         """Give all, the oldest first."""
         yield from sorted(self._tried, key=lambda delivery: self._tried[delivery][1])
         yield from list(self._fresh)
         yield from list(self._unready)
+        yield from list(self._behind)
 
     def come(self, delivery: Delivery) -> None:
         """Take one in behind all others that were not tried."""
@@ -64,6 +71,10 @@ class Waiting:
     def come_unready(self, delivery: Delivery) -> None:
         """Take one in that may not go before `ready` is told of it."""
         self._unready[delivery] = next(self._places)
+
+    def come_behind(self, delivery: Delivery) -> None:
+        """Take one in that does not go before it has left, and come anew."""
+        self._behind[delivery] = None
 
     def ready(self, delivery: Delivery) -> None:
         """Let one go that has come unready, if it is still here."""
@@ -93,6 +104,9 @@ class Waiting:
         """Take one out; tell whether it waited here."""
         if delivery in self._tried:
             self._leave_tried(delivery)
+            return True
+        if delivery in self._behind:
+            del self._behind[delivery]
             return True
         return any(those.pop(delivery, None) is not None for those in (self._fresh, self._unready))
 

@@ -82,6 +82,7 @@ class _Checker:
             loc: Loc = ("routes", index)
             self._refer(route, "from", loc, "sources", self._sources, self._read)
             self._expression(route, "when", loc)
+            self._expression(route, "order_by", loc)
             for part, key in (("merge", "key"), ("complete", "marker")):
                 if (holder := route.child(part)) is not None:
                     self._expression(holder, key, (*loc, part))
@@ -100,6 +101,13 @@ class _Checker:
         given = [part for part, value in parts.items() if value is not None and value.content is not None]
         if not given:
             return
+        order_by = route.child("order_by")
+        if order_by is not None and order_by.content is not None:
+            message = (
+                f"a route with `{given[0]}` sends events together, so none of them goes behind another: "
+                "leave one of the two out"
+            )
+            self._wrong(order_by, (*loc, "order_by"), message)
         merge = parts["merge"]
         key = None if merge is None else merge.text("key")
         by_folder = given != ["merge"]

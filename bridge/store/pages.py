@@ -43,6 +43,7 @@ COLUMNS = {
     "kept_at": (int, float),
     "generation": _INTEGER,
     "in_window": _OPTIONAL_INTEGER,
+    "order_key": _OPTIONAL_INTEGER,
 }
 """Of `kept`, in their order in a record, with the types of their values."""
 _SPOOL_COLUMNS = (_INTEGER, _TEXT, _OPTIONAL_TEXT, _INTEGER, _INTEGER)
@@ -112,10 +113,12 @@ class _Pages:
         values[0] = number  # an INTEGER PRIMARY KEY is stored as NULL
         if _are(values, _SPOOL_COLUMNS):
             return "spools", tuple(values)
-        if len(values) == len(COLUMNS) - 2:
+        if len(values) == len(COLUMNS) - 3:
             values.append(0)  # from before there were generations
-        if len(values) == len(COLUMNS) - 1:
+        if len(values) == len(COLUMNS) - 2:
             values.append(None)  # from before there were windows
+        if len(values) == len(COLUMNS) - 1:
+            values.append(None)  # from before there were keys
         if not _are(values, tuple(COLUMNS.values())):
             raise BrokenRowError("no row of ours")
         return "kept", tuple(values)

@@ -110,8 +110,12 @@ def _copy_from_both_ends(old: sqlite3.Connection, copy: sqlite3.Connection) -> t
     Gives the numbers between, the second None where no row ends them; None when all could be read.
     """
     there = {row[1] for row in _UntilBroken(old, "PRAGMA table_info(kept)")}
-    # Of a file from before there were generations, or windows.
-    missing = {"generation": "0 AS generation", "in_window": "NULL AS in_window"}
+    # Of a file from before there were generations, windows, or keys.
+    missing = {
+        "generation": "0 AS generation",
+        "in_window": "NULL AS in_window",
+        "order_key": "NULL AS order_key",
+    }
     columns = ", ".join(name if name in there else missing.get(name, name) for name in pages.COLUMNS)
     ends: list[int | None] = []
     for direction in ("ASC", "DESC"):

@@ -171,6 +171,13 @@ MIGRATIONS = (
     CREATE TABLE remembered (bytes INTEGER NOT NULL) STRICT;
     INSERT INTO remembered VALUES (0);
     """,
+    # What an event has in common with those that it goes one after another with. The events of one key are
+    # read apart from the others.
+    """
+    ALTER TABLE kept ADD COLUMN order_key INTEGER;
+    CREATE INDEX parked_by_key ON kept (service, order_key, number)
+        WHERE reason = 'parked' AND order_key IS NOT NULL;
+    """,
 )
 """What takes a file from the version of its place in this list to the next; `user_version` counts them."""
 
@@ -188,9 +195,10 @@ FIND = """
 """
 KEEP_NEW = """
     INSERT INTO kept (source, id, service, type, subject, time, attributes, data,
-                      reason, cause, detail, status, attempts, first_attempt, last_attempt, kept_at)
+                      reason, cause, detail, status, attempts, first_attempt, last_attempt, kept_at,
+                      order_key)
     VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?,
-            ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?)
+            ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?, ?)
     ON CONFLICT (source, id, service) DO NOTHING
 """
 KEEP = KEEP_NEW.replace(
@@ -200,6 +208,7 @@ KEEP = KEEP_NEW.replace(
         attempts = max(attempts, excluded.attempts),
         first_attempt = coalesce(first_attempt, excluded.first_attempt),
         last_attempt = coalesce(excluded.last_attempt, last_attempt),
+        order_key = coalesce(excluded.order_key, order_key),
         kept_at = iif(reason = 'parked' AND excluded.reason = 'parked', kept_at, excluded.kept_at)
     """,
 )
@@ -219,13 +228,16 @@ def dead_row(letter: DeadLetter) -> Row:
         letter.first_attempt,
         letter.last_attempt,
         time.time(),
+        letter.order_key,
     )
 
 
-def parked_row(event: Event, service: str, attempts: int, first_attempt: float | None) -> Row:
+def parked_row(
+    event: Event, service: str, attempts: int, first_attempt: float | None, order_key: int | None = None
+) -> Row:
     """Give the row of an event that waits for `service`."""
-    now = time.time()
-    return (*event_columns(event, service), PARKED, b"", b"", None, attempts, first_attempt, None, now)
+    past = (attempts, first_attempt, None, time.time(), order_key)
+    return (*event_columns(event, service), PARKED, b"", b"", None, *past)
 
 
 def event_columns(event: Event, service: str) -> Row:

@@ -18,8 +18,8 @@ import structlog
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
 from bridge.core.jobs import JobChanges, JobRecord
-from bridge.core.ports import DeadLetter, Parked
-from bridge.store import jobs, parked, salvage, schema, waiting
+from bridge.core.ports import DeadLetter, InOrder, Parked
+from bridge.store import changes, jobs, parked, salvage, schema, waiting
 from bridge.store.changes import Change, Keep
 from bridge.store.config import StoreConfig
 from bridge.store.schema import DEAD, FILE, PARKED, SPOOLED, Row
@@ -138,6 +138,22 @@ class Store:
         """
         return self._keep(schema.parked_row(event, service, attempts, first_attempt))
 
+    async def park_in_order(self, service: str, events: Sequence[InOrder]) -> None:
+        """Return when `events` are on disk for the lane `service`, all in one transaction, as `park` does it.
+
+        Raises as `bury` does; none of them is on disk then.
+        """
+        done: asyncio.Future[None] = self._loop.create_future()
+        keeps = [
+            Keep.of(
+                schema.parked_row(each.event, service, each.attempts, each.first_attempt, each.order_key),
+                done,
+            )
+            for each in events
+        ]
+        size = sum(keep.size for keep in keeps)
+        await self.write(lambda connection: (None, changes.write(connection, keeps, size)[0]), size)
+
     def _keep(self, row: Row) -> asyncio.Future[None]:
         done: asyncio.Future[None] = self._loop.create_future()
         if self._over is not None:
@@ -156,16 +172,30 @@ class Store:
 
     # Parked events
 
-    async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:
+    async def parked(
+        self,
+        service: str,
+        *,
+        without: Collection[int],
+        limit: int,
+        order_key: int | None = None,
+        without_keys: Collection[int] = (),
+    ) -> Sequence[Parked]:
         """Give the oldest parked events of `service`, but for the numbers in `without` and those forgotten.
 
-        They are at most `limit`, and fewer where they are big; none only when there is none.
+        They are at most `limit`, and fewer where they are big; none only when there is none. They are of
+        `order_key` if it is given, and none of them is of `without_keys`.
         Raises StoreError.
         """
         if limit <= 0:
             return ()
         others = {*without, *self._leaving}
-        found = await self.read(lambda connection: parked.oldest(connection, service, others, limit))
+        keys = tuple(without_keys)  # as they are now: another thread reads
+        found = await self.read(
+            lambda connection: parked.oldest(
+                connection, service, others, limit, order_key=order_key, without_keys=keys
+            )
+        )
         self._given.update((row.number, service) for row in found)
         return found
 

@@ -13,7 +13,7 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.jobs import JobChanges, JobMaker, JobRecord, Progress
-from bridge.core.ports import Answer, DeadLetter, Destination, Parked, Verdict
+from bridge.core.ports import Answer, DeadLetter, Destination, InOrder, Parked, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.lane import Lane
 from bridge.pipeline.limits.config import LimitsConfig
@@ -143,10 +143,45 @@ class MemoryKeeper:
             first_attempt=first_attempt if old is None or old.first_attempt is None else old.first_attempt,
         )
 
-    async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:
+    async def park_in_order(self, service: str, events: Sequence[InOrder]) -> None:
+        numbers = [next(self._numbers) for _ in events]
+        await self._write()
+        rows = {}
+        for number, each in zip(numbers, events, strict=True):
+            key = (each.event.source, each.event.id, service)
+            old = self.rows.get(key)
+            if self.for_letters_alone and old is None:
+                self.refusals += 1
+                raise StoreFullError("at its budget")
+            rows[key] = Parked(
+                number=number if old is None else old.number,
+                event=each.event,
+                attempts=each.attempts if old is None else max(each.attempts, old.attempts),
+                first_attempt=each.first_attempt
+                if old is None or old.first_attempt is None
+                else old.first_attempt,
+                order_key=each.order_key,
+            )
+        self.rows.update(rows)
+
+    async def parked(
+        self,
+        service: str,
+        *,
+        without: Collection[int],
+        limit: int,
+        order_key: int | None = None,
+        without_keys: Collection[int] = (),
+    ) -> Sequence[Parked]:
+        without, without_keys = set(without), set(without_keys)  # as they are when it is asked
         await self._write()
         wanted = [
-            row for (_, _, of), row in self.rows.items() if of == service and row.number not in set(without)
+            row
+            for (_, _, of), row in self.rows.items()
+            if of == service
+            and row.number not in without
+            and (order_key is None or row.order_key == order_key)
+            and (row.order_key is None or row.order_key not in without_keys)
         ]
         return sorted(wanted, key=lambda row: row.number)[:limit]
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import pytest
 
@@ -181,8 +182,10 @@ async def test_newer_events_do_not_overtake_those_in_the_store() -> None:
 
 async def test_big_events_come_back_a_few_at_a_time_and_all_of_them() -> None:
     class Paged(MemoryKeeper):
-        async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:
-            return await super().parked(service, without=without, limit=min(limit, 4))
+        async def parked(
+            self, service: str, *, without: Collection[int], limit: int, **more: Any
+        ) -> Sequence[Parked]:
+            return await super().parked(service, without=without, limit=min(limit, 4), **more)
 
     keeper, megabyte = Paged(), b"x" * 2**20
     for number in range(100):

@@ -84,6 +84,11 @@ def _decided(decision: Decision) -> str:
         if decision.place.is_marker:
             return f"yes, to {decision.service}: the marker that closes the window{key}"
         return f"yes, to {decision.service}, with others in the window{key}"
+    if decision.service is not None and decision.route.order_by is not None:
+        order = (
+            "behind those of its key that came before" if decision.ordered else "in no order: it has no key"
+        )
+        return f"yes, to {decision.service}, {order}"
     if decision.service is not None:
         return f"yes, to {decision.service}"
     return " ".join(filter(None, (_WHY_NOT[decision.reason], decision.detail)))

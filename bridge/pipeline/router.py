@@ -379,7 +379,10 @@ class Router:
         opened: Mapping[Sequence[Coding], _Opened],
         dead: list[DeadLetter],
     ) -> list[tuple[str, Place | int | None, Event]]:
-        """Return what each lane gets, with its window before that, or its key there; what can't be encoded goes to `dead`."""
+        """Return what each lane gets, with its window before that, or its key there.
+
+        What can't be encoded goes to `dead`.
+        """
         given = []
         for lane, (route, place) in lanes.items():
             read = opened[route.decode].event if route.decode else event

@@ -83,6 +83,7 @@ class _Checker:
             self._refer(route, "from", loc, "sources", self._sources, self._read)
             self._expression(route, "when", loc)
             self._expression(route, "order_by", loc)
+            self._orders(route, loc)
             for part, key in (("merge", "key"), ("complete", "marker")):
                 if (holder := route.child(part)) is not None:
                     self._expression(holder, key, (*loc, part))
@@ -126,6 +127,18 @@ class _Checker:
                     "same `merge.key`: make one route of the two, or give each a key of its own"
                 )
                 self._wrong(merge or route, (*loc, "merge") if merge is not None else loc, message)
+
+    def _orders(self, route: Value, loc: Loc) -> None:
+        """Warn of an order that the source has not."""
+        source, order_by = self._sources.get(route.text("from") or ""), route.child("order_by")
+        if source is None or order_by is None or order_by.content is None or source.text("type") != "sqs":
+            return
+        if not (source.text("queue") or "").endswith(".fifo"):
+            message = (
+                "a queue of SQS that is not FIFO keeps no order: `order_by` lets no two events of a key go at "
+                "once, and no more"
+            )
+            self.warnings.append(f"{order_by.place}: {dotted((*loc, 'order_by'))}: {message}")
 
     def services(self) -> None:
         seen: dict[tuple[str, str | None, str], str] = {}

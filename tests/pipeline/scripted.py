@@ -141,6 +141,7 @@ class MemoryKeeper:
             event=event,
             attempts=attempts if old is None else max(attempts, old.attempts),
             first_attempt=first_attempt if old is None or old.first_attempt is None else old.first_attempt,
+            order_key=None if old is None else old.order_key,
         )
 
     async def park_in_order(self, service: str, events: Sequence[InOrder]) -> None:

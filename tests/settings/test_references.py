@@ -109,3 +109,13 @@ def test_suggestions_are_close_or_all_there_is() -> None:
     assert did_you_mean("zzz", ["b", "a"]) == "; there are `a`, `b`"
     assert did_you_mean("zzz", ["a"]) == "; there is `a`"
     assert did_you_mean("zzz", []) == ""
+
+
+@pytest.mark.parametrize(("queue", "told"), [("events", 1), ("events.fifo", 0)])
+def test_an_order_that_a_queue_has_not_is_told(load_text: Loader, queue: str, told: int) -> None:
+    source = f"{{uploads: {{type: sqs, queue: {queue}, region: eu-west-1}}}}"
+    text = MINIMAL.replace(MINIMAL.splitlines()[4], f"sources: {source}")
+    text = text.replace("to: plants", "to: plants, order_by: subject")
+    found = [warning for warning in load_text(text).warnings if "keeps no order" in warning]
+    assert len(found) == told
+    assert all("routes[0].order_by" in warning for warning in found)

@@ -162,6 +162,8 @@ class Parking:
         self._to_note.pop(delivery, None)
         if delivery in self._to_write:
             self._write_no_more(delivery)
+            if self._to_bring:
+                self._look.set()
             if not self.backlog:
                 self._changed()
 
@@ -329,12 +331,12 @@ class Parking:
                 self._return(row)
             if rows:
                 self._to_bring.discard(key)
-            elif self._parkings == seen and all(write.order_key != key for write in self._to_write.values()):
+            elif self._parkings != seen:
+                self._look.set()
+            elif all(write.order_key != key for write in self._to_write.values()):  # else once it is written
                 self._to_bring.discard(key)
                 self._aside.discard(key)
                 self._changed()
-            else:
-                self._look.set()
 
     def _return(self, row: Parked) -> None:
         delivery = Delivery(row.event, self._lane_left)

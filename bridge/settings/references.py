@@ -135,8 +135,8 @@ class _Checker:
             return
         if not (source.text("queue") or "").endswith(".fifo"):
             message = (
-                "a queue of SQS that is not FIFO keeps no order: `order_by` lets no two events of a key go at "
-                "once, and no more"
+                "a queue of SQS that is not FIFO keeps no order: `order_by` lets no two events of a key go "
+                "at once, and no more"
             )
             self.warnings.append(f"{order_by.place}: {dotted((*loc, 'order_by'))}: {message}")
 

@@ -327,7 +327,7 @@ class Service:
 
     def __call__(self, one: Event) -> Answer:
         if one.id not in self._bad:
-            bad = self.dice.choice(((REJECTED, 99), (FAILED, 99), (UNAVAILABLE, 6), (BUSY, 2), (FAILED, 2)))
+            bad = self.dice.choice(((REJECTED, 99), (FAILED, 12), (UNAVAILABLE, 6), (BUSY, 2), (FAILED, 2)))
             self._bad[one.id] = bad if self.dice.random() < self._fails else (ACCEPTED, 0)
         self._tries[one.id] += 1
         trouble, times = self._bad[one.id]
@@ -413,8 +413,8 @@ async def live(seed: int, keys: int, ends: Sequence[str], active_jobs: int | Non
             log.give_back()
         elif end == "finish":
             service.mood = [ACCEPTED]
-            await asyncio.wait_for(reading, 48 * 3600)
-            await until(lambda: log.committed == len(names) and not keeper.rows, 48 * 3600, step=30)
+            await asyncio.wait_for(reading, 30 * 86400)
+            await until(lambda: log.committed == len(names) and not keeper.rows, 30 * 86400, step=30)
             if active_jobs is None:
                 assert_nothing_is_remembered(bench)
         await cancel(sweeps)
@@ -439,18 +439,32 @@ async def cancel(task: asyncio.Task[None]) -> None:
         task.result()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
+LIVES = given(
     seed=st.integers(0, 2**32),
     keys=st.sampled_from((1, 3, 20)),
     ends=st.lists(st.sampled_from(("kill", "stop")), max_size=4),
     active_jobs=st.sampled_from((None, None, 1, 30)),
     fails=st.sampled_from((0.0, 0.02, 0.2)),
 )
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@LIVES
 def test_whatever_happens_a_key_s_events_are_accepted_in_the_order_they_came(
     seed: int, keys: int, ends: Sequence[str], active_jobs: int | None, fails: float
 ) -> None:
     """Through failures, parking, dead letters, kills and stops, but for the dead letters."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(live(seed, keys, ends, active_jobs, fails))
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1200)
+@settings(max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@LIVES
+def test_however_often_it_happens_a_key_s_events_are_accepted_in_the_order_they_came(
+    seed: int, keys: int, ends: Sequence[str], active_jobs: int | None, fails: float
+) -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(live(seed, keys, ends, active_jobs, fails))
 

@@ -374,7 +374,7 @@ async def live(seed: int, keys: int, ends: Sequence[str], active_jobs: int | Non
     random.seed(seed)
     letters = "abcdefghijklmnopqrstuvwxyz"[:keys] + "-"
     weights = [dice.choice((1, 1, 10)) for _ in letters]
-    names = [f"{key}-{n}" for n, key in enumerate(dice.choices(letters, weights, k=dice.choice((50, 400))))]
+    names = [f"{key}-{n}" for n, key in enumerate(dice.choices(letters, weights, k=dice.choice((50, 250))))]
     log, keeper = Log(names), MemoryKeeper()
     service = Service(dice, fails)
     destination = Watched(service)
@@ -443,7 +443,7 @@ LIVES = given(
     seed=st.integers(0, 2**32),
     keys=st.sampled_from((1, 3, 20)),
     ends=st.lists(st.sampled_from(("kill", "stop")), max_size=4),
-    active_jobs=st.sampled_from((None, None, 1, 30)),
+    active_jobs=st.sampled_from((None, None, 3, 30)),
     fails=st.sampled_from((0.0, 0.02, 0.2)),
 )
 

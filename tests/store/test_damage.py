@@ -324,7 +324,7 @@ async def test_a_store_of_version_1_is_upgraded_with_all_that_is_in_it(
     state_dir: Path, metrics: Metrics
 ) -> None:
     version_1(state_dir)
-    with pytest.raises(StoreError, match=r"version 1 .* reads version 7"):
+    with pytest.raises(StoreError, match=r"version 1 .* reads version 8"):
         read_dead_letters(state_dir)
     async with Store.open(state_dir, metrics) as store:
         letters = read_dead_letters(state_dir)

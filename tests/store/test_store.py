@@ -217,7 +217,7 @@ async def test_a_newer_store_is_left_alone_and_both_versions_are_told(
         pass
     with closing(sqlite3.connect(state_dir / "events.sqlite3")) as connection:
         connection.execute("PRAGMA user_version = 41")
-    with pytest.raises(StoreError, match=r"version 41 .* up to 7"):
+    with pytest.raises(StoreError, match=r"version 41 .* up to 8"):
         async with Store.open(state_dir, metrics):
             pass
     with pytest.raises(StoreError, match=r"version 41 .* version 7"):

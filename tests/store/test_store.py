@@ -220,7 +220,7 @@ async def test_a_newer_store_is_left_alone_and_both_versions_are_told(
     with pytest.raises(StoreError, match=r"version 41 .* up to 8"):
         async with Store.open(state_dir, metrics):
             pass
-    with pytest.raises(StoreError, match=r"version 41 .* version 7"):
+    with pytest.raises(StoreError, match=r"version 41 .* version 8"):
         read_dead_letters(state_dir)
 
 

@@ -186,9 +186,12 @@ class Order:
         elif was_first and line.to_park:
             self._store(key, line)
         elif was_first:
-            first = next(iter(line.events))
-            self._waiting.leave(first)
-            self._let_go(first)
+            self._go_on(line)
+
+    def _go_on(self, line: _Line) -> None:
+        first = next(iter(line.events))
+        self._waiting.leave(first)
+        self._let_go(first)
 
     def _end(self, key: int) -> None:
         del self._lines[key]
@@ -217,16 +220,19 @@ class Order:
             line.to_park = True
             return
         line.to_park = False
+        first_goes = fresh[:1] == list(islice(line.events, 1))
         self._behind -= line.behind
         for delivery in fresh:
             del line.events[delivery]
-        if not line.events or next(iter(line.events)) not in self._waiting:
+        if first_goes:
             line.backs_off = False
         self._behind += line.behind
         for delivery in fresh:
             self._park(delivery, key)
         if not line.events:
             self._end(key)
+        elif first_goes:  # a copy of what came back from the store meanwhile
+            self._go_on(line)
 
     def _in_memory_alone(self, line: _Line) -> list[Delivery]:
         return [delivery for delivery in line.events if not self._parking.owns(delivery)]

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreFullError
 from bridge.core.event import Event
-from bridge.core.ports import Answer, DeadLetter, Parked
+from bridge.core.ports import Answer, DeadLetter, InOrder, Parked
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
@@ -94,8 +94,24 @@ class SqlKeeper(MemoryKeeper):
         changes.keep(connection, row, change)
         return None, change
 
-    async def parked(self, service: str, *, without: Collection[int], limit: int) -> Sequence[Parked]:
-        return await self.read(lambda connection: parked.oldest(connection, service, without, limit))
+    async def park_in_order(self, service: str, events: Sequence[InOrder]) -> None:
+        for each in events:
+            await self.park(each.event, service, attempts=each.attempts, first_attempt=each.first_attempt)
+
+    async def parked(
+        self,
+        service: str,
+        *,
+        without: Collection[int],
+        limit: int,
+        order_key: int | None = None,
+        without_keys: Collection[int] = (),
+    ) -> Sequence[Parked]:
+        return await self.read(
+            lambda connection: parked.oldest(
+                connection, service, without, limit, order_key=order_key, without_keys=without_keys
+            )
+        )
 
     def forget(self, number: int) -> None:
         if not self.killed.is_set():

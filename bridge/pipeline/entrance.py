@@ -122,7 +122,7 @@ class Entrance:
 
     def _park_those(self, wanted: Callable[[Delivery], bool]) -> None:
         for delivery in self._waiting:
-            if wanted(delivery) and not self._parking.owns(delivery):
+            if wanted(delivery) and not self._parking.has(delivery):  # all of a key go at once
                 self._park(delivery)
 
     def _patience(self, delivery: Delivery) -> float:

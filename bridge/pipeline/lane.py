@@ -266,7 +266,10 @@ class Lane:
     def _weigh(self) -> None:
         """Tell if it begins to starve, or ceases; not at each event that comes or goes in between."""
         least = self._enough if self.starving else max(1, self._enough // 4)
-        starving = len(self._waiting) < least and self._shut_since is None and not self._parking.backlog
+        waiting = len(self._waiting)
+        if 2 * waiting <= self._config.queue:  # else keys that are busy, or fail, have their share of it
+            waiting -= self._waiting.behind
+        starving = waiting < least and self._shut_since is None and not self._parking.backlog
         if self.jobs is not None and not self.jobs.has_room:
             starving = False
         if starving != self.starving:

@@ -123,6 +123,10 @@ class Parking:
         """Tell whether `delivery` came back from the store: then it is durable as it is."""
         return delivery in self._back
 
+    def has(self, delivery: Delivery) -> bool:
+        """Tell whether `delivery` came back from the store, or is on its way into it."""
+        return delivery in self._back or delivery in self._to_write
+
     def take(self, delivery: Delivery, past: Past | None, order_key: int | None = None) -> None:
         """Write `delivery` to the store soon, then settle it PARKED. Slots bound how many are here."""
         aside = order_key in self._aside
@@ -317,20 +321,24 @@ class Parking:
             self._changed()
 
     async def _bring_back_keys(self) -> None:
-        """Bring back the next of the keys set aside that have none in the lane. Raise StoreError."""
+        """Bring back the next of the keys set aside that have none in the lane. Raise StoreError.
+
+        Where the lane is full it is one of each: keys don't wait for room, which newer events would take.
+        """
         for key in list(self._to_bring):
             if self._back_bytes >= _BACK_BYTES:
                 return
             seen = self._parkings
+            limit = max(1, min(_OF_ONE_KEY, self._room()))
             rows = await self._keeper.parked(
-                self._key, without=self._back.values(), limit=_OF_ONE_KEY, order_key=key
+                self._key, without=self._back.values(), limit=limit, order_key=key
             )
             if self.closed:
                 return
-            for row in rows:
-                self._return(row)
             if rows:
                 self._to_bring.discard(key)
+                for row in rows:
+                    self._return(row)
             elif self._parkings != seen:
                 self._look.set()
             elif all(write.order_key != key for write in self._to_write.values()):  # else once it is written

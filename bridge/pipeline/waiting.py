@@ -53,6 +53,11 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._fresh) + len(self._unready) + len(self._tried) + len(self._behind)
 
+    @property
+    def behind(self) -> int:
+        """How many may not go before others have come to their end."""
+        return len(self._behind)
+
     def __contains__(self, delivery: Delivery) -> bool:
         """Tell whether it waits here."""
         return any(delivery in those for those in (self._fresh, self._unready, self._tried, self._behind))

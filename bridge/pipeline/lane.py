@@ -103,6 +103,7 @@ class Lane:
         if self._parking.backlog:
             self._gate.open_slowly()
         self._order = Order(
+            key,
             self._waiting,
             self._parking,
             parks=lambda: self._entrance.parks,
@@ -125,6 +126,7 @@ class Lane:
         metrics.paused.set_function(lambda: self._paused_since is not None)
         metrics.give_up_after.set(config.retry.give_up_after)
         metrics.last_accepted(self._last_accepted)
+        metrics.keys_held.set_function(lambda: self._order.held)
 
     @property
     def _shut_since(self) -> float | None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from itertools import islice
+from time import monotonic
+
+import structlog
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.ports import DeadLetter
@@ -17,7 +20,10 @@ MOST_BEHIND = 100
 """Events of one lane that are held in memory behind others that back off; further ones wait in the store."""
 _TOGETHER = 32
 """Events of one key that come back from the store at once."""
+_TELL_SECONDS = 60.0
+"""Of failing, after which the log tells that others wait for an event; and between two such lines."""
 _KEYS = (str, bytes, bool, int, float, list, datetime, timedelta)
+_log = structlog.get_logger(__name__)
 
 
 def order_key(source: str, order_by: str, value: object) -> int | None:
@@ -41,15 +47,15 @@ class _Line:
 
     events: dict[Delivery, None] = field(default_factory=dict)
     """In the order they came. The first is the one that may go."""
-    backs_off: bool = False
-    """Whether the first waits for its next attempt."""
+    failed_at: float | None = None
+    """Monotonic time since which the first backs off; None while it does not."""
     to_park: bool = False
     """Whether all are to be parked, once the first can be."""
 
     @property
     def behind(self) -> int:
         """How many are held behind one that backs off."""
-        return len(self.events) - 1 if self.backs_off and self.events else 0
+        return len(self.events) - 1 if self.failed_at is not None and self.events else 0
 
 
 class Order:
@@ -63,6 +69,7 @@ class Order:
 
     def __init__(
         self,
+        service: str,
         waiting: Waiting,
         parking: Parking,
         *,
@@ -70,11 +77,12 @@ class Order:
         let_go: Callable[[Delivery], None],
         park: Callable[[Delivery, int], None],
     ) -> None:
-        """Order what is in one lane.
+        """Order what is in the lane `service`.
 
         `parks` tells whether events may be written to its store now. `let_go` queues one for its attempt,
         `park` takes one out of the queue, and has it written with its key.
         """
+        self._service = service
         self._waiting = waiting
         self._parking = parking
         self._parks = parks
@@ -86,6 +94,12 @@ class Order:
         self._under_way: set[Delivery] = set()
         self._behind = 0
         """Events behind those that back off."""
+        self._told = float("-inf")
+
+    @property
+    def held(self) -> int:
+        """How many keys have events that wait for one that backs off."""
+        return sum(self._holds_others(key, line) for key, line in self._lines.items())
 
     def come(self, delivery: Delivery) -> bool:
         """Take in an event of a key; tell whether it may go. Else it waits behind others of its key."""
@@ -96,7 +110,7 @@ class Order:
             return True
         line.events[delivery] = None
         self._waiting.come_behind(delivery)
-        if line.backs_off:
+        if line.failed_at is not None:
             self._behind += 1
             self._hold_few(key, line)
         return False
@@ -117,9 +131,10 @@ class Order:
         key = self.keys[delivery]
         line = self._lines[key]
         if delivery in self._waiting:
-            if not line.backs_off:
-                line.backs_off = True
+            if line.failed_at is None:
+                line.failed_at = monotonic()
                 self._behind += line.behind
+            self._tell(delivery, key, line, line.failed_at)
             self._hold_few(key, line)
 
     def left(self, delivery: Delivery) -> None:
@@ -136,14 +151,14 @@ class Order:
             return
         if delivery not in line.events:
             line.events[delivery] = None
-            self._behind += line.backs_off
+            self._behind += line.failed_at is not None
             self._waiting.come_behind(delivery)
         self._store(key, line)
 
     def has_room(self, key: int) -> bool:
         """Tell whether one more event of a key should come back from the store, as others do."""
         line = self._lines.get(key)
-        return line is None or (len(line.events) < _TOGETHER and not line.backs_off)
+        return line is None or (len(line.events) < _TOGETHER and line.failed_at is None)
 
     def telling(self, delivery: Delivery, letter: DeadLetter) -> DeadLetter:
         """Return `letter` with the key, and with what becomes of the events that follow."""
@@ -179,7 +194,7 @@ class Order:
         self._behind -= line.behind
         del line.events[delivery]
         if was_first:
-            line.backs_off = False
+            line.failed_at = None
         self._behind += line.behind
         if not line.events:
             self._end(key)
@@ -189,9 +204,7 @@ class Order:
             self._go_on(line)
 
     def _go_on(self, line: _Line) -> None:
-        first = next(iter(line.events))
-        self._waiting.leave(first)
-        self._let_go(first)
+        self._let_go(next(iter(line.events)))
 
     def _end(self, key: int) -> None:
         del self._lines[key]
@@ -203,7 +216,7 @@ class Order:
         stored = second is not None and self._parking.owns(second)
         if not (line.to_park or stored or self._behind > MOST_BEHIND) or not self._parks():
             return
-        if self._in_memory_alone(line) and not self._first_can_be_stored(line):
+        if not self._first_can_be_stored(line):
             line.to_park = True
             return
         self._parking.set_aside(key)
@@ -215,17 +228,17 @@ class Order:
 
     def _store(self, key: int, line: _Line) -> None:
         """Park all of a key that are in memory alone, in their order; later, if the first can't be now."""
-        fresh = self._in_memory_alone(line)
-        if fresh and not self._first_can_be_stored(line):
+        if not self._first_can_be_stored(line):
             line.to_park = True
             return
         line.to_park = False
+        fresh = [delivery for delivery in line.events if not self._parking.owns(delivery)]
         first_goes = fresh[:1] == list(islice(line.events, 1))
         self._behind -= line.behind
         for delivery in fresh:
             del line.events[delivery]
         if first_goes:
-            line.backs_off = False
+            line.failed_at = None
         self._behind += line.behind
         for delivery in fresh:
             self._park(delivery, key)
@@ -234,8 +247,20 @@ class Order:
         elif first_goes:  # a copy of what came back from the store meanwhile
             self._go_on(line)
 
-    def _in_memory_alone(self, line: _Line) -> list[Delivery]:
-        return [delivery for delivery in line.events if not self._parking.owns(delivery)]
+    def _holds_others(self, key: int, line: _Line) -> bool:
+        return line.failed_at is not None and (len(line.events) > 1 or self._parking.is_aside(key))
+
+    def _tell(self, first: Delivery, key: int, line: _Line, failed_at: float) -> None:
+        now = monotonic()
+        if now - max(failed_at, self._told) >= _TELL_SECONDS and self._holds_others(key, line):
+            self._told = now
+            _log.warning(
+                "events wait for one of their key that fails",
+                service=self._service,
+                id=first.event.id,
+                failed_for_seconds=round(now - failed_at),
+                keys_held=self.held,
+            )
 
     def _first_can_be_stored(self, line: _Line) -> bool:
         """Tell whether the first is stored, or not in an attempt, nor on its way to the dead letters."""

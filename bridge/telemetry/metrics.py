@@ -171,6 +171,11 @@ class Metrics:
             "minute; +Inf while nothing is accepted.",
             ["service"],
         )
+        self.keys_held = gauge(
+            "bridge_lane_keys_held",
+            "Keys of `order_by` with events that wait for one that fails.",
+            ["service"],
+        )
         self.parked_oldest = gauge(
             "bridge_parked_oldest_seconds",
             "Time since the event longest parked was, or was first attempted; 0 while none is.",
@@ -358,6 +363,7 @@ class LaneMetrics:
         self.shuts = metrics.gate_shuts.labels(key)
         self.give_up_after = metrics.give_up_after.labels(key)
         self._last_accepted = metrics.last_accepted
+        self.keys_held = metrics.keys_held.labels(key)
 
     def follow(
         self, active: Callable[[], float], sweep_age: Callable[[], float], unlisted: Callable[[], float]

@@ -6,14 +6,17 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.delivery import Delivery, Outcome
+from bridge.core.errors import StoreError
 from bridge.core.event import Event
-from bridge.core.ports import Answer, InOrder
+from bridge.core.ports import Answer, DeadLetter, InOrder
+from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.order import MOST_BEHIND, order_key
 from tests.pipeline.clock import VirtualLoop, now
 from tests.pipeline.routing import House, route
@@ -126,6 +129,7 @@ async def test_a_key_that_backs_off_slows_no_other_and_few_of_it_are_in_memory()
         await until(lambda: all(each.outcome is Outcome.PARKED for each in slow))
         assert set(bench.keeper.parked_ids) == {f"a-{n}" for n in range(1000)}
         assert bench.value("bridge_lane_queued") <= 1
+        assert bench.value("bridge_lane_keys_held") == 1
         broken = False
         late = deliveries(*(f"a-{n}" for n in range(1000, 1010)))
         await put(bench, late)
@@ -151,6 +155,58 @@ async def test_keys_that_back_off_share_what_is_held_in_memory() -> None:
         await until(lambda: bench.value("bridge_lane_queued") <= MOST_BEHIND + 16, 60)
 
 
+async def test_a_lane_starves_though_events_wait_in_it_behind_one_that_fails() -> None:
+    bench = Bench(ScriptedDestination(lambda one: UNAVAILABLE if one.id[0] == "a" else ACCEPTED))
+    bench.lane.when_starving(lambda _: None, 64)
+    async with bench.running():
+        good = deliveries("b-0")
+        await put(bench, [*deliveries(*(f"a-{n}" for n in range(MOST_BEHIND))), *good])
+        await settled(good)
+        assert bench.value("bridge_lane_queued") == MOST_BEHIND
+        assert bench.lane.starving, "or its source is held at the pace of another of its lanes"
+
+
+async def test_keys_that_come_back_fill_no_lane_that_is_full() -> None:
+    broken = True
+    keys = "abcdefghij"
+    destination = ScriptedDestination(lambda _: UNAVAILABLE if broken else ACCEPTED, seconds=0.1)
+    bench = Bench(destination, park=True, queue=40, park_after=1000.0)
+    parked = [InOrder(event=event(f"{key}-{n}"), order_key=ord(key)) for n in range(50) for key in keys]
+    await bench.keeper.park_in_order("plants", parked)
+    async with bench.running():
+        bench.keeper._wakes["plants"]()
+        await until(lambda: len(bench.lane._parking._aside) == len(keys))
+        broken, most = False, 0.0
+        while bench.keeper.rows:
+            most = max(most, bench.value("bridge_lane_queued"))
+            await asyncio.sleep(0.05)
+        assert most <= 40 + len(keys)
+        assert_nothing_is_remembered(bench)
+    for key in keys:
+        tried = [name for name in destination.ids if name[0] == key]
+        assert list(dict.fromkeys(tried)) == [f"{key}-{n}" for n in range(50)]
+
+
+async def test_what_is_parked_behind_a_replayed_letter_is_written_once() -> None:
+    broken = True
+    destination = ScriptedDestination(lambda _: UNAVAILABLE if broken else ACCEPTED)
+    bench = Bench(destination, park=True, max_attempts=1000)
+    given = deliveries(*(f"a-{n}" for n in range(40)))
+    async with bench.running():
+        await put(bench, given)
+        await bench.keeper.park_in_order("plants", [InOrder(event=event("a-late"), order_key=ord("a"))])
+        bench.keeper._wakes["plants"]()
+        await until(lambda: bool(bench.lane._parking._aside))
+        bench.lane.make_way(for_all=True)
+        assert await settled(given) == [Outcome.PARKED] * 40
+        broken = False
+        await until(lambda: not bench.keeper.rows)
+        assert_nothing_is_remembered(bench)
+    assert [name for name in dict.fromkeys(destination.ids) if name != "a-late"] == [
+        f"a-{n}" for n in range(40)
+    ]
+
+
 async def test_without_parking_followers_are_held() -> None:
     broken = True
 
@@ -167,6 +223,7 @@ async def test_without_parking_followers_are_held() -> None:
         await settled(good)
         await asyncio.sleep(100)
         assert bench.value("bridge_lane_queued") == 300
+        assert bench.value("bridge_lane_keys_held") == 1
         broken = False
         await settled(given)
     assert list(dict.fromkeys(destination.ids)) == ["a-0", "b-0", *(f"a-{n}" for n in range(1, 300))]
@@ -369,7 +426,7 @@ MOODS: Sequence[Sequence[Answer]] = (
 
 
 async def live(seed: int, keys: int, ends: Sequence[str], active_jobs: int | None, fails: float) -> None:
-    """Send events through a few lives of a bridge on one store; each ends by a kill or a stop."""
+    """Send events through a few lives of a bridge on one store. Each ends by a kill or a stop."""
     dice = random.Random(seed)
     random.seed(seed)
     letters = "abcdefghijklmnopqrstuvwxyz"[:keys] + "-"
@@ -379,6 +436,7 @@ async def live(seed: int, keys: int, ends: Sequence[str], active_jobs: int | Non
     service = Service(dice, fails)
     destination = Watched(service)
     for life, end in enumerate([*ends, "finish"]):
+        pause = Pause()
         bench = Bench(
             destination,
             park=dice.random() < 0.9 or end == "finish",
@@ -387,6 +445,7 @@ async def live(seed: int, keys: int, ends: Sequence[str], active_jobs: int | Non
             concurrency=dice.choice((1, 4, 16)),
             park_after=dice.choice((1.0, 60.0)),
             max_attempts=8,
+            pauses=[pause],
             active_jobs=active_jobs,
             maker=None if active_jobs is None else service.cluster,
         )
@@ -398,6 +457,9 @@ async def live(seed: int, keys: int, ends: Sequence[str], active_jobs: int | Non
         for _ in range(dice.choice((1, 5))):
             service.mood = dice.choice(MOODS)
             keeper.broken, keeper.full = dice.random() < 0.1, dice.random() < 0.1
+            pause.set(dice.random() < 0.1)
+            if keeper.letters and dice.random() < 0.2:
+                await replay(keeper, dice.choice(keeper.letters))
             await asyncio.sleep(dice.choice((0.005, 0.5, 20, 200)))
             if dice.random() < 0.2 and life % 2:
                 bench.lane.make_way(for_all=True)
@@ -406,6 +468,7 @@ async def live(seed: int, keys: int, ends: Sequence[str], active_jobs: int | Non
                 log.give_back()
                 reading = asyncio.create_task(log.read(bench, 50, dice))
         keeper.broken = keeper.full = False
+        pause.set(False)
         if end == "stop":
             await cancel(reading)
             bench.lane.close()
@@ -430,6 +493,13 @@ async def live(seed: int, keys: int, ends: Sequence[str], active_jobs: int | Non
             accepted[name[0]].append(name)
     for key in letters[:-1]:
         assert accepted[key] == [name for name in names if name[0] == key and name not in dead]
+
+
+async def replay(keeper: MemoryKeeper, letter: DeadLetter) -> None:
+    if letter.order_key is not None:
+        with suppress(StoreError):
+            await keeper.park_in_order("plants", [InOrder(event=letter.event, order_key=letter.order_key)])
+            keeper._wakes["plants"]()
 
 
 async def cancel(task: asyncio.Task[None]) -> None:

@@ -47,6 +47,7 @@ _NAMES = {
     "bridge_lane_limits_overridden": ("gauge", ["service"]),
     "bridge_cluster_limits_overridden": ("gauge", ["cluster"]),
     "bridge_lane_drain_seconds": ("gauge", ["service"]),
+    "bridge_lane_keys_held": ("gauge", ["service"]),
     "bridge_parked_oldest_seconds": ("gauge", ["service"]),
     "bridge_give_up_after_seconds": ("gauge", ["service"]),
     "bridge_last_accepted_timestamp_seconds": ("gauge", ["service"]),

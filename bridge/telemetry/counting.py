@@ -72,8 +72,9 @@ class Happening(Count):
 
     def inc(self, amount: int = 1) -> None:
         """Count `amount` more, now."""
-        super().inc(amount)
-        self.at = time.time()
+        if amount:
+            super().inc(amount)
+            self.at = time.time()
 
 
 class Happenings(Counts):

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from bridge import __version__
+from bridge.again import Again
 from bridge.commands import carry_out, known
 from bridge.control import Control, Live, Losses, Overrides, Part
 from bridge.destinations.oscar.client import OscarService, announce
@@ -147,13 +148,17 @@ async def run(
 
         metrics.ready.set_function(lambda: not readiness())
         status = Status(settings, metrics, runners, lanes, control, store, readiness)
-        questions = Questions(settings, status, partial(in_hand, lanes.values(), intakes.values()))
+        hands = partial(in_hand, lanes.values(), intakes.values())
+        questions = Questions(settings, status, hands)
+        once_more = Again(settings, store, hands)
 
         async def command(document: Mapping[str, Any]) -> Mapping[str, Any]:
             if questions.is_meant(document):
                 return await questions.answer(document)
             if control.is_meant(document):
                 return await control.carry_out(document)
+            if once_more.is_meant(document):
+                return await once_more.carry_out(document)
             if isinstance(document, dict) and document.get("do") == "acknowledge":
                 return await lost.acknowledge(document, readiness)
             return await carry_out(store, there, document)

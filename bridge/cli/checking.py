@@ -1,4 +1,4 @@
-"""`oscar-bridge check` and `why`: what a person asks, answered from the configuration and other systems."""
+"""`oscar-bridge check`, `why` and `again`: what a person asks of events, and of what they go through."""
 
 from __future__ import annotations
 
@@ -75,6 +75,16 @@ def add_to(commands: Commands) -> None:
     why.add_argument("--source", help="only events of this source (a key of `sources`)")
     why.add_argument("--json", action="store_true", help="as one JSON document")
     why.set_defaults(command=_why)
+
+    again = commands.add_parser(
+        "again", help="have an event that is done go its routes once more, as a new one: it makes another job"
+    )
+    takes_configuration(again)
+    again.add_argument("id", type=_named, metavar="ID", help="its id, as `why` tells it")
+    again.add_argument(
+        "--source", help="of which source (a key of `sources`) it is, where several have that id"
+    )
+    again.set_defaults(command=_again)
 
 
 def _named(text: str) -> str:
@@ -197,6 +207,22 @@ def _why(options: argparse.Namespace) -> int:
         for line in why.lines(told):
             print(escaped(line))
     return 0 if why.knows(told) else FAILED
+
+
+def _again(options: argparse.Namespace) -> int:
+    from bridge.again import Order, give
+
+    settings = load(options)
+    source = None if options.source is None else chosen_source(options, settings)
+    done = _asking(give(settings, Order(id=options.id, source=source)))
+    how = f"goes its routes once more, as {done['as']}" if "as" in done else "is replayed as new"
+    letters = ", ".join(map(str, done.get("dead_letters", ())))
+    print(
+        escaped(
+            f"{done['source']}: event {done['id']} {how}{f', from dead letter {letters}' if letters else ''}"
+        )
+    )
+    return 0
 
 
 def _asking(question: Coroutine[Any, Any, _Answer]) -> _Answer:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from bridge.core.errors import BridgeError
 from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source, Spool, Spooled
 from bridge.net.certificates import OwnCertificate
@@ -27,6 +28,10 @@ class NoEvent:
     reason: str
     dead: bool = False
     """Whether it becomes a dead letter, since it can't be read."""
+
+
+class GoneError(BridgeError):
+    """An event can't be read from its upstream once more; says why."""
 
 
 class Whereabouts(StrEnum):
@@ -117,6 +122,14 @@ class SourceConfig(Model, ABC):
         return Upstream(
             Whereabouts.UNKNOWN, "a queue can't be searched: whether a message waits in it is not known"
         )
+
+    async def read_again(self, event_id: str, subject: str | None) -> Event:
+        """Read the event of that id, which has left the bridge, from the upstream; take nothing from it.
+
+        `subject` is what it was about, as far as that is known. Raises GoneError with the reason where it
+        can't be read, whatever the network or the upstream does.
+        """
+        raise GoneError("its message has left the queue: put it there once more")
 
     def subject_of(self, spooled: Spooled) -> str | None:
         """Return the subject that the event of `spooled` will have, as far as it is known by now."""

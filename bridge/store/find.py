@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.store import beside, schema, spooled
+from bridge.core.ports import NO_LANE
+from bridge.store import beside, moves, schema, spooled
 from bridge.store.jobs import is_remembered
 
 
@@ -53,7 +54,9 @@ class Traces:
 
     kept: Sequence[Kept] = ()
     renewed: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Source's identity and service → the id that the last replay as new gave it, or what it was sent in."""
+    """Source's identity and service → the id that the last replay as new gave it, or what it was sent in.
+
+    With NO_LANE for the service: of all services that have no later one."""
     merged: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Source's identity and service → the id of the event that it was sent in, with others."""
     windows: Mapping[int, Waited] = field(default_factory=dict)
@@ -210,6 +213,18 @@ def _kept_at(connection: sqlite3.Connection, number: int) -> float:
     return 0.0 if found is None else float(found[0])
 
 
+def first_of(state_dir: Path, source: str, event_id: str) -> str:
+    """Return the id that an event had before it was renewed. Raises as `find` does."""
+
+    def question(connection: sqlite3.Connection) -> str:
+        return schema.text(moves.first_of(connection, schema.raw(source), schema.raw(event_id))[0])
+
+    try:
+        return beside.read(state_dir, question)
+    except beside.NoStoreError:
+        return event_id
+
+
 def removed(state_dir: Path, jobs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
     """Return those of `jobs` (lane and name) that succeeded and were removed. Raises as `find` does."""
 
@@ -255,12 +270,14 @@ def _find(connection: sqlite3.Connection, sources: Collection[str], event_id: st
             merged[source, service] = renewed[source, service] = merged_id
         ids = [event_id, *(merged_id for (of, _), merged_id in merged.items() if of == source)]
         for first in tuple(ids):
-            for service, generation in connection.execute(
+            given = connection.execute(
                 f"SELECT service, generation FROM generations {these}",  # noqa: S608 - no outside text
                 (schema.raw(source), schema.raw(first)),
-            ):
-                renewed[source, service] = f"{first}+{generation}"
-                ids.append(renewed[source, service])
+            ).fetchall()
+            everywhere = max((generation for service, generation in given if service == NO_LANE), default=0)
+            for service, generation in given:
+                renewed[source, service] = f"{first}+{max(generation, everywhere)}"
+                ids += [f"{first}+{generation}", renewed[source, service]]
         for one in dict.fromkeys(ids):
             kept += [
                 Kept(**dict(zip(Kept.__dataclass_fields__, row, strict=True)))

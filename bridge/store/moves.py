@@ -6,9 +6,11 @@ import json
 import sqlite3
 import time
 from collections.abc import Collection
+from dataclasses import replace
 
+from bridge.core.event import Event
 from bridge.core.ports import NO_LANE
-from bridge.store import schema
+from bridge.store import changes, schema
 from bridge.store.changes import THESE, Change
 from bridge.store.schema import DEAD, JOB_FAILED, PARKED, ROUTES, SPOOLED, raw
 from bridge.store.spooled import KEY, number_of
@@ -18,6 +20,9 @@ SERVICE_REMOVED = "service_removed"
 SOURCE_REMOVED = "source_removed"
 """The same for what a source had kept before anything was decided about it: its data is what the upstream
 told, which only that source can read."""
+_THERE = "SELECT 1 FROM kept WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT)"
+_MOST_DIGITS = 9
+"""Of a generation."""
 _UNREAD = b"unread:"
 """Before its key then, so that it is not taken for a dead letter of an event."""
 
@@ -138,6 +143,25 @@ def replay(
     return len(replayed), change
 
 
+def again(connection: sqlite3.Connection, event: Event) -> tuple[str, Change]:
+    """Park `event` to go round its routes once more, with an identity that it never had; return that."""
+    change = Change()
+    source, first = raw(event.source), raw(event.id)
+    (given,) = connection.execute(
+        "SELECT coalesce(max(generation), 0) FROM generations "
+        "WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT)",
+        (source, first),
+    ).fetchone()
+    generation = given + 1
+    while connection.execute(_THERE, (source, b"%b+%d" % (first, generation))).fetchone():
+        generation += 1
+    _note(connection, source, first, raw(NO_LANE), generation)
+    anew = replace(event, id=f"{event.id}+{generation}")
+    changes.keep(connection, schema.parked_row(anew, NO_LANE, 0, None), change)
+    change.returned.add(NO_LANE)
+    return anew.id, change
+
+
 def _renew(
     connection: sqlite3.Connection,
     number: int,
@@ -147,21 +171,43 @@ def _renew(
     generation: int,
 ) -> None:
     """Give the row `number` the next identity of its event."""
-    first = event_id.removesuffix(b"+%d" % generation) if generation else event_id
-    given = connection.execute(
-        "SELECT generation FROM generations WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT) "
-        "AND service = CAST(? AS TEXT)",
+    if generation:
+        first = event_id.removesuffix(b"+%d" % generation)
+    else:
+        first, generation = first_of(connection, source, event_id)
+    (given,) = connection.execute(
+        "SELECT coalesce(max(generation), 0) FROM generations WHERE source = CAST(? AS TEXT) "
+        "AND id = CAST(? AS TEXT) AND service IN (CAST(? AS TEXT), '')",
         (source, first, service),
     ).fetchone()
-    generation = max(generation, given[0] if given else 0) + 1
+    generation = max(generation, given) + 1
     while connection.execute(schema.FIND, (source, b"%b+%d" % (first, generation), service)).fetchone():
         generation += 1
+    _note(connection, source, first, service, generation)
+    connection.execute(
+        "UPDATE kept SET id = CAST(? AS TEXT), generation = ? WHERE number = ?",
+        (b"%b+%d" % (first, generation), generation, number),
+    )
+
+
+def first_of(connection: sqlite3.Connection, source: bytes, event_id: bytes) -> tuple[bytes, int]:
+    """Return the first id of an event, and which generation of it the id `event_id` is: 0 for the first."""
+    first, _, number = event_id.rpartition(b"+")
+    if not first or not number.isdigit() or len(number) > _MOST_DIGITS:
+        return event_id, 0
+    found = connection.execute(
+        "SELECT 1 FROM generations WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT) "
+        "AND generation >= ?",
+        (source, first, int(number)),
+    ).fetchone()
+    return (event_id, 0) if found is None else (first, int(number))
+
+
+def _note(
+    connection: sqlite3.Connection, source: bytes, first: bytes, service: bytes, generation: int
+) -> None:
     connection.execute(
         "INSERT INTO generations VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?) "
         "ON CONFLICT DO UPDATE SET generation = excluded.generation, given_at = excluded.given_at",
         (source, first, service, generation, time.time()),
-    )
-    connection.execute(
-        "UPDATE kept SET id = CAST(? AS TEXT), generation = ? WHERE number = ?",
-        (b"%b+%d" % (first, generation), generation, number),
     )

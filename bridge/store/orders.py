@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
+from bridge.core.event import Event
 from bridge.core.ports import NO_LANE
 from bridge.store import changes, letters, moves, waiting
 from bridge.store.changes import Change
@@ -18,6 +19,9 @@ from bridge.store.letters import Count, Filter, Summary
 from bridge.store.schema import JOB_FAILED, ROUTES, SPOOLED
 from bridge.store.spool import Access
 from bridge.store.waiting import Choice, Known, Waiting
+
+_OVERHEAD = 500
+"""Bytes of a row beside its event, about."""
 
 NEVER_IN_A_LANE = "never reached a lane, and no route could choose one: replay it --to a service"
 UNREAD = "no event, but what its source was told: only that source could read it"
@@ -70,6 +74,14 @@ async def replay(
         to=to,
         dry_run=dry_run,
     )
+
+
+async def again(access: Access, event: Event) -> str:
+    """Park `event` to go round the routes of its source once more, as a new event; return the id of that.
+
+    Raises StoreFullError at the budget, StoreError when it can't be written.
+    """
+    return await access.write(partial(moves.again, event=event), event.size + len(event.id) + _OVERHEAD)
 
 
 async def discard(access: Access, chosen: Filter, *, dry_run: bool = False) -> Count:

@@ -8,5 +8,6 @@ from bridge.why.asking import Answer, AskHands, Story, why
 from bridge.why.fates import Fate, Told
 from bridge.why.hands import Hands, in_hand
 from bridge.why.lines import knows, lines
+from bridge.why.name import Name
 
-__all__ = ["Answer", "AskHands", "Fate", "Hands", "Story", "Told", "in_hand", "knows", "lines", "why"]
+__all__ = ["Answer", "AskHands", "Fate", "Hands", "Name", "Story", "Told", "in_hand", "knows", "lines", "why"]

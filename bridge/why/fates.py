@@ -13,6 +13,7 @@ from bridge.core.ports import NO_LANE
 from bridge.settings import Settings
 from bridge.store.find import Kept, Traces, Waited
 from bridge.store.history import Line
+from bridge.store.schema import PARKED
 from bridge.why.hands import Hands, InHand
 from bridge.why.jobs import JobAnswer, Presence, Question
 
@@ -108,7 +109,8 @@ def fates(
     if NO_LANE in here and len(here) > 1:
         del here[NO_LANE]
     services = list(dict.fromkeys([*here, *rows, *last]))
-    if not event.lines and not event.unread and NO_LANE not in here and key is not None:
+    on_its_way = NO_LANE in here or (NO_LANE in rows and rows[NO_LANE].reason == PARKED)
+    if not (event.lines or event.unread or on_its_way) and key is not None:
         services += [name for name in settings.reachable(key) if name not in services]
     for name in services:
         if name in here:
@@ -187,7 +189,8 @@ def _of_job(
         return Told(service=name, fate=Fate.ACCEPTED if accepted else Fate.UNKNOWN, detail=detail)
     sent = [each.into for each in event.lines if (each.what, each.service) == ("sent", name)]
     sent_in = traces.merged.get((event.source, name), sent[-1] if sent else None)
-    newest = traces.renewed.get((event.source, name), sent_in or event.event_id)
+    everywhere = traces.renewed.get((event.source, NO_LANE), sent_in or event.event_id)
+    newest = traces.renewed.get((event.source, name), everywhere)
     job = None if line is None else line.job
     job = job or invocation_name(event.source, newest, service.identity(name))
     return Asked(Question(name, job), line, sent_in)

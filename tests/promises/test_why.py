@@ -30,3 +30,28 @@ async def test_what_a_running_bridge_has_in_hand_is_told_with_what_holds_it_up(w
     }
     assert daemon.command("pause", "service", "plants").returncode == 0
     assert "  plants: in hand: it comes next; the service takes nothing now: it is paused" in told()
+
+
+async def test_an_event_that_is_asked_for_once_more_makes_one_new_job_through_a_kill(world: World) -> None:
+    daemon = world.daemon()
+    await world.produce_numbers(1)
+    daemon.start()
+    await world.all_jobs()
+    await world.all_settled()
+    assert daemon.command("pause", "service", "plants").returncode == 0
+    event_id = world.ids[0]
+    done = daemon.command("again", event_id)
+    daemon.kill()
+    told = f"uploads: event {event_id} goes its routes once more, as {event_id}+1\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
+    daemon.start()
+    await daemon.becomes_ready()
+    again = daemon.command("again", event_id)
+    assert again.returncode == 1
+    assert "it is not done yet" in again.stderr or "it goes round its routes already" in again.stderr
+    assert daemon.command("resume", "service", "plants").returncode == 0
+    world.ids[1] = f"{event_id}+1"
+    await world.all_jobs()
+    assert await daemon.stop() == 0
+    assert world.oscar.ledger.created == {world.job_of(0): 1, world.job_of(1): 1}
+    assert daemon.command("again", "uploads/0/77@1").returncode == 1

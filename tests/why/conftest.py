@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.oscar import SandboxOscar
 from bridge.sandbox.oscar import Settings as Sandbox
 from tests.why.place import Place
@@ -22,3 +23,10 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
 @pytest.fixture
 def place(tmp_path: Path, oscar: SandboxOscar) -> Place:
     return Place(tmp_path, oscar)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[SandboxDcache]:
+    async with SandboxDcache() as site:
+        await site.mkdir("/data/in")
+        yield site

@@ -11,8 +11,12 @@ import aiohttp
 
 from bridge.core.event import Event
 from bridge.core.identity import invocation_name
+from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.oscar import SandboxOscar
 from bridge.settings import Settings
+from bridge.sources.dcache.arrivals import version_of
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.connection import Connection
 from bridge.store.segments import COLUMNS, DIRECTORY, HEAD, escape
 from bridge.why import Answer, lines, why
 
@@ -81,3 +85,26 @@ async def make_job(oscar: SandboxOscar, event_id: str = ID, service: str = "plan
 
 def event(event_id: str = ID) -> Event:
     return Event(id=event_id, source="uploads", type="t", subject=FILE, data=b"{}", attributes={"key": FILE})
+
+
+def arrivals(site: SandboxDcache, **more: Any) -> dict[str, Any]:
+    user, password = next(iter(site.settings.users.items()))
+    return {
+        "sources": {
+            "arrivals": {
+                "type": "dcache",
+                "endpoint": site.base,
+                "auth": {"type": "basic", "username": user, "password": password},
+                "paths": ["/data/in"],
+                **more,
+            }
+        },
+        "routes": [{"from": "arrivals", "to": "plants"}],
+    }
+
+
+async def version_of_file(site: SandboxDcache, path: str) -> str:
+    """The version of a file, as an event's id has it."""
+    config = DcacheConfig.model_validate(arrivals(site)["sources"]["arrivals"])
+    async with Connection(config) as connection:
+        return version_of(path, await connection.look_up(path), with_path=False)

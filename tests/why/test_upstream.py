@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
-
-import pytest
-
 from bridge.core.ports import Spooled
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.kafka import free_port
@@ -16,30 +11,7 @@ from bridge.store import Store
 from bridge.telemetry.metrics import Metrics
 from bridge.why import Fate
 from tests.servers.tansu import Tansu
-from tests.why.place import Place
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[SandboxDcache]:
-    async with SandboxDcache() as site:
-        await site.mkdir("/data/in")
-        yield site
-
-
-def arrivals(site: SandboxDcache, **more: Any) -> dict[str, Any]:
-    user, password = next(iter(site.settings.users.items()))
-    return {
-        "sources": {
-            "arrivals": {
-                "type": "dcache",
-                "endpoint": site.base,
-                "auth": {"type": "basic", "username": user, "password": password},
-                "paths": ["/data/in"],
-                **more,
-            }
-        },
-        "routes": [{"from": "arrivals", "to": "plants"}],
-    }
+from tests.why.place import Place, arrivals, version_of_file
 
 
 async def test_a_file_of_dcache_is_told_by_its_name_or_path(site: SandboxDcache, place: Place) -> None:
@@ -48,7 +20,7 @@ async def test_a_file_of_dcache_is_told_by_its_name_or_path(site: SandboxDcache,
         (told,) = await place.read(name, **arrivals(site))
         assert told.startswith("still upstream: arrivals: /data/in/leaf-1.nc, written 20"), name
         assert told.endswith(", has not entered: the stream or a listing will bring it")
-    entry = await look_up(site, "/data/in/leaf-1.nc")
+    entry = await version_of_file(site, "/data/in/leaf-1.nc")
     async with Store.open(place.state_dir, Metrics()) as store:
         await store.spool("arrivals").mark([digest_of(entry)], 1)
     (told,) = await place.read("leaf-1.nc", **arrivals(site))
@@ -57,17 +29,6 @@ async def test_a_file_of_dcache_is_told_by_its_name_or_path(site: SandboxDcache,
     assert await place.read(entry, **arrivals(site)) == [
         "older than the journal: arrivals: this version of a file has entered"
     ]
-
-
-async def look_up(site: SandboxDcache, path: str) -> str:
-    """The version of a file, as an event's id has it."""
-    from bridge.sources.dcache.arrivals import version_of
-    from bridge.sources.dcache.config import DcacheConfig
-    from bridge.sources.dcache.connection import Connection
-
-    config = DcacheConfig.model_validate(arrivals(site)["sources"]["arrivals"])
-    async with Connection(config) as connection:
-        return version_of(path, await connection.look_up(path), with_path=False)
 
 
 async def test_a_file_that_dcache_has_not_is_told_to_be_missing(site: SandboxDcache, place: Place) -> None:

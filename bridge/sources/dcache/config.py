@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source, Spooled
 from bridge.credentials import BasicAuth, OidcAuth
 from bridge.net.certificates import OwnCertificate
@@ -146,6 +147,11 @@ class DcacheConfig(SourceConfig):
         from bridge.sources.dcache.looking import look_for  # likewise
 
         return await look_for(self, name, entered)
+
+    async def read_again(self, event_id: str, subject: str | None) -> Event:
+        from bridge.sources.dcache.looking import read_again  # likewise
+
+        return await read_again(self, event_id, subject)
 
     def subject_of(self, spooled: Spooled) -> str | None:
         from bridge.sources.dcache.looking import subject_of  # likewise

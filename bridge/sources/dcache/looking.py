@@ -5,9 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+from bridge.core.event import Event
 from bridge.core.ports import Spooled
-from bridge.sources import Entered, Upstream, Whereabouts
-from bridge.sources.dcache.arrivals import BrokenOccurrenceError, Occurrence, digest_of, time_of, version_of
+from bridge.sources import Entered, GoneError, Upstream, Whereabouts
+from bridge.sources.dcache.arrivals import (
+    CLOSED,
+    BrokenOccurrenceError,
+    Occurrence,
+    digest_of,
+    event_of,
+    time_of,
+    version_of,
+)
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import Connection, Entry, Unreadable, is_name
 from bridge.sources.dcache.http import Denied, Missing, Unanswered
@@ -48,6 +57,29 @@ async def look_for(config: DcacheConfig, name: str, entered: Entered) -> Upstrea
     where = paths[0] if len(paths) == 1 else f"{name} right below {', '.join(scope.roots)}"
     deeper = "" if name.startswith("/") else "; one that is deeper is found by its whole path"
     return Upstream(Whereabouts.ABSENT, f"dCache has no {where}{deeper}")
+
+
+async def read_again(config: DcacheConfig, event_id: str, subject: str | None) -> Event:
+    """Make the event of a file's version once more. Raises GoneError where that is not there any more."""
+    if subject is None:
+        raise GoneError("where its file was is not known any more")
+    try:
+        async with asyncio.timeout(_SECONDS), Connection(config) as connection:
+            entry = await connection.look_up(subject)
+    except Missing:
+        raise GoneError(f"dCache has no {subject} any more") from None
+    except TimeoutError:
+        raise GoneError(f"dCache gave no answer within {_SECONDS:g} s") from None
+    except (Denied, Unanswered, Unreadable) as error:
+        raise GoneError(f"dCache can't be asked: {error}") from error
+    version = version_of(subject, entry, with_path=config.renames == "arrival")
+    if version != event_id:
+        raise GoneError(f"{subject} is another version by now, which is an event of its own: {version}")
+    directory, _, name = subject.rpartition("/")
+    occurrence = Occurrence(directory=directory or "/", name=name, mask=[CLOSED], entry=entry)
+    return event_of(
+        occurrence, subject, entry, event_id=event_id, identity=config.identity or "", scope=Scope(config)
+    )
 
 
 def _paths(scope: Scope, name: str) -> Iterator[str]:

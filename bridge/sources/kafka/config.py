@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, model_validator
 
+from bridge.core.event import Event
 from bridge.core.ports import Finding, Patience, Source
 from bridge.net.certificates import OwnCertificate
 from bridge.sources import Entered, Keeping, Upstream
@@ -216,6 +217,11 @@ class KafkaConfig(OpeningConfig):
         from bridge.sources.kafka.looking import look_for  # likewise
 
         return await look_for(self, name, fits)
+
+    async def read_again(self, event_id: str, subject: str | None) -> Event:
+        from bridge.sources.kafka.looking import read_again  # likewise
+
+        return await read_again(self, event_id)
 
 
 def _with_tls(config: KafkaConfig) -> str:

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from bridge.core.errors import CredentialError
 from bridge.core.event import Event
-from bridge.sources import Upstream, Whereabouts
+from bridge.sources import GoneError, Upstream, Whereabouts
 from bridge.sources.kafka import aiokafka_private, batches
 from bridge.sources.kafka.check_group import ASK_SECONDS, TROUBLE, text_of
 from bridge.sources.kafka.config import KafkaConfig, whole
@@ -51,6 +51,29 @@ async def look_for(config: KafkaConfig, name: str, fits: Callable[[str], bool]) 
             return await _search(clients, config, fits)
     except (CredentialError, *TROUBLE) as error:
         return Upstream(Whereabouts.UNKNOWN, f"Kafka can't be asked: {text_of(error)}")
+
+
+async def read_again(config: KafkaConfig, event_id: str) -> Event:
+    """Read the record of an event once more. Raises GoneError where it is not there, or not read yet."""
+    place = place_of(event_id)
+    if place is None:
+        raise GoneError("its id does not tell where in Kafka it is: produce it once more")
+    try:
+        async with _connected(config) as clients:
+            found = await _at(clients, config, *place)
+            if found.whereabouts is not Whereabouts.PAST:
+                raise GoneError(found.detail)
+            async with asyncio.timeout(ASK_SECONDS):
+                batch = await _batch(clients, config, *place)
+    except (CredentialError, batches.UnreadableError, *TROUBLE) as error:
+        raise GoneError(f"Kafka does not give it: {text_of(error)}") from error
+    for record in batch.records:
+        if record.offset == place[1]:
+            for event in _events(config, record):
+                if event.id == event_id:
+                    return event
+            raise GoneError("another record is in its place: the topic was made anew, or `open` was changed")
+    raise GoneError("Kafka has it no more, though it has what came after it: the topic is compacted")
 
 
 def place_of(event_id: str) -> tuple[TopicPartition, int] | None:

@@ -1,0 +1,164 @@
+"""`oscar-bridge again ID`: an event that is done goes once more, as a new one, on purpose.
+
+By a running daemon, or on the store itself when none runs. Either way it is parked before that is answered,
+and the lanes do the invoking: a kill at any moment leaves one new event, or none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from bridge.commands import known
+from bridge.core.errors import StoreError, StoreLockedError
+from bridge.core.event import Event
+from bridge.core.ports import NO_LANE
+from bridge.settings import Settings
+from bridge.sources import GoneError
+from bridge.store import Filter, Store, find, history, orders
+from bridge.store.find import Traces
+from bridge.store.history import Needle
+from bridge.store.schema import DEAD, FILE
+from bridge.telemetry.metrics import Metrics
+from bridge.values import Model
+from bridge.web.socket import ask
+from bridge.why import AskHands, Name
+
+_READ_SECONDS = 20.0
+"""For one upstream to give an event once more."""
+
+
+class Order(Model):
+    """Which event goes once more."""
+
+    do: Literal["again"] = "again"
+    id: str = Field(min_length=1)
+    source: str | None = None
+    """Key of its source; needed where events of several have that id."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What is remembered of an event with the id asked for."""
+
+    first: str
+    """The id that it had before it went once more."""
+    traces: Traces
+    subject: str | None
+    is_known: bool
+    """Whether anything is."""
+
+
+class Again:
+    """Carries out such orders on the store of this process, one at a time."""
+
+    def __init__(self, settings: Settings, store: Store, ask_hands: AskHands | None = None) -> None:
+        """Act for the configuration `settings`; `ask_hands` looks for events in hand, where some may be."""
+        self._settings = settings
+        self._store = store
+        self._ask_hands = ask_hands
+        self._one_at_a_time = asyncio.Lock()
+
+    @staticmethod
+    def is_meant(command: Mapping[str, Any]) -> bool:
+        """Tell whether a command that came is such an order."""
+        return command.get("do") == "again"
+
+    async def carry_out(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what `command` says; tell which event goes, as which new one or from which dead letters.
+
+        Raises ValueError with the reason where it can't go, and StoreError.
+        """
+        try:
+            wanted = Order.model_validate(command)
+        except ValidationError as error:
+            raise ValueError("; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors())) from error
+        if wanted.source is not None and wanted.source not in self._settings.sources:
+            raise ValueError(f"the bridge that runs has no source {wanted.source!r}")
+        async with self._one_at_a_time:
+            return await self._carry_out(wanted)
+
+    async def _carry_out(self, wanted: Order) -> dict[str, Any]:
+        keys = [key for key in self._settings.sources if wanted.source in (None, key)]
+        remembered = await asyncio.to_thread(self._remembered, keys, wanted.id)
+        sources = [key for key in keys if remembered[key].is_known] or keys
+        if len(sources) > 1 and sources is not keys:
+            raise ValueError(f"events of {', '.join(sources)} have that id: say of which, with --source")
+        reasons = []
+        for key in sources:
+            try:
+                return {"source": key, **await self._send(key, remembered[key])}
+            except GoneError as error:
+                reasons.append(f"{key}: {error}")
+        raise ValueError(f"it can't go once more: {'; '.join(reasons)}")
+
+    def _remembered(self, keys: Collection[str], event_id: str) -> dict[str, _Remembered]:
+        """Read what is remembered of the event with that id, of each source; in a thread."""
+        state_dir, found = self._settings.state_dir, dict[str, _Remembered]()
+        lines = history.read(state_dir, Needle(event_id, "exact")).lines
+        for key in keys:
+            identity = self._identity(key)
+            first = find.first_of(state_dir, identity, event_id)
+            traces = find.find(state_dir, [identity], first)
+            of_it = [line for line in lines if (line.source, line.id) == (identity, event_id)]
+            subject = next((line.subject for line in of_it if line.subject), None)
+            known = bool(of_it or traces.kept or traces.renewed)
+            found[key] = _Remembered(first, traces, subject, known)
+        return found
+
+    def _identity(self, key: str) -> str:
+        return self._settings.sources[key].identity or key
+
+    async def _send(self, key: str, event: _Remembered) -> dict[str, Any]:
+        """Have the event of the source `key` go once more. Raises GoneError, ValueError and StoreError."""
+        ids = {event.first, *event.traces.renewed.values()}
+        if self._ask_hands is not None:
+            here = await self._ask_hands(Name(event.first))
+            for one in here.events:
+                if one.source == self._identity(key) and one.event_id in ids:
+                    raise ValueError(f"it is not done yet, but in hand: {one.doing}")
+        letters = [row.number for row in event.traces.kept if row.reason == DEAD]
+        if letters:
+            count = await orders.replay(
+                self._store, Filter(numbers=letters), known=known(self._settings), as_new=True
+            )
+            if not count.changed:
+                raise ValueError("; ".join(count.refused) or "its dead letter was taken meanwhile")
+            return {"id": event.first, "dead_letters": letters}
+        for row in event.traces.kept:
+            if row.service == NO_LANE:
+                raise ValueError(f"it goes round its routes already, as {row.event_id}")
+            raise ValueError(f"it is not done yet, but {row.reason} for {row.service}")
+        return {"id": event.first, "as": await orders.again(self._store, await self._read(key, event))}
+
+    async def _read(self, key: str, event: _Remembered) -> Event:
+        try:
+            async with asyncio.timeout(_READ_SECONDS):
+                return await self._settings.sources[key].read_again(event.first, event.subject)
+        except TimeoutError:
+            raise GoneError(f"its upstream gave no answer within {_READ_SECONDS:g} s") from None
+
+
+async def give(settings: Settings, order: Order) -> Mapping[str, Any]:
+    """Have `order` carried out: by the daemon of `state_dir`, or here, under its lock, when none runs.
+
+    Raises as `Again.carry_out` does, StoreError also when there is no store, and OSError when a daemon runs
+    and gives no answer.
+    """
+    document = order.model_dump()
+    answer = ask(settings.state_dir, document) if settings.state_dir.is_dir() else None
+    if answer is not None:
+        return answer
+    if not (settings.state_dir / FILE).exists():
+        raise StoreError(
+            f"there is no store in {settings.state_dir}: is state_dir right, and has the bridge run?"
+        )
+    try:
+        async with Store.open(settings.state_dir, Metrics(), settings.store) as store:
+            return await Again(settings, store).carry_out(document)
+    except StoreLockedError as error:
+        raise StoreError(f"{error}, which takes no command now: it starts or stops; try again") from error

@@ -86,7 +86,8 @@ class Questions:
     @staticmethod
     def is_meant(command: Mapping[str, Any]) -> bool:
         """Tell whether a command that came is a question."""
-        return command.get("do") in _ALL
+        do = command.get("do")
+        return isinstance(do, str) and do in _ALL
 
     async def answer(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer `command`.

@@ -72,7 +72,8 @@ async def serve(
     own = [Process(registry=registry), PlatformCollector(registry=registry)]
     log = logging.getLogger(__name__)
     log.addFilter(_is_of_ours)
-    runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=1)
+    # What is read and thrown away, for its sender has no token, is not unpacked: that could take seconds.
+    runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=1, auto_decompress=False)
     try:
         await runner.setup()
         assert runner.server is not None  # noqa: S101 - it is set up
@@ -99,8 +100,9 @@ async def serve(
 
 
 def _is_of_ours(record: logging.LogRecord) -> bool:
-    """Tell whether a log line is about a defect, not about what somebody sent that is no request."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+    """Tell whether a log line is about a defect, not about a request that is none, or breaks off."""
+    theirs = HttpProcessingError, ConnectionError
+    return record.exc_info is None or not isinstance(record.exc_info[1], theirs)
 
 
 @web.middleware

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Mapping
 from io import BytesIO
@@ -346,6 +347,26 @@ async def test_nothing_is_logged_for_what_is_no_request(
         b"\x16\x03\x01\x02\x00\r\n\r\n",
     ):
         assert (await bridge.raw(request)).split()[1] == b"400"
+    assert caplog.records == []
+
+
+async def test_nothing_is_unpacked_for_who_has_no_token_or_sends_too_much(bridge: Asked) -> None:
+    bomb = gzip.compress(b" " * (64 << 20))
+    for authorization in ({}, BEARER):
+        status, _, _ = await bridge.get(
+            "/api/commands", "POST", body=bomb, **{"Content-Encoding": "gzip"}, **authorization
+        )
+        assert status == (400 if authorization else 401)
+
+
+async def test_who_breaks_off_is_no_defect(bridge: Asked, caplog: pytest.LogCaptureFixture) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
+    head = f"POST /api/commands HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+    writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    await bridge.get("/livez")
+    writer.transport.abort()
+    await bridge.get("/livez")
+    assert await reader.read() == b""
     assert caplog.records == []
 
 

@@ -174,7 +174,7 @@ class FakeBridge:
                     "fates": [
                         {
                             "service": "plants",
-                            "fate": "its job has succeeded",
+                            "fate": "succeeded",
                             "detail": None,
                             "job": job,
                             "status": "Succeeded",

@@ -239,7 +239,9 @@ async def test_it_says_when_the_bridge_does_not_answer_and_how_old_is_what_it_sh
     await expect(alert).to_be_hidden()
     await site.down()
     await visitor.looks_again()
-    await expect(alert).to_contain_text("The bridge does not answer: no connection. What is shown here is of")
+    await expect(alert).to_contain_text(
+        "The bridge can't be seen: no connection to it. What is shown here is of"
+    )
     await expect(page.locator("#summary")).to_contain_text("No answer")
     await expect(page.locator("#dead-list")).to_be_visible()
     await site.up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ async def hostile(_request: web.Request, _body: bytes) -> web.StreamResponse:
 
 
 @pytest.mark.prove
-async def test_a_person_brings_a_dead_letter_back_and_changes_a_limit(
+async def test_a_person_brings_a_dead_letter_back_finds_a_file_and_changes_a_limit(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BRIDGE__HTTP__TOKEN_FILE", str(write_token(tmp_path)))
@@ -59,6 +60,20 @@ async def test_a_person_brings_a_dead_letter_back_and_changes_a_limit(
         await expect(rows).to_have_count(2)
         await world.all_jobs()
         world.assert_one_job_an_event()
+
+        found = page.locator("#found article")
+
+        async def find(name: str, *told: str) -> None:
+            await page.get_by_label("File, key, event id or job").fill(name)
+            shown = ""
+            async with asyncio.timeout(60):
+                while not all(text in shown for text in told):  # a job ends in its time
+                    async with page.expect_response("**/api/events?*"):
+                        await page.keyboard.press("Enter")
+                    shown = " ".join(await found.all_inner_texts())
+
+        await find(world.job_of(0), world.job_of(0), "succeeded")
+        await find(SCRIPT, SCRIPT, "dead letter")
 
         await page.locator('[data-node="service plants"]').click()
         await page.get_by_label("concurrency").fill("3")

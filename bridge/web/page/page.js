@@ -1,104 +1,29 @@
 // The status page of the OSCAR Event Bridge: asks the bridge every two seconds, and draws what it answers.
 //
-// Keys, subjects and answers come from strangers. All is shown by `draw`, which makes elements, attributes and
-// texts, never markup; none of the attributes that it gets from here runs a script or leads elsewhere.
+// Keys, subjects and answers come from strangers: all is shown by `draw`, which makes no markup of them.
+
+import { draw, h } from "./drawing.js";
+import { plot } from "./plot.js";
+import { clock, duration, hour, listed, many, number, oldest, rate } from "./words.js";
 
 const POLL_MS = 2000;
 const ANSWER_MS = 8000;
-const STALE_MS = 3 * POLL_MS;
+const COMMAND_MS = 65_000; // the bridge takes a minute at most
+const SEARCH_MS = 30_000;
+const SILENCE_MS = 4000; // without an answer, from which on that is told
+const IDLE = 15; // times as long between two questions while nobody looks
 const HISTORY_MS = 60_000;
 const SAID_MS = 12_000;
 const ROWS = 25; // of one page of a list
 const SHOWN = 6; // parts that one card names; of more it says how many
+const MANY = 12; // services, of which those that are well take one line in the flow
 const SOON_SECONDS = 3 * 86_400; // credentials that expire sooner are told
 const FULL = 0.8; // of the store's budget; from there on it is told
-const SVG = "http://www.w3.org/2000/svg";
-
-// --- Drawing
-
-const drawn = new WeakMap(); // node → its key among its siblings, and the attributes that it was given
-
-/** Describe an element. `key` tells which of its siblings it was before; `on…` are listeners. */
-const h = (tag, attributes, ...children) => ({ tag, attributes: attributes ?? {}, children });
-
-/** Make the children of `parent` those described. What stays the same node keeps focus, selection and scroll. */
-function draw(parent, ...children) {
-  const before = new Map(Array.from(parent.childNodes, (node) => [drawn.get(node)?.key, node]));
-  const counts = {};
-  const shown = children.flat(4).filter((child) => child || child === 0);
-  const nodes = shown.map((child) => {
-    const kind = child.tag ?? "text";
-    const own = child.attributes?.key;
-    const key = own === undefined ? `${kind} ${(counts[kind] = (counts[kind] ?? 0) + 1)}` : `${kind} of ${own}`;
-    const node = before.get(key) ?? create(child, parent);
-    before.delete(key);
-    update(node, child);
-    drawn.set(node, { key, attributes: child.attributes });
-    return node;
-  });
-  before.forEach((node) => node.remove());
-  nodes.forEach((node, at) => {
-    if (parent.childNodes[at] !== node) parent.insertBefore(node, parent.childNodes[at] ?? null);
-  });
-}
-
-function create(child, parent) {
-  if (child.tag === undefined) return document.createTextNode("");
-  return document.createElementNS(child.tag === "svg" ? SVG : parent.namespaceURI, child.tag);
-}
-
-function update(node, child) {
-  if (child.tag === undefined) {
-    if (node.data !== String(child)) node.data = child;
-    return;
-  }
-  const was = drawn.get(node)?.attributes ?? {};
-  for (const name of Object.keys({ ...was, ...child.attributes })) {
-    const value = child.attributes[name] ?? false;
-    if (name === "checked") node.checked = value; // the attribute says only what it began with
-    else if (name === "key" || value === was[name]) continue;
-    else if (name.startsWith("on")) node[name] = value || null;
-    else if (value === false) node.removeAttribute(name);
-    else node.setAttribute(name, value === true ? "" : value);
-  }
-  draw(node, child.children);
-}
 
 const byId = (id) => document.getElementById(id);
 const option = (value, text) => h("option", { key: value, value }, text);
 const unseen = (text) => h("span", { class: "unseen" }, text);
-
-/** Describe a button; its text is its key, so it must be alone with it among its siblings. */
 const button = (text, onclick, more) => h("button", { type: "button", key: text, onclick, ...more }, text);
-
-// --- Words
-
-const number = (value) => new Intl.NumberFormat("en").format(value);
-const many = (count, one, more = `${one}s`) => `${number(count)} ${count === 1 ? one : more}`;
-const clock = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString("sv") : "–");
-const hour = (seconds) => clock(seconds).slice(11, 16);
-const oldest = (seconds) => `the oldest for ${duration(seconds)}`;
-const listed = (texts) => texts.filter(Boolean).join(" · ");
-
-function duration(seconds) {
-  const minutes = Math.floor(seconds / 60);
-  if (minutes < 1) return `${Math.round(seconds)} s`;
-  if (minutes < 60) return `${minutes} min`;
-  if (minutes < 1440) return `${Math.floor(minutes / 60)} h${minutes % 60 ? ` ${minutes % 60} min` : ""}`;
-  const hours = Math.floor(minutes / 60);
-  return `${Math.floor(hours / 24)} d${hours % 24 ? ` ${hours % 24} h` : ""}`;
-}
-
-function rate(perSecond) {
-  if (perSecond >= 10) return `${number(Math.round(perSecond))}/s`;
-  if (perSecond >= 1) return `${perSecond.toFixed(1)}/s`;
-  return perSecond > 0 ? `${(perSecond * 60).toPrecision(2)}/min` : "0/s";
-}
-
-function size(bytes) {
-  const power = Math.min(4, Math.floor(Math.log2(Math.max(1, bytes)) / 10));
-  return `${Number((bytes / 1024 ** power).toPrecision(3))} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
-}
 
 /** Tell a person what happened, aloud too. */
 function say(text) {
@@ -112,7 +37,8 @@ function say(text) {
 const state = {
   token: sessionStorage.getItem("token"),
   status: null,
-  answeredAt: 0, // as Date.now() counts
+  askedAt: 0, // as Date.now() counts
+  answeredAt: 0,
   fault: null, // why the last question had no answer
   troubles: null, // as they were told last: by key, with their texts
   part: null, // [kind, key] of what the dialog shows
@@ -123,7 +49,7 @@ const state = {
 class WrongToken extends Error {}
 
 /** Return the bridge's answer to a question, or to a command, which is posted. Raises WrongToken. */
-async function ask(path, command) {
+async function ask(path, { command, within = ANSWER_MS } = {}) {
   const answer = await fetch(path, {
     method: command ? "POST" : "GET",
     headers: { Authorization: `Bearer ${state.token}`, "Content-Type": "application/json" },
@@ -131,24 +57,24 @@ async function ask(path, command) {
     cache: "no-store",
     credentials: "omit",
     redirect: "error",
-    signal: AbortSignal.timeout(ANSWER_MS),
+    signal: AbortSignal.timeout(within),
   });
   const document = await answer.json().catch(() => ({}));
   if (answer.status === 401) throw new WrongToken(document.error);
-  if (!answer.ok) throw new Error(document.error ?? `it answers with status ${answer.status}`);
+  if (!answer.ok) throw new Error(document.error ?? `status ${answer.status}`);
   return document;
 }
 
 /** Say why `ask` failed. */
 function reason(error) {
-  if (error.name === "TimeoutError") return `no answer within ${ANSWER_MS / 1000} s`;
-  return error instanceof TypeError ? "no connection" : error.message;
+  if (error.name === "TimeoutError") return "it gives no answer";
+  return error instanceof TypeError ? "no connection to it" : error.message;
 }
 
 /** Have `command` carried out, and tell of it by `done`, of its answer. Returns whether it was. */
 async function order(command, done) {
   try {
-    say(done(await ask("api/commands", command)));
+    say(done(await ask("api/commands", { command, within: COMMAND_MS })));
   } catch (error) {
     if (error instanceof WrongToken) close(error);
     else say(`Not done: ${reason(error)}`);
@@ -160,6 +86,7 @@ async function order(command, done) {
 
 async function refresh() {
   if (!state.token) return;
+  state.askedAt = Date.now();
   try {
     state.status = await ask("api/status");
     state.answeredAt = Date.now();
@@ -229,7 +156,7 @@ function troubles() {
     found.push({ level: "warn", name: `cluster ${one.key}`, text, kind: "cluster", parts: [one] });
   }
   if (store.used_bytes > FULL * store.limit_bytes) {
-    const text = `${size(store.used_bytes)} of ${size(store.limit_bytes)} are used`;
+    const text = `${Math.floor((100 * store.used_bytes) / store.limit_bytes)} % of its bytes are used`;
     found.push({ level: "warn", name: "store", text, advice: ADVICE.store, parts: [] });
   }
   if (dead.count) {
@@ -267,19 +194,13 @@ function lastTime(room, key, name, holds) {
 }
 
 function drawTroubles(found) {
-  const nths = {};
-  const nth = ({ level, name, failing }) => {
-    const key = `${level} ${failing ? "dead letters" : name}`;
-    return `${key} ${(nths[key] = (nths[key] ?? 0) + 1)}`;
-  };
-  const cards = found.map((each) => troubleCard(each, nth(each)));
   const calm = h("p", { class: "card ok" }, "Nothing is wrong.");
-  draw(byId("problems-list"), cards.length ? h("ul", { class: "cards" }, cards) : calm);
+  draw(byId("problems-list"), found.length ? h("ul", { class: "cards" }, found.map(troubleCard)) : calm);
 }
 
-function troubleCard({ level, name, text, since, advice, kind, parts, failing, paused }, key) {
+function troubleCard({ level, name, text, since, advice, kind, parts, failing, paused }) {
   const [one] = parts.length === 1 ? parts : [{}];
-  return h("li", { key, class: `card ${level}` }, [
+  return h("li", { key: `${level} ${failing ? "" : name}`, class: `card ${level}` }, [
     h("p", {}, h("strong", {}, name), ` ${text}`),
     (since || advice) && h("p", { class: "hint" }, since && h("span", { class: "since" }, `${since} `), advice),
     h("p", { key: "do", class: "row" }, [
@@ -346,6 +267,7 @@ const LOOKS = {
 
 function drawFlow() {
   const { sources, routes, services, clusters } = state.status;
+  byId("picture").classList.toggle("many", services.length > MANY);
   const column = (title, name, nodes) =>
     h("div", { class: `column ${name}` }, h("h3", {}, title), h("ul", {}, nodes));
   draw(byId("picture"), [
@@ -360,7 +282,7 @@ function drawFlow() {
 
 function node(kind, one, type) {
   const { level, word, lines, fill } = LOOKS[kind](one);
-  const name = { type: "button", class: `node ${level}`, "data-node": `${kind} ${one.key}` };
+  const name = { type: "button", class: `node ${kind} ${level}`, "data-node": `${kind} ${one.key}` };
   const line = (each, at) => each && h("span", { key: at, class: `line ${each.level ?? ""}` }, each.text ?? each);
   return h("li", { key: one.key }, [
     h("button", { ...name, onclick: () => show(kind, one.key) }, [
@@ -447,7 +369,7 @@ function drawPart() {
 
 /** Describe all that the bridge tells of something, in its words. */
 function facts(one) {
-  const known = Object.entries(one).filter(([, value]) => value !== null && value !== "" && value.length !== 0);
+  const known = Object.entries(one).filter(([name, value]) => fact(name, value));
   const line = ([name, value]) => h("div", { key: name }, h("dt", {}, worded(name)), h("dd", {}, fact(name, value)));
   return h("dl", {}, known.map(line));
 }
@@ -456,11 +378,12 @@ const worded = (name) => name.replace(/_seconds$/, "").replaceAll("_", " ");
 
 function fact(name, value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
+  if (value === null || typeof value === "string") return value;
   if (typeof value === "object") return listed(Object.entries(value).map(([key, each]) => `${worded(key)} ${each}`));
   if (name === "rate") return rate(value);
-  if (name.endsWith("_seconds")) return duration(value);
+  if (name.endsWith("_seconds")) return value && duration(value);
   if (/^(first|last)_attempt$|^kept_at$/.test(name)) return clock(value);
-  return typeof value === "number" && name !== "number" ? number(value) : String(value);
+  return name === "number" ? String(value) : number(value);
 }
 
 const howLong = () =>
@@ -508,24 +431,18 @@ async function setLimits(event) {
   if (await order({ do: "limits", kind, key, limits, seconds }, () => `${kind} ${key}: ${told}`)) form.reset();
 }
 
-const PAUSED = {
-  source: "Nothing is read from it then; its events wait upstream.",
-  service: "It is not called then; its events wait.",
-  cluster: "None of its services is called then; their events wait.",
-};
-
 function pauseFields(kind, one) {
-  const row = rowsOf(kind, one.key).find((each) => each.name === "paused");
-  if (one.paused)
+  const row = rowsOf(kind, one.key).find((each) => each.name === "paused" && each.since !== null);
+  if (row)
     return [
       h("h3", {}, "Paused"),
-      row && h("p", { key: "since", class: "hint" }, `${until(row)}.`),
+      h("p", { key: "since", class: "hint" }, `${until(row)}.`),
       h("p", { key: "do", class: "row" }, button("Resume", () => resume(kind, one.key))),
     ];
   return [
     h("h3", {}, "Pause"),
-    h("p", { key: "meaning", class: "hint" }, PAUSED[kind]),
     h("p", { key: "do", class: "row" }, howLong(), h("button", { key: "pause" }, "Pause")),
+    h("p", { key: "meaning", class: "hint" }, "Nothing is lost: its events wait."),
   ];
 }
 
@@ -798,33 +715,40 @@ async function find(event) {
   event.preventDefault();
   draw(byId("found"), h("p", { class: "hint" }, "Looking …"));
   try {
-    drawFound(await ask(`api/events?${new URLSearchParams({ query: byId("query").value.trim() })}`));
+    const query = new URLSearchParams({ query: byId("query").value.trim() });
+    drawFound(await ask(`api/events?${query}`, { within: SEARCH_MS }));
   } catch (error) {
     if (error instanceof WrongToken) return close(error);
     draw(byId("found"), h("p", { class: "card bad" }, `It can't be looked for: ${reason(error)}`));
   }
 }
 
-function drawFound({ query, begins, events, more }) {
+function drawFound({ query, begins, events, more, upstream = [], notes = [] }) {
   const back = begins ? ` What is remembered begins at ${clock(begins)}.` : "";
+  const hints = [
+    more && "There are more: say more of the name.",
+    ...upstream.map(({ source, whereabouts, detail }) => `${source}: ${whereabouts}: ${detail}`),
+    ...notes.map((note) => `Not looked at: ${note}.`),
+  ];
   draw(byId("found"), [
     events.map(foundEvent),
     !events.length && h("p", { class: "card" }, `Nothing is known of “${query}”.${back}`),
-    more && h("p", { key: "more", class: "hint" }, "There are more: say more of the name."),
+    hints.filter(Boolean).map((hint) => h("p", { key: hint, class: "hint" }, hint)),
   ]);
 }
 
 function foundEvent({ source, id, subject, key, fates, story }) {
-  const fate = ({ service, fate: came, detail, job, status }, at) => {
+  const fate = ({ service, fate: came, detail, job, status, number: which }, at) => {
     const about = listed([detail, job && `job ${job}`, status]);
-    return h("li", { key: at }, service && `${service}: `, h("strong", {}, came), ` ${about}`);
+    const look = came === "dead letter" && which && button("Look", () => lookAtDeadLetter({ number: which }));
+    return h("li", { key: at }, service && `${service}: `, h("strong", {}, came), ` ${about} `, look);
   };
   const line = ({ t, what, service, route, cause, detail, job }, at) => {
     const about = listed([service, route, cause, detail, job && `job ${job}`]);
     return h("li", { key: at }, h("time", {}, clock(t)), " ", h("strong", {}, what), ` ${about}`);
   };
   return h("article", { key: `${source} ${id}`, class: "card" }, [
-    h("h3", {}, subject ?? key ?? id),
+    h("h3", {}, subject || key || id || "A job whose event is not known any more"),
     h("p", { class: "hint" }, listed([source, id, key && `key ${key}`])),
     h("ul", {}, fates.map(fate)),
     h("ol", {}, story.map(line)),
@@ -851,51 +775,18 @@ function summed(room, name) {
 function drawHours() {
   const parts = ["source", "service"].flatMap((kind) => state.status[`${kind}s`].map((one) => `${kind} ${one.key}`));
   draw(byId("hours-part"), option("all", "all"), parts.map((each) => option(each, each)));
-  if (state.history) draw(byId("plots"), PLOTS.map(plot));
+  if (state.history) draw(byId("plots"), PLOTS.map(drawPlot));
   else if (state.historyFault)
     draw(byId("plots"), h("p", { class: "card bad" }, `They can't be read: ${state.historyFault}`));
 }
 
-function plot({ title, series, isLevel }) {
+function drawPlot({ title, series, isLevel }) {
   const { step, end } = state.history;
-  const seconds = byId("hours-time").value * 3600;
-  const [width, height, left, foot] = [Math.max(280, byId("plots").clientWidth - 28), 150, 44, 20];
   const lines = Object.entries(series)
     .map(([name, room]) => [name, summed(room, name)?.map((value) => (isLevel ? value : (value * 60) / step))])
     .filter(([, values]) => values !== undefined);
-  const top = roundUp(Math.max(1, ...lines.flatMap(([, values]) => values)));
-  const x = (time) => (left + (1 - (end - time) / seconds) * (width - left - 8)).toFixed(1);
-  const y = (value) => (8 + (1 - value / top) * (height - foot - 8)).toFixed(1);
-  const path = (values) =>
-    values.map((value, at) => `${at ? "L" : "M"}${x(end - (values.length - 1 - at) * step)} ${y(value)}`).join("");
-  const whole = (value) => number(Math.round(value));
-  const told = ([name, values]) =>
-    `${name.replace("_", " ")} ${whole(values.at(-1) ?? 0)}, at most ${whole(Math.max(0, ...values))}`;
-  const spans = width > 500 ? 6 : 3;
-  const times = Array.from({ length: spans + 1 }, (_, at) => end - (at * seconds) / spans);
-  const label = (key, text, place) => h("text", { key, ...place }, text);
-  const attributes = { role: "img", "aria-label": `${title}: ${lines.map(told).join("; ")}` };
-  return h("figure", { key: title }, [
-    h("figcaption", {}, [
-      h("strong", {}, title),
-      lines.map((line) => h("span", { key: line[0], class: `legend ${line[0]}` }, told(line))),
-    ]),
-    h("svg", { ...attributes, viewBox: `0 0 ${width} ${height}` }, [
-      [0, top / 2, top].map((value, at) => [
-        h("path", { key: `grid ${at}`, class: "grid", d: `M${left} ${y(value)}H${width - 8}` }),
-        label(`value ${at}`, number(value), { x: left - 6, y: Number(y(value)) + 4, "text-anchor": "end" }),
-      ]),
-      times.map((time, at) =>
-        label(`time ${at}`, hour(time), { x: x(time), y: height - 4, "text-anchor": at ? "middle" : "end" })),
-      lines.map(([name, values]) => h("path", { key: name, class: `series ${name}`, d: path(values) })),
-    ]),
-  ]);
-}
-
-/** Return the least number above `value` at which a scale may end. */
-function roundUp(value) {
-  const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 1.2, 1.6, 2, 3, 4, 6, 8, 10].map((each) => each * power).find((each) => each >= value);
+  const seconds = byId("hours-time").value * 3600;
+  return plot(title, lines, { step, end, seconds, width: Math.max(280, byId("plots").clientWidth - 28) });
 }
 
 // --- All of it
@@ -920,8 +811,9 @@ function render() {
 
 /** Draw what is so in one line, and above all whether it is so still. */
 function drawHead() {
-  const { status, fault, answeredAt } = state;
-  const stale = Boolean(status) && (fault !== null || Date.now() - answeredAt > STALE_MS);
+  const { status, fault, askedAt, answeredAt } = state;
+  const silent = askedAt > answeredAt && Date.now() - askedAt > SILENCE_MS;
+  const stale = Boolean(status) && (fault !== null || silent);
   const wrong = status ? status.problems.length : 0;
   const up = status && `up for ${duration(status.now - status.started)}`;
   const word = stale ? "No answer" : wrong ? `${many(wrong, "thing is", "things are")} wrong` : "All is well";
@@ -933,17 +825,17 @@ function drawHead() {
     status && listed([location.host, `version ${status.version}`, up, `as of ${clock(status.now).slice(11)}`]),
   );
   const seen = status ? ` What is shown here is of ${clock(answeredAt / 1000)}.` : "";
-  const text = stale || fault !== null ? `The bridge does not answer${fault ? `: ${fault}` : ""}.${seen}` : "";
+  const text = stale || fault !== null ? `The bridge can't be seen${fault ? `: ${fault}` : ""}.${seen}` : "";
   if (byId("banner").textContent !== text) byId("banner").textContent = text; // it is read out anew each time
   byId("banner").hidden = !text;
 }
 
-/** Ask now, and every `milliseconds` while anybody looks. */
+/** Ask now, when somebody looks again, and every `milliseconds`; less often while nobody does. */
 async function repeat(milliseconds, question) {
   for (;;) {
-    if (!document.hidden) await question();
+    await question();
     await new Promise((resolve) => {
-      setTimeout(resolve, milliseconds);
+      setTimeout(resolve, document.hidden ? IDLE * milliseconds : milliseconds);
       document.addEventListener("visibilitychange", resolve, { once: true });
     });
   }

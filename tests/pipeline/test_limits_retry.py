@@ -14,9 +14,11 @@ from pydantic import ValidationError
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.ports import Answer, Verdict
+from bridge.pipeline.limits.concurrency import Fixed
 from bridge.pipeline.limits.config import LimitsConfig
 from bridge.pipeline.limits.limit import Attempt
 from bridge.pipeline.limits.pace import Pace
+from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.retry import Backoff, RetryConfig
 from tests.pipeline import clock
 from tests.pipeline.scripted import (
@@ -385,3 +387,37 @@ async def test_an_event_is_given_up_in_time_whatever_the_clock_tells(
     (letter,) = bench.dead.letters
     assert letter.first_attempt == pytest.approx(clock.EPOCH - hours * 3600.0 + began, abs=5)
     assert delivery.outcome is Outcome.DEAD_LETTERED
+
+
+# --- what holds a lane up ---------------------------------------------------------------------
+
+
+async def test_a_lane_names_the_limit_that_its_events_wait_for() -> None:
+    destination = ScriptedDestination(seconds=10)
+    bench = Bench(destination, concurrency=2)
+    async with bench.running():
+        assert bench.lane.held_by is None
+        await bench.put(deliveries(2))
+        await asyncio.sleep(1)
+        assert bench.lane.held_by is None, "nothing waits"
+        await bench.put(given := deliveries(1, "more-"))
+        await asyncio.sleep(1)
+        assert bench.lane.held_by == "concurrency"
+        await settled(given)
+        bench.lane.allowance.change(100, 1 / 60)
+        await bench.put(given := deliveries(2, "slow-"))
+        await asyncio.sleep(1)
+        assert bench.lane.held_by == "rate"
+        await settled(given, within=3600)
+
+
+async def test_a_lane_that_waits_for_its_turn_says_so() -> None:
+    ring = Ring([Fixed(1)])
+    one, other = (Bench(ScriptedDestination(seconds=10), key=key, ring=ring) for key in ("one", "other"))
+    async with one.running(), other.running():
+        await one.put(deliveries(1))
+        await other.put(given := deliveries(1))
+        await asyncio.sleep(1)
+        assert (one.lane.held_by, other.lane.held_by) == (None, "cluster")
+        await settled(given)
+        assert other.lane.held_by is None

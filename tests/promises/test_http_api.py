@@ -20,6 +20,7 @@ MARKS = {name: f"mark-of-the-{name}" for name in ("key", "body", "object", "answ
 OPEN = ("/livez", "/readyz", "/metrics")
 CLOSED = (
     "/",
+    "/page/page.js",
     "/page/",
     "/api/status",
     "/api/history",
@@ -177,7 +178,9 @@ async def test_an_operator_brings_a_dead_letter_back_and_changes_a_limit(
     (plants,) = status["services"]
     assert (plants["dead_letters"], plants["accepted"], plants["failed"]) == (0, 3, 3)
     for wrong in (
+        {},
         {"do": "nothing"},
+        {"do": ["status"]},
         {"do": "replay", "numbres": [1]},
         {"do": "limits", "kind": "service", "key": "x"},
     ):

@@ -59,7 +59,7 @@ def _sentence(losses: list[Loss]) -> str:
         places.append(f"{len(losses) - _MOST_TOLD} more")
     first, last = date(min(loss.first for loss in losses)), date(max(loss.last for loss in losses))
     return (
-        f"{events} events or more were lost upstream before they were read, "
+        f"{events} or more events were lost upstream before they were read, "
         f"{first if first == last else f'{first} to {last}'}: {', '.join(places)}"
     )
 

@@ -28,7 +28,7 @@ def test_what_is_named_is_acknowledged_and_the_rest_told_still(
     assert main(["acknowledge", "source", "uploads", "-c", str(file)]) == 0
     told = capsys.readouterr()
     assert told.out == (
-        "acknowledged: source uploads: 120 events or more were lost upstream before they were read, "
+        "acknowledged: source uploads: 120 or more events were lost upstream before they were read, "
         "2027-01-15 08:00:00+00:00: uploads/3 (120)\n"
     )
     assert told.err == f"oscar-bridge: no bridge runs in {lost}\n"

@@ -97,7 +97,7 @@ async def test_a_loss_is_told_over_a_restart_until_it_is_acknowledged() -> None:
         async with running(disk, metrics) as losses:
             (problem,) = losses.problems()
             assert problem.part == "source uploads"
-            assert "121 events or more were lost upstream" in problem.reason
+            assert "121 or more events were lost upstream" in problem.reason
             assert "uploads/3 (120), uploads/7 (1)" in problem.reason
             assert problem.reason.endswith("`oscar-bridge acknowledge source uploads`")
             labels = {"source": "uploads"}
@@ -141,7 +141,7 @@ async def test_what_is_lost_after_it_is_told_anew_also_while_the_disk_is_slow() 
         disk.free.set()
         await under_way
         (problem,) = losses.problems()
-        assert "5 events or more" in problem.reason
+        assert "5 or more events" in problem.reason
     assert disk.counts() == {"uploads/0": 2, "uploads/1": 3}
 
 
@@ -182,7 +182,7 @@ async def test_of_many_places_some_are_named_and_a_removed_source_can_be_acknowl
     disk.there = [Loss("old", f"old/{number}", 2, EPOCH, EPOCH + 60) for number in range(9)]
     async with running(disk) as losses:
         (problem,) = losses.problems()
-        assert "18 events or more" in problem.reason
+        assert "18 or more events" in problem.reason
         assert "old/4 (2), 4 more;" in problem.reason
         assert len((await acknowledge(losses, "source old"))["acknowledged"]) == 1
 

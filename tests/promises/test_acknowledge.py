@@ -39,7 +39,7 @@ async def test_an_acknowledgement_ends_what_is_past_and_nothing_that_goes_on(wor
 
     done = daemon.command("acknowledge")
     acknowledged, *others = done.stdout.splitlines()
-    assert acknowledged.startswith("acknowledged: source uploads: 120 events or more were lost upstream")
+    assert acknowledged.startswith("acknowledged: source uploads: 120 or more events were lost upstream")
     assert any(line.startswith("goes on: service plants: refused") for line in others)
     assert done.returncode == 1, "it is not well yet"
     world.oscar.add_service("later")

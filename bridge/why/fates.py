@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 from bridge.core.identity import invocation_name
+from bridge.core.jobs import JobOutcome
 from bridge.core.ports import NO_LANE
 from bridge.settings import Settings
 from bridge.store.find import Kept, Traces, Waited
@@ -104,8 +105,7 @@ def fates(
         )
     here = {one.service: one for one in event.hands}
     rows = {row.service: row for row in traces.kept if row.source == event.source}
-    last = {line.service or NO_LANE: line for line in event.lines if line.what not in _WITHOUT_END}
-    filtered = last.get(NO_LANE)
+    last = _last(event.lines)
     if NO_LANE in here and len(here) > 1:
         del here[NO_LANE]
     services = list(dict.fromkeys([*here, *rows, *last]))
@@ -118,8 +118,9 @@ def fates(
         elif name in rows:
             yield _of_row(settings, rows[name], traces, hands.shut.get(name))
         elif name == NO_LANE:
-            if filtered is not None and (filtered.what != "filtered" or len(services) == 1):
-                yield _of_line(NO_LANE, filtered)
+            whole = last[NO_LANE]
+            if whole.what in _ENDS_ALL and not (whole.what == "released" and (here or rows)):
+                yield _of_line(NO_LANE, whole)
         else:
             line = last.get(name)
             if line is not None and (line.what in _TELLS_ITSELF or name not in settings.services):
@@ -128,7 +129,25 @@ def fates(
                 yield _of_job(settings, event, traces, name, line)
 
 
+def _last(lines: Sequence[Line]) -> dict[str, Line]:
+    """Return the last line of each service that tells how it ended there; any, where none does.
+
+    One without a service is about all of them: it counts while there is none after it.
+    """
+    last: dict[str, Line] = {}
+    for line in lines:
+        before = last.get(line.service)
+        if line.what not in _WITHOUT_END or before is None or before.what in _WITHOUT_END:
+            last[line.service] = line
+    if any(line.what not in _WITHOUT_END for service, line in last.items() if service != NO_LANE):
+        whole = last.get(NO_LANE)
+        if whole is not None and whole.what not in ("dead", "discarded") and whole is not lines[-1]:
+            del last[NO_LANE]
+    return last
+
+
 _WITHOUT_END = frozenset(("failed", "waits"))
+_ENDS_ALL = frozenset(("filtered", "dead", "discarded", "released"))
 _TELLS_ITSELF = frozenset(("dead", "discarded", "released", "filtered"))
 
 
@@ -210,14 +229,14 @@ def told(asked: Asked, answer: JobAnswer, *, was_removed: bool) -> Told:
     elif was_removed:
         fate, detail = Fate.SUCCEEDED, "its job was removed then (`remove_finished`)"
     elif line is not None and line.what == "ended":
-        fate = _ENDS.get(line.cause or "", Fate.ACCEPTED)
-        detail = f"its job ended by {_time(line.t)}" + (f": {line.detail}" if line.detail else "")
-        if line.cause == "removed":
-            detail = f"its job was removed by {_time(line.t)} (`remove_finished`)"
+        fate = _ENDS.get(line.cause, Fate.ACCEPTED)
+        detail = _UNSEEN.get(line.cause, f"its job ended by {_time(line.t)}")
     elif answer.presence is Presence.ABSENT:
-        fate = Fate.ACCEPTED if accepted else Fate.NO_JOB
+        fate = Fate.ACCEPTED if accepted else Fate.RETURNED if what == "failed" else Fate.NO_JOB
         if accepted:
             detail = f"its job is not on the cluster any more: {detail}"
+        elif what == "failed":
+            detail = "its last attempt failed, and it is not here: its source gives it again"
     else:
         fate = Fate.ACCEPTED if accepted else Fate.UNKNOWN
         if accepted:
@@ -231,10 +250,14 @@ def told(asked: Asked, answer: JobAnswer, *, was_removed: bool) -> Told:
 
 _FATES = {"Running": Fate.RUNNING, "Succeeded": Fate.SUCCEEDED, "Failed": Fate.FAILED}
 _ENDS = {
-    "succeeded": Fate.SUCCEEDED,
-    "removed": Fate.SUCCEEDED,
-    "failed": Fate.FAILED,
-    "gone": Fate.GONE,
+    JobOutcome.SUCCEEDED.value: Fate.SUCCEEDED,
+    JobOutcome.FAILED.value: Fate.FAILED,
+    JobOutcome.GONE.value: Fate.GONE,
+}
+_UNSEEN = {
+    JobOutcome.GONE.value: "its job was deleted before anybody saw it end",
+    JobOutcome.UNJUDGED.value: "its job ended, and whether it left its output could not be told",
+    JobOutcome.UNLISTED.value: "no listing has shown its job, and what became of it could not be told",
 }
 
 

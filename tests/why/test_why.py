@@ -12,7 +12,7 @@ from bridge.core.ports import DeadLetter
 from bridge.sandbox.oscar import SandboxOscar
 from bridge.store import Store
 from bridge.telemetry.metrics import Metrics
-from bridge.why import asking
+from bridge.why import Fate, asking
 from tests.servers.tansu import Tansu
 from tests.why.place import AT, FILE, ID, Place, event, make_job
 
@@ -214,3 +214,61 @@ async def test_what_could_not_be_searched_in_time_is_not_said_never_to_have_come
     first, *_, last = await place.read("leaf-1.nc")
     assert first == "not known: not all could be searched in the time there was"
     assert last == "not looked at: all of the journal, in the time there was: give more of the name, or an id"
+
+
+async def test_an_event_that_was_given_back_and_came_again_is_told_by_what_became_of_it_then(
+    place: Place,
+) -> None:
+    failed = {"what": "failed", "service": "plants", "cause": "http_503"}
+    place.journal(failed, {"what": "released", "t": AT + 1})
+    _, *fates = (
+        line for line in await place.read("leaf-1.nc") if line.startswith("  plants") or "given" in line
+    )
+    assert fates == [
+        "  given back: its source gives it again",
+        "  2025-11-30 10:53:22+00:00  given back to its source",
+    ]
+    place.journal(failed)
+    _, fate, *_ = await place.read("leaf-1.nc")
+    assert (
+        fate == "  plants: given back: its last attempt failed, and it is not here: its source gives it again"
+    )
+    place.journal(failed, {"what": "released", "t": AT + 1}, {**ACCEPTED, "t": AT + 2})
+    _, fate, *_ = await place.read("leaf-1.nc")
+    assert fate.startswith("  plants: accepted: its job is not on the cluster any more")
+    async with Store.open(place.state_dir, Metrics()) as store:
+        await store.park(event(), "plants")
+    place.journal(failed, {"what": "released", "t": AT + 1})
+    (story,) = (await place.ask("leaf-1.nc")).events
+    assert [told.fate for told in story.fates] == [Fate.PARKED]
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        ("succeeded", "succeeded: its job ended by 2025-11-30 10:53:30+00:00"),
+        ("gone", "gone: its job was deleted before anybody saw it end"),
+        ("unjudged", "accepted: its job ended, and whether it left its output could not be told"),
+        ("unlisted", "accepted: no listing has shown its job, and what became of it could not be told"),
+    ],
+)
+async def test_what_became_of_a_job_that_oscar_has_no_more(place: Place, cause: str, told: str) -> None:
+    place.journal(ACCEPTED, {"what": "ended", "service": "plants", "job": JOB, "cause": cause, "t": AT + 9})
+    _, fate, *_ = await place.read("leaf-1.nc")
+    assert fate == f"  plants: {told}"
+
+
+async def test_an_event_that_goes_once_more_is_told_by_what_became_of_it_before(place: Place) -> None:
+    """Until the journal has what becomes of the new one."""
+    place.journal(ACCEPTED, {"what": "replayed", "into": f"{ID}+1", "t": AT + 60})
+    _, fate, *story = await place.read("leaf-1.nc")
+    assert fate.startswith("  plants: accepted: its job is not on the cluster any more")
+    assert story[-1] == f"  2025-11-30 10:54:21+00:00  replayed as {ID}+1"
+    new = {"id": f"{ID}+1", "t": AT + 61}
+    place.journal(
+        ACCEPTED,
+        {"what": "replayed", "into": f"{ID}+1", "t": AT + 60},
+        {"what": "filtered", "cause": "no_match", "detail": "plants: no", **new},
+    )
+    (story_of_both,) = (await place.ask("leaf-1.nc")).events
+    assert [told.fate for told in story_of_both.fates] == [Fate.ACCEPTED, Fate.FILTERED]

@@ -154,6 +154,11 @@ class Bench:
         (rate,) = await self._store_alone("bench.spooled")
         return rate
 
+    async def journal(self) -> tuple[float, float]:
+        """Give the CPU time of a journal's line in µs, and the seconds of a search."""
+        cpu, seconds = await self._store_alone("bench.journal")
+        return cpu, seconds
+
     async def back(self, empty: str) -> Speed:
         """Give the speed at which a bridge that starts empties its store; no event is in its topic."""
         state = self.directory / f"store-{next(self._numbers)}"
@@ -405,12 +410,15 @@ async def _store(bench: Bench, say: Callable[[str], None]) -> None:
         say(f"store, {turn + 1} of {effort.turns}")
         parked, returned = await bench.store()
         spooled = await bench.spooled()
+        journal_cpu, journal_search = await bench.journal()
         before = await bench.bridge(backlog, WHEN)
         back = await bench.back(empty)
         after = await bench.bridge(backlog, WHEN)
         table.parked.figures.append(parked)
         table.returned.figures.append(returned)
         table.spooled.figures.append(spooled)
+        table.journal_cpu.figures.append(journal_cpu)
+        table.journal_search.figures.append(journal_search)
         table.back.figures.append(back.rate)
         table.back_ratio.figures.append(back.rate / statistics.fmean((before.rate, after.rate)))
         table.back_cpu.figures.append(back.cpu)

@@ -186,6 +186,10 @@ class Table:
         self.spooled = Row(
             f"store: spooled, {SPOOLED_AT_ONCE} at a time", "events/s", 0, "≥ 20,000", lambda it: it >= 20_000
         )
+        self.journal_cpu = Row(
+            "journal: CPU time of a line, its thread included", "µs", 2, "≤ 1.0", lambda it: it <= 1.0
+        )
+        self.journal_search = Row("journal: search of all of it", "s", 2, "≤ 2", lambda it: it <= 2)
         self.back = Row("parked → lane → sink", "events/s")
         self.back_ratio = Row("… of Kafka → bridge → sink, CEL route", "", 2, "≥ 0.90", lambda it: it >= 0.9)
         self.back_cpu = Row("… CPU time an event", "µs")

@@ -16,10 +16,11 @@ from pydantic import Field, ValidationError
 from bridge.commands import known
 from bridge.core.errors import StoreError, StoreLockedError
 from bridge.core.event import Event
+from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.core.ports import NO_LANE
 from bridge.settings import Settings
 from bridge.sources import GoneError
-from bridge.store import Filter, Store, find, history, orders
+from bridge.store import Filter, JournalFiles, Store, find, history, orders
 from bridge.store.find import Traces
 from bridge.store.history import Needle
 from bridge.store.schema import DEAD, FILE
@@ -56,11 +57,18 @@ class _Remembered:
 class Again:
     """Carries out such orders on the store of this process, one at a time."""
 
-    def __init__(self, settings: Settings, store: Store, ask_hands: AskHands | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        ask_hands: AskHands | None = None,
+        journal: Journal = NO_JOURNAL,
+    ) -> None:
         """Act for the configuration `settings`; `ask_hands` looks for events in hand, where some may be."""
         self._settings = settings
         self._store = store
         self._ask_hands = ask_hands
+        self._journal = journal
         self._one_at_a_time = asyncio.Lock()
 
     @staticmethod
@@ -124,7 +132,11 @@ class Again:
         letters = [row.number for row in event.traces.kept if row.reason == DEAD]
         if letters:
             count = await orders.replay(
-                self._store, Filter(numbers=letters), known=known(self._settings), as_new=True
+                self._store,
+                Filter(numbers=letters),
+                known=known(self._settings),
+                as_new=True,
+                journal=self._journal,
             )
             if not count.changed:
                 raise ValueError("; ".join(count.refused) or "its dead letter was taken meanwhile")
@@ -133,7 +145,10 @@ class Again:
             if row.service == NO_LANE:
                 raise ValueError(f"it goes round its routes already, as {row.event_id}")
             raise ValueError(f"it is not done yet, but {row.reason} for {row.service}")
-        return {"id": event.first, "as": await orders.again(self._store, await self._read(key, event))}
+        read = await self._read(key, event)
+        given = await orders.again(self._store, read)
+        self._journal.note("replayed", read, detail="as a new event", into=given)
+        return {"id": event.first, "as": given}
 
     async def _read(self, key: str, event: _Remembered) -> Event:
         try:
@@ -158,7 +173,11 @@ async def give(settings: Settings, order: Order) -> Mapping[str, Any]:
             f"there is no store in {settings.state_dir}: is state_dir right, and has the bridge run?"
         )
     try:
-        async with Store.open(settings.state_dir, Metrics(), settings.store) as store:
-            return await Again(settings, store).carry_out(document)
+        metrics = Metrics()
+        async with (
+            Store.open(settings.state_dir, metrics, settings.store) as store,
+            JournalFiles.open(settings.state_dir, metrics, settings.journal, store.now) as journal,
+        ):
+            return await Again(settings, store, journal=journal).carry_out(document)
     except StoreLockedError as error:
         raise StoreError(f"{error}, which takes no command now: it starts or stops; try again") from error

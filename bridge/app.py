@@ -17,6 +17,7 @@ from bridge import __version__
 from bridge.again import Again
 from bridge.commands import carry_out, known
 from bridge.control import Control, Live, Losses, Overrides, Part
+from bridge.core.journal import Journal
 from bridge.destinations.oscar.client import OscarService, announce
 from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.destinations.oscar.jobs import follow
@@ -36,7 +37,7 @@ from bridge.questions import Questions
 from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
 from bridge.status import Status
-from bridge.store import Store, Stranded, losses, overrides
+from bridge.store import JournalFiles, Store, Stranded, losses, overrides
 from bridge.telemetry.lag import measure
 from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
@@ -102,12 +103,15 @@ async def run(
         store = await stack.enter_async_context(
             Store.open(settings.state_dir, metrics, settings.store, accept_loss=accept_loss)
         )
+        journal = await stack.enter_async_context(
+            JournalFiles.open(settings.state_dir, metrics, settings.journal, store.now)
+        )
         clusters = await _clusters(settings, metrics, stack)
         services = _services(settings, clusters)
         rings, pauses, live_clusters = _rings(settings, metrics)
-        lanes, live_services = _lanes(settings, services, rings, pauses, store, metrics)
+        lanes, live_services = _lanes(settings, services, rings, pauses, store, journal, metrics)
         intakes = {
-            key: Intake(config.max_in_flight, config.max_in_flight_bytes, metrics.source(key))
+            key: Intake(config.max_in_flight, config.max_in_flight_bytes, metrics.source(key), journal)
             for key, config in settings.sources.items()
         }
         live_sources = {Part("source", key): Live(intake.pause) for key, intake in intakes.items()}
@@ -123,11 +127,11 @@ async def run(
             lambda there: asyncio.to_thread(losses.write, settings.state_dir, there),
             metrics,
         )
-        windows = _windows(settings, services, store, metrics)
-        routers = _routers(settings, lanes, intakes, store, metrics, windows)
+        windows = _windows(settings, services, store, journal, metrics)
+        routers = _routers(settings, lanes, intakes, store, journal, metrics, windows)
         runners = _runners(settings, intakes, routers, windows, store, lost, metrics, rescan)
         identities = {key: config.identity or key for key, config in settings.sources.items()}
-        rerouting = Rerouting({identities[key]: router for key, router in routers.items()}, store)
+        rerouting = Rerouting({identities[key]: router for key, router in routers.items()}, store, journal)
         there = known(settings)
 
         def stranded() -> Sequence[Stranded]:
@@ -141,6 +145,7 @@ async def run(
                 *((part, certificates.problems(part)) for part in certificates.keys),
                 *((f"service {lane.key}", lane.problems()) for lane in lanes.values()),
                 ("store", store.problems()),
+                ("journal", journal.problems()),
                 ("store", [f"{each.message}: {each.remedy}" for each in stranded()]),
                 ("bridge", ["stopping"] if stop.asked.is_set() else []),
             ]
@@ -150,7 +155,7 @@ async def run(
         status = Status(settings, metrics, runners, lanes, control, store, readiness)
         hands = partial(in_hand, lanes.values(), intakes.values())
         questions = Questions(settings, status, hands)
-        once_more = Again(settings, store, hands)
+        once_more = Again(settings, store, hands, journal)
 
         async def command(document: Mapping[str, Any]) -> Mapping[str, Any]:
             if questions.is_meant(document):
@@ -161,7 +166,7 @@ async def run(
                 return await once_more.carry_out(document)
             if isinstance(document, dict) and document.get("do") == "acknowledge":
                 return await lost.acknowledge(document, readiness)
-            return await carry_out(store, there, document)
+            return await carry_out(store, there, document, journal)
 
         url = await stack.enter_async_context(serve(settings.http, metrics.registry, readiness, command))
         await control.begin()
@@ -245,6 +250,7 @@ def _lanes(
     rings: Mapping[str, Ring],
     clusters_pauses: Mapping[str, Pause],
     store: Store,
+    journal: Journal,
     metrics: Metrics,
 ) -> tuple[dict[str, Lane], dict[Part, Live]]:
     lanes, live = {}, {}
@@ -260,13 +266,18 @@ def _lanes(
             rings[config.cluster] if config.mode == "job" else None,
             (pause, clusters_pauses[config.cluster]),
             services[key] if config.follows else None,
+            journal,
         )
         live[Part("service", key)] = Live(pause.set, lane.allowance, lane.look, lane.jobs)
     return lanes, live
 
 
 def _windows(
-    settings: Settings, services: Mapping[str, OscarService], store: Store, metrics: Metrics
+    settings: Settings,
+    services: Mapping[str, OscarService],
+    store: Store,
+    journal: Journal,
+    metrics: Metrics,
 ) -> Windows:
     recipients = {
         key: Recipient(config.event_bytes, services[key].fits, config.reads_all_records)
@@ -279,7 +290,7 @@ def _windows(
         for merging in [Merging(route, route.encode)]
         for service in route.reachable
     }
-    return Windows(store.windows, recipients, routes, metrics)
+    return Windows(store.windows, recipients, routes, metrics, journal)
 
 
 def _routers(
@@ -287,13 +298,14 @@ def _routers(
     lanes: Mapping[str, Lane],
     intakes: Mapping[str, Intake],
     store: Store,
+    journal: Journal,
     metrics: Metrics,
     windows: Windows,
 ) -> dict[str, Router]:
     routers = {}
     for key in settings.sources:
         routes = [route for route in settings.routes if route.from_ == key]
-        routers[key] = Router(routes, lanes, store, metrics.source(key), intakes[key], windows)
+        routers[key] = Router(routes, lanes, store, metrics.source(key), intakes[key], windows, journal)
     return routers
 
 

@@ -12,10 +12,11 @@ from pydantic import Field, ValidationError
 
 from bridge.core.errors import StoreError, StoreLockedError
 from bridge.core.event import Event
+from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.pipeline.router import matcher
 from bridge.settings import Settings
 from bridge.settings.references import mistakes_in
-from bridge.store import Choice, Count, Filter, Known, Store, Summary, orders
+from bridge.store import Choice, Count, Filter, JournalFiles, Known, Store, Summary, orders
 from bridge.store.schema import FILE
 from bridge.telemetry.metrics import Metrics
 from bridge.values import Model
@@ -53,8 +54,10 @@ def known(settings: Settings) -> Known:
     return Known(settings.services.keys(), sources)
 
 
-async def carry_out(store: Store, there: Known, command: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what `command` says; `there` is what the configuration has.
+async def carry_out(
+    store: Store, there: Known, command: Mapping[str, Any], journal: Journal = NO_JOURNAL
+) -> dict[str, Any]:
+    """Do what `command` says, and write it down; `there` is what the configuration has.
 
     Raises ValueError for a command that can't be understood, and StoreError.
     """
@@ -64,18 +67,18 @@ async def carry_out(store: Store, there: Known, command: Mapping[str, Any]) -> d
         raise ValueError("; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors())) from error
     if wanted.to is not None and wanted.to not in there.services:
         raise ValueError(f"the bridge that runs has no service {wanted.to!r}")
-    count = await _carry_out(store, there, wanted)
+    count = await _carry_out(store, there, wanted, journal)
     return {"changed": count.changed, "refused": count.refused}
 
 
-async def _carry_out(store: Store, there: Known, wanted: Command) -> Count:
+async def _carry_out(store: Store, there: Known, wanted: Command, journal: Journal) -> Count:
     if wanted.do in ("move", "bury"):
         choice = Choice(numbers=wanted.numbers, service=wanted.service, source=wanted.source)
         if wanted.do == "bury":
-            return await orders.bury(store, choice, there, dry_run=wanted.dry_run)
+            return await orders.bury(store, choice, there, dry_run=wanted.dry_run, journal=journal)
         if wanted.to is None:
             raise ValueError("say which service to move to")
-        return await orders.move(store, choice, wanted.to, there, dry_run=wanted.dry_run)
+        return await orders.move(store, choice, wanted.to, there, dry_run=wanted.dry_run, journal=journal)
     chosen = Filter(
         numbers=wanted.numbers,
         service=wanted.service,
@@ -85,7 +88,7 @@ async def _carry_out(store: Store, there: Known, wanted: Command) -> Count:
         matches=None if wanted.when is None else _matching(wanted.when),
     )
     if wanted.do == "discard":
-        return await orders.discard(store, chosen, dry_run=wanted.dry_run)
+        return await orders.discard(store, chosen, dry_run=wanted.dry_run, journal=journal)
     return await orders.replay(
         store,
         chosen,
@@ -93,6 +96,7 @@ async def _carry_out(store: Store, there: Known, wanted: Command) -> Count:
         as_new=wanted.as_new,
         to=wanted.to,
         dry_run=wanted.dry_run,
+        journal=journal,
     )
 
 
@@ -110,8 +114,12 @@ async def give(settings: Settings, command: Command) -> Count:
                 f"there is no store in {settings.state_dir}: is state_dir right, and has the bridge run?"
             )
         try:
-            async with Store.open(settings.state_dir, Metrics(), settings.store) as store:
-                answer = await carry_out(store, known(settings), document)
+            metrics = Metrics()
+            async with (
+                Store.open(settings.state_dir, metrics, settings.store) as store,
+                JournalFiles.open(settings.state_dir, metrics, settings.journal, store.now) as journal,
+            ):
+                answer = await carry_out(store, known(settings), document, journal)
         except StoreLockedError as error:
             raise StoreError(f"{error}, which takes no command now: it starts or stops; try again") from error
     return Count(changed=answer["changed"], refused=dict(answer["refused"]))

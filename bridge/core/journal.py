@@ -51,7 +51,8 @@ class Journal(Protocol):
         It happened `at` that monotonic time, now when not given, to an event that has been in the bridge's
         hands `since` then. `service` is the lane's key, `job` its job's name, `attempts` how many were made
         by now, `cause` and `detail` what a dead letter, a failed attempt or a filtered event has, `number`
-        the dead letter's, `route` the window's and `into` the id of the event that it was sent in.
+        the dead letter's, `route` the window's, and `into` the id of the event that it was sent in, or
+        goes as once more.
         """
 
 
@@ -64,3 +65,6 @@ class NoJournal:
     def problems(self) -> list[str]:
         """Return nothing: there is nothing that could fail."""
         return []
+
+
+NO_JOURNAL = NoJournal()

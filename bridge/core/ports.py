@@ -97,6 +97,10 @@ class Answer:
 class Invocation(Protocol):
     """One event ready for one service."""
 
+    @property
+    def job(self) -> str:
+        """Name the job that it makes; empty where it makes none."""
+
     async def attempt(self) -> Answer:
         """Make one attempt. Never raises for what the network or the destination does."""
 

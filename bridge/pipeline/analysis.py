@@ -183,6 +183,28 @@ def arguments_of_matches(tokens: Tokens) -> Iterator[tuple[Token, int, int]]:
                 yield tokens[at], tokens[at + 2].start, tokens[last - 1].end
 
 
+def conjuncts(tokens: Tokens) -> list[tuple[int, int]]:
+    """Return where each part begins and ends of an expression `a && b && …`, which holds if all of them do.
+
+    One part for any other expression.
+    """
+    first, end = 0, len(tokens)
+    while end - first > 2 and tokens[first].text == "(" and tokens.closing(first) == end - 1:
+        first, end = first + 1, end - 1
+    depth, begins = 0, [first]
+    for at in range(first, end):
+        text = tokens[at].text if tokens[at].kind == "mark" else ""
+        depth += (text in ("(", "[", "{")) - (text in (")", "]", "}"))
+        twice = tokens[at + 1].text == text and tokens[at + 1].start == tokens[at].end
+        if not depth and (text == "?" or (text == "|" and twice)):
+            begins = [first]
+            break
+        if not depth and text == "&" and twice:
+            begins.append(at + 2)
+    ends = [*(begin - 2 for begin in begins[1:]), end]
+    return [(tokens[a].start, tokens[b - 1].end) for a, b in zip(begins, ends, strict=True)]
+
+
 def most_values(tokens: Tokens) -> int | None:
     """Return how many values (of lists and maps, nested ones too) an expression may be shown.
 

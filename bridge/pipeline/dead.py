@@ -9,6 +9,7 @@ import structlog
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError
+from bridge.core.journal import Journal
 from bridge.core.ports import DeadLetter, Keeper
 from bridge.pipeline.retry import STORE_BACKOFF
 
@@ -17,7 +18,7 @@ _TOGETHER = 100
 """Letters of one lane that are written at once."""
 
 
-async def bury(keeper: Keeper, delivery: Delivery, letter: DeadLetter) -> None:
+async def bury(keeper: Keeper, journal: Journal, delivery: Delivery, letter: DeadLetter) -> None:
     """Keep `letter`, then settle `delivery` DEAD_LETTERED.
 
     While the store can't keep it the caller waits here, so that nothing is lost; a Delivery that is settled
@@ -32,10 +33,24 @@ async def bury(keeper: Keeper, delivery: Delivery, letter: DeadLetter) -> None:
             _log.error("dead letter can't be kept", service=letter.service, error=str(error))
             await asyncio.sleep(STORE_BACKOFF.seconds(failures))
         else:
-            _buried(delivery, letter)
+            _buried(journal, delivery, letter)
 
 
-def _buried(delivery: Delivery, letter: DeadLetter) -> None:
+def note_dead(journal: Journal, letter: DeadLetter, since: float | None = None) -> None:
+    """Write down in the journal that `letter` is kept, of an event in the bridge's hands `since` then."""
+    journal.note(
+        "dead",
+        letter.event,
+        letter.service,
+        since=since,
+        attempts=letter.attempts,
+        cause=letter.cause,
+        detail=letter.detail,
+    )
+
+
+def _buried(journal: Journal, delivery: Delivery, letter: DeadLetter) -> None:
+    note_dead(journal, letter, delivery.since)
     _log.warning(
         "dead letter",
         source=letter.event.source,
@@ -51,8 +66,9 @@ def _buried(delivery: Delivery, letter: DeadLetter) -> None:
 class Burials:
     """The dead letters of one lane on their way into the store: no attempt waits for them."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, journal: Journal) -> None:
         self._keeper = keeper
+        self._journal = journal
         self._letters: dict[Delivery, DeadLetter] = {}
         self._some = asyncio.Event()
         self._none = asyncio.Event()
@@ -95,7 +111,7 @@ class Burials:
                 elif result is not None:
                     raise result
                 else:
-                    _buried(delivery, letter)
+                    _buried(self._journal, delivery, letter)
             if trouble is None:
                 failures = 0
                 continue

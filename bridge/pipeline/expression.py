@@ -27,6 +27,11 @@ _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 class NoMatch(Exception):  # noqa: N818 - a finding about one event, not an error
     """The route does not want this event; carries the bounded reason."""
 
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
+        """For a person."""
+
 
 class Unroutable(Exception):  # noqa: N818 - likewise
     """An expression can't be evaluated for this event."""
@@ -80,10 +85,38 @@ class Expression:
             program = self._others[shape] = self._compile(shape)
         try:
             return program.execute(view.context)
-        except KeyError:
-            raise NoMatch("missing_key") from None
+        except KeyError as error:
+            missing = error.args[0] if error.args else ""
+            raise NoMatch("missing_key", f"`{self.source}`: there is no `{missing}`") from None
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise self._unroutable(view, error) from None
+
+    def part_not_true(self, view: View) -> str:
+        """Say which part of `a && b && …`, which is not true for the event in `view`, is not.
+
+        Nothing where it is no such condition.
+        """
+        missing = ""
+        for part in self._parts:
+            try:
+                if part.evaluate(view) is False:
+                    return part.does_not_hold
+            except NoMatch as finding:
+                missing = missing or finding.detail
+            except Unroutable:  # then another part is false, or it would be a dead letter
+                pass
+        return missing
+
+    @cached_property
+    def does_not_hold(self) -> str:
+        """Say that it does not hold."""
+        return f"`{self.source}` does not hold"
+
+    @cached_property
+    def _parts(self) -> list[Expression]:
+        """What is joined by `&&`, compiled once somebody asks."""
+        spans = analysis.conjuncts(self._tokens)
+        return [Expression(self.source[begin:end]) for begin, end in spans] if len(spans) > 1 else []
 
     def _unroutable(self, view: View, error: Exception) -> Unroutable:
         text = f"`{self.source}`: " + str(error).split(". ", 1)[0].replace(library.MATCHES, "matches")

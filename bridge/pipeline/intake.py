@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from bridge.core.delivery import Delivery, Outcome
+from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.telemetry.metrics import SourceMetrics
 
 
@@ -16,8 +17,15 @@ class Intake:
     No slot, no pull: this is the backpressure that reaches the upstream.
     """
 
-    def __init__(self, max_in_flight: int, max_in_flight_bytes: int, metrics: SourceMetrics) -> None:
+    def __init__(
+        self,
+        max_in_flight: int,
+        max_in_flight_bytes: int,
+        metrics: SourceMetrics,
+        journal: Journal = NO_JOURNAL,
+    ) -> None:
         self.most = max_in_flight
+        self._journal = journal
         self._max_bytes = max_in_flight_bytes
         self._bytes = 0
         self._metrics = metrics
@@ -135,6 +143,8 @@ class Intake:
         self._bytes -= self._unsettled.pop(delivery)
         self._grown.discard(delivery)
         self._metrics.settled[outcome].inc()
+        if outcome is Outcome.RELEASED:
+            self._journal.note("released", delivery.event, since=delivery.since)
         self._room.set()
         if not self._unsettled:
             self._empty.set()

@@ -8,7 +8,9 @@ import structlog
 
 from bridge.core.errors import StoreError
 from bridge.core.jobs import JobOutcome, JobSeen
+from bridge.core.journal import Journal
 from bridge.core.ports import DeadLetter, Keeper
+from bridge.pipeline.dead import note_dead
 from bridge.pipeline.job import Job
 from bridge.pipeline.retry import STORE_BACKOFF
 from bridge.telemetry.metrics import LaneMetrics
@@ -22,15 +24,19 @@ _log = structlog.get_logger(__name__)
 class JobOutcomes:
     """Counts how jobs have ended, and tells of those that failed."""
 
-    def __init__(self, key: str, keeper: Keeper, metrics: LaneMetrics, *, buries: bool) -> None:
+    def __init__(
+        self, key: str, keeper: Keeper, journal: Journal, metrics: LaneMetrics, *, buries: bool
+    ) -> None:
         """Serve the lane `key`; if it `buries`, the event of a job that failed becomes a dead letter."""
         self._key = key
         self._keeper = keeper
+        self._journal = journal
         self._metrics = metrics
         self._buries = buries
 
     def count(self, job: Job, outcome: JobOutcome, seen: JobSeen | None) -> None:
-        """Count `job`, and how long it took as far as `seen` tells."""
+        """Count `job`, and how long it took as far as `seen` tells; write down how it ended."""
+        self._journal.note("ended", job.event, self._key, job=job.name, cause=outcome.value)
         started = None if seen is None else seen.started
         finished = None if seen is None else seen.finished
         accepted, happened = job.accepted_at, job.event.time
@@ -67,6 +73,7 @@ class JobOutcomes:
                         last_attempt=now if job.accepted_at is None else job.accepted_at,
                     )
                     await self._keeper.bury(letter)
+                    note_dead(self._journal, letter)
                 return
             except StoreError as error:
                 failures += 1

@@ -13,6 +13,7 @@ import structlog
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.jobs import Ended, JobMaker, JobOutcome, JobRecord, JobSeen, Phase, Progress
+from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.core.ports import Answer, Keeper, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.job import Job
@@ -68,6 +69,7 @@ class Jobs:
         waiting: Waiting,
         *,
         look: Callable[[], None],
+        journal: Journal = NO_JOURNAL,
     ) -> None:
         """Serve the lane `key`, which looks at what may begin whenever `look` is called."""
         self._key = key
@@ -89,7 +91,8 @@ class Jobs:
         self._names = JobNames(
             key, keeper, waiting, self._of, with_data=buries, in_rounds=in_rounds, look=look
         )
-        self._outcomes = JobOutcomes(key, keeper, metrics, buries=buries)
+        self._journal = journal
+        self._outcomes = JobOutcomes(key, keeper, journal, metrics, buries=buries)
         self._some = asyncio.Event()
         """Whether jobs are active."""
         self._since = monotonic()
@@ -245,8 +248,9 @@ class Jobs:
                 self._names.progress(job, Progress.SEEN, None)
                 self._backlog.take(job.name)
                 self._tell_of_one_that_waits(job, seen)
-            for delivery in list(job.deliveries):
-                delivery.settle(Outcome.ACCEPTED)  # an attempt would be called a duplicate
+            for delivery in list(job.deliveries):  # an attempt would be called a duplicate
+                self._journal.note("duplicate", delivery.event, self._key, since=delivery.since, job=job.name)
+                delivery.settle(Outcome.ACCEPTED)
         self._count()
         self._look()
         return ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
@@ -11,7 +12,8 @@ import structlog
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.jobs import JobMaker
-from bridge.core.ports import Answer, DeadLetter, Destination, Keeper
+from bridge.core.journal import NO_JOURNAL, Journal
+from bridge.core.ports import Answer, DeadLetter, Destination, Keeper, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.dead import Burials
 from bridge.pipeline.entrance import Entrance
@@ -60,9 +62,13 @@ class Lane:
         ring: Ring | None = None,
         pauses: Sequence[Pause] = (),
         maker: JobMaker | None = None,
+        journal: Journal = NO_JOURNAL,
     ) -> None:
         self.key = key
         self._log = _log.bind(service=key)
+        self._tells_each = self._log.is_enabled_for(logging.DEBUG)
+        """Whether there is a line in the log for each event that is accepted."""
+        self._journal = journal
         self._config = config
         self._metrics = metrics
         self._gate = Gate(key, Backoff(first=0.5, longest=config.retry.max_backoff), metrics)
@@ -78,7 +84,9 @@ class Lane:
         self.jobs: Jobs | None = None
         """What is known of its jobs, where they are followed."""
         if maker is not None:
-            self.jobs = Jobs(key, config, maker, keeper, metrics, self._waiting, look=self.look)
+            self.jobs = Jobs(
+                key, config, maker, keeper, metrics, self._waiting, look=self.look, journal=journal
+            )
         self._places = Places(destination, self._waiting, self._ended)
         self._failures = Failures(key, config.retry)
         self._throughput = Throughput()
@@ -90,10 +98,11 @@ class Lane:
         self.starving = False
         """Whether it could soon begin more than waits in it: its sources should not be held for others."""
         self._when_starving: list[Callable[[bool], None]] = []
-        self._burials = Burials(keeper)
+        self._burials = Burials(keeper, journal)
         self._parking = Parking(
             key,
             keeper,
+            journal,
             room=self._room_for_parked,
             put_back=self._put_back,
             key_has_room=lambda key: self._order.has_room(key),
@@ -344,7 +353,7 @@ class Lane:
         if self.jobs is not None:
             self.jobs.ended(attempt, answer)
         if answer.accepted:
-            self._accepted(delivery, now)
+            self._accepted(attempt, answer, now)
         elif delivery.outcome is None:
             self._not_accepted(attempt, answer, now)
         if self._order.keys:
@@ -358,11 +367,24 @@ class Lane:
             self._ring.ended(attempt, answer, seconds)
         self.look()
 
-    def _accepted(self, delivery: Delivery, now: float) -> None:
+    def _accepted(self, attempt: Attempt, answer: Answer, now: float) -> None:
+        delivery, event, job = attempt.delivery, attempt.delivery.event, attempt.job
+        past = self._failures.past(delivery)
+        self._journal.note(
+            "accepted" if answer.verdict is Verdict.ACCEPTED else "duplicate",
+            event,
+            self.key,
+            at=now,
+            since=delivery.since,
+            job=job,
+            attempts=0 if past is None else past.attempts + 1,
+        )
+        if self._tells_each:
+            self._log.debug("accepted", source=event.source, id=event.id, subject=event.subject, job=job)
         self._throughput.count(now)
         self._waiting.accepted()
         self._failures.accepted(delivery, now)
-        happened = delivery.event.time
+        happened = event.time
         if happened is not None:
             self._metrics.age.observe(max(0.0, time.time() - happened.timestamp()))
         delivery.settle(Outcome.ACCEPTED)
@@ -374,6 +396,17 @@ class Lane:
             self._burials.add(delivery, self._order.telling(delivery, then))
             return
         self._metrics.retried(answer.cause)
+        self._journal.note(
+            "failed",
+            delivery.event,
+            self.key,
+            at=now,
+            since=delivery.since,
+            job=attempt.job,
+            attempts=past.attempts,
+            cause=answer.cause,
+            detail=answer.detail,
+        )
         self._log.info(
             "attempt failed",
             id=delivery.event.id,

@@ -12,6 +12,7 @@ import structlog
 
 from bridge.core.delivery import Delivery, Outcome, Watcher
 from bridge.core.errors import StoreError
+from bridge.core.journal import Journal, What
 from bridge.core.ports import InOrder, Keeper, Parked
 from bridge.pipeline.retry import STORE_BACKOFF, Past
 
@@ -51,6 +52,7 @@ class Parking:
         self,
         key: str,
         keeper: Keeper,
+        journal: Journal,
         *,
         room: Callable[[], int],
         put_back: Callable[[Delivery, Past | None, int | None], None],
@@ -67,6 +69,7 @@ class Parking:
         """
         self._key = key
         self._keeper = keeper
+        self._journal = journal
         self._room = room
         self._put_back = put_back
         self._key_has_room = key_has_room
@@ -230,6 +233,7 @@ class Parking:
                 self._backlog = self._backlog or not write.aside
                 self._parkings += 1
                 self._write_no_more(delivery)
+                self._note("parked", delivery, write.past)
                 delivery.settle(Outcome.PARKED)
         if self._to_bring:
             self._look.set()
@@ -273,6 +277,10 @@ class Parking:
             if write.order_key is not None
         ]
         return self._keeper.park_in_order(self._key, events)
+
+    def _note(self, what: What, delivery: Delivery, past: Past | None) -> None:
+        attempts = 0 if past is None else past.attempts
+        self._journal.note(what, delivery.event, self._key, since=delivery.since, attempts=attempts)
 
     def _keep(self, delivery: Delivery, past: Past | None) -> Awaitable[None]:
         return self._keeper.park(
@@ -356,6 +364,7 @@ class Parking:
             now = monotonic()
             began = now - max(0.0, self._keeper.now() - row.first_attempt)
             past = Past(first_attempt=row.first_attempt, began=began, tried_at=now, attempts=row.attempts)
+        self._note("returned", delivery, past)
         self._put_back(delivery, past, row.order_key)
 
     def _returned(self, delivery: Delivery, outcome: Outcome) -> None:

@@ -116,6 +116,7 @@ class Places:
             attempt, place.attempt = place.attempt, None
             place.delivery = attempt.delivery
             invocation = self._invocation(attempt.delivery)
+            attempt.job = invocation.job
             attempt.began = monotonic()
             answer = await invocation.attempt()
             now = monotonic()

@@ -9,6 +9,7 @@ import structlog
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError
+from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.core.ports import NO_LANE, DeadLetter, Keeper, Parked
 from bridge.pipeline.dead import bury
 from bridge.pipeline.retry import STORE_BACKOFF
@@ -29,10 +30,11 @@ class Rerouting:
     crash in between sends it round again, and the jobs it made by then are made once.
     """
 
-    def __init__(self, routers: Mapping[str, Router], keeper: Keeper) -> None:
+    def __init__(self, routers: Mapping[str, Router], keeper: Keeper, journal: Journal = NO_JOURNAL) -> None:
         """Take the routes of each source by the source's identity."""
         self._routers = routers
         self._keeper = keeper
+        self._journal = journal
         self._under_way: dict[Delivery, int] = {}
         self._look = asyncio.Event()
         self._look.set()  # for what was marked while no bridge ran
@@ -70,7 +72,7 @@ class Rerouting:
             return
         gone = "its source is not in the configuration any more"
         letter = DeadLetter(event=row.event, service=NO_LANE, cause="route", detail=gone)
-        await bury(self._keeper, delivery, letter)
+        await bury(self._keeper, self._journal, delivery, letter)
 
     def _settled(self, delivery: Delivery, outcome: Outcome) -> None:
         number = self._under_way.pop(delivery)

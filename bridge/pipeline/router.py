@@ -15,6 +15,7 @@ from pydantic import Field
 from bridge.core import errors
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
+from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.core.ports import NO_LANE, DeadLetter, Keeper
 from bridge.pipeline.codings import Coding, Codings, Undecodable, at_once, decode, encode
 from bridge.pipeline.context import View
@@ -131,7 +132,7 @@ class _Route:
         if not isinstance(chosen, str):
             raise Unroutable(f"`to` gave {type(chosen).__name__}, expected the name of a service")
         if chosen not in self._allow:
-            raise NoMatch("not_allowed")
+            raise NoMatch("not_allowed", f"`{self._to.source}` gave {excerpt(chosen)!r}")
         return chosen
 
     def place(self, event: Event, view: View) -> Place | int | None:
@@ -155,6 +156,15 @@ class _Route:
             return None
         except TypeError as error:
             raise Unroutable(str(error)) from None
+
+    def why_not(self, view: View, finding: NoMatch | None) -> str:
+        """Say what in this route does not want the event in `view`, of which `finding` was raised, if any."""
+        part = ""
+        if self._when is not None and not self._slowness_told:  # what is slow is not evaluated again
+            part = self._when.part_not_true(view)
+        if not part and finding is not None:
+            part = finding.detail
+        return f"{self.to}: {part or f'`{self.when}` does not hold'}"
 
     def letter(self, event: Event, finding: Unroutable | Undecodable) -> DeadLetter:
         """Return the dead letter of an event that this route can't be evaluated for, or can't decode.
@@ -288,11 +298,13 @@ class Router:
         metrics: SourceMetrics,
         intake: Intake,
         windows: Windows | None = None,
+        journal: Journal = NO_JOURNAL,
     ) -> None:
         """Route what comes of one source, by its `intake`; `windows` keep what routes send together."""
         self._routes = _Routes(routes)
         self._windows = windows
         self._keeper = keeper
+        self._journal = journal
         self._metrics = metrics
         reachable = {lane for route in self._routes.routes for lane in route.reachable}
         self._intake = intake
@@ -328,7 +340,7 @@ class Router:
             _log.exception("an event can't be routed", source=self._metrics.key)
             detail = f"defect in routing: {excerpt(errors.reason(error))}"
             letter = DeadLetter(event=delivery.event, service="", cause="route", detail=detail)
-            await bury(self._keeper, delivery, letter)
+            await bury(self._keeper, self._journal, delivery, letter)
 
     async def _route(self, delivery: Delivery) -> None:
         if delivery.outcome is not None:  # released while earlier ones of its batch waited for room
@@ -337,6 +349,7 @@ class Router:
         lanes: dict[str, tuple[_Route, Place | int | None]] = {}
         dead: list[DeadLetter] = []
         opened: dict[Sequence[Coding], _Opened] = {}
+        findings: dict[_Route, NoMatch] = {}
         reason = "no_match"
         if delivery.fault is not None:
             dead.append(DeadLetter(event=event, service="", cause="unreadable", detail=delivery.fault))
@@ -355,6 +368,7 @@ class Router:
                         lanes[lane] = route, route.place(event, read)
                 except NoMatch as finding:
                     reason = max(reason, str(finding), key=_REASONS.index)
+                    findings[route] = finding
                 except (Unroutable, Undecodable) as finding:
                     dead.append(route.letter(event, finding))
                 now = perf_counter()
@@ -369,8 +383,11 @@ class Router:
             if not only.recodes:
                 await self._put(delivery, lane, place)
                 return
+        if not (lanes or dead):
+            self._filter(delivery, reason, self._why_not(view, opened, findings))
+            return
         given = await self._present(event, lanes, opened, dead)
-        await self._hand_over(delivery, given, dead, reason)
+        await self._hand_over(delivery, given, dead)
 
     async def _present(
         self,
@@ -408,7 +425,6 @@ class Router:
         delivery: Delivery,
         given: Sequence[tuple[str, Place | int | None, Event]],
         dead: Sequence[DeadLetter],
-        reason: str,
     ) -> None:
         if more := sum(len(each.data) for _, _, each in given if each is not delivery.event):
             while self._intake.crowded:
@@ -417,16 +433,29 @@ class Router:
             self._intake.add(delivery, more)
         if delivery.outcome is not None:  # released while others had their turn
             return
-        if given or dead:
-            parts = delivery.split([delivery.event] * len(dead) + [each for _, _, each in given])
-            for part, letter in zip(parts, dead, strict=False):
-                await bury(self._keeper, part, letter)
-            for part, (lane, place, _) in zip(parts[len(dead) :], given, strict=True):
-                await self._put(part, lane, place)
-        else:
-            self._metrics.filtered(reason)
-            _log.debug("event filtered", source=self._metrics.key, id=delivery.event.id, reason=reason)
-            delivery.settle(Outcome.FILTERED)
+        parts = delivery.split([delivery.event] * len(dead) + [each for _, _, each in given])
+        for part, letter in zip(parts, dead, strict=False):
+            await bury(self._keeper, self._journal, part, letter)
+        for part, (lane, place, _) in zip(parts[len(dead) :], given, strict=True):
+            await self._put(part, lane, place)
+
+    def _why_not(
+        self, view: View, opened: Mapping[Sequence[Coding], _Opened], findings: Mapping[_Route, NoMatch]
+    ) -> str:
+        """Say of each route what in it does not want the event."""
+        return "; ".join(
+            route.why_not(opened[route.decode].view if route.decode else view, findings.get(route))
+            for route in self._routes.routes
+        )
+
+    def _filter(self, delivery: Delivery, reason: str, detail: str) -> None:
+        if delivery.outcome is not None:  # released while others had their turn
+            return
+        event = delivery.event
+        self._metrics.filtered(reason)
+        self._journal.note("filtered", event, since=delivery.since, cause=reason, detail=detail)
+        _log.debug("event filtered", source=self._metrics.key, id=event.id, reason=reason, detail=detail)
+        delivery.settle(Outcome.FILTERED)
 
     async def _put(self, delivery: Delivery, key: str, place: Place | int | None) -> None:
         """Put `delivery` into its lane with its key there, or into its window before that."""

@@ -15,6 +15,7 @@ import structlog
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
+from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.core.ports import DeadLetter
 from bridge.core.windows import (
     INCOMPLETE,
@@ -29,6 +30,7 @@ from bridge.core.windows import (
     WindowKeeper,
 )
 from bridge.pipeline.codings import Undecodable
+from bridge.pipeline.dead import note_dead
 from bridge.pipeline.merged import merged
 from bridge.pipeline.merging import Manner, Merging, Place
 from bridge.pipeline.retry import STORE_BACKOFF
@@ -44,6 +46,9 @@ _LONGEST_SLEEP = 3600.0
 """Seconds after which it is looked again, though nothing is due."""
 _MOST_UNKNOWN = 96 * 2**10
 """Bytes of an event for a service that is not in the configuration any more."""
+
+_NOTED_TOGETHER, _NOTED_PAUSE = 1000, 0.01
+"""Lines of the journal in one run, and the seconds before the next: of more at once some would be lost."""
 
 _TOLD = {
     INCOMPLETE: "a window was not complete in time",
@@ -85,6 +90,7 @@ class Windows:
         recipients: Mapping[str, Recipient],
         routes: Mapping[tuple[str, str, str], Merging],
         metrics: Metrics,
+        journal: Journal = NO_JOURNAL,
     ) -> None:
         """Serve `routes`, by source's identity, service and name, to `recipients` by the service's key."""
         self._keeper = keeper
@@ -93,6 +99,7 @@ class Windows:
             name: merging.policy(recipients[name[1]].event_bytes) for name, merging in routes.items()
         }
         self._metrics = metrics
+        self._journal = journal
         self._coming: dict[Delivery, _Coming] = {}
         """On their way to the disk; slots bound how many."""
         self._some = asyncio.Event()
@@ -180,13 +187,19 @@ class Windows:
         return chunk
 
     def _joined(self, delivery: Delivery, coming: _Coming, result: Joined) -> None:
+        event, name, since = delivery.event, coming.member.window, delivery.since
         if result is Joined.LATE:
-            self._metrics.window_members_late.labels(coming.member.window.service).inc()
-        if result is Joined.REPEATED and delivery.outcome is None:
+            self._metrics.window_members_late.labels(name.service).inc()
+        if result is not Joined.REPEATED:
+            how = "" if result is Joined.NEW else result.value
+            self._journal.note(
+                "waits", event, name.service, since=since, cause=how, detail=name.key, route=name.route
+            )
+        elif delivery.outcome is None:
             coming.filtered("merged")
+            self._journal.note("filtered", event, name.service, since=since, cause="merged", route=name.route)
             delivery.settle(Outcome.FILTERED)
-        else:
-            delivery.settle(Outcome.PARKED)
+        delivery.settle(Outcome.PARKED)
 
     def _is_due(self, due: float) -> None:
         if due < self._due:
@@ -210,6 +223,7 @@ class Windows:
                 members = await self._keeper.members(closed)
                 parts = await to_thread(self._parts, closed, members)
                 gone, forgotten = await self._keeper.send(parts)
+                await self._note(parts, members)
             except StoreError as error:
                 failures += 1
                 _log.error("windows can't be sent", error=str(error))
@@ -259,6 +273,22 @@ class Windows:
                 detail = f"{window.members} events were there when its time was over, and not all"
                 sent = _letter(event, name, INCOMPLETE, detail)
         return Part(window, [number for number, _ in members[:count]], sent, manner.remember)
+
+    async def _note(self, parts: Sequence[Part], members: Mapping[int, Sequence[tuple[int, Event]]]) -> None:
+        """Write down what each member was sent in."""
+        noted = 0
+        for part in parts:
+            sent = part.sent.event if isinstance(part.sent, DeadLetter) else part.sent
+            if sent is None:
+                continue
+            name = part.window.name
+            for _, event in members[part.window.number][: len(part.numbers)]:
+                self._journal.note("sent", event, name.service, route=name.route, into=sent.id)
+                noted += 1
+                if noted % _NOTED_TOGETHER == 0:
+                    await asyncio.sleep(_NOTED_PAUSE)
+            if isinstance(part.sent, DeadLetter):
+                note_dead(self._journal, part.sent)
 
     def _tell(self, gone: Sequence[Closed], forgotten: int) -> None:
         for window in gone:

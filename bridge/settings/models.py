@@ -16,7 +16,7 @@ from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.sqs.config import SqsConfig
-from bridge.store import StoreConfig
+from bridge.store import JournalConfig, StoreConfig
 from bridge.values import Located, Model, Seconds
 from bridge.web import HttpConfig
 
@@ -86,6 +86,8 @@ class Settings(Model):
     """Where the store is kept. Must be writable."""
     store: StoreConfig = StoreConfig()
     """What is kept in it, and for how long."""
+    journal: JournalConfig = JournalConfig()
+    """What is written down of all events, and for how long."""
     http: HttpConfig = HttpConfig()
     """Health, readiness and metrics."""
     log: LogConfig = LogConfig()

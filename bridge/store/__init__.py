@@ -1,7 +1,7 @@
 """What is kept on this machine's disk: parked events and dead letters, with their causes; and the journal."""
 
 from bridge.store.config import JournalConfig, StoreConfig
-from bridge.store.journal import Journal
+from bridge.store.journal import JournalFiles
 from bridge.store.letters import (
     Count,
     Filter,
@@ -25,8 +25,8 @@ __all__ = [
     "Choice",
     "Count",
     "Filter",
-    "Journal",
     "JournalConfig",
+    "JournalFiles",
     "Known",
     "Store",
     "StoreConfig",

@@ -35,7 +35,7 @@ MOST = 10_000
 _BLOCK = 2**20
 """Bytes read at once."""
 _SEARCHED = ("id", "subject", "key", "job", "into")
-_LEAST = COLUMNS.index("received") + 1
+_LEAST = COLUMNS.index("job") + 1
 """Columns that each line about an event has."""
 _TIMES = ("t", "received")
 _NUMBERS = ("attempts", "number")

@@ -25,9 +25,9 @@ from bridge.store.config import JournalConfig
 from bridge.store.segments import CLOSED, DIRECTORY, KILLED, LONGEST, LOST, Segments, columns, cut, escape
 from bridge.telemetry.metrics import Metrics
 
-MOST_WAITING = 10_000
+MOST_WAITING = 20_000
 """Lines that wait to be written: those that come then are lost, and counted."""
-GATHER_SECONDS = 0.25
+GATHER_SECONDS = 0.1
 """For so long lines gather, and a kill loses them."""
 _TOGETHER = 256
 """Lines made in one run, in which nothing else in the process goes on: some 0.2 ms."""
@@ -40,15 +40,15 @@ _CLOSE_SECONDS = 5.0
 _MILLISECOND = 0.001
 
 _Noted: TypeAlias = tuple[
-    float, str, str, str, str, str, str, str, float | None, tuple[int, str, str, int, str, str] | None
+    float, float | None, tuple[str, str, str, str, str, str, str], tuple[int, str, str, int, str, str] | None
 ]
-"""A line in the order of `COLUMNS`, its times by the monotonic clock; the last six where one is not empty."""
+"""The columns of a line: two monotonic times, seven texts, and the others where one is not empty."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Journal:
-    """A Journal (`core.journal`) in a state directory, which its owner holds. Made by `Journal.open`."""
+class JournalFiles:
+    """A Journal (`core.journal`) in a state directory, which its owner holds. Made by `JournalFiles.open`."""
 
     def __init__(
         self, state_dir: Path, metrics: Metrics, config: JournalConfig, now: Callable[[], float]
@@ -80,7 +80,7 @@ class Journal:
     @asynccontextmanager
     async def open(
         cls, state_dir: Path, metrics: Metrics, config: JournalConfig, now: Callable[[], float] = time.time
-    ) -> AsyncIterator[Journal | NoJournal]:
+    ) -> AsyncIterator[JournalFiles | NoJournal]:
         """Write into `state_dir` while inside; leaving writes what waits, if the disk takes it in time.
 
         `now` gives the time by which a line has an age, in seconds since 1970 UTC. A journal that can't be
@@ -136,7 +136,7 @@ class Journal:
             more = attempts, cause, cut(detail), number, route, cut(into)
         if at is None:
             at = monotonic()
-        self._waiting.append((at, what, event.source, name, subject, key, service, job, since, more))
+        self._waiting.append((at, since, (what, event.source, name, subject, key, service, job), more))
 
     # The thread's side
 
@@ -220,33 +220,40 @@ class Journal:
 
 def encode(noted: Sequence[_Noted], offset: float) -> bytes:
     """Write lines, whose times are monotonic: `offset` seconds before those since 1970."""
-    rows = _rows(noted, offset, str)
+    rows = _rows(noted, offset)
     text = "".join(rows)
-    tabs = sum([8 if each[9] is None else 14 for each in noted])
+    tabs = sum([8 if more is None else 14 for _, _, _, more in noted])
     if text.count("\t") != tabs or text.count("\n") != len(rows) or "\\" in text or "\0" in text:
-        text = "".join(_rows(noted, offset, escape))
+        text = "".join(_rows([_escaped(each) for each in noted], offset))
     return text.encode("utf-8", "surrogatepass")
 
 
-def _rows(noted: Sequence[_Noted], offset: float, written: Callable[[str], str]) -> list[str]:
-    rows = []
+def _rows(noted: Sequence[_Noted], offset: float) -> list[str]:
+    rows: list[str] = []
+    add, join = rows.append, "\t".join
     last_at = last_since = float("-inf")
     t = received = ""
-    for at, what, source, name, subject, key, service, job, since, more in noted:
+    for at, since, texts, more in noted:
         if not 0.0 <= at - last_at < _MILLISECOND:
             last_at, t = at, _milliseconds(at + offset)
         if since is None:
             last_since, received = float("-inf"), ""
         elif not 0.0 <= since - last_since < _MILLISECOND:
             last_since, received = since, _milliseconds(since + offset)
-        if written is escape:
-            source, name, subject, key, service, job = map(escape, (source, name, subject, key, service, job))
-        row = f"{t}\t{what}\t{source}\t{name}\t{subject}\t{key}\t{service}\t{job}\t{received}"
         if more is None:
-            rows.append(f"{row}\n")
+            add(f"{t}\t{received}\t{join(texts)}\n")
         else:
-            rows.append("\t".join([row, *(written(str(each or "")) for each in more)]) + "\n")
+            add(f"{t}\t{received}\t{join(texts)}\t{join([str(each or '') for each in more])}\n")
     return rows
+
+
+def _escaped(noted: _Noted) -> _Noted:
+    at, since, (what, *texts), more = noted
+    source, name, subject, key, service, job = map(escape, texts)
+    if more is not None:
+        attempts, cause, detail, number, route, into = more
+        more = attempts, escape(cause), escape(detail), number, escape(route), escape(into)
+    return at, since, (what, source, name, subject, key, service, job), more
 
 
 def _milliseconds(seconds: float) -> str:

@@ -63,6 +63,11 @@ def move(connection: sqlite3.Connection, numbers: Collection[int], to: str) -> t
     return moved, change
 
 
+def cause_of(reason: str) -> str:
+    """Return the cause of a dead letter that was kept for `reason`, and that nothing would have taken."""
+    return SOURCE_REMOVED if reason == SPOOLED else SERVICE_REMOVED
+
+
 def bury(connection: sqlite3.Connection, numbers: Collection[int]) -> tuple[int, Change]:
     """Make dead letters of those among `numbers` that wait; give how many, and the change."""
     change = Change()
@@ -76,11 +81,12 @@ def bury(connection: sqlite3.Connection, numbers: Collection[int]) -> tuple[int,
         change.tally[service, reason, ""] -= 1
         if reason == SPOOLED:
             change.spooled[number_of(source)] -= 1
-            cause, detail = SOURCE_REMOVED, "its source is not in the configuration any more"
+            detail = "its source is not in the configuration any more"
             _name_unread(connection, number, raw(source), raw(event_id), change)
         else:
-            cause, detail = SERVICE_REMOVED, "its service is not in the configuration any more"
+            detail = "its service is not in the configuration any more"
             change.unparked.append(number)
+        cause = cause_of(reason)
         change.tally[service, DEAD, cause] += 1
         connection.execute(
             "UPDATE kept SET reason = 'dead', cause = ?, detail = ?, kept_at = ? WHERE number = ?",

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from bridge.core.event import Event
+from bridge.core.journal import NO_JOURNAL, Journal, What
 from bridge.core.ports import NO_LANE
 from bridge.store import changes, letters, moves, waiting
 from bridge.store.changes import Change
@@ -43,6 +44,7 @@ async def replay(
     as_new: bool = False,
     to: str | None = None,
     dry_run: bool = False,
+    journal: Journal = NO_JOURNAL,
 ) -> Count:
     """Park the dead letters chosen, each in its old place: their lanes make the attempts.
 
@@ -71,6 +73,7 @@ async def replay(
         letters.Walk(chosen),
         refuse,
         partial(moves.replay, as_new=as_new, to=to),
+        partial(_note, journal, "replayed", to=to, detail="as a new event" if as_new else ""),
         to=to,
         dry_run=dry_run,
     )
@@ -84,12 +87,29 @@ async def again(access: Access, event: Event) -> str:
     return await access.write(partial(moves.again, event=event), event.size + len(event.id) + _OVERHEAD)
 
 
-async def discard(access: Access, chosen: Filter, *, dry_run: bool = False) -> Count:
+async def discard(
+    access: Access, chosen: Filter, *, dry_run: bool = False, journal: Journal = NO_JOURNAL
+) -> Count:
     """Delete the dead letters chosen. Raises StoreError as `replay` does."""
-    return await _change(access, letters.Walk(chosen), lambda _letter: None, changes.discard, dry_run=dry_run)
+    return await _change(
+        access,
+        letters.Walk(chosen),
+        lambda _letter: None,
+        changes.discard,
+        partial(_note, journal, "discarded"),
+        dry_run=dry_run,
+    )
 
 
-async def move(access: Access, chosen: Choice, to: str, known: Known, *, dry_run: bool = False) -> Count:
+async def move(
+    access: Access,
+    chosen: Choice,
+    to: str,
+    known: Known,
+    *,
+    dry_run: bool = False,
+    journal: Journal = NO_JOURNAL,
+) -> Count:
     """Park the stranded events chosen for the service `to` instead, each in its old place.
 
     Refused are those for a service that is known, for its lane may have them in hand. Raises StoreError as
@@ -100,17 +120,31 @@ async def move(access: Access, chosen: Choice, to: str, known: Known, *, dry_run
         return SPOOLED_ONLY if event.reason == SPOOLED else _taken_care_of(event, known)
 
     return await _change(
-        access, waiting.Walk(chosen, known), refuse, partial(moves.move, to=to), to=to, dry_run=dry_run
+        access,
+        waiting.Walk(chosen, known),
+        refuse,
+        partial(moves.move, to=to),
+        partial(_note, journal, "moved", to=to),
+        to=to,
+        dry_run=dry_run,
     )
 
 
-async def bury(access: Access, chosen: Choice, known: Known, *, dry_run: bool = False) -> Count:
+async def bury(
+    access: Access,
+    chosen: Choice,
+    known: Known,
+    *,
+    dry_run: bool = False,
+    journal: Journal = NO_JOURNAL,
+) -> Count:
     """Make dead letters of the stranded events chosen. Raises StoreError as `replay` does."""
     return await _change(
         access,
         waiting.Walk(chosen, known),
         lambda event: _taken_care_of(event, known),
         moves.bury,
+        lambda event: _note(journal, "dead", event, cause=moves.cause_of(event.reason)),
         dry_run=dry_run,
     )
 
@@ -120,11 +154,15 @@ async def _change(
     walk: _Walk[_Row],
     refuse: Callable[[_Row], str | None],
     change: Callable[..., tuple[int, Change]],
+    note: Callable[[_Row], None],
     *,
     to: str | None = None,
     dry_run: bool,
 ) -> Count:
-    """Change what the walk gives but for what `refuse` has a reason for, or is kept for `to` already."""
+    """Change what the walk gives but for what `refuse` has a reason for, or is kept for `to` already.
+
+    `note` gets each row that was changed.
+    """
     count = Count()
     while batch := await access.read(walk.next):
         numbers: list[int] = []
@@ -142,8 +180,29 @@ async def _change(
         if dry_run:
             count.changed += len(numbers)
         elif numbers:
-            count.changed += await access.write(partial(change, numbers=numbers))
+            changed = await access.write(partial(change, numbers=numbers))
+            count.changed += changed
+            if changed:  # all of them, but for what another command has changed at the same time
+                wanted = frozenset(numbers)
+                for row in batch:
+                    if row.number in wanted:
+                        note(row)
     return count
+
+
+def _note(
+    journal: Journal,
+    what: What,
+    row: Summary | Waiting,
+    *,
+    to: str | None = None,
+    cause: str = "",
+    detail: str = "",
+) -> None:
+    """Write down what a person had done with an event that is kept, and for which service it is now."""
+    event = Event(id=row.event_id, source=row.source, type="", data=b"", subject=row.subject)
+    service = row.service if to is None else to
+    journal.note(what, event, service, cause=cause, detail=detail, number=row.number)
 
 
 class _HasNumber(Protocol):

@@ -20,14 +20,14 @@ DIRECTORY = "journal"
 HEAD = b"oscar-bridge journal 1\n"
 """The first line of a segment, with the version of its form."""
 COLUMNS = (
-    "t", "what", "source", "id", "subject", "key", "service", "job", "received",
+    "t", "received", "what", "source", "id", "subject", "key", "service", "job",
     "attempts", "cause", "detail", "number", "route", "into",
 )  # fmt: skip
 """Times are milliseconds since 1970 UTC; what else they mean is in `core.journal`."""
 LOST, KILLED, CLOSED = "lost", "killed", "closed"
-"""What a line about the journal itself says in place of `what`. That many lines were lost, with their number
-in the next column; that the process before was killed, with the time of its last line there, behind which
-some may be missing; and, as the last line of a process, that it ended in order."""
+"""What a line about the journal itself says in its second column. That lines were lost, with their number in
+the third; that the process before was killed, with the time of its last line there, behind which some may be
+missing; and, as the last line of a process, that it ended in order."""
 
 LONGEST = 2000
 """Characters of a value; of a longer one its begin and its end are written."""

@@ -20,6 +20,8 @@ AT_ONCE = 1000
 
 
 class _Invocation:
+    job = ""
+
     def __init__(self, server: Server, name: str, began: float) -> None:
         self._server, self._name, self._began = server, name, began
 

@@ -28,7 +28,7 @@ from bridge.store.changes import Change
 from bridge.store.windows import Windows as KeptWindows
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline import clock
-from tests.pipeline.scripted import ACCEPTED, MemoryKeeper, ScriptedDestination, stop
+from tests.pipeline.scripted import ACCEPTED, MemoryJournal, MemoryKeeper, ScriptedDestination, stop
 
 _T = TypeVar("_T")
 MOST_REMEMBERED = 10 * 2**20
@@ -159,6 +159,7 @@ class Gathering:
         self.unsettled: dict[str, Event] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.keeper = SqlKeeper(self.connection)
+        self.journal = MemoryJournal()
         self.metrics = Metrics(CollectorRegistry())
 
     def configure(self, *routes: Mapping[str, Any]) -> None:
@@ -184,6 +185,7 @@ class Gathering:
             {"plants": self.recipient},
             {("uploads", route.to, one.name): one for route, one in merging},
             self.metrics,
+            self.journal,
         )
         source = self.metrics.source("uploads")
         intake = Intake(10**6, 2**30, source)

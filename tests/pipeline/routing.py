@@ -14,6 +14,7 @@ from bridge.telemetry.metrics import Metrics
 from tests.pipeline.scripted import (
     ACCEPTED,
     Bench,
+    MemoryJournal,
     MemoryKeeper,
     ScriptedDestination,
     event,
@@ -32,12 +33,16 @@ class House:
 
     def __init__(self, *routes: RouteConfig, **answers: Answer) -> None:
         self.destinations = {key: ScriptedDestination(answer) for key, answer in answers.items()}
-        self.benches = {key: Bench(destination) for key, destination in self.destinations.items()}
+        self.journal = MemoryJournal()
+        self.benches = {
+            key: Bench(destination, journal=self.journal) for key, destination in self.destinations.items()
+        }
         self.dead = MemoryKeeper()
         self.metrics = Metrics()
         lanes = {key: bench.lane for key, bench in self.benches.items()}
         source = self.metrics.source("uploads")
-        self.router = Router(routes, lanes, self.dead, source, Intake(1000, 2**30, source))
+        intake = Intake(1000, 2**30, source)
+        self.router = Router(routes, lanes, self.dead, source, intake, journal=self.journal)
 
     async def send(self, given: Event, *, fault: str | None = None) -> Outcome:
         delivery = Delivery(given, fault=fault)

@@ -13,6 +13,7 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.jobs import JobChanges, JobMaker, JobRecord, Progress
+from bridge.core.journal import What
 from bridge.core.ports import Answer, DeadLetter, Destination, InOrder, Parked, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.lane import Lane
@@ -85,9 +86,25 @@ class ScriptedInvocation:
     def __init__(self, destination: ScriptedDestination, event: Event) -> None:
         self._destination = destination
         self._event = event
+        self.job = f"job-{event.id}"
 
     async def attempt(self) -> Answer:
         return await self._destination.attempt(self._event)
+
+
+class MemoryJournal:
+    """Keeps what is noted, without what is empty."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def note(self, what: What, event: Event, service: str = "", **more: Any) -> None:
+        told = {"id": event.id, "service": service, **more}
+        self.lines.append({"what": what, **{name: value for name, value in told.items() if value}})
+
+    def of(self, name: str) -> list[str]:
+        """Return what happened to the event with that id."""
+        return [line["what"] for line in self.lines if line["id"] == name]
 
 
 class MemoryKeeper:
@@ -261,8 +278,10 @@ class Bench:
         on_failure: Literal["ignore", "dead-letter"] = "ignore",
         remove_finished: bool = False,
         maker: JobMaker | None = None,
+        journal: MemoryJournal | None = None,
     ) -> None:
         self.keeper = self.dead = keeper or MemoryKeeper()
+        self.journal = journal or MemoryJournal()
         self.metrics = Metrics()
         self.lane = Lane(
             key,
@@ -285,6 +304,7 @@ class Bench:
             ring,
             pauses,
             maker,
+            self.journal,
         )
 
     def value(self, name: str, **labels: str) -> float:

@@ -46,6 +46,13 @@ _SIZE = {
     "exclusiveMinimum": 0,
     **_text(rf"{_ABOVE_0}\s*{_NUMBER}\s*(?:[KMG]i?B|B|)\s*", "bytes or a size such as 131065, 64KiB or 2GiB"),
 }
+_SIZE_OR_NONE = {
+    "anyOf": [
+        {"const": 0},
+        {"type": "string", "pattern": r"^\s*0\s*$"},
+        _SIZE,
+    ]
+}
 _RATE = {
     "type": "string",
     **_text(rf"{_ABOVE_0}\s*{_NUMBER}\s*/\s*[smh]\s*", "a rate such as 10/s, 600/m or 1000/h"),
@@ -87,6 +94,7 @@ class _Generator(GenerateJsonSchema):
         known = {
             values.duration: _DURATION,
             values._size: _SIZE,
+            values._size_or_none: _SIZE_OR_NONE,
             values._rate: _RATE,
             values._written_out: _PATH,
             codings._listed: {"anyOf": [inner.get("items"), inner]},

@@ -19,11 +19,22 @@ from pydantic import ValidationError
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
 from bridge.core.journal import NoJournal
-from bridge.store import JournalConfig, history, journal, segments
+from bridge.store import (
+    Choice,
+    Filter,
+    JournalConfig,
+    Known,
+    Store,
+    history,
+    journal,
+    orders,
+    segments,
+)
 from bridge.store.history import Found, Line, Needle
-from bridge.store.journal import Journal, encode
+from bridge.store.journal import JournalFiles, encode
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import child, on_a_tmpfs, until, value
+from tests.store.events import child, letter, on_a_tmpfs, until, value
+from tests.store.events import event as stored
 
 LOST = "bridge_journal_lines_lost_total"
 
@@ -40,9 +51,9 @@ def event(number: int = 1, *, subject: str | None = None, **attributes: str) -> 
 
 
 @asynccontextmanager
-async def kept(state_dir: Path, metrics: Metrics, **config: Any) -> AsyncIterator[Journal]:
-    async with Journal.open(state_dir, metrics, JournalConfig(**config)) as opened:
-        assert isinstance(opened, Journal)
+async def kept(state_dir: Path, metrics: Metrics, **config: Any) -> AsyncIterator[JournalFiles]:
+    async with JournalFiles.open(state_dir, metrics, JournalConfig(**config)) as opened:
+        assert isinstance(opened, JournalFiles)
         yield opened
 
 
@@ -132,14 +143,8 @@ def test_any_text_is_read_back_and_found_by_all_of_it_and_by_its_end(
     noted = [
         (
             at + 0.5,
-            "failed",
-            "s",
-            name,
-            subject,
-            key,
-            "",
-            job,
             None,
+            ("failed", "s", name, subject, key, "", job),
             (1, "c", job, 0, "", key) if more else None,
         )
         for at, (name, subject, key, job, more) in enumerate(rows)
@@ -188,7 +193,7 @@ async def test_a_journal_that_is_turned_off_is_left_as_it_is(state_dir: Path, me
     async with kept(state_dir, metrics) as written:
         written.note("accepted", event(), "plants")
     before = [(path, path.read_bytes()) for path in files(state_dir)]
-    async with Journal.open(state_dir, metrics, JournalConfig(max_bytes=0)) as off:
+    async with JournalFiles.open(state_dir, metrics, JournalConfig(max_bytes=0)) as off:
         assert isinstance(off, NoJournal)
         off.note("accepted", event(2), "plants", job="x")
         assert off.problems() == []
@@ -234,7 +239,7 @@ async def test_a_segment_goes_once_its_newest_line_is_too_old(
     def now() -> float:
         return time.time() + days * 86400
 
-    async with Journal.open(state_dir, metrics, JournalConfig(), now) as written:
+    async with JournalFiles.open(state_dir, metrics, JournalConfig(), now) as written:
         written.note("accepted", event(subject="old.nc"), "plants")
         await until(lambda: find(state_dir, "old.nc") == ["accepted"])
         days = 29.9
@@ -252,7 +257,7 @@ KILLED = """
     from bridge.core.event import Event
 
     async def main():
-        async with Journal.open(Path(sys.argv[1]), Metrics(), JournalConfig()) as journal:
+        async with JournalFiles.open(Path(sys.argv[1]), Metrics(), JournalConfig()) as journal:
             for number in range(1_000_000):
                 name = f"{number}.nc"
                 journal.note("accepted", Event(id=name, source="s", type="t", data=b""), "plants", job=name)
@@ -275,7 +280,7 @@ async def test_after_a_kill_the_lines_before_are_there_and_the_kill_is_told(
     process.communicate()
     (path,) = files(state_dir)
     with path.open("ab") as file:
-        file.write(b"1764500000000\taccepted\ts\tto")  # as a kill within a write leaves it
+        file.write(b"1764500000000\t\taccepted\ts\tto")  # as a kill within a write leaves it
     before = history.read(state_dir, Needle.of("*"), limit=10**6)
     names = [line.id for line in before.lines]
     assert names == [f"{number}.nc" for number in range(len(names))]
@@ -318,7 +323,9 @@ async def test_files_that_are_no_segments_are_left_alone(state_dir: Path, metric
     directory.mkdir(parents=True)
     (directory / "notes").write_text("x")
     os.mkfifo(directory / "000000000003.log")
-    (directory / "000000000004.log").write_text("oscar-bridge journal 2\n1764500000000\taccepted\tx.nc\n")
+    (directory / "000000000004.log").write_text(
+        "oscar-bridge journal 2\n1764500000000\t\taccepted\ts\tx.nc\n"
+    )
     (directory / "000000000005.log").symlink_to("/etc/passwd")
     async with kept(state_dir, metrics) as written:
         written.note("accepted", event(subject="x.nc"), "plants")
@@ -385,7 +392,7 @@ FULL = """
         lost = lambda: metrics.registry.get_sample_value("bridge_journal_lines_lost_total")
         ballast = directory / "ballast"
         ballast.write_bytes(bytes(700_000))
-        async with journal.Journal.open(directory, metrics, JournalConfig()) as written:
+        async with journal.JournalFiles.open(directory, metrics, JournalConfig()) as written:
             number = 0
             while not (lost() and written.problems()):
                 for _ in range(100):
@@ -439,3 +446,29 @@ async def test_leaving_writes_what_waits_and_is_not_held_by_a_disk_that_hangs(
         os.close(read_end)
     os.close(write_end)
     assert find(state_dir, "x.nc") == ["accepted"]
+
+
+async def test_what_a_person_orders_for_an_event_is_written_down(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics) as store, kept(state_dir, metrics) as written:
+        for name in ("again", "away", "elsewhere"):
+            await store.bury(letter(name))
+        for name, service in (("moved", "gone"), ("buried", "lost")):
+            await store.park(stored(name), service)
+        there = Known({"plants", "flood"}, {"uploads"})
+        await orders.replay(store, Filter(numbers=[1]), dry_run=True, journal=written)
+        await orders.replay(store, Filter(numbers=[1]), as_new=True, journal=written)
+        await orders.discard(store, Filter(numbers=[2, 99]), journal=written)
+        await orders.replay(store, Filter(numbers=[3]), to="flood", journal=written)
+        await orders.move(store, Choice(service="gone"), "flood", there, journal=written)
+        await orders.bury(store, Choice(service="lost"), there, journal=written)
+        await orders.discard(store, Filter(numbers=[99]), journal=written)
+    lines = history.read(state_dir, Needle.of("*")).lines
+    assert [(line.what, line.id, line.service, line.number) for line in lines] == [
+        ("replayed", "again", "plants", 1),
+        ("discarded", "away", "plants", 2),
+        ("replayed", "elsewhere", "flood", 3),
+        ("moved", "moved", "flood", 4),
+        ("dead", "buried", "lost", 5),
+    ]
+    assert [line.detail for line in lines] == ["as a new event", "", "", "", ""]
+    assert lines[4].cause == "service_removed"

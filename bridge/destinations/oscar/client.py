@@ -55,6 +55,7 @@ class OscarService:
         self._cluster = cluster
         self._trusted_sources = trusted_sources
         self._mode = config.mode
+        self.makes_jobs = config.mode == "job"
         self._payload = config.payload
         self._max_bytes = config.event_bytes
         self._identity = config.identity(key)
@@ -255,11 +256,13 @@ class OscarService:
 class OscarInvocation:
     """One event, named and encoded for one service."""
 
-    __slots__ = ("_body", "_name", "_rejected", "_service")
+    __slots__ = ("_body", "_name", "_rejected", "_service", "job")
 
     def __init__(self, service: OscarService, name: str, body: bytes, rejected: Answer | None = None) -> None:
         self._service = service
         self._name = name
+        self.job = name if service.makes_jobs else ""
+        """The name of the job that it makes."""
         self._body = body
         self._rejected = rejected
 

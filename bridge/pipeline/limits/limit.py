@@ -14,12 +14,14 @@ NOT_BEFORE_TOLD = float("inf")
 class Attempt:
     """One call under way."""
 
-    __slots__ = ("began", "delivery", "place", "probe")
+    __slots__ = ("began", "delivery", "job", "place", "probe")
 
     def __init__(self, delivery: Delivery, began: float, place: int = 0, *, probe: bool = False) -> None:
         self.delivery = delivery
         self.began = began
         """Monotonic time."""
+        self.job = ""
+        """The name of the job that it makes, once it is under way."""
         self.place = place
         """Where its event stands among those that came."""
         self.probe = probe

@@ -11,6 +11,8 @@ from bridge.values import written_size
 
 _KEY = 20
 """Columns for a key, at most."""
+_MOST_PROBLEMS = 8
+"""Lines of them, so that there is room for what follows, which shows who has them."""
 HEADING, TROUBLE, PLAIN = "heading", "trouble", "plain"
 
 
@@ -23,8 +25,10 @@ def lines(status: Mapping[str, Any], width: int) -> Iterator[tuple[str, str]]:
     used, most = (written_size(status["store"][name]) for name in ("used_bytes", "limit_bytes"))
     head = f"oscar-bridge {status['version']}  {ready}  up {up}  store {used} of {most}"
     yield HEADING, f"{_cut(head, width - len(clock) - 2).ljust(width - len(clock))}{clock}"
-    for problem in problems:
+    for problem in problems[:_MOST_PROBLEMS]:
         yield TROUBLE, _cut(f"! {problem['part']}: {problem['reason']}", width)
+    if (more := len(problems) - _MOST_PROBLEMS) > 0:
+        yield TROUBLE, _cut(f"! and {more} more: /readyz tells them", width)
     yield PLAIN, ""
     yield from _table(_SOURCES, [_source(one) for one in status["sources"]], width)
     yield PLAIN, ""

@@ -83,7 +83,7 @@ def _watch(state_dir: Path, status: Mapping[str, Any]) -> None:
                 keys = os.read(sys.stdin.fileno(), 64)
                 if not keys or b"q" in keys or b"Q" in keys:
                     return
-                first += any(key in keys for key in _DOWN) - any(key in keys for key in _UP)
+                first += sum(map(keys.count, _DOWN)) - sum(map(keys.count, _UP))
             if monotonic() >= due:
                 due = monotonic() + _EVERY
                 try:

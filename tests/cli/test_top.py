@@ -129,6 +129,13 @@ def test_what_is_not_well_is_told_apart() -> None:
     assert [line.split()[0] for line in troubled] == ["!", "plants"]
 
 
+def test_of_many_problems_a_few_are_told_so_that_the_rest_is_seen() -> None:
+    many = [{"part": f"source s{number}", "reason": "lost"} for number in range(50)]
+    shown = [line for _, line in lines({**STATUS, "problems": many}, 80)]
+    assert shown[8:10] == ["! source s7: lost", "! and 42 more: /readyz tells them"]
+    assert "SERVICE" in shown[14]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0s"), (119, "119s"), (120, "2m"), (7199, "120m"), (7200, "2h"), (200_000, "2d")],

@@ -150,7 +150,7 @@ class JobWatch(Protocol):
     def removed(self, name: str) -> None:
         """Hear that a job was deleted."""
 
-    def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
+    async def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         """Hear that the listing has shown all of those looked for that were there when it began.
 
         It had `seen` jobs, others' among them.

@@ -27,7 +27,7 @@ from bridge.telemetry.metrics import LaneMetrics
 _MOST_FOLLOWED = 10_000
 """Jobs that are followed at once where their number is not limited; what comes then is not followed."""
 _IN_ONE_RUN = 500
-"""Names taken in before the other tasks of the process have their turn."""
+"""Jobs looked at before the other tasks of the process have their turn."""
 _LONG_SWEEP = 60.0
 """Seconds of a sweep that is too long, since places are empty meanwhile, if most of it was for other jobs."""
 _TELL_SECONDS = 3600.0
@@ -318,14 +318,16 @@ class Jobs:
             self._tidy(self._jobs[name])
             self._count()
 
-    def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
+    async def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         """Hear that the listing has shown all of those looked for that were there when it began.
 
         It had `seen` jobs, others' among them. `absence_tells` says whether a job that was accepted and that
         it has not shown is not there; else only one that was shown before is gone.
         """
         began, self._unlisted = self._sweep_began, 0
-        for name in self._not_shown:
+        for number, name in enumerate(list(self._not_shown)):
+            if number % _IN_ONE_RUN == _IN_ONE_RUN - 1:
+                await asyncio.sleep(0)
             job = self._jobs.get(name)
             if job is None or job.absence_tells_from >= began:
                 continue

@@ -66,7 +66,7 @@ class Watch:
     def removed(self, name: str) -> None:
         self.gone.add(name)
 
-    def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
+    async def sweep_ended(self, *, seen: int, absence_tells: bool) -> None:
         assert seen == len(self.seen)
         self.ends.append((seen, absence_tells))
         self.whole = dict(self.seen)

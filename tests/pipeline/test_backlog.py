@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
-from bridge.core.jobs import JobSeen, JobWatch, Phase, Progress
+from bridge.core.jobs import JobRecord, JobSeen, JobWatch, Phase, Progress
 from bridge.core.ports import Answer, Verdict
+from bridge.pipeline.jobs import _IN_ONE_RUN
 from bridge.pipeline.limits.backlog import Backlog
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD
 from tests.pipeline.clock import now, wall_clock
@@ -86,7 +87,7 @@ class Cluster:
             await asyncio.sleep(pause)
             watch.saw(self.seen(names[first : first + self.page]), asked_at)
         await asyncio.sleep(pause)
-        watch.sweep_ended(seen=len(names), absence_tells=absence_tells)
+        await watch.sweep_ended(seen=len(names), absence_tells=absence_tells)
 
     async def sweeps(self, watch: JobWatch | None, *, pause: float = 1.0) -> None:
         assert watch is not None
@@ -397,6 +398,28 @@ async def test_a_job_that_no_listing_shows_counts_for_a_day_also_over_a_restart(
         assert len(keeper.job_records["plants"]) == 1
 
 
+async def test_many_jobs_that_are_gone_at_once_leave_the_loop_to_others_in_between() -> None:
+    cluster, keeper = Cluster(places=1), MemoryKeeper()
+    keeper.job_records["plants"] = {
+        name: JobRecord(name, event(name), Progress.SEEN, wall_clock())
+        for name in (f"job-{n}" for n in range(10_000))
+    }
+    bench = bench_of(cluster, ScriptedDestination(cluster.make), 8, keeper)
+    async with bench.running():
+        watch = bench.lane.jobs
+        assert watch is not None
+        await asyncio.sleep(1)
+        assert len(watch.sweep_began()) == 10_000
+        ending = asyncio.create_task(watch.sweep_ended(seen=0, absence_tells=True))
+        gone = [0.0]
+        while not ending.done():
+            await asyncio.sleep(0)
+            gone.append(bench.value("bridge_jobs_finished_total", outcome="gone"))
+        assert gone[-1] == 10_000
+        assert max(after - before for before, after in pairwise(gone)) <= _IN_ONE_RUN
+        assert bench.value("bridge_active_jobs") == 0
+
+
 async def test_a_long_sweep_and_a_job_that_does_not_begin_are_told_once() -> None:
     cluster = Cluster(places=9, seconds=1e6)
     bench = bench_of(cluster, ScriptedDestination(cluster.make), 2)
@@ -412,7 +435,7 @@ async def test_a_long_sweep_and_a_job_that_does_not_begin_are_told_once() -> Non
                 watch.sweep_began()
                 watch.saw([JobSeen(name, Phase.WAITING)], now())
                 await asyncio.sleep(301)
-                watch.sweep_ended(seen=70, absence_tells=True)
+                await watch.sweep_ended(seen=70, absence_tells=True)
             assert bench.value("bridge_sweep_age_seconds") == pytest.approx(301)
             await asyncio.sleep(86_400)
             watch.saw([JobSeen(name, Phase.WAITING)], now())

@@ -61,7 +61,7 @@ async def test_its_place_is_free_at_once_and_the_rest_waits_for_the_judgement() 
         watch.saw([JobSeen("job-1", Phase.WAITING)], now())
         assert sorted(watch.sweep_began()) == ["job-2", "job-3"]
         watch.saw([JobSeen(name, Phase.RUNNING) for name in ("job-2", "job-3")], now())
-        watch.sweep_ended(seen=2, absence_tells=True)
+        await watch.sweep_ended(seen=2, absence_tells=True)
         told = watch.judged([(first, JobOutcome.SUCCEEDED), (second, JobOutcome.FAILED)])
         assert (told.failed, told.removable) == (["job-1"], ["job-0"])
         with capture_logs() as logs:

@@ -70,7 +70,7 @@ class Cluster:
                 self.jobs.pop(name, None)
                 await asyncio.sleep(0.1)
                 watch.removed(name)
-        watch.sweep_ended(seen=len(listed), absence_tells=True)
+        await watch.sweep_ended(seen=len(listed), absence_tells=True)
 
     async def sweeps(self, watch: Jobs | None) -> None:
         assert watch is not None

@@ -139,7 +139,8 @@ class _Sweeper:
             seen = await self._sweep(wanted) if wanted else 0
             self._seeks = seen is not None
             if seen is not None:
-                self._watch.sweep_ended(seen=seen, absence_tells=await self._does_absence_tell())
+                absence_tells = await self._does_absence_tell()
+                await self._watch.sweep_ended(seen=seen, absence_tells=absence_tells)
 
     async def _sweep(self, wanted: Sequence[str]) -> int | None:
         """Show the watch each page that has one of the jobs `wanted`, whose names are sorted.

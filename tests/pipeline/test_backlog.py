@@ -401,7 +401,7 @@ async def test_a_job_that_no_listing_shows_counts_for_a_day_also_over_a_restart(
 async def test_many_jobs_that_are_gone_at_once_leave_the_loop_to_others_in_between() -> None:
     cluster, keeper = Cluster(places=1), MemoryKeeper()
     keeper.job_records["plants"] = {
-        name: JobRecord(name, event(name), Progress.SEEN, wall_clock())
+        name: JobRecord(name=name, event=event(name), progress=Progress.SEEN, accepted_at=wall_clock())
         for name in (f"job-{n}" for n in range(10_000))
     }
     bench = bench_of(cluster, ScriptedDestination(cluster.make), 8, keeper)

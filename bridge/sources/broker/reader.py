@@ -20,6 +20,7 @@ from bridge.sources.broker.link import Link, LinkLost, Opener, Place, explain, r
 from bridge.sources.broker.message import Read
 from bridge.sources.broker.subscription import Full, Subscription
 from bridge.sources.handover import Handover
+from bridge.sources.opening import Opening
 from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -51,7 +52,6 @@ class Reader:
         self._config = config
         self._open_link = open_link
         self._read = read
-        self._how = how
         self._slots = slots
         self._metrics = metrics
         self._log = log
@@ -67,6 +67,7 @@ class Reader:
         self._ready: deque[Delivery] = deque()
         """Received, and not handed over yet."""
         self._some_ready = asyncio.Event()
+        self._opening = Opening(how, self._offer, metrics, log)
         self._message_bytes = 1
         """Of a message, for the prefetch: twice what they had on average where they were too many."""
 
@@ -91,6 +92,7 @@ class Reader:
         """Read until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._opening.run())
                 tasks.create_task(self.batches.feed(self._ready, self._some_ready, self._slots))
                 tasks.create_task(self._watch())
                 for broker in dict.fromkeys(self._config.brokers):
@@ -144,8 +146,7 @@ class Reader:
     async def _read_at(self, place: Place) -> None:
         subscription = Subscription(
             self._read,
-            self._offer,
-            how=self._how,
+            self._opening.take,
             most_bytes=self._config.max_in_flight_bytes // self._sharers(),
             metrics=self._metrics,
             log=self._log,

@@ -10,8 +10,6 @@ from typing import Any, NoReturn
 from bridge.core.delivery import Delivery, Outcome
 from bridge.sources.broker.link import NEARLY_DEAD, Link, LinkLost, returns
 from bridge.sources.broker.message import Message, Read, Tag, Unreadable, Unwanted
-from bridge.sources.opening import opened
-from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
 
 GATHER_SECONDS = 0.01
@@ -39,15 +37,13 @@ class Subscription:
         read: Read,
         offer: Callable[[Delivery], None],
         *,
-        how: Open,
         most_bytes: int,
         metrics: SourceMetrics,
         log: Any,
     ) -> None:
-        """Make of each message what `read` does, opened as `how` says, and `offer` that."""
+        """Make of each message what `read` does, and `offer` that."""
         self._read = read
         self._offer = offer
-        self._open = how
         self._most_bytes = most_bytes
         self._metrics = metrics
         self._log = log
@@ -82,8 +78,7 @@ class Subscription:
         self._bytes += event.size
         if self._bytes > self._most_bytes and len(self._held) > 1:
             raise Full(len(self._held), self._bytes)
-        for each in opened(delivery, self._open, self._metrics, self._log):
-            self._offer(each)
+        self._offer(delivery)
 
     async def run(self, link: Link) -> NoReturn:
         """Answer until the link is lost, which raises LinkLost, or until cancelled.

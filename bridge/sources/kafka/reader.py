@@ -30,7 +30,7 @@ from bridge.sources.kafka.positions import Lost, Positions
 from bridge.sources.kafka.records import to_delivery
 from bridge.sources.kafka.unreadable import Unreadable
 from bridge.sources.kafka.watch import CALL_SECONDS, Watch, answer
-from bridge.sources.opening import opened
+from bridge.sources.opening import Opening
 from bridge.sources.storage_events import may_be_one
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -85,6 +85,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         """Partitions paused at the bound of their gap."""
         self._ready: deque[Delivery] = deque()
         """Read, and not handed over yet: an opened record may hold more events than there are slots."""
+        self._opening = Opening(config.open, self._ready.append, metrics, log)
         self._unsettled = 0
         self._idle = asyncio.Event()
         """Nothing is in the bridge's hands, or nobody may wait for it any more."""
@@ -194,6 +195,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                         self._unreadable.hold(place, error)
                 continue
             self._take(fetched)
+            await self._opening.finish()
             self._offer(room)
             self._tell_lag()
 
@@ -232,7 +234,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                         offset=record.offset,
                     )
                 self._unsettled += 1
-                self._ready += opened(delivery, self._config.open, self._metrics, self._log)
+                self._opening.take(delivery)
             if len(ledger) >= GAP:
                 ledger.prefix()
                 if len(ledger) >= GAP:

@@ -17,7 +17,7 @@ from bridge.core.errors import SourceLost, reason, root_cause
 from bridge.core.ports import Slots
 from bridge.core.steady import Steady
 from bridge.sources.handover import Handover
-from bridge.sources.opening import opened
+from bridge.sources.opening import Opening
 from bridge.sources.sqs.answers import GATHER_SECONDS, Answers, batches, pause
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import BATCH, Queue, Refusal, Throttled, Unanswered
@@ -79,6 +79,7 @@ class Reader:
         self._ready: deque[Delivery] = deque()
         """Received, and not handed over yet."""
         self._some_ready = asyncio.Event()
+        self._opening = Opening(config.open, self._offer, metrics, log)
 
         self._held: dict[str, Held] = {}
         """What is kept invisible, by MessageId."""
@@ -105,6 +106,7 @@ class Reader:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self._config.pollers):
                     tasks.create_task(self._poll())
+                tasks.create_task(self._opening.run())
                 # A message with many records goes in pieces.
                 tasks.create_task(self.batches.feed(self._ready, self._some_ready, self._slots))
                 tasks.create_task(self._put_off())
@@ -165,7 +167,8 @@ class Reader:
                 if self._slots.free <= 0:
                     await self._slots.wait()
                     await asyncio.sleep(ROOM_SECONDS)
-                taken = self._asked + len(self._ready) + self.batches.size + self._groups.waiting
+                taken = self._asked + self._opening.waiting + len(self._ready) + self.batches.size
+                taken += self._groups.waiting
                 room = min(BATCH, self._slots.free - taken)
                 if room > 0:
                     self._asked += room
@@ -201,7 +204,7 @@ class Reader:
         )
         self._is_received(held, visibility)
         if self._groups.enter(held):
-            self._offer(held.delivery)
+            self._opening.take(held.delivery)
 
     def _is_received(self, held: Held, visibility: int) -> None:
         held.is_received(time.monotonic(), visibility)
@@ -213,9 +216,8 @@ class Reader:
     # Handing over
 
     def _offer(self, delivery: Delivery) -> None:
-        for each in opened(delivery, self._config.open, self._metrics, self._log):
-            each.watch(self._freed)
-            self._ready.append(each)
+        delivery.watch(self._freed)
+        self._ready.append(delivery)
         self._some_ready.set()
 
     def _freed(self, _delivery: Delivery, _outcome: Outcome) -> None:
@@ -232,7 +234,7 @@ class Reader:
         for each in given_back:
             each.delivery.settle(Outcome.RELEASED)
         if following is not None:
-            self._offer(following.delivery)
+            self._opening.take(following.delivery)
 
     def _forget(self, held: Held) -> None:
         if self._held.get(held.id) is held:

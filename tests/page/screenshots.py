@@ -32,6 +32,7 @@ async def take(directory: Path) -> None:
                     await page.locator('[data-node="service plants"]').click()
                     await page.locator("#part").screenshot(path=DOCS / "part.png")
                     await page.keyboard.press("Escape")
+                    await page.set_viewport_size({"width": 1100, "height": 4000})
                     await page.locator("#dead").screenshot(path=DOCS / "dead-letters.png")
                     await page.locator("#hours").screenshot(path=DOCS / "hours.png")
                     await page.get_by_label("File, key, event id or job").fill("leaf-1.nc")

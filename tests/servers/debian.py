@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -46,19 +47,20 @@ def install() -> str | None:
         become = [sudo, "-n"]
     apt = [*become, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get"]
     said = ""
-    for arguments in (["install"], ["update"], ["install"]):  # perhaps the lists are missing, or old
-        packages = ["-y", "--no-install-recommends", *missing] if arguments == ["install"] else []
-        done = subprocess.run(
-            [*apt, *arguments, *packages],
-            capture_output=True,
-            text=True,
-            timeout=_INSTALL_SECONDS,
-            check=False,
-        )
-        said = done.stdout + done.stderr
+    for commands in (_installing(missing), [["update"], *_installing(missing)]):
+        # The lists may be missing, or old. Each by itself: one that a release lacks keeps no other away.
+        for command in commands:
+            done = subprocess.run(
+                [*apt, *command], capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False
+            )
+            said = done.stdout + done.stderr if done.returncode else said
         if all(PACKAGES[package].exists() for package in missing):
             return None
     return said[-500:]
+
+
+def _installing(packages: Sequence[str]) -> list[list[str]]:
+    return [["install", "-y", "--no-install-recommends", package] for package in packages]
 
 
 if __name__ == "__main__":

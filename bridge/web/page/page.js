@@ -37,10 +37,12 @@ function say(text) {
 const state = {
   token: sessionStorage.getItem("token"),
   status: null,
+  turn: 0, // of the questions for the status
   askedAt: 0, // as Date.now() counts
   answeredAt: 0,
   fault: null, // why the last question had no answer
-  troubles: null, // as they were told last: by key, with their texts
+  troubles: [],
+  told: null, // of the troubles, those that were told: by key, with their texts
   part: null, // [kind, key] of what the dialog shows
   history: null,
   historyFault: null,
@@ -76,7 +78,7 @@ async function order(command, done) {
   try {
     say(done(await ask("api/commands", { command, within: COMMAND_MS })));
   } catch (error) {
-    if (error instanceof WrongToken) close(error);
+    if (error instanceof WrongToken) leave(true);
     else say(`Not done: ${reason(error)}`);
     return false;
   }
@@ -86,14 +88,15 @@ async function order(command, done) {
 
 async function refresh() {
   if (!state.token) return;
+  const turn = (state.turn += 1);
   state.askedAt = Date.now();
   try {
-    state.status = await ask("api/status");
-    state.answeredAt = Date.now();
-    state.fault = null;
+    const status = await ask("api/status");
+    if (turn < state.turn || !state.token) return; // one that was asked later has newer numbers
+    Object.assign(state, { status, answeredAt: Date.now(), fault: null });
     sessionStorage.setItem("token", state.token);
   } catch (error) {
-    if (error instanceof WrongToken) return close(error);
+    if (error instanceof WrongToken) return leave(true);
     state.fault = reason(error);
   }
   render();
@@ -111,20 +114,17 @@ async function refreshHistory() {
   render();
 }
 
-/** Forget the token, and all that it showed. */
-function close(error) {
-  sessionStorage.removeItem("token");
-  Object.assign(state, { token: null, status: null, fault: null, troubles: null, history: null });
-  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
-  for (const id of ["problems-list", "picture", "found", "plots", "part", "letter"]) draw(byId(id));
-  lists.forEach((list) => list.forget());
-  byId("refusal").textContent = error ? "The bridge does not take this token." : "";
-  render();
+/** Begin anew without the token: nothing that it showed stays, and no answer that is under way comes back. */
+function leave(isRefused) {
+  state.token = null;
+  sessionStorage.clear();
+  if (isRefused) sessionStorage.setItem("refused", "yes");
+  location.reload();
 }
 
 const partOf = (kind, key) => state.status[`${kind}s`]?.find((each) => each.key === key);
 const rowsOf = (kind, key) => state.status.limits.filter((row) => row.kind === kind && row.key === key);
-const until = (row) => `since ${clock(row.since)}, until ${row.until ? clock(row.until) : "a person ends it"}`;
+const until = (row) => `Since ${clock(row.since)}, until ${row.until ? clock(row.until) : "a person ends it"}`;
 
 // --- What is wrong
 
@@ -219,12 +219,12 @@ function troubleCard({ level, name, text, since, advice, kind, parts, failing, p
 function tell(found) {
   const entry = ({ level, name, text, failing }) => [`${level} ${failing ? "" : name}`, `${name}: ${text}`];
   const texts = new Map(found.map(entry));
-  if (state.troubles !== null) {
-    const come = [...texts].filter(([key]) => !state.troubles.has(key)).map(([, text]) => `New: ${text}.`);
-    const over = [...state.troubles].filter(([key]) => !texts.has(key)).map(([, text]) => `Over: ${text}.`);
+  if (state.told !== null) {
+    const come = [...texts].filter(([key]) => !state.told.has(key)).map(([, text]) => `New: ${text}.`);
+    const over = [...state.told].filter(([key]) => !texts.has(key)).map(([, text]) => `Over: ${text}.`);
     if (come.length || over.length) say([...come, ...over].join(" "));
   }
-  state.troubles = texts;
+  state.told = texts;
 }
 
 // --- The flow
@@ -465,6 +465,7 @@ class List {
   #fault = null;
   #chosen = new Set();
   #counted = null; // how many there were in all when the page was read
+  #readAt = 0; // as Date.now() counts
 
   /** `count` is the store's name of how many there are, `cells` makes those of one row. */
   constructor(id, { path, count, columns, cells, look, actions }) {
@@ -485,13 +486,6 @@ class List {
   follow() {
     const used = this.#begins.length || this.#chosen.size || byId(this.id).matches(":hover, :focus-within");
     if (this.#page === null || (this.count !== this.#counted && !used)) this.#read();
-  }
-
-  forget() {
-    this.#page = this.#fault = null;
-    this.#begins = [];
-    this.#chosen.clear();
-    draw(byId(`${this.id}-list`));
   }
 
   /** Show those of one service, or of all. */
@@ -515,21 +509,26 @@ class List {
 
   async #read() {
     const query = new URLSearchParams({ ...this.#filter, before: this.#begins.at(-1) ?? "", limit: ROWS });
+    const readAt = (this.#readAt = Date.now());
     this.#counted = this.count;
+    let [page, fault] = [null, null];
     try {
-      this.#page = await ask(`${this.path}?${query}`);
-      this.#fault = null;
+      page = await ask(`${this.path}?${query}`);
     } catch (error) {
-      if (error instanceof WrongToken) return close(error);
-      this.#fault = reason(error);
+      if (error instanceof WrongToken) return leave(true);
+      fault = reason(error);
     }
+    if (readAt !== this.#readAt) return; // another page was asked for since
+    this.#page = page ?? this.#page;
+    this.#fault = fault;
     this.draw();
   }
 
-  /** Have `command` carried out with these, or, without `numbers`, with all to which the filter applies. */
+  /** Have `command` carried out with these, or, without `numbers`, with all that were there for the filter. */
   async carryOut(command, numbers, done) {
     const { service, cause } = this.#filter;
-    const meant = numbers ? { numbers } : { service: service || null, cause: cause || null };
+    const since = { older_than: (Date.now() - this.#readAt) / 1000 }; // those that came later nobody has seen
+    const meant = numbers ? { numbers } : { service: service || null, cause: cause || null, ...since };
     const left = ([why, count]) => ` ${number(count)} left: ${why}.`;
     const told = ({ changed, refused }) =>
       `${many(changed, "event")} ${done}.${Object.entries(refused).map(left).join("")}`;
@@ -575,10 +574,14 @@ class List {
     const changed = this.count !== this.#counted;
     if (!letters.length && next === null && !this.#begins.length && !changed) return null;
     const shown = total === null ? many(letters.length, "event") : `${number(letters.length)} of ${number(total)}`;
+    const before = this.#begins.slice(0, -1);
+    const others = [
+      button("Page before", () => this.#turn(before), { disabled: !this.#begins.length }),
+      button("Next page", () => this.#turn([...this.#begins, next]), { disabled: next === null }),
+    ];
     return h("p", { key: "pages", class: "row" }, [
       h("span", {}, `Page ${this.#begins.length + 1}: ${shown}`),
-      button("Page before", () => this.#turn(this.#begins.slice(0, -1)), { disabled: !this.#begins.length }),
-      button("Next page", () => this.#turn([...this.#begins, next]), { disabled: next === null }),
+      (this.#begins.length > 0 || next !== null) && others,
       changed && button("Their number has changed: read again", () => this.#turn()),
     ]);
   }
@@ -713,14 +716,17 @@ function drawLetter(title, { data, ...letter }, actions) {
 
 async function find(event) {
   event.preventDefault();
-  draw(byId("found"), h("p", { class: "hint" }, "Looking …"));
+  const query = new URLSearchParams({ query: byId("query").value.trim() });
+  byId("found").setAttribute("aria-busy", "true");
+  say("Looking …");
   try {
-    const query = new URLSearchParams({ query: byId("query").value.trim() });
     drawFound(await ask(`api/events?${query}`, { within: SEARCH_MS }));
+    say("");
   } catch (error) {
-    if (error instanceof WrongToken) return close(error);
+    if (error instanceof WrongToken) return leave(true);
     draw(byId("found"), h("p", { class: "card bad" }, `It can't be looked for: ${reason(error)}`));
   }
+  byId("found").removeAttribute("aria-busy");
 }
 
 function drawFound({ query, begins, events, more, upstream = [], notes = [] }) {
@@ -798,11 +804,11 @@ function render() {
   door.hidden = Boolean(token && (status || !fault));
   if (shut && !door.hidden) byId("token").focus();
   byId("main").hidden = byId("nav").hidden = !status;
+  state.troubles = status ? troubles() : [];
   drawHead();
   if (!status) return;
-  const found = troubles();
-  tell(found);
-  drawTroubles(found);
+  tell(state.troubles);
+  drawTroubles(state.troubles);
   drawFlow();
   drawPart();
   drawHours();
@@ -814,14 +820,16 @@ function drawHead() {
   const { status, fault, askedAt, answeredAt } = state;
   const silent = askedAt > answeredAt && Date.now() - askedAt > SILENCE_MS;
   const stale = Boolean(status) && (fault !== null || silent);
-  const wrong = status ? status.problems.length : 0;
+  const wrong = state.troubles.filter((each) => each.level === "bad").length;
+  const others = state.troubles.length - wrong;
   const up = status && `up for ${duration(status.now - status.started)}`;
-  const word = stale ? "No answer" : wrong ? `${many(wrong, "thing is", "things are")} wrong` : "All is well";
+  const calm = others ? `${many(others, "thing")} to know` : "All is well";
+  const word = stale ? "No answer" : wrong ? `${many(wrong, "thing is", "things are")} wrong` : calm;
   document.body.classList.toggle("stale", stale);
   document.title = `${stale ? "(?) " : wrong ? `(${wrong}) ` : ""}OSCAR Event Bridge`;
   draw(
     byId("summary"),
-    status && h("strong", { class: stale || wrong ? "bad" : "ok" }, word),
+    status && h("strong", { class: stale || wrong ? "bad" : others ? "warn" : "ok" }, word),
     status && listed([location.host, `version ${status.version}`, up, `as of ${clock(status.now).slice(11)}`]),
   );
   const seen = status ? ` What is shown here is of ${clock(answeredAt / 1000)}.` : "";
@@ -844,20 +852,22 @@ async function repeat(milliseconds, question) {
 byId("door").onsubmit = (event) => {
   event.preventDefault();
   const token = byId("token").value.trim();
-  if (!/^[!-~]+$/.test(token)) return close(new WrongToken());
+  if (!/^[!-~]+$/.test(token)) return leave(true); // no header could carry it
   state.token = token;
   byId("token").value = byId("refusal").textContent = "";
   refresh()
-    .then(() => byId("problems").focus())
+    .then(() => byId("problems").focus({ preventScroll: true }))
     .then(refreshHistory);
 };
-byId("forget").onclick = () => close();
+byId("forget").onclick = () => leave(false);
 byId("find-form").onsubmit = find;
 byId("hours-part").onchange = drawHours;
 byId("hours-time").onchange = refreshHistory;
 byId("part").onclose = () => (state.part = null);
 new ResizeObserver(() => state.status && (drawEdges(), drawHours())).observe(byId("picture"));
 
+if (sessionStorage.getItem("refused")) byId("refusal").textContent = "The bridge does not take this token.";
+sessionStorage.removeItem("refused");
 render();
 setInterval(drawHead, 1000);
 repeat(POLL_MS, refresh);

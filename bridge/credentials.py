@@ -125,10 +125,9 @@ class Bearer:
         """The `Authorization` value, when one is kept that is not due for a refresh."""
         return self._authorization if time.monotonic() < self._due else None
 
-    @property
-    def doubtful(self) -> bool:
-        """Whether the token is near its expiry, or past it: an answer may be about that."""
-        return time.monotonic() >= self._doubtful_from
+    def doubtful(self, used: str) -> bool:
+        """Whether `used` is near its expiry, past it, or replaced since: an answer may be about that."""
+        return self._authorization != used or time.monotonic() >= self._doubtful_from
 
     def seconds_left(self) -> float:
         """Seconds until the token expires; NaN while there is none."""

@@ -262,6 +262,22 @@ async def test_whether_the_last_fetch_gave_a_token_is_told_once_there_was_one() 
     assert bearer.works() is True
 
 
+async def test_an_answer_to_a_token_that_was_replaced_meanwhile_may_be_about_it() -> None:
+    granted = [Grant("one"), Grant("two")]
+
+    async def fetch() -> Grant:
+        return granted.pop(0)
+
+    bearer = Bearer(fetch)
+    used = await bearer.get()
+    assert not bearer.doubtful(used)
+    another = await bearer.renew(used)
+    assert another is not None
+    assert bearer.doubtful(used)
+    assert not bearer.doubtful(another)
+    assert await bearer.renew(used) == another
+
+
 async def test_of_a_page_in_the_token_endpoint_s_place_the_status_alone_is_told_and_the_text_is_logged() -> (
     None
 ):

@@ -156,13 +156,15 @@ def test_a_command_on_dead_letters_makes_no_store(world: World) -> None:
     assert not daemon.store.parent.exists()
 
 
-async def test_where_says_that_there_is_no_store_to_look_into(world: World) -> None:
+async def test_why_says_that_nothing_was_kept_that_could_tell(world: World) -> None:
     daemon = world.daemon()
-    done = await asyncio.to_thread(daemon.command, "where", "uploads/0/1@2")  # it asks this process' OSCAR
+    done = await asyncio.to_thread(daemon.command, "why", "uploads/0/1@2")  # it asks this process' broker
     assert done.returncode == 1
-    assert "uploads → plants: no job" in done.stdout
+    assert done.stdout.startswith(
+        "never seen, as far as is known: nothing of that name is kept, and there is no journal\n"
+    )
     assert done.stderr == (
-        f"oscar-bridge: there is no store in {daemon.store.parent}: only clusters were asked\n"
+        f"oscar-bridge: what is in hand is not known: no bridge runs in {daemon.store.parent}\n"
     )
 
 

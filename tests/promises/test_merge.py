@@ -58,8 +58,8 @@ async def test_records_of_one_key_are_one_job_and_a_kill_changes_nothing(world: 
     assert {row.reason for row in daemon.kept()} == {"window"}
     listed = daemon.command("parked", "list", "--service", "plants", "--json").stdout.splitlines()
     assert {json.loads(line)["reason"] for line in listed} == {"window"}
-    told = daemon.command("where", ids[0])
-    assert "window of key scan-0: it waits in the store with 19 others" in told.stdout
+    told = daemon.command("why", ids[0])
+    assert "waits for others: in a window of key scan-0, with 19 others" in told.stdout
     await world.produce(values[200:290], keys=keys[200:290])
     await world.produce(values[290:], keys=keys[290:])
     await all_sent(world.oscar, 300)
@@ -68,8 +68,8 @@ async def test_records_of_one_key_are_one_job_and_a_kill_changes_nothing(world: 
     assert all(len({member["scan"] for member in job}) == 1 for job in jobs)
     assert sorted(member["n"] for job in jobs for member in job) == list(range(300))
     await until(lambda: not daemon.kept(), what="nothing is left")
-    told = daemon.command("where", ids[0])
-    assert "sent with others as event merged/30/" in told.stdout
+    told = daemon.command("why", ids[0])
+    assert "sent with others as merged/30/" in told.stdout, told.stdout
     assert told.stdout.split("job ")[-1].split()[0] in world.oscar.ledger.created
     assert await daemon.stop() == 0
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-_START_SECONDS = 60.0
+_START_SECONDS = 240.0
+"""RabbitMQ has taken more than a minute on a machine with many things to do."""
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:

@@ -133,7 +133,7 @@ class OscarService:
             answer = await self._post(name, body, authorization)
             if answer.verdict is Verdict.ACCEPTED:
                 return answer
-            if about_the_token(self._mode, answer, doubtful=bearer.doubtful) and (
+            if about_the_token(self._mode, answer, doubtful=bearer.doubtful(authorization)) and (
                 another := await bearer.renew(authorization)
             ):
                 answer = await self._post(name, body, another)

@@ -172,9 +172,10 @@ async def test_a_channels_life_time_begins_again_when_its_client_goes(
     http: httpx.AsyncClient, site: SandboxDcache
 ) -> None:
     await site.mkdir("/data")
-    site.settings.timeout_seconds = 0.05
     channel = await new_channel(http)
     async with listening(http, channel):
+        (there,) = site.trouble._channels.values()
+        there.timeout_seconds = 0.05
         await watch(http, channel, "/data")
         # Longer than the life-time without a client; the loop's own clock decides, so no race.
         await asyncio.sleep(0.1)

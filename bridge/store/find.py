@@ -196,7 +196,8 @@ def _named(connection: sqlite3.Connection, wanted: Wanted) -> Iterator[Named]:
                 )
     if wanted.part:
         prefix = spooled.KEY.decode()
-        part = json.dumps(wanted.part, ensure_ascii=False)[1:-1]
+        # Directory and name of a file stand apart there.
+        part = json.dumps(max(wanted.part.split("/"), key=len), ensure_ascii=False)[1:-1]
         for number, source, key, data in connection.execute(_UNREAD, (schema.raw(part),)):
             yield Named(
                 source=source,

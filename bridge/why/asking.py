@@ -26,7 +26,7 @@ MOST = 10
 """Events that are told of at once."""
 MOST_LINES = 100
 """Of one event's story: the first ones and the last ones."""
-_STORE_SECONDS = 1.5
+_STORE_SECONDS = 3.0
 _JOURNAL_SECONDS = 5.0
 """For one search of it: the whole of it takes about half a second, if what is searched for is rare."""
 _GLOB_SECONDS = 2.0

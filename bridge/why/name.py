@@ -34,9 +34,15 @@ class Name:
             bucket, key = found.groups()
             self.patterns.append(glob.escape(f"s3://{quote(bucket, safe='')}/{quote(key)}?") + "*")
         self._again = f"{text}+"
-        pieces = [piece for each in _GLOB.split(self.patterns[-1]) for piece in each.split("/")]
-        self.part = max((piece for piece in pieces if piece in text), key=len, default="")
+        pieces = _GLOB.split(self.patterns[-1])
+        # What an id has encoded is not in the text: then a part of the path is.
+        pieces += [piece for each in pieces for piece in each.split("/")]
+        self.part = max((piece for piece in (text, *pieces) if self._is_in_all(piece)), key=len)
         """Text that whatever it fits has, letter for letter."""
+
+    def _is_in_all(self, piece: str) -> bool:
+        """Tell whether whatever fits has `piece` in it."""
+        return all(any(piece in each for each in _GLOB.split(pattern)) for pattern in self.patterns)
 
     def needles(self) -> Iterator[Needle]:
         """Yield what the journal is searched for; it finds more than what is meant."""

@@ -77,7 +77,8 @@ def add_to(commands: Commands) -> None:
     why.set_defaults(command=_why)
 
     again = commands.add_parser(
-        "again", help="have an event that is done go its routes once more, as a new one: it makes another job"
+        "again",
+        help="have an event that is done go round its routes once more, as a new one: it makes another job",
     )
     takes_configuration(again)
     again.add_argument("id", type=_named, metavar="ID", help="its id, as `why` tells it")
@@ -215,7 +216,7 @@ def _again(options: argparse.Namespace) -> int:
     settings = load(options)
     source = None if options.source is None else chosen_source(options, settings)
     done = _asking(give(settings, Order(id=options.id, source=source)))
-    how = f"goes its routes once more, as {done['as']}" if "as" in done else "is replayed as new"
+    how = f"goes round its routes once more, as {done['as']}" if "as" in done else "is replayed as new"
     letters = ", ".join(map(str, done.get("dead_letters", ())))
     print(
         escaped(

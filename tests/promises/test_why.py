@@ -42,7 +42,7 @@ async def test_an_event_that_is_asked_for_once_more_makes_one_new_job_through_a_
     event_id = world.ids[0]
     done = daemon.command("again", event_id)
     daemon.kill()
-    told = f"uploads: event {event_id} goes its routes once more, as {event_id}+1\n"
+    told = f"uploads: event {event_id} goes round its routes once more, as {event_id}+1\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
     daemon.start()
     await daemon.becomes_ready()

@@ -39,6 +39,8 @@ _LARGEST = 16 * 2**20
 """A segment has a 16th of all that is kept, and no more bytes than this."""
 _END = 2**18
 """Bytes at the end of a segment in which its last line is looked for: more than a line can have."""
+_LEFT_FREE = 16 * 2**20
+"""Bytes left free on the disk: they are for the store, which events wait for."""
 _LOOK_SECONDS = 3600.0
 """Between two looks for segments that are too old."""
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\0": "\\0"}
@@ -176,6 +178,9 @@ class Segments:
             self.close()  # somebody has deleted or emptied it, or put another file there
         if self._descriptor is None or self._size + len(lines) > self._most:
             self._begin(len(lines))
+        disk = os.fstatvfs(self._fd)
+        if disk.f_bavail * disk.f_frsize < len(lines) + _LEFT_FREE:
+            raise OSError(errno.ENOSPC, "the disk is nearly full")
         try:
             self._append(lines)
         except OSError:

@@ -130,6 +130,11 @@ class _Asking:
             self._notes.append("all of the journal, in the time there was: give more of the name, or an id")
         if found.lost:
             self._notes.append(f"{found.lost} lines of the journal, which were lost")
+        if found.killed and not newest:
+            self._notes.append(
+                f"the tenth of a second before each of {len(found.killed)} kills of the bridge: "
+                "the journal may lack it"
+            )
         known = any(one.fate not in NOTHING_KNOWN for story in stories for one in story.fates)
         return Answer(
             query=name.text,

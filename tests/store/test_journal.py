@@ -370,9 +370,7 @@ async def test_a_journal_that_can_not_be_written_is_told_and_written_once_it_can
                 await until(lambda: written._pending != [])
         await until(lambda: value(metrics, LOST) > 0)
         (state_dir / "journal").unlink()
-        await until(lambda: not written._pending)
-        (told,) = written.problems()
-        assert told.startswith(f"{problem} (over for")
+        await until(lambda: written.problems()[0].startswith(f"{problem} (over for"))
     found = history.read(state_dir, Needle.of("*"))
     assert found.lost == value(metrics, LOST)
     assert len(found.lines) + found.lost == 400
@@ -381,9 +379,10 @@ async def test_a_journal_that_can_not_be_written_is_told_and_written_once_it_can
 
 FULL = """
     from bridge.core.event import Event
-    from bridge.store import history, journal
+    from bridge.store import history, journal, segments
     from bridge.store.history import Needle
 
+    segments._LEFT_FREE = -(2**40)
     journal._AGAIN_SECONDS = 0.05
     journal.MOST_WAITING = 1000
 
@@ -402,8 +401,7 @@ FULL = """
                 await asyncio.sleep(0.02)
             assert "No space left" in written.problems()[0], written.problems()
             ballast.unlink()
-            await until(lambda: not written._pending and not written._waiting)
-            assert "over for" in written.problems()[0], written.problems()
+            await until(lambda: "over for" in written.problems()[0])
         found = history.read(directory, Needle.of("*"), limit=10**6)
         assert found.lost == lost() and found.lines and len(found.lines) + found.lost == number, (
             found.lost, lost(), len(found.lines), number)
@@ -417,6 +415,22 @@ async def test_a_full_disk_costs_lines_that_are_counted_and_nothing_else(state_d
     process = child(FULL, str(state_dir), wrap=on_a_tmpfs(state_dir, "1m"))
     await asyncio.to_thread(process.communicate)
     assert process.returncode == 0
+
+
+async def test_a_disk_that_is_nearly_full_is_left_to_the_store(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_AGAIN_SECONDS", 0.05)
+    async with kept(state_dir, metrics) as written:
+        await until(lambda: files(state_dir) != [])
+        with monkeypatch.context() as nearly_full:
+            nearly_full.setattr(segments, "_LEFT_FREE", 2**62)
+            written.note("accepted", event(subject="x.nc"), "plants")
+            await until(lambda: written.problems() != [])
+            assert written.problems()[0].endswith("can't be written: the disk is nearly full")
+            assert find(state_dir, "x.nc") == []
+        await until(lambda: find(state_dir, "x.nc") == ["accepted"])
+    assert value(metrics, LOST) == 0
 
 
 async def test_leaving_writes_what_waits_and_is_not_held_by_a_disk_that_hangs(

@@ -46,6 +46,7 @@ class Acknowledgement(Model):
             ),
             *(f"service {key}" for key in settings.services),
             "store",
+            "journal",
             "bridge",
         ]
         if self.part is not None and self.part not in known:

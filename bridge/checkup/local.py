@@ -30,7 +30,7 @@ _LEAST_FREE = 64 * 2**20
 """Bytes below which the store will soon be unable to write, whatever its budget."""
 _ASK_SECONDS = 3.0
 _SHORT_TOKEN = 20
-"""Characters: at five guesses a second, so many that chance makes can't be found."""
+"""Characters: as many that chance has made are not guessed, however fast somebody tries."""
 
 
 async def check_local(settings: Settings) -> Sequence[Finding]:

@@ -24,7 +24,7 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".
 
 _Responding = Callable[[web.Request], Awaitable[web.Response]]
 
-HEADERS: Final = {
+_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'",
@@ -35,7 +35,7 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Server": "oscar-bridge",
 }
-"""Of every answer: the page runs no script but its own and is in no other page, and nothing is kept."""
+"""Of every answer: the page runs no script but its own, is in no other page, and nothing is kept of it."""
 
 _CLOSED = (
     "there is nothing here but /livez, /readyz and /metrics: the status page and its API need a token, so "
@@ -114,9 +114,7 @@ class Api:
             return fault(429, "too many wrong tokens: try again in a second", {"Retry-After": "1"})
         return fault(401, _NO_TOKEN, {"WWW-Authenticate": "Bearer"})
 
-    def _asks(
-        self, do: str, **kinds: Callable[[str], Any]
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _asks(self, do: str, **kinds: Callable[[str], Any]) -> _Responding:
         """Make the handler that has `do` carried out, with the members of path and query that are given."""
 
         async def handler(request: web.Request) -> web.Response:
@@ -153,7 +151,7 @@ class Api:
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
+    response.headers.update(_HEADERS)
 
 
 def _page() -> list[tuple[str, bytes, str]]:

@@ -155,6 +155,8 @@ async def test_an_operator_brings_a_dead_letter_back_and_changes_a_limit(
     (last,) = (await operator.read(f"/api/dead-letters?before={page['next']}"))["letters"]
     assert (await operator.read(f"/api/dead-letters?text={world.ids[0]}"))["total"] == 1
     assert (await operator(f"/api/dead-letters/{10**18}"))[0] == 404
+    (event,) = (await operator.read(f"/api/events?query={world.ids[0]}"))["events"]
+    assert [(fate["service"], fate["fate"]) for fate in event["fates"]] == [("plants", "dead letter")]
     one = await operator.read(f"/api/dead-letters/{last['number']}")
     assert json.loads(one["data"])["filling"] == "x" * 100
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Mapping
@@ -23,6 +24,10 @@ class FakeBridge:
         self.calm = calm
         self.commands: list[Mapping[str, Any]] = []
         self.queued = 2
+        self.held: asyncio.Event | None = None
+        """What each answer waits for."""
+        self.answered = asyncio.Event()
+        """Set by an answer that waited."""
         names = ["plants", "floods", "satellite-tiles", "whale-calls"]
         self.services = (names + [f"service-{n:02}" for n in range(len(names), services)])[:services]
         self.limits = {(key, "concurrency"): "16" for key in self.services} | {
@@ -59,6 +64,9 @@ class FakeBridge:
             "dead-letter": self.dead_letter,
             "parked": self.parked,
         }
+        if self.held is not None:
+            await self.held.wait()
+            self.answered.set()
         do = document["do"]
         if do in asked:
             return asked[do](document)

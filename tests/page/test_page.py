@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from playwright.async_api import Browser, expect
 
@@ -255,6 +257,30 @@ async def test_it_says_when_the_bridge_does_not_answer_and_how_old_is_what_it_sh
     await site.up()
     await expect(alert).to_be_hidden()
     await expect(page.locator("#summary")).to_contain_text("2 things are wrong")
+    status, site.bridge.status = site.bridge.status, lambda _asked: {}
+    await visitor.looks_again()
+    await expect(alert).to_contain_text("this page has a defect (TypeError")
+    site.bridge.status = status
+    await visitor.looks_again()
+    await expect(alert).to_be_hidden()
+
+
+@pytest.mark.prove
+async def test_an_answer_that_comes_late_shows_nothing_of_what_is_over(site: Site, browser: Browser) -> None:
+    visitor = await Visitor.of(browser)
+    page = visitor.page
+    await visitor.opens(site.url)
+    await page.get_by_label("Look at 5").wait_for()
+    site.bridge.held = asyncio.Event()
+    async with page.expect_request("**/api/status"):
+        await visitor.looks_again()
+    await page.get_by_text("Forget the token").click()
+    await expect(page.locator("#door")).to_be_visible()
+    site.bridge.held.set()
+    await site.bridge.answered.wait()
+    await expect(page.locator("#main")).to_be_hidden()
+    assert await page.evaluate("sessionStorage.length") == 0
+    assert "leaf" not in await page.content()
 
 
 @pytest.mark.prove

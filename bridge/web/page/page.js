@@ -841,7 +841,12 @@ function drawHead() {
 /** Ask now, when somebody looks again, and every `milliseconds`; less often while nobody does. */
 async function repeat(milliseconds, question) {
   for (;;) {
-    await question();
+    try {
+      await question();
+    } catch (error) {
+      state.fault = `this page has a defect (${error})`; // else it would stand still and say nothing
+      drawHead();
+    }
     await new Promise((resolve) => {
       setTimeout(resolve, document.hidden ? IDLE * milliseconds : milliseconds);
       document.addEventListener("visibilitychange", resolve, { once: true });

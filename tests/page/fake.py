@@ -79,6 +79,8 @@ class FakeBridge:
             meant = {letter["number"] for letter in self.chosen(command)}
             self.letters = [letter for letter in self.letters if letter["number"] not in meant]
             return {"changed": len(meant), "refused": {}}
+        if do == "bury":
+            return {"changed": len(command["numbers"]), "refused": {}}
         part = command["kind"], command["key"]
         if do == "pause":
             self.paused.add(part)
@@ -126,7 +128,7 @@ class FakeBridge:
                 "source": "bucket",
                 "id": f"{n:08x}-7d1f-4f0c-9a55-b4d7a2f1c001",
                 "subject": f"scans/2026/tile {n}.tiff",
-                "service": "floods",
+                "service": "floods" if n else "not-configured-any-more",
                 "reason": "parked",
                 "attempts": 2 if n == 0 else 0,
                 "first_attempt": now - 1500 if n == 0 else None,

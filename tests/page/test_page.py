@@ -139,6 +139,24 @@ async def test_dead_letters_are_replayed_and_discarded_if_a_person_means_it(
 
 
 @pytest.mark.prove
+async def test_what_is_parked_for_a_service_that_is_gone_can_be_made_a_dead_letter(
+    site: Site, browser: Browser
+) -> None:
+    visitor = await Visitor.of(browser)
+    page, letter = visitor.page, visitor.page.locator("#letter")
+    await visitor.opens(site.url)
+    await page.get_by_label("Look at 90001").click()
+    await expect(letter).to_contain_text("scans/2026/tile 1.tiff")
+    await expect(letter.get_by_role("button")).to_have_count(1)
+    await letter.get_by_role("button", name="Close").click()
+    await page.get_by_label("Look at 90000").click()
+    await letter.get_by_role("button", name="Make it a dead letter").click()
+    await expect(page.get_by_role("status")).to_contain_text("1 event made a dead letter")
+    assert site.bridge.commands == [{"do": "bury", "numbers": [90_000]}]
+    visitor.assert_at_ease(site.url)
+
+
+@pytest.mark.prove
 async def test_limits_are_changed_and_parts_paused_for_a_time(site: Site, browser: Browser) -> None:
     visitor = await Visitor.of(browser)
     page, commands = visitor.page, site.bridge.commands

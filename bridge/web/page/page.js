@@ -683,7 +683,14 @@ const parked = new List("parked", {
   count: "waiting",
   columns: ["Number", "Kept", "Service", "Tries", "Event"],
   cells: (event) => [event.number, clock(event.kept_at), event.service || "–", event.attempts, eventCell(event)],
-  look: (event) => drawLetter(`Parked event ${event.number}`, event, []),
+  look(event) {
+    const bury = () => {
+      byId("letter").close();
+      parked.carryOut({ do: "bury" }, [event.number], "made a dead letter");
+    };
+    const isStranded = event.service && !partOf("service", event.service);
+    drawLetter(`Parked event ${event.number}`, event, isStranded && button("Make it a dead letter", bury));
+  },
 });
 
 const lists = [dead, parked];

@@ -23,7 +23,7 @@ from bridge.sources import GoneError
 from bridge.store import Filter, JournalFiles, Store, find, history, orders
 from bridge.store.find import Traces
 from bridge.store.history import Needle
-from bridge.store.schema import DEAD, FILE
+from bridge.store.schema import DEAD, FILE, WINDOW
 from bridge.telemetry.metrics import Metrics
 from bridge.values import Model
 from bridge.web.socket import ask
@@ -144,7 +144,8 @@ class Again:
         for row in event.traces.kept:
             if row.service == NO_LANE:
                 raise ValueError(f"it goes round its routes already, as {row.event_id}")
-            raise ValueError(f"it is not done yet, but {row.reason} for {row.service}")
+            where = "in a window" if row.reason == WINDOW else "parked"
+            raise ValueError(f"it is not done yet, but {where} for {row.service}")
         read = await self._read(key, event)
         given = await orders.again(self._store, read)
         self._journal.note("replayed", read, detail="as a new event", into=given)

@@ -32,7 +32,8 @@ class Name:
             self.patterns.append(f"{glob.escape(text)}@*")
         elif found := _OBJECT.fullmatch(text):
             bucket, key = found.groups()
-            self.patterns.append(glob.escape(f"s3://{quote(bucket, safe='')}/{quote(key)}?") + "*")
+            place = quote(bucket, "", errors="surrogatepass"), quote(key, errors="surrogatepass")
+            self.patterns.append(glob.escape(f"s3://{'/'.join(place)}?") + "*")
         self._again = f"{text}+"
         pieces = _GLOB.split(self.patterns[-1])
         # What an id has encoded is not in the text: then a part of the path is.

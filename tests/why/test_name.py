@@ -19,6 +19,7 @@ from bridge.why.name import Name
         ("leaf-[12].nc", ["/data/leaf-2.nc", "/data/leaf-[12].nc"]),
         ("uploads/3/1042", ["uploads/3/1042@1764500000000", "uploads/3/1042@1764500000000+1"]),
         ("uploads/3/1042@17", ["uploads/3/1042@17", "uploads/3/1042@17+12"]),
+        ("s3://box/\udcff", ["s3://box/\udcff"]),
         ("s3://box/a/b c.nc", ["s3://box/a/b%20c.nc?event=ObjectCreated%3APut&etag=1"]),
         (
             "s3://box/a.nc?event=ObjectCreated%3APut&etag=1",

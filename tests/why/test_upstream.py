@@ -48,6 +48,8 @@ async def test_a_file_that_dcache_has_not_is_told_to_be_missing(site: SandboxDca
         never,
         "  arrivals: it does not watch ../../etc/passwd",
     ]
+    for odd in ("/data/in/../../etc/passwd", "\udcff.nc", "/data/in/\udcff.nc"):
+        assert await place.read(odd, **asked) == [never, f"  arrivals: it does not watch {odd}"]
     assert await place.read("notes.txt", **asked) == [
         never,
         "  arrivals: /data/in/notes.txt is there, and `include`, `exclude` or `depth` leave it out",

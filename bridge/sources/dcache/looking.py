@@ -83,11 +83,16 @@ async def read_again(config: DcacheConfig, event_id: str, subject: str | None) -
 
 
 def _paths(scope: Scope, name: str) -> Iterator[str]:
-    if name.startswith("/"):
-        if scope.root_of(name) is not None:
-            yield name
-    elif all(is_name(part) for part in name.split("/")):
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return
+    if not all(is_name(part) for part in name.removeprefix("/").split("/")):
+        return
+    if not name.startswith("/"):
         yield from (joined(root, name) for root in scope.roots)
+    elif scope.root_of(name) is not None:
+        yield name
 
 
 async def _found(config: DcacheConfig, scope: Scope, path: str, entry: Entry, entered: Entered) -> Upstream:

@@ -132,7 +132,7 @@ class JournalFiles:
         if len(name) + len(subject) + len(key) > LONGEST:  # what waits must not take all memory
             name, subject, key = cut(name), cut(subject), cut(key)
         more = None
-        if attempts or cause or route or into or number:
+        if cause or attempts or detail or route or into or number:
             more = attempts, cause, cut(detail), number, route, cut(into)
         if at is None:
             at = monotonic()
@@ -143,7 +143,7 @@ class JournalFiles:
     def _run(self) -> None:
         try:
             self._attempt(self._resume)
-            while not self._ending.wait(GATHER_SECONDS if self._state.problem is None else _AGAIN_SECONDS):
+            while not self._ending.wait(_AGAIN_SECONDS if self._failing else GATHER_SECONDS):
                 self._turn()
             self._turn()
             self._end()
@@ -162,7 +162,7 @@ class JournalFiles:
         overflowed = self._overflowed
         self._lose(overflowed - self._overflow_seen)
         self._overflow_seen = overflowed
-        while self._waiting or self._pending:
+        while self._waiting or self._pending or self._failing:
             while self._waiting and len(self._pending) < _TOGETHER:
                 self._pending.append(self._waiting.popleft())
             if not self._attempt(self._write):

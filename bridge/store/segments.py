@@ -227,7 +227,8 @@ class Segments:
         """Begin another segment, with room for `wanted` bytes and more."""
         self.close()
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        there = self._make_room(max(wanted + len(HEAD), self._most))
+        self._make_room(max(wanted + len(HEAD), self._most))
+        there = listed(self._directory)
         number = there[-1].number + 1 if there else 1
         self._use(self._directory / f"{number:012}.log", os.O_APPEND | os.O_CREAT | os.O_EXCL)
         try:
@@ -241,23 +242,23 @@ class Segments:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
         self._path, self._size = path, 0
 
-    def _make_room(self, wanted: int) -> list[Segment]:
-        """Delete what is too old, and the oldest until `wanted` bytes more have room; return what is left."""
+    def _make_room(self, wanted: int) -> None:
+        """Delete what is too old, and the oldest until `wanted` bytes more have room."""
         sizes: dict[Segment, int] = {}
         for segment in listed(self._directory):
             with suppress(FileNotFoundError):
-                sizes[segment] = segment.path.lstat().st_size
+                there = segment.path.lstat()
+                if stat.S_ISREG(there.st_mode):  # else somebody has put it there, and it is left alone
+                    sizes[segment] = there.st_size
         self.bytes = sum(sizes.values())
         oldest = self._now() - self._keep_for
-        for segment, size in list(sizes.items()):
+        for segment, size in sizes.items():
             if self.bytes + wanted > self._max_bytes or self._last_written(segment) < oldest:
                 if segment.path == self._path:
                     self.close()
                 segment.path.unlink(missing_ok=True)
                 self._newest.pop(segment.number, None)
                 self.bytes -= size
-                del sizes[segment]
-        return list(sizes)
 
     def _last_written(self, segment: Segment) -> float:
         """Return when the newest line of a segment was written, in seconds since 1970 UTC."""

@@ -327,10 +327,22 @@ async def test_files_that_are_no_segments_are_left_alone(state_dir: Path, metric
         "oscar-bridge journal 2\n1764500000000\t\taccepted\ts\tx.nc\n"
     )
     (directory / "000000000005.log").symlink_to("/etc/passwd")
-    async with kept(state_dir, metrics) as written:
-        written.note("accepted", event(subject="x.nc"), "plants")
-    assert find(state_dir, "x.nc") == ["accepted"]
-    assert (directory / "000000000006.log").exists()
+    (directory / "000000000006.log").mkdir()
+    async with kept(state_dir, metrics, max_bytes=2**20) as written:
+        for number in range(6000):
+            written.note("accepted", event(number, subject=f"{number}.nc" + "x" * 300), "plants")
+            if number % 1000 == 0:
+                await until(lambda: not written._waiting)
+        assert written.problems() == []
+    assert find(state_dir, "/5999.nc*") == []
+    assert find(state_dir, "5999.nc*") == ["accepted"]
+    assert {path.name for path in files(state_dir)} >= {
+        "notes",
+        "000000000003.log",
+        "000000000005.log",
+        "000000000006.log",
+    }
+    assert sum(path.lstat().st_size for path in files(state_dir) if path.is_file()) < 2**20 + 10_000
 
 
 async def test_what_a_damaged_disk_leaves_of_a_segment_is_read_as_far_as_it_is_whole(
@@ -415,6 +427,27 @@ async def test_a_full_disk_costs_lines_that_are_counted_and_nothing_else(state_d
     process = child(FULL, str(state_dir), wrap=on_a_tmpfs(state_dir, "1m"))
     await asyncio.to_thread(process.communicate)
     assert process.returncode == 0
+
+
+async def test_a_way_that_is_not_free_at_the_start_is_told_until_it_is_though_no_event_comes(
+    state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_AGAIN_SECONDS", 0.01)
+    (state_dir / "journal").write_text("in the way")
+    tries = 0
+    write = segments.Segments.write
+
+    def counted(self: segments.Segments, lines: bytes) -> None:
+        nonlocal tries
+        tries += 1
+        write(self, lines)
+
+    monkeypatch.setattr(segments.Segments, "write", counted)
+    async with kept(state_dir, metrics) as written:
+        await until(lambda: tries > 5)
+        assert written.problems() == [f"the journal {state_dir}/journal can't be written: File exists"]
+        (state_dir / "journal").unlink()
+        await until(lambda: "(over for" in written.problems()[0])
 
 
 async def test_a_disk_that_is_nearly_full_is_left_to_the_store(

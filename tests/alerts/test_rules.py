@@ -60,12 +60,15 @@ def test_every_alert_has_a_story_and_an_ordinary_case_beside_it() -> None:
     assert {case.alert for case in CASES if case.ordinary} == set(rules())
 
 
-def _told(case: Case) -> dict[str, Any]:
+def _told(case: Case) -> list[Any]:
     rule = rules()[case.alert]
-    annotations = {**rule["annotations"], "summary": case.summary}
-    if case.description is not None:
-        annotations["description"] = case.description
-    return {"exp_labels": {**case.labels, **rule["labels"]}, "exp_annotations": annotations}
+    told = []
+    for labels, summary in ((case.labels, case.summary), *case.others):
+        annotations = {**rule["annotations"], "summary": summary}
+        if case.description is not None:
+            annotations["description"] = case.description
+        told.append({"exp_labels": {**labels, **rule["labels"]}, "exp_annotations": annotations})
+    return told
 
 
 def _test(case: Case, series: Mapping[str, str], told: Mapping[int, list[Any]]) -> dict[str, Any]:
@@ -83,7 +86,7 @@ def test_each_alert_fires_and_ends_and_is_quiet_in_the_ordinary_case(tmp_path: P
     debian.need("prometheus")
     for number, case in enumerate(CASES):
         never = {minute: list[Any]() for minute in (*case.quiet, case.fires, *case.looks)}
-        told = {minute: list[Any]() for minute in case.quiet} | {case.fires: [_told(case)]}
+        told = {minute: list[Any]() for minute in case.quiet} | {case.fires: _told(case)}
         tests = [_test(case, case.series, told)]
         tests += [_test(case, series, never) for series in case.ordinary]
         # One rule a file: each is evaluated for every minute of a story. JSON is YAML.

@@ -48,9 +48,14 @@ async def _cpu(given: Sequence[tuple[Event, str]], journal: Journal | None) -> f
     began = time.process_time()
     for first in range(0, len(given), _RUN):
         now = time.monotonic()
-        for event, job in given[first : first + _RUN]:
-            if journal is not None:
-                journal.note("accepted", event, "plants", at=now, since=now - 0.002, job=job, attempts=0)
+        some = given[first : first + _RUN]
+        for event, job in some:  # as the attempt just before has done: they are in the processor's caches
+            assert event.id
+            assert event.attributes["key"]
+            assert job
+        if journal is not None:
+            for event, job in some:
+                journal.note("accepted", event, "plants", now, now - 0.002, job, 0)
         await asyncio.sleep(_PAUSE)
     if journal is not None:
         await asyncio.sleep(0.3)  # until all is written

@@ -35,7 +35,6 @@ class Journal(Protocol):
         what: What,
         event: Event,
         service: str = "",
-        *,
         at: float | None = None,
         since: float | None = None,
         job: str = "",
@@ -59,7 +58,7 @@ class Journal(Protocol):
 class NoJournal:
     """In place of a journal where none is kept."""
 
-    def note(self, what: What, event: Event, service: str = "", **_more: object) -> None:
+    def note(self, what: What, event: Event, service: str = "", *_more: object, **_others: object) -> None:
         """Do nothing."""
 
     def problems(self) -> list[str]:

@@ -12,7 +12,7 @@ import structlog
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.jobs import JobMaker
-from bridge.core.journal import NO_JOURNAL, Journal
+from bridge.core.journal import NO_JOURNAL, Journal, What
 from bridge.core.ports import Answer, DeadLetter, Destination, Keeper, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.dead import Burials
@@ -370,15 +370,10 @@ class Lane:
     def _accepted(self, attempt: Attempt, answer: Answer, now: float) -> None:
         delivery, event, job = attempt.delivery, attempt.delivery.event, attempt.job
         past = self._failures.past(delivery)
-        self._journal.note(
-            "accepted" if answer.verdict is Verdict.ACCEPTED else "duplicate",
-            event,
-            self.key,
-            at=now,
-            since=delivery.since,
-            job=job,
-            attempts=0 if past is None else past.attempts + 1,
-        )
+        what: What = "accepted" if answer.verdict is Verdict.ACCEPTED else "duplicate"
+        attempts = 0 if past is None else past.attempts + 1
+        # By position: named, they would cost each event a tenth of its line.
+        self._journal.note(what, event, self.key, now, delivery.since, job, attempts)
         if self._tells_each:
             self._log.debug("accepted", source=event.source, id=event.id, subject=event.subject, job=job)
         self._throughput.count(now)

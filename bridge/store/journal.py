@@ -113,7 +113,6 @@ class JournalFiles:
         what: What,
         event: Event,
         service: str = "",
-        *,
         at: float | None = None,
         since: float | None = None,
         job: str = "",
@@ -125,7 +124,8 @@ class JournalFiles:
         into: str = "",
     ) -> None:
         """Write one line soon; see `core.journal`."""
-        if len(self._waiting) >= MOST_WAITING:
+        waiting = self._waiting
+        if len(waiting) >= MOST_WAITING:
             self._overflowed += 1
             return
         name, subject, key = event.id, event.subject or "", event.attributes.get("key", "")
@@ -136,7 +136,7 @@ class JournalFiles:
             more = attempts, cause, cut(detail), number, route, cut(into)
         if at is None:
             at = monotonic()
-        self._waiting.append((at, since, (what, event.source, name, subject, key, service, job), more))
+        waiting.append((at, since, (what, event.source, name, subject, key, service, job), more))
 
     # The thread's side
 

@@ -98,8 +98,19 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 
-    def note(self, what: What, event: Event, service: str = "", **more: Any) -> None:
-        told = {"id": event.id, "service": service, **more}
+    def note(
+        self,
+        what: What,
+        event: Event,
+        service: str = "",
+        at: float | None = None,
+        since: float | None = None,
+        job: str = "",
+        attempts: int = 0,
+        **more: Any,
+    ) -> None:
+        told = {"id": event.id, "service": service, "at": at, "since": since, "job": job, **more}
+        told["attempts"] = attempts
         self.lines.append({"what": what, **{name: value for name, value in told.items() if value}})
 
     def of(self, name: str) -> list[str]:

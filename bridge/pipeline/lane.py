@@ -164,7 +164,8 @@ class Lane:
         for delivery in self._places.under_way:
             yield delivery, "an attempt is under way"
         for before, delivery in enumerate(list(self._waiting)):
-            yield delivery, f"it waits for its turn, with {before} before it" if before else "it comes next"
+            turn = f"it waits for its turn, with {before} before it" if before else "it comes next"
+            yield delivery, self._order.waits_for(delivery) or turn
         for delivery in self._entrance.held:
             yield delivery, "the lane is full, and it waits for room"
         for delivery in self._parking.leaving:
@@ -490,7 +491,8 @@ class Lane:
             self._burials.left(delivery)
         self._places.forget(delivery)
         self._parking.left(delivery)
-        self._order.left(delivery)
+        if self._order.keys:
+            self._order.left(delivery)
         if self.jobs is not None:
             self.jobs.left(delivery)
         if self._waiting.leave(delivery):

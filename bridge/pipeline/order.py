@@ -160,6 +160,12 @@ class Order:
         line = self._lines.get(key)
         return line is None or (len(line.events) < _TOGETHER and line.failed_at is None)
 
+    def waits_for(self, delivery: Delivery) -> str | None:
+        """Say what an event in the lane waits for, for a person; None if it is nothing of its key."""
+        line = self._lines.get(self.keys.get(delivery, -1))
+        first = delivery if line is None else next(iter(line.events))
+        return None if first is delivery else f"it waits for one of its key (`order_by`): {first.event.id}"
+
     def telling(self, delivery: Delivery, letter: DeadLetter) -> DeadLetter:
         """Return `letter` with the key, and with what becomes of the events that follow."""
         key = self.keys.get(delivery)
@@ -244,7 +250,7 @@ class Order:
             self._park(delivery, key)
         if not line.events:
             self._end(key)
-        elif first_goes:  # a copy of what came back from the store meanwhile
+        elif self._waiting.is_behind(next(iter(line.events))):  # it came back from the store behind another
             self._go_on(line)
 
     def _holds_others(self, key: int, line: _Line) -> bool:

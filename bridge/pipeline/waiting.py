@@ -58,6 +58,10 @@ class Waiting:
         """How many may not go before others have come to their end."""
         return len(self._behind)
 
+    def is_behind(self, delivery: Delivery) -> bool:
+        """Tell whether it may not go before another has come to its end."""
+        return delivery in self._behind
+
     def __contains__(self, delivery: Delivery) -> bool:
         """Tell whether it waits here."""
         return any(delivery in those for those in (self._fresh, self._unready, self._tried, self._behind))

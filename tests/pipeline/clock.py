@@ -65,6 +65,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "pipeline.limits.gate",
         "pipeline.limits.pace",
         "pipeline.limits.pause",
+        "pipeline.order",
         "pipeline.parking",
         "pipeline.places",
         "store.clock",

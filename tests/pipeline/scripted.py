@@ -139,6 +139,7 @@ class MemoryKeeper:
         self.refusals = 0
         self.now = Clock(seen).now
         self._numbers = count(1)
+        self._forgotten: set[int] = set()
         self._wakes: dict[str, Callable[[], None]] = {}
 
     @property
@@ -158,9 +159,12 @@ class MemoryKeeper:
         self, event: Event, service: str, *, attempts: int = 0, first_attempt: float | None = None
     ) -> None:
         number = next(self._numbers)  # in the order of the calls, as the writer's queue has them
-        await self._write()
         key = (event.source, event.id, service)
+        before = self.rows.get(key)
+        await self._write()
         old = self.rows.get(key)
+        if before is not None and before.number in self._forgotten:
+            return  # as in the writer's queue, where it is taken away behind this
         if self.for_letters_alone and old is None:
             self.refusals += 1
             raise StoreFullError("at its budget")
@@ -173,11 +177,13 @@ class MemoryKeeper:
         )
 
     async def park_in_order(self, service: str, events: Sequence[InOrder]) -> None:
-        numbers = [next(self._numbers) for _ in events]
+        keys = [(each.event.source, each.event.id, service) for each in events]
+        places = [(next(self._numbers), self.rows.get(key)) for key in keys]
         await self._write()
         rows = {}
-        for number, each in zip(numbers, events, strict=True):
-            key = (each.event.source, each.event.id, service)
+        for (number, before), key, each in zip(places, keys, events, strict=True):
+            if before is not None and before.number in self._forgotten:
+                continue
             old = self.rows.get(key)
             if self.for_letters_alone and old is None:
                 self.refusals += 1
@@ -215,6 +221,7 @@ class MemoryKeeper:
         return sorted(wanted, key=lambda row: row.number)[:limit]
 
     def forget(self, number: int) -> None:
+        self._forgotten.add(number)
         self.rows = {key: row for key, row in self.rows.items() if row.number != number}
 
     def waiting(self, service: str) -> int:

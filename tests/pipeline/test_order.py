@@ -207,6 +207,21 @@ async def test_what_is_parked_behind_a_replayed_letter_is_written_once() -> None
     ]
 
 
+async def test_one_that_came_back_behind_another_goes_when_those_behind_it_are_parked() -> None:
+    bench = Bench(destination := ScriptedDestination(seconds=10), park=True)
+    first, last = deliveries("a-1", "a-2")
+    async with bench.running():
+        await put(bench, [first])
+        await bench.keeper.park_in_order("plants", [InOrder(event=event("a-0"), order_key=ord("a"))])
+        bench.keeper._wakes["plants"]()
+        await asyncio.sleep(1)
+        await put(bench, [last])
+        bench.lane.make_way(for_all=True)
+        await until(lambda: first.outcome is not None and not bench.keeper.rows, 100)
+        assert_nothing_is_remembered(bench)
+    assert destination.ids == ["a-1", "a-0", "a-2"]
+
+
 async def test_without_parking_followers_are_held() -> None:
     broken = True
 
@@ -223,6 +238,9 @@ async def test_without_parking_followers_are_held() -> None:
         await settled(good)
         await asyncio.sleep(100)
         assert bench.value("bridge_lane_queued") == 300
+        told = {delivery.event.id: doing for delivery, doing in bench.lane.in_hand()}
+        assert told["a-0"] == "it comes next"
+        assert told["a-299"] == "it waits for one of its key (`order_by`): a-0"
         assert bench.value("bridge_lane_keys_held") == 1
         broken = False
         await settled(given)

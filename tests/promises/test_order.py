@@ -6,12 +6,16 @@ import asyncio
 import json
 import random
 from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
-from bridge.sandbox.oscar import Fault
+from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
 from tests.promises.test_kill import Assassin, seed_of_the_day
-from tests.promises.world import World
+from tests.promises.world import QueueWorld, World, until
+from tests.servers.moto import Moto
+from tests.servers.tansu import Tansu
 
 KEYS = "abcdefgh"
 MOMENTS = ("request arrived", "job made", "soon after", "store written")
@@ -49,10 +53,44 @@ async def test_events_of_a_key_are_accepted_in_their_order_through_kills(world: 
             await asyncio.sleep(0.05)
     assert await daemon.stop() == 0
     world.assert_one_job_an_event()
-    number_of = {world.job_of(n): n for n in world.ids}
+    assert_in_order(world, keys)
+
+
+@pytest.mark.prove
+async def test_groups_of_a_fifo_queue_come_back_from_the_store_in_their_order_after_a_kill(
+    tmp_path: Path, tansu: Tansu, moto: Moto, unique: str
+) -> None:
+    queue = await moto.create_queue(f"{unique}.fifo", VisibilityTimeout=5)
+    keys = {n: "abc"[n % 3] for n in range(24)}
+    for n, group in keys.items():
+        await queue.send({"n": n}, group=group)
+    async with SandboxOscar(Settings(simulate=True)) as oscar:
+        oscar.add_service("plants")
+        oscar.faults.set(Fault(statuses={503: 1.0}))
+        world = QueueWorld(tmp_path, tansu, oscar, unique, queue)
+        daemon = world.daemon(
+            world.configuration(
+                services={"plants": {"park_after": "100ms", "retry": {"max_backoff": "200ms"}}},
+                routes=[{"from": "uploads", "to": "plants", "order_by": "attributes.message_group_id"}],
+            )
+        )
+        daemon.start()
+        await daemon.becomes_ready()
+        await until(lambda: len(daemon.kept()) == len(keys), seconds=60, what="all are parked")
+        daemon.kill()
+        oscar.faults.clear()
+        daemon.start()
+        await until(lambda: len(oscar.ledger.created) == len(keys), seconds=60, what="all have jobs")
+        assert await daemon.stop() == 0
+        assert_in_order(world, keys)
+
+
+def assert_in_order(world: World, keys: Mapping[int, str]) -> None:
+    """Assert that the jobs of each key were made in the order of their numbers."""
     accepted = defaultdict(list)
-    for name in world.oscar.ledger.created:  # in the order in which they were made
-        accepted[keys[number_of[name]]].append(number_of[name])
-    assert accepted.keys() == set(KEYS)
+    for body in world.oscar.ledger.bodies("plants"):
+        number = json.loads(body)["n"]
+        accepted[keys[number]].append(number)
+    assert accepted.keys() == set(keys.values())
     for key, order in accepted.items():
-        assert order == sorted(order), key
+        assert order == sorted(n for n, other in keys.items() if other == key), key

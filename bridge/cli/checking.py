@@ -33,7 +33,7 @@ _Answer = TypeVar("_Answer")
 
 
 def add_to(commands: Commands) -> None:
-    """Add both commands."""
+    """Add the commands."""
     check = commands.add_parser(
         "check", help="read the configuration, reach all it names, and tell what to mend; takes no event"
     )

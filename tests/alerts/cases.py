@@ -509,6 +509,10 @@ CASES = [
                 _service("bridge_parked_oldest_seconds"): "0+60x90 0+0x20",
                 _service("bridge_lane_paused"): "1+0x120",
             },
+            {  # what a pause kept goes out after it
+                _service("bridge_parked_oldest_seconds"): "0+60x90 0+0x20",
+                _service("bridge_lane_paused"): "1+0x70 0+0x40",
+            },
         ],
     ),
     Case(
@@ -540,6 +544,11 @@ CASES = [
                 _service("bridge_parked_oldest_seconds"): "0+60x80",
                 _service("bridge_give_up_after_seconds"): "3600+0x80",
                 _service("bridge_lane_paused"): "1+0x80",
+            },
+            {  # nor while what it kept goes out after it
+                _service("bridge_parked_oldest_seconds"): "0+60x70 0+0x10",
+                _service("bridge_give_up_after_seconds"): "3600+0x80",
+                _service("bridge_lane_paused"): "1+0x60 0+0x20",
             },
         ],
     ),

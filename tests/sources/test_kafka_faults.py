@@ -112,7 +112,7 @@ async def test_an_answer_too_long_for_memory_is_not_read_and_loses_nothing(
     tansu: Tansu, unique: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await tansu.create_topic(unique)
-    async with opened(source(tansu, unique)) as hands:
+    async with opened(source(tansu, unique, session_timeout=6)) as hands:
         await until(lambda: hands.source._reader is not None and hands.source._reader.is_assigned)
         with monkeypatch.context() as patch:
             patch.setattr(aiokafka_private, "_MOST_FRAME", 10_000)

@@ -44,6 +44,8 @@ class Command(Model):
     older_than: float | None = Field(default=None, ge=0)
     """Seconds since it was given up."""
     younger_than: float | None = Field(default=None, ge=0)
+    kept_before: float | None = Field(default=None, ge=0)
+    """Given up before this time, seconds since 1970 UTC: so it means the same however late it comes."""
     when: str | None = None
     """CEL over the event, as in a route. One that lacks a key it names is not meant."""
 
@@ -85,6 +87,7 @@ async def _carry_out(store: Store, there: Known, wanted: Command, journal: Journ
         cause=wanted.cause,
         older_than=wanted.older_than,
         younger_than=wanted.younger_than,
+        kept_before=wanted.kept_before,
         matches=None if wanted.when is None else _matching(wanted.when),
     )
     if wanted.do == "discard":

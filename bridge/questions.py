@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -120,8 +121,9 @@ class Questions:
             return self._dead_letter(asked.number)
         sought = Sought(asked.text, asked.before, asked.limit)
         if isinstance(asked, _DeadLettersAsked):
+            now = time.time()  # before it is read: all that was kept earlier is in it
             found = page_of_dead_letters(self._state_dir, sought, service=asked.service, cause=asked.cause)
-            return _shown(found)
+            return _shown(found) | {"now": now}
         if asked.service is not None and asked.source is not None:
             raise ValueError("`source` is of events that have no service yet: leave out `service`")
         return _shown(

@@ -243,13 +243,14 @@ class Status:
 
     def _all_clusters(self) -> list[dict[str, Any]]:
         limits = _values(self._metrics.cluster_limit)
-        expiry = _values(self._metrics.credential_expiry)
+        works, expiry = _values(self._metrics.credential_ok), _values(self._metrics.credential_expiry)
         return [
             {
                 "key": key,
                 "endpoint": config.endpoint,
                 "limit": int(limits.get((key,), 0)),
                 "paused": self._control.is_paused(Part("cluster", key)),
+                "credential_ok": None if (ok := works.get((key,))) is None else ok == 1,
                 "credential_expires_seconds": _finite(expiry.get((key,))),
             }
             for key, config in self._settings.clusters.items()

@@ -65,6 +65,8 @@ class Filter:
     older_than: float | None = None
     """Seconds since it was given up."""
     younger_than: float | None = None
+    kept_before: float | None = None
+    """Seconds since 1970 UTC. No number says it: what was parked before keeps its own as a dead letter."""
     matches: Callable[[Summary, Event], bool] | None = None
     """Called in another thread. What it raises ends the command."""
 
@@ -82,6 +84,8 @@ class Filter:
             terms.append(("kept_at < ?", now - self.older_than))
         if self.younger_than is not None:
             terms.append(("kept_at >= ?", now - self.younger_than))
+        if self.kept_before is not None:
+            terms.append(("kept_at < ?", self.kept_before))
         return " AND ".join(["reason = 'dead'", *(term for term, _ in terms)]), tuple(v for _, v in terms)
 
 

@@ -70,6 +70,15 @@ async def test_a_filter_chooses_and_every_command_means_the_same(
         assert left == {1, 2, 3, 4, 5, 6} - set(numbers)
 
 
+async def test_what_came_after_a_time_is_left_whatever_its_number(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        await bury(store)
+        for number in (1, 3, 6):
+            age(state_dir, number, 100)
+        assert (await orders.discard(store, Filter(kept_before=time.time() - 60))).changed == 3
+        assert [row.number for row in read_dead_letters(state_dir)] == [5, 4, 2]
+
+
 async def test_a_replay_parks_in_the_old_place_and_wakes_the_lanes(state_dir: Path, metrics: Metrics) -> None:
     woken: list[str] = []
     async with Store.open(state_dir, metrics) as store:

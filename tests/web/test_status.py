@@ -113,6 +113,13 @@ async def test_what_is_not_known_is_null(bridge: Bridge) -> None:
     assert (service["drain_seconds"], service["dead_letters"]) == (None, 5)
 
 
+async def test_it_is_told_whether_a_clusters_token_could_be_had(bridge: Bridge) -> None:
+    for works in (None, True, False):
+        bridge.metrics.credential_ok.take("main", call=lambda works=works: works)
+        (cluster,) = (await bridge.status.document())["clusters"]
+        assert cluster["credential_ok"] is works
+
+
 async def test_the_last_hours_are_told_by_the_minute(bridge: Bridge) -> None:
     empty = await bridge.status.history(6)
     assert empty["services"]["plants"] == {"accepted": [], "failed": [], "parked": [], "dead_letters": []}

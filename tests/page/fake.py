@@ -100,6 +100,7 @@ class FakeBridge:
             if (not asked.get("numbers") or letter["number"] in asked["numbers"])
             and asked.get("service") in (None, "", letter["service"])
             and asked.get("cause") in (None, "", letter["cause"])
+            and letter["kept_at"] < asked.get("kept_before", math.inf)
             and asked.get("text", "") in f"{letter['subject']} {letter['id']} {letter['detail']}"
         ]
 
@@ -112,6 +113,7 @@ class FakeBridge:
             "total": len(found),
             "letters": page,
             "next": page[-1]["number"] if len(rest) > len(page) else None,
+            "now": time.time(),
         }
 
     def dead_letter(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -143,7 +145,11 @@ class FakeBridge:
         now = time.time()
         begins = now - 9 * 86400
         if "leaf" not in asked["query"]:
-            return {"query": asked["query"], "begins": begins, "events": [], "more": False}
+            detail = "not read yet: 90 records before it" + HOSTILE[1]
+            still = {"source": "uploads", "whereabouts": "there", "detail": detail}
+            upstream = [still] if "waits" in asked["query"] else []
+            nothing = {"events": [], "more": False, "upstream": upstream, "notes": []}
+            return {"query": asked["query"], "begins": begins, **nothing}
         job = "plant-classification-5c1f0e9b7a"
         line = {"source": "uploads", "id": "uploads/2/4711@1764500000123"}
         return {
@@ -200,6 +206,8 @@ class FakeBridge:
                 }
             ],
             "more": False,
+            "upstream": [],
+            "notes": [],
         }
 
     def history(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -291,6 +299,7 @@ class FakeBridge:
                 "endpoint": "https://oscar.example.org",
                 "limit": 8,
                 "paused": False,
+                "credential_ok": None,
                 "credential_expires_seconds": None,
             },
             {
@@ -298,7 +307,8 @@ class FakeBridge:
                 "endpoint": "https://oscar.floods.example.org",
                 "limit": 4,
                 "paused": False,
-                "credential_expires_seconds": None if self.calm else 61_000.0,
+                "credential_ok": self.calm,
+                "credential_expires_seconds": 240.0 if self.calm else -600.0,
             },
         ]
         return {

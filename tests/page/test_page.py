@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.page.fake import HOSTILE
 from tests.page.visiting import TOKEN, Site, Visitor
@@ -51,7 +53,7 @@ async def test_it_says_what_is_wrong_where_since_when_and_what_to_do(site: Site,
     await expect(first).to_contain_text("mend the service or its credentials")
     await expect(cards.nth(1)).to_contain_text("source arrivals no connection")
     await expect(cards.nth(1)).to_contain_text("Nothing received since about")
-    await expect(cards.nth(2)).to_contain_text("its credentials expire in 16 h")
+    await expect(cards.nth(2)).to_contain_text("cluster flood-lab no access token could be had")
     await expect(cards.nth(3)).to_contain_text("7 dead letters plants 3 · floods 2")
     site.bridge.calm = True
     site.bridge.letters = []
@@ -127,14 +129,44 @@ async def test_dead_letters_are_replayed_and_discarded_if_a_person_means_it(
     await page.locator("#dead-list").get_by_role("button", name="Replay as new jobs").click()
     await expect(page.get_by_text("There are none of this kind.")).to_be_visible()
     (last,) = commands[2:]
-    assert 0 < last["older_than"] < 30, "what came since the list was read is not meant"
-    assert {**last, "older_than": 0} == {
+    assert 0 < time.time() - last["kept_before"] < 30, "what came since the list was read is not meant"
+    assert {**last, "kept_before": 0} == {
         "do": "replay",
         "as_new": True,
         "service": "floods",
         "cause": None,
-        "older_than": 0,
+        "kept_before": 0,
     }
+    visitor.assert_at_ease(site.url)
+
+
+async def test_what_comes_while_a_person_is_asked_is_not_discarded(site: Site, browser: Browser) -> None:
+    visitor = await Visitor.of(browser)
+    page, bridge = visitor.page, site.bridge
+    await visitor.opens(site.url)
+    await page.get_by_label("Look at 5").wait_for()
+    await page.get_by_role("button", name="Discard").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("Discard 7 dead letters?")
+    parked_before = {**bridge.letters[0], "number": 0, "kept_at": time.time()}  # it keeps its number
+    bridge.letters.append(parked_before)
+    await visitor.looks_again()
+    await expect(page.locator("#problems-list")).to_contain_text("8 dead letters")
+    await page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    await expect(page.get_by_role("status")).to_contain_text("7 events discarded")
+    assert bridge.letters == [parked_before]
+    await expect(page.locator("#dead-list tbody tr")).to_have_count(1)
+    visitor.assert_at_ease(site.url)
+
+
+async def test_what_is_still_upstream_is_not_called_unknown(site: Site, browser: Browser) -> None:
+    visitor = await Visitor.of(browser)
+    page, found = visitor.page, visitor.page.locator("#found")
+    await visitor.opens(site.url)
+    for query, told in (("waits.nc", "Still upstream: uploads: not read yet"), ("gone.nc", "Never seen")):
+        await page.get_by_label("File, key, event id or job").fill(query)
+        await page.keyboard.press("Enter")
+        await expect(found).to_contain_text(told)
+    await expect(found).not_to_contain_text("upstream")
     visitor.assert_at_ease(site.url)
 
 
@@ -299,6 +331,33 @@ async def test_an_answer_that_comes_late_shows_nothing_of_what_is_over(site: Sit
     await expect(page.locator("#main")).to_be_hidden()
     assert await page.evaluate("sessionStorage.length") == 0
     assert "leaf" not in await page.content()
+
+
+@pytest.mark.prove
+async def test_the_hours_shown_are_those_that_were_chosen_last(site: Site, browser: Browser) -> None:
+    visitor = await Visitor.of(browser)
+    page, late = visitor.page, asyncio.Event()
+    nothing = {**site.bridge.history({"hours": 1}), "sources": {}, "services": {}}
+
+    async def hold(route: Route) -> None:
+        await late.wait()
+        await route.fulfill(json=nothing)
+
+    await page.route("**/api/history?hours=1", hold)
+    await visitor.opens(site.url)
+    plot = page.locator("#plots svg").first
+    await expect(plot).to_have_attribute("aria-label", re.compile("accepted [1-9]"))
+    async with page.expect_request("**/api/history?hours=1"):
+        await page.locator("#hours-time").select_option("1")
+    async with page.expect_response("**/api/history?hours=24"):
+        await page.locator("#hours-time").select_option("24")
+    async with page.expect_response("**/api/history?hours=1"):
+        late.set()
+    site.bridge.queued = 321
+    await visitor.looks_again()
+    await expect(page.locator('[data-node="service plants"]')).to_contain_text("321 of 1,000 queued")
+    await expect(plot).to_have_attribute("aria-label", re.compile("accepted [1-9]"))
+    visitor.assert_at_ease(site.url)
 
 
 @pytest.mark.prove

@@ -91,5 +91,8 @@ async def test_a_person_brings_a_dead_letter_back_finds_a_file_and_changes_a_lim
             await page.keyboard.press("Escape")
         assert await page.locator("img, main script, dialog script").count() == 0
         assert await page.evaluate("window.hacked") is None
+        await page.locator("#dead-list").get_by_role("button", name="Discard").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+        await expect(page.locator("#dead-list")).to_contain_text("There are none.")
         visitor.assert_at_ease(url)
         assert await daemon.stop() == 0

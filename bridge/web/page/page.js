@@ -8,8 +8,7 @@ import { clock, duration, hour, listed, many, number, oldest, rate } from "./wor
 
 const POLL_MS = 2000;
 const ANSWER_MS = 8000;
-const COMMAND_MS = 65_000; // the bridge takes a minute at most
-const SEARCH_MS = 30_000;
+const LONG_MS = 65_000; // commands and searches: the bridge takes a minute at most
 const SILENCE_MS = 4000; // without an answer, from which on that is told
 const IDLE = 15; // times as long between two questions while nobody looks
 const HISTORY_MS = 60_000;
@@ -17,7 +16,6 @@ const SAID_MS = 12_000;
 const ROWS = 25; // of one page of a list
 const SHOWN = 6; // parts that one card names; of more it says how many
 const MANY = 12; // services, of which those that are well take one line in the flow
-const SOON_SECONDS = 3 * 86_400; // credentials that expire sooner are told
 const FULL = 0.8; // of the store's budget; from there on it is told
 
 const byId = (id) => document.getElementById(id);
@@ -46,6 +44,7 @@ const state = {
   part: null, // [kind, key] of what the dialog shows
   history: null,
   historyFault: null,
+  historyTurn: 0, // of the questions for the history
 };
 
 class WrongToken extends Error {}
@@ -76,7 +75,7 @@ function reason(error) {
 /** Have `command` carried out, and tell of it by `done`, of its answer. Returns whether it was. */
 async function order(command, done) {
   try {
-    say(done(await ask("api/commands", { command, within: COMMAND_MS })));
+    say(done(await ask("api/commands", { command, within: LONG_MS })));
   } catch (error) {
     if (error instanceof WrongToken) leave(true);
     else say(`Not done: ${reason(error)}`);
@@ -105,12 +104,15 @@ async function refresh() {
 
 async function refreshHistory() {
   if (!state.token) return;
+  const turn = (state.historyTurn += 1);
+  let [history, historyFault] = [state.history, null];
   try {
-    state.history = await ask(`api/history?hours=${byId("hours-time").value}`);
-    state.historyFault = null;
+    history = await ask(`api/history?hours=${byId("hours-time").value}`);
   } catch (error) {
-    state.historyFault = reason(error);
+    historyFault = reason(error);
   }
+  if (turn < state.historyTurn) return; // one that was asked later is of the hours that are chosen now
+  Object.assign(state, { history, historyFault });
   render();
 }
 
@@ -133,6 +135,9 @@ const ADVICE = {
   service:
     "Its events wait, and go on by themselves once it takes them: mend the service or its credentials. There is " +
     "nothing to replay.",
+  cluster:
+    "Mend its credentials, or what issues its tokens: the bridge asks again by itself. A token that it has still " +
+    "is used until it expires; then events wait.",
   store: "Make room on the disk, raise store.max_bytes, or discard dead letters. Until then events wait upstream.",
   dead: "Mend what made them fail, then replay them: each becomes a job.",
 };
@@ -150,10 +155,9 @@ function troubles() {
     found.push({ level: "bad", name, text: group[0].reason, since, advice: ADVICE[kind], kind, parts });
   }
   for (const one of clusters) {
-    const seconds = one.credential_expires_seconds;
-    if (seconds === null || seconds > SOON_SECONDS) continue;
-    const text = seconds > 0 ? `its credentials expire in ${duration(seconds)}` : "its credentials have expired";
-    found.push({ level: "warn", name: `cluster ${one.key}`, text, kind: "cluster", parts: [one] });
+    if (one.credential_ok !== false) continue; // null: none was asked for yet, or it needs none
+    const part = { name: `cluster ${one.key}`, kind: "cluster", parts: [one] };
+    found.push({ level: "warn", ...part, text: "no access token could be had for it", advice: ADVICE.cluster });
   }
   if (store.used_bytes > FULL * store.limit_bytes) {
     const text = `${Math.floor((100 * store.used_bytes) / store.limit_bytes)} % of its bytes are used`;
@@ -381,7 +385,7 @@ function fact(name, value) {
   if (value === null || typeof value === "string") return value;
   if (typeof value === "object") return listed(Object.entries(value).map(([key, each]) => `${worded(key)} ${each}`));
   if (name === "rate") return rate(value);
-  if (name.endsWith("_seconds")) return value && duration(value);
+  if (name.endsWith("_seconds")) return value > 0 && duration(value);
   if (/^(first|last)_attempt$|^kept_at$/.test(name)) return clock(value);
   return name === "number" ? String(value) : number(value);
 }
@@ -482,8 +486,9 @@ class List {
     return state.status.store[this.countedAs];
   }
 
-  /** Read the list again when their number has changed, unless a person is at it. */
+  /** Read the list again when their number has changed, unless a person is at it, or at a dialog. */
   follow() {
+    if (document.querySelector("dialog[open]")) return;
     const used = this.#begins.length || this.#chosen.size || byId(this.id).matches(":hover, :focus-within");
     if (this.#page === null || (this.count !== this.#counted && !used)) this.#read();
   }
@@ -508,12 +513,13 @@ class List {
   }
 
   async #read() {
-    const query = new URLSearchParams({ ...this.#filter, before: this.#begins.at(-1) ?? "", limit: ROWS });
+    const filter = this.#filter;
+    const query = new URLSearchParams({ ...filter, before: this.#begins.at(-1) ?? "", limit: ROWS });
     const readAt = (this.#readAt = Date.now());
     this.#counted = this.count;
     let [page, fault] = [null, null];
     try {
-      page = await ask(`${this.path}?${query}`);
+      page = { ...(await ask(`${this.path}?${query}`)), filter };
     } catch (error) {
       if (error instanceof WrongToken) return leave(true);
       fault = reason(error);
@@ -524,11 +530,15 @@ class List {
     this.draw();
   }
 
-  /** Have `command` carried out with these, or, without `numbers`, with all that were there for the filter. */
-  async carryOut(command, numbers, done) {
-    const { service, cause } = this.#filter;
-    const since = { older_than: (Date.now() - this.#readAt) / 1000 }; // those that came later nobody has seen
-    const meant = numbers ? { numbers } : { service: service || null, cause: cause || null, ...since };
+  /** Say which are meant: these, or, without `numbers`, all for the filter that were there when it was read. */
+  meant(numbers) {
+    if (numbers) return { numbers };
+    const { filter, now } = this.#page;
+    return { service: filter.service || null, cause: filter.cause || null, kept_before: now };
+  }
+
+  /** Have `command` carried out with those `meant`. */
+  async carryOut(command, meant, done) {
     const left = ([why, count]) => ` ${number(count)} left: ${why}.`;
     const told = ({ changed, refused }) =>
       `${many(changed, "event")} ${done}.${Object.entries(refused).map(left).join("")}`;
@@ -666,14 +676,16 @@ const dead = new List("dead", {
   look: lookAtDeadLetter,
   actions: {
     async replay(numbers, count, asNew = false) {
+      const meant = dead.meant(numbers); // before it is asked: what comes meanwhile nobody has seen
       const text = "Each becomes a job, at the pace that the limits allow.";
       if (count > 1 && !(await sure(`Replay ${many(count, "dead letter")}?`, text, "Replay"))) return;
-      await dead.carryOut({ do: "replay", as_new: asNew }, numbers, "given back to the lanes");
+      await dead.carryOut({ do: "replay", as_new: asNew }, meant, "given back to the lanes");
     },
     async discard(numbers, count) {
+      const meant = dead.meant(numbers);
       const text = "What is discarded is deleted from this machine. That can't be undone.";
       if (await sure(`Discard ${many(count, "dead letter")}?`, text, "Discard"))
-        await dead.carryOut({ do: "discard" }, numbers, "discarded");
+        await dead.carryOut({ do: "discard" }, meant, "discarded");
     },
   },
 });
@@ -686,7 +698,7 @@ const parked = new List("parked", {
   look(event) {
     const bury = () => {
       byId("letter").close();
-      parked.carryOut({ do: "bury" }, [event.number], "made a dead letter");
+      parked.carryOut({ do: "bury" }, { numbers: [event.number] }, "made a dead letter");
     };
     const isStranded = event.service && !partOf("service", event.service);
     drawLetter(`Parked event ${event.number}`, event, isStranded && button("Make it a dead letter", bury));
@@ -727,7 +739,7 @@ async function find(event) {
   byId("found").setAttribute("aria-busy", "true");
   say("Looking …");
   try {
-    drawFound(await ask(`api/events?${query}`, { within: SEARCH_MS }));
+    drawFound(await ask(`api/events?${query}`, { within: LONG_MS }));
     say("");
   } catch (error) {
     if (error instanceof WrongToken) return leave(true);
@@ -736,18 +748,32 @@ async function find(event) {
   byId("found").removeAttribute("aria-busy");
 }
 
-function drawFound({ query, begins, events, more, upstream = [], notes = [] }) {
-  const back = begins ? ` What is remembered begins at ${clock(begins)}.` : "";
+function drawFound(answer) {
+  const { events, more, upstream, notes } = answer;
+  const unknown = saidOfUnknown(answer);
+  const unsure = upstream.filter(({ whereabouts }) => ["absent", "unknown"].includes(whereabouts));
   const hints = [
-    more && "There are more: say more of the name.",
-    ...upstream.map(({ source, whereabouts, detail }) => `${source}: ${whereabouts}: ${detail}`),
+    events.length > 0 && more && "There are more: say more of the name.",
+    ...unsure.map(({ source, detail }) => `${source}: ${detail}`),
     ...notes.map((note) => `Not looked at: ${note}.`),
   ];
   draw(byId("found"), [
     events.map(foundEvent),
-    !events.length && h("p", { class: "card" }, `Nothing is known of “${query}”.${back}`),
+    unknown && h("p", { class: "card" }, unknown),
     hints.filter(Boolean).map((hint) => h("p", { key: hint, class: "hint" }, hint)),
   ]);
+}
+
+/** Say where that is of which no event is known, as `oscar-bridge why` does; null where there is no such thing. */
+function saidOfUnknown({ query, begins, events, more, upstream }) {
+  const back = begins ? `, which begins at ${clock(begins)}` : "";
+  const [there, past] = ["there", "past"].map((place) => upstream.find((one) => one.whereabouts === place));
+  if (there) return `Still upstream: ${there.source}: ${there.detail}`;
+  if (past) return `Older than the journal${back}: ${past.source}: ${past.detail}`;
+  if (events.length) return null;
+  if (more) return "Not known: not all could be searched in the time there was.";
+  if (!begins) return `Nothing is known of “${query}”: nothing of that name is kept, and there is no journal.`;
+  return `Never seen: nothing of the name “${query}” is in the journal${back}, or kept.`;
 }
 
 function foundEvent({ source, id, subject, key, fates, story }) {
@@ -847,6 +873,8 @@ function drawHead() {
 
 /** Ask now, when somebody looks again, and every `milliseconds`; less often while nobody does. */
 async function repeat(milliseconds, question) {
+  let wake;
+  document.addEventListener("visibilitychange", () => wake?.());
   for (;;) {
     try {
       await question();
@@ -855,8 +883,8 @@ async function repeat(milliseconds, question) {
       drawHead();
     }
     await new Promise((resolve) => {
+      wake = resolve;
       setTimeout(resolve, document.hidden ? IDLE * milliseconds : milliseconds);
-      document.addEventListener("visibilitychange", resolve, { once: true });
     });
   }
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -83,6 +83,11 @@ class Answer:
     """Where no event is known."""
     notes: Sequence[str] = ()
     """What could not be looked at, for a person."""
+
+    def document(self) -> dict[str, Any]:
+        """Return it as it is written; the stories in it are shared, for to copy them takes long."""
+        events = [{**_members(each), "fates": list(map(_members, each.fates))} for each in self.events]
+        return {**_members(self), "events": events, "upstream": list(map(_members, self.upstream))}
 
 
 async def why(
@@ -238,13 +243,14 @@ class _Asking:
         ]
         asked = [each.question for plan in plans for each in plan if isinstance(each, Asked)]
         answers, gone = await self._ask(asked)
+        shortened = await asyncio.to_thread(lambda: [_shortened(event.lines) for event in events])
         return [
             Story(
                 source=self._keys.get(event.source, event.source),
                 id=event.event_id,
                 subject=event.subject,
                 key=event.key,
-                story=_shortened(event.lines),
+                story=story,
                 fates=[
                     each
                     if isinstance(each, Told)
@@ -252,7 +258,7 @@ class _Asking:
                     for each in plan
                 ],
             )
-            for event, plan in zip(events, plans, strict=True)
+            for event, plan, story in zip(events, plans, shortened, strict=True)
         ]
 
     def _complete(self, events: Iterable[Candidate]) -> list[Traces]:
@@ -337,7 +343,11 @@ def _shortened(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Return the lines as a document has them, without the middle of a long story."""
     half = MOST_LINES // 2
     kept = lines if len(lines) <= MOST_LINES else [*lines[:half], *lines[-half:]]
-    return [{name: value for name, value in asdict(line).items() if value} for line in kept]
+    return [{name: value for name, value in _members(line).items() if value} for line in kept]
+
+
+def _members(of: Answer | Story | Told | Still | Line) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in of.__dataclass_fields__}
 
 
 def _names(line: Line) -> Sequence[str]:

@@ -6,15 +6,15 @@ import asyncio
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, perf_counter
 
 from bridge.core.delivery import Delivery
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
 from bridge.why.name import Name
 
-_IN_ONE_TURN = 500
-"""Events that are looked at before the other tasks have their turn: a millisecond or two."""
+_TURN = 0.002
+"""Seconds of looking after which the other tasks have their turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +49,13 @@ async def in_hand(lanes: Collection[Lane], intakes: Collection[Intake], name: Na
     """Look for events that go by `name` in all that is not settled, with turns for the other tasks."""
     found: dict[tuple[str, str, str], InHand] = {}
     in_lanes: set[tuple[str, str]] = set()
-    looked_at = 0
+    # What it is compared with is made ready at the first time, and that may take long.
+    await asyncio.to_thread(name.fits, "")
+    began = perf_counter()
     for service, delivery, doing, attempts in _all(lanes, intakes):
-        looked_at += 1
-        if looked_at % _IN_ONE_TURN == 0:
+        if perf_counter() - began > _TURN:
             await asyncio.sleep(0)
+            began = perf_counter()
         event = delivery.event
         key = event.attributes.get("key")
         if delivery.outcome is not None or not any(

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import count
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
 
+from bridge.core.delivery import Delivery
 from bridge.core.identity import invocation_name
 from bridge.core.ports import DeadLetter
+from bridge.pipeline.intake import Intake
 from bridge.sandbox.oscar import SandboxOscar
 from bridge.store import Store
+from bridge.store.history import Line
 from bridge.telemetry.metrics import Metrics
-from bridge.why import Fate, asking
+from bridge.why import Fate, asking, in_hand
+from bridge.why.name import Name
 from tests.servers.tansu import Tansu
 from tests.why.place import AT, FILE, ID, Place, event, make_job
 
@@ -70,6 +82,53 @@ async def test_succeeded_and_failed(oscar: SandboxOscar, place: Place) -> None:
     _, fate, *_ = await place.read("leaf-1.nc")
     assert fate.startswith("  plants: succeeded: started 20"), "what OSCAR tells is newer"
     assert ", finished 20" in fate
+
+
+async def test_the_stories_are_made_beside_the_loop_and_not_copied(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, make = [], asking._shortened
+
+    def made(lines: Sequence[Line]) -> list[dict[str, Any]]:
+        threads.append(threading.current_thread())
+        return make(lines)
+
+    monkeypatch.setattr(asking, "_shortened", made)
+    place.journal({"what": "filtered", "cause": "no_match", "detail": "route 1: data.size > 0 is false"})
+    answer = await place.ask("leaf-1.nc")
+    assert threads
+    assert threading.main_thread() not in threads
+    document = answer.document()
+    assert json.dumps(document) == json.dumps(asdict(answer))
+    assert document["events"][0]["story"] is answer.events[0].story
+
+
+async def test_what_is_in_hand_is_looked_through_with_turns_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each look at the clock takes a millisecond here."""
+    monkeypatch.setattr("bridge.why.hands.perf_counter", (each / 1000 for each in count()).__next__)
+    turns = 0
+    while_looking = []
+
+    def unsettled() -> Iterator[Delivery]:
+        for _ in range(30):
+            while_looking.append(turns)
+            yield Delivery(event())
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        other = tasks.create_task(others())
+        intake = cast("Intake", SimpleNamespace(unsettled=unsettled()))
+        hands = await in_hand([], [intake], Name(FILE))
+        other.cancel()
+    assert len(hands.events) == 1
+    assert len(set(while_looking)) >= 10
 
 
 async def test_filtered(place: Place) -> None:

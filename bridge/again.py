@@ -25,7 +25,7 @@ from bridge.store.find import Traces
 from bridge.store.history import Needle
 from bridge.store.schema import DEAD, FILE, WINDOW
 from bridge.telemetry.metrics import Metrics
-from bridge.values import Model
+from bridge.values import Document, mistakes
 from bridge.web.socket import ask
 from bridge.why import AskHands, Name
 
@@ -33,7 +33,7 @@ _READ_SECONDS = 20.0
 """For one upstream to give an event once more."""
 
 
-class Order(Model):
+class Order(Document):
     """Which event goes once more."""
 
     do: Literal["again"] = "again"
@@ -84,7 +84,7 @@ class Again:
         try:
             wanted = Order.model_validate(command)
         except ValidationError as error:
-            raise ValueError("; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors())) from error
+            raise ValueError(mistakes(error)) from error
         if wanted.source is not None and wanted.source not in self._settings.sources:
             raise ValueError(f"the bridge that runs has no source {wanted.source!r}")
         async with self._one_at_a_time:

@@ -6,7 +6,7 @@ Either way they only mark rows. Invoking is the lane's, at its own pace.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -19,11 +19,11 @@ from bridge.settings.references import mistakes_in
 from bridge.store import Choice, Count, Filter, JournalFiles, Known, Store, Summary, orders
 from bridge.store.schema import FILE
 from bridge.telemetry.metrics import Metrics
-from bridge.values import Model
+from bridge.values import Document, mistakes
 from bridge.web.socket import ask
 
 
-class Command(Model):
+class Command(Document):
     """What to do, with which events: those to which every condition given applies.
 
     `replay` and `discard` are for dead letters, `move` and `bury` for events that nothing will take.
@@ -36,7 +36,7 @@ class Command(Model):
     """The service to replay or move to, in place of the event's own."""
     dry_run: bool = False
     """Count only."""
-    numbers: tuple[int, ...] | None = None
+    numbers: Annotated[tuple[int, ...], Field(fail_fast=True)] | None = None
     service: str | None = None
     source: str | None = None
     """By identity; of events that nothing will take."""
@@ -66,7 +66,7 @@ async def carry_out(
     try:
         wanted = Command.model_validate(command)
     except ValidationError as error:
-        raise ValueError("; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors())) from error
+        raise ValueError(mistakes(error)) from error
     if wanted.to is not None and wanted.to not in there.services:
         raise ValueError(f"the bridge that runs has no service {wanted.to!r}")
     count = await _carry_out(store, there, wanted, journal)

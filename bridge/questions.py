@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -16,7 +15,7 @@ from bridge.status import MOST_HOURS, Status
 from bridge.store import Choice, Summary, Waiting, page_of_dead_letters, page_of_waiting, read_dead_letter
 from bridge.store.paging import Page, Sought
 from bridge.store.schema import LARGEST
-from bridge.values import Model
+from bridge.values import Document, mistakes
 from bridge.web.answers import NotThereError
 from bridge.why import AskHands, why
 
@@ -25,20 +24,18 @@ _MOST_READING = 2
 _MOST_ROWS = 500
 _MOST_DATA = 2**16
 """Bytes of an event's data that are shown."""
-_LONGEST = 4096
-"""Characters of a name: a path of dCache has no more."""
 
 
-class _StatusAsked(Model):
+class _StatusAsked(Document):
     do: Literal["status"]
 
 
-class _HistoryAsked(Model):
+class _HistoryAsked(Document):
     do: Literal["history"]
     hours: float = Field(default=6.0, gt=0, le=MOST_HOURS)
 
 
-class _PageAsked(Model):
+class _PageAsked(Document):
     service: str | None = None
     text: str | None = Field(default=None, max_length=1000)
     before: int | None = Field(default=None, ge=0, le=LARGEST)
@@ -56,14 +53,14 @@ class _ParkedAsked(_PageAsked):
     """By identity; of what its stream told and nothing has read yet."""
 
 
-class _DeadLetterAsked(Model):
+class _DeadLetterAsked(Document):
     do: Literal["dead-letter"]
     number: int
 
 
-class _EventsAsked(Model):
+class _EventsAsked(Document):
     do: Literal["events"]
-    query: str = Field(min_length=1, max_length=_LONGEST)
+    query: str = Field(min_length=1)
     source: str | None = None
 
 
@@ -98,7 +95,7 @@ class Questions:
         try:
             asked = _ASKED.validate_python(command)
         except ValidationError as error:
-            raise ValueError("; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors())) from error
+            raise ValueError(mistakes(error)) from error
         match asked:
             case _StatusAsked():
                 return await self._status.document()
@@ -114,7 +111,7 @@ class Questions:
         if source is not None and source not in self._settings.sources:
             raise ValueError(f"the bridge that runs has no source {source!r}")
         async with self._searching:  # one at a time: each reads all of the journal
-            return asdict(await why(self._settings, query, source, self._ask_hands))
+            return (await why(self._settings, query, source, self._ask_hands)).document()
 
     def _read(self, asked: _DeadLettersAsked | _DeadLetterAsked | _ParkedAsked) -> dict[str, Any]:
         if isinstance(asked, _DeadLetterAsked):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationError,
     ValidationInfo,
     model_validator,
 )
@@ -28,6 +29,11 @@ from bridge.net.tls import Context
 NOT_THERE = "not_there"
 """The type of the error about a file or directory that is not there, or a secret's that is empty as yet;
 another start may find it."""
+_MOST_MEMBERS = 100
+"""Of a document, or of what is in it: none has as many."""
+_MOST_MISTAKES = 10
+_LONGEST_PLACE = 100
+"""Characters of the path to a mistake."""
 _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -42,6 +48,28 @@ class Model(BaseModel):
     """A part of the configuration: unknown keys are errors, values do not change, secrets are not shown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Document(Model):
+    """What a running bridge is told or asked. Whatever is in it, to read it must not hold up the loop."""
+
+    model_config = ConfigDict(str_max_length=4096)  # a path of dCache has no more
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_small(cls, value: Any) -> Any:
+        for each in (value, *value.values()) if isinstance(value, Mapping) else ():
+            if isinstance(each, Mapping) and len(each) > _MOST_MEMBERS:
+                raise ValueError(f"expected at most {_MOST_MEMBERS} members, found {len(each)}")
+        return value
+
+
+def mistakes(error: ValidationError) -> str:
+    """Tell what is wrong with a document: the first mistakes, for each may be of a stranger's making."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [f"{str(each['loc'])[:_LONGEST_PLACE]}: {each['msg']}" for each in found[:_MOST_MISTAKES]]
+    more = [f"and {len(found) - _MOST_MISTAKES} more"] if len(found) > _MOST_MISTAKES else []
+    return "; ".join([*told, *more])
 
 
 def duration(value: Any) -> float:

@@ -10,8 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
+from bridge.again import Order as Again
+from bridge.commands import Command
+from bridge.control import Acknowledgement
+from bridge.control import Order as Change
 from bridge.core.errors import CredentialError
-from bridge.values import Bytes, Directory, Model, Rate, ReadableFile, Seconds, read_secret, secret
+from bridge.values import (
+    Bytes,
+    Directory,
+    Document,
+    Model,
+    Rate,
+    ReadableFile,
+    Seconds,
+    mistakes,
+    read_secret,
+    secret,
+)
 
 seconds: Callable[[object], float] = TypeAdapter(Seconds).validate_python
 size: Callable[[object], int] = TypeAdapter(Bytes).validate_python
@@ -208,3 +223,46 @@ def test_a_secret_is_not_shown_by_a_model_or_its_errors() -> None:
     with pytest.raises(ValidationError) as caught:
         Login.model_validate({"username": ["hunter2"], "password": ["hunter2"]})
     assert "hunter2" not in str(caught.value)
+
+
+LONG = "x" * 4097
+TOO_LONG = "String should have at most 4096 characters"
+
+
+@pytest.mark.parametrize(
+    ("model", "document", "told"),
+    [
+        (
+            Command,
+            {"do": "replay"} | {f"k{n}": 0 for n in range(100_000)},
+            "at most 100 members, found 100001",
+        ),
+        (Change, {"do": "limits", "limits": {str(n): 0 for n in range(90_000)}}, "members, found 90000"),
+        (Command, {"do": "replay"} | {f"k{n}": 0 for n in range(90)}, "not permitted; and 80 more"),
+        (Command, {"do": "replay", "k" * 500_000: 0}, "Extra inputs are not permitted"),
+        (
+            Command,
+            {"do": "replay", "numbers": ["a"] * 200_000},
+            "('numbers', 0): Input should be a valid integer",
+        ),
+        *(
+            (Command, {"do": "replay", name: LONG}, TOO_LONG)
+            for name in ("to", "service", "source", "cause", "when")
+        ),
+        (Change, {"do": "limits", "key": LONG}, TOO_LONG),
+        (Change, {"do": "limits", "limits": {LONG: "1"}}, TOO_LONG),
+        (Change, {"do": "limits", "limits": {"rate": LONG}}, TOO_LONG),
+        (Again, {"id": LONG}, TOO_LONG),
+        (Again, {"id": "x", "source": LONG}, TOO_LONG),
+        (Acknowledgement, {"part": LONG}, TOO_LONG),
+    ],
+    ids=lambda given: given.__name__ if isinstance(given, type) else "",
+)
+def test_a_document_without_bounds_has_short_mistakes(
+    model: type[Document], document: dict[str, object], told: str
+) -> None:
+    with pytest.raises(ValidationError) as error:
+        model.model_validate(document)
+    assert told in mistakes(error.value)
+    assert len(mistakes(error.value)) < 1000
+    assert error.value.error_count() <= 100

@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 from collections.abc import Coroutine, Iterable, Sized
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -198,9 +197,10 @@ def _why(options: argparse.Namespace) -> int:
     except OSError as error:  # what it has is told all the same, but for what it has in hand
         told, silent = None, str(error)
     if told is None:
-        told = asdict(_asking(why.why(settings, options.name, source)))
+        told = _asking(why.why(settings, options.name, source)).document()
         print(
-            f"oscar-bridge: what is in hand is not known: {silent} in {settings.state_dir}", file=sys.stderr
+            escaped(f"oscar-bridge: what is in hand is not known: {silent} in {settings.state_dir}"),
+            file=sys.stderr,
         )
     if options.json:
         print(json.dumps(told))

@@ -22,6 +22,7 @@ from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.config import Concurrency
 from bridge.store.overrides import Override, Value
 from bridge.telemetry.metrics import Metrics
+from bridge.values import mistakes
 
 _LOOK_SECONDS = 60.0
 """How long a clock that was set may go unseen."""
@@ -121,7 +122,7 @@ class Control:
         try:
             wanted = Order.model_validate(order)
         except ValidationError as error:
-            raise ValueError("; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors())) from error
+            raise ValueError(mistakes(error)) from error
         async with self._one_at_a_time:
             if wanted.changes:
                 there = self._values.after(wanted, time.time())

@@ -17,7 +17,7 @@ from bridge.settings import Settings
 from bridge.settings.references import did_you_mean
 from bridge.store.losses import Loss, remedy, sentences
 from bridge.telemetry.metrics import Metrics
-from bridge.values import Model
+from bridge.values import Document, mistakes
 from bridge.web import Problem
 
 _AGAIN_SECONDS = 60.0
@@ -26,7 +26,7 @@ _AGAIN_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
 
 
-class Acknowledgement(Model):
+class Acknowledgement(Document):
     """Says that a person has seen what was lost."""
 
     do: Literal["acknowledge"] = "acknowledge"
@@ -109,7 +109,7 @@ class Losses:
         try:
             wanted = Acknowledgement.model_validate(command)
         except ValidationError as error:
-            raise ValueError("; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors())) from error
+            raise ValueError(mistakes(error)) from error
         wanted.refuse_unknown(self._settings, self._there.values())
         async with self._one_at_a_time:
             seen = {where: loss for where, loss in self._there.items() if wanted.is_of(loss)}

@@ -12,7 +12,7 @@ from bridge.pipeline.limits.config import ClusterLimitsConfig, LimitsConfig
 from bridge.settings import Settings
 from bridge.settings.references import did_you_mean
 from bridge.store.overrides import Kind, Override, Value
-from bridge.values import Model
+from bridge.values import Document
 
 LONGEST = 366 * 86400.0
 """Seconds that an override may last for; one without an end lasts until it is ended."""
@@ -37,7 +37,7 @@ class Part(NamedTuple):
         return f"{self.kind} {self.key}"
 
 
-class Order(Model):
+class Order(Document):
     """What to do with one part: change or reset its limits, pause or resume it. `limits` alone only shows."""
 
     do: Literal["limits", "pause", "resume"]

@@ -45,6 +45,7 @@ class Acknowledgement(Document):
                 for key in dict.fromkeys([*settings.sources, *(loss.source for loss in there)])
             ),
             *(f"service {key}" for key in settings.services),
+            "http",
             "store",
             "journal",
             "bridge",

@@ -41,6 +41,15 @@ def test_what_is_named_is_acknowledged_and_the_rest_told_still(
     assert "nothing is to be acknowledged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("part", ["http", "store", "journal", "bridge"])
+def test_a_part_that_loses_nothing_is_known(
+    file: Path, lost: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    assert main(["acknowledge", part, "-c", str(file)]) == 0
+    assert capsys.readouterr().out == f"nothing of {part} is to be acknowledged\n"
+    assert len(losses.read(lost)) == 2
+
+
 def test_a_part_that_there_is_not_exits_with_2(
     file: Path, lost: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

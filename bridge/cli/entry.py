@@ -23,6 +23,7 @@ from bridge.cli import (
     testing,
     top,
 )
+from bridge.cli.lines import escaped
 from bridge.cli.options import BAD_CONFIGURATION, FAILED, NOT_YET
 from bridge.core.errors import BridgeError, ConfigurationError, StoreError, StoreLockedError
 
@@ -91,7 +92,8 @@ def _let_go_of_output() -> str | None:
 
 def _say(text: str) -> None:
     with suppress(OSError):  # standard error is closed or full: the exit status tells what it can
-        print(text, file=sys.stderr)
+        # What others wrote is in it, such as the path of a file.
+        print("\n".join(map(escaped, text.split("\n"))), file=sys.stderr)
 
 
 def _told(error: Exception) -> str:

@@ -146,3 +146,16 @@ def test_a_file_that_may_not_be_read_and_one_that_is_no_directory_are_mistakes(
     file.write_text(file.read_text().replace('password: "hunter2"', "password_file: password"))
     assert main(["check", "-c", str(file)]) == 2
     assert "password: Is a directory" in capsys.readouterr().err
+
+
+def test_nothing_that_others_wrote_moves_the_cursor_as_a_mistake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_options: object) -> int:
+        raise ValueError("dCache has no /données/\x1b[2J\u202e\r→.nc\nany more")
+
+    monkeypatch.setattr("bridge.cli.checking._again", fail)
+    assert main(["again", "1", "-c", "none"]) == 1
+    assert capsys.readouterr().err == (
+        "oscar-bridge: dCache has no /données/\\x1b[2J\\u202e\\r→.nc\nany more\n"
+    )

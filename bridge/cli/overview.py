@@ -83,9 +83,10 @@ def _service(one: Mapping[str, Any]) -> _Row:
 
 
 def _cluster(one: Mapping[str, Any]) -> _Row:
-    left = one["credential_expires_seconds"]
+    left, fails = one["credential_expires_seconds"], one["credential_ok"] is False
+    token = "-" if left is None or left < 0 else span(left)  # one that is over is fetched when it is needed
     state = f"{'paused: ' if one['paused'] else ''}{one['endpoint']}"
-    return False, (one["key"], str(one["limit"]), "-" if left is None else span(left), state)
+    return fails, (one["key"], str(one["limit"]), f"{token}, no new" if fails else token, state)
 
 
 def _limit(row: Mapping[str, Any], now: float) -> _Row:

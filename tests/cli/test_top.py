@@ -80,6 +80,7 @@ STATUS: dict[str, Any] = {
             "limit": 16,
             "paused": True,
             "credential_expires_seconds": 250.0,
+            "credential_ok": False,
         }
     ],
     "limits": [
@@ -109,8 +110,8 @@ def test_eighty_columns_hold_what_matters() -> None:
         "SERVICE  OUT/S  AT ONCE  QUEUED  PARKED  OLDEST  DEAD  DONE IN",
         "plants     0.0     1/16    1000   4000k     25h     7        ?  shut: unavailab…",
         "",
-        "CLUSTER  LIMIT  TOKEN FOR",
-        "main        16         4m  paused: https://oscar.example.org",
+        "CLUSTER  LIMIT   TOKEN FOR",
+        "main        16  4m, no new  paused: https://oscar.example.org",
         "",
         "CHANGED              CONFIGURED  IN FORCE   UNTIL",
         "service plants rate        10/s       5/s  in 60m",
@@ -126,7 +127,7 @@ def test_no_line_is_longer_than_the_terminal_is_wide_and_none_moves_the_cursor()
 
 def test_what_is_not_well_is_told_apart() -> None:
     troubled = [line for kind, line in lines(STATUS, 120) if kind == TROUBLE]
-    assert [line.split()[0] for line in troubled] == ["!", "plants"]
+    assert [line.split()[0] for line in troubled] == ["!", "plants", "main"]
 
 
 def test_of_many_problems_a_few_are_told_so_that_the_rest_is_seen() -> None:

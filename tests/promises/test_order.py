@@ -7,6 +7,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,10 @@ async def test_groups_of_a_fifo_queue_come_back_from_the_store_in_their_order_af
 ) -> None:
     queue = await moto.create_queue(f"{unique}.fifo", VisibilityTimeout=5)
     keys = {n: "abc"[n % 3] for n in range(24)}
-    for n, group in keys.items():
-        await queue.send({"n": n}, group=group)
-    async with SandboxOscar(Settings(simulate=True)) as oscar:
+    async with SandboxOscar(Settings(simulate=True)) as oscar, AsyncExitStack() as stack:
         oscar.add_service("plants")
-        oscar.faults.set(Fault(statuses={503: 1.0}))
         world = QueueWorld(tmp_path, tansu, oscar, unique, queue)
+        stack.callback(world.close)
         daemon = world.daemon(
             world.configuration(
                 services={"plants": {"park_after": "100ms", "retry": {"max_backoff": "200ms"}}},
@@ -76,6 +75,9 @@ async def test_groups_of_a_fifo_queue_come_back_from_the_store_in_their_order_af
         )
         daemon.start()
         await daemon.becomes_ready()
+        oscar.faults.set(Fault(statuses={503: 1.0}))
+        for n, group in keys.items():
+            await queue.send({"n": n}, group=group)
         await until(lambda: len(daemon.kept()) == len(keys), seconds=60, what="all are parked")
         daemon.kill()
         oscar.faults.clear()

@@ -7,7 +7,7 @@ and the lanes do the invoking: a kill at any moment leaves one new event, or non
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +31,9 @@ from bridge.why import AskHands, Name
 
 _READ_SECONDS = 20.0
 """For one upstream to give an event once more."""
+_JOURNAL_SECONDS = 5.0
+"""For the search of the journal: the whole of it takes about half a second."""
+_CUT_OFF = "not all of the journal was looked at in the time there was: its oldest lines were left out"
 
 
 class Order(Document):
@@ -79,6 +82,7 @@ class Again:
     async def carry_out(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Do what `command` says; tell which event goes, as which new one or from which dead letters.
 
+        Of those that stay `refused` has the number and the reason, and `notes` tells what was not looked at.
         Raises ValueError with the reason where it can't go, and StoreError.
         """
         try:
@@ -92,22 +96,29 @@ class Again:
 
     async def _carry_out(self, wanted: Order) -> dict[str, Any]:
         keys = [key for key in self._settings.sources if wanted.source in (None, key)]
-        remembered = await asyncio.to_thread(self._remembered, keys, wanted.id)
+        remembered, notes = await asyncio.to_thread(self._remembered, keys, wanted.id)
         sources = [key for key in keys if remembered[key].is_known] or keys
         if len(sources) > 1 and sources is not keys:
             raise ValueError(f"events of {', '.join(sources)} have that id: say of which, with --source")
         reasons = []
         for key in sources:
             try:
-                return {"source": key, **await self._send(key, remembered[key])}
+                return {"source": key, **await self._send(key, remembered[key]), **notes}
             except GoneError as error:
                 reasons.append(f"{key}: {error}")
+        reasons += notes.get("notes", ())
         raise ValueError(f"it can't go once more: {'; '.join(reasons)}")
 
-    def _remembered(self, keys: Collection[str], event_id: str) -> dict[str, _Remembered]:
-        """Read what is remembered of the event with that id, of each source; in a thread."""
+    def _remembered(
+        self, keys: Collection[str], event_id: str
+    ) -> tuple[dict[str, _Remembered], dict[str, list[str]]]:
+        """Read what is remembered of the event with that id, of each source, and note what was not read.
+
+        In a thread.
+        """
         state_dir, found = self._settings.state_dir, dict[str, _Remembered]()
-        lines = history.read(state_dir, Needle(event_id, "exact")).lines
+        read = history.read(state_dir, Needle(event_id, "exact"), seconds=_JOURNAL_SECONDS)
+        lines = read.lines
         for key in keys:
             identity = self._identity(key)
             first = find.first_of(state_dir, identity, event_id)
@@ -116,7 +127,7 @@ class Again:
             subject = next((line.subject for line in of_it if line.subject), None)
             known = bool(of_it or traces.kept or traces.renewed)
             found[key] = _Remembered(first, traces, subject, known)
-        return found
+        return found, {"notes": [_CUT_OFF]} if read.more else {}
 
     def _identity(self, key: str) -> str:
         return self._settings.sources[key].identity or key
@@ -131,16 +142,7 @@ class Again:
                     raise ValueError(f"it is not done yet, but in hand: {one.doing}")
         letters = [row.number for row in event.traces.kept if row.reason == DEAD]
         if letters:
-            count = await orders.replay(
-                self._store,
-                Filter(numbers=letters),
-                known=known(self._settings),
-                as_new=True,
-                journal=self._journal,
-            )
-            if not count.changed:
-                raise ValueError("; ".join(count.refused) or "its dead letter was taken meanwhile")
-            return {"id": event.first, "dead_letters": letters}
+            return {"id": event.first, **await self._replay(letters)}
         for row in event.traces.kept:
             if row.service == NO_LANE:
                 raise ValueError(f"it goes round its routes already, as {row.event_id}")
@@ -150,6 +152,29 @@ class Again:
         given = await orders.again(self._store, read)
         self._journal.note("replayed", read, detail="as a new event", into=given)
         return {"id": event.first, "as": given}
+
+    async def _replay(self, letters: Sequence[int]) -> dict[str, Any]:
+        """Replay the dead letters of one event; tell which, and why others are refused.
+
+        Raises ValueError where all are.
+        """
+        replayed, refused = list[int](), dict[int, str]()
+        for number in letters:  # each by itself: of several it would not be told which were refused
+            count = await orders.replay(
+                self._store,
+                Filter(numbers=[number]),
+                known=known(self._settings),
+                as_new=True,
+                journal=self._journal,
+            )
+            if count.changed:
+                replayed.append(number)
+            else:
+                refused[number] = "; ".join(count.refused) or "it was taken meanwhile"
+        if not replayed:
+            raise ValueError("; ".join(f"dead letter {number}: {why}" for number, why in refused.items()))
+        told = [{"dead_letter": number, "reason": why} for number, why in refused.items()]
+        return {"dead_letters": replayed} | ({"refused": told} if told else {})
 
     async def _read(self, key: str, event: _Remembered) -> Event:
         try:

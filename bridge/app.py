@@ -38,6 +38,7 @@ from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
 from bridge.status import Status
 from bridge.store import JournalFiles, Store, Stranded, losses, overrides
+from bridge.store.directory import whole
 from bridge.telemetry.lag import measure
 from bridge.telemetry.logging import count_dropped_lines
 from bridge.telemetry.metrics import Metrics
@@ -118,13 +119,13 @@ async def run(
         control = Control(
             Overrides(settings, overrides.read(settings.state_dir), time.time()),
             live_clusters | live_services | live_sources,
-            lambda kept: asyncio.to_thread(overrides.write, settings.state_dir, kept),
+            partial(whole, overrides.write, settings.state_dir),
             metrics,
         )
         lost = Losses(
             settings,
             losses.read(settings.state_dir),
-            lambda there: asyncio.to_thread(losses.write, settings.state_dir, there),
+            partial(whole, losses.write, settings.state_dir),
             metrics,
         )
         windows = _windows(settings, services, store, journal, metrics)

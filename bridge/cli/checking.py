@@ -223,6 +223,10 @@ def _again(options: argparse.Namespace) -> int:
             f"{done['source']}: event {done['id']} {how}{f', from dead letter {letters}' if letters else ''}"
         )
     )
+    for each in done.get("refused", ()):
+        print(escaped(f"dead letter {each['dead_letter']} is left as it is: {each['reason']}"))
+    for note in done.get("notes", ()):
+        print(escaped(f"oscar-bridge: {note}"), file=sys.stderr)
     return 0
 
 

@@ -143,6 +143,9 @@ class Losses:
             self._changed.clear()
             try:
                 await self._save(list(self._there.values()))
+            except asyncio.CancelledError:  # it may not be kept
+                self._changed.set()
+                raise
             except StoreError as error:
                 self._changed.set()
                 _log.error("losses can't be kept over a restart", error=str(error))

@@ -91,6 +91,10 @@ class Expression:
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise self._unroutable(view, error) from None
 
+    def compile_parts(self) -> None:
+        """Compile now what `part_not_true` looks at, and not at the first event that it is asked about."""
+        _ = self._parts
+
     def part_not_true(self, view: View) -> str:
         """Say which part of `a && b && …`, which is not true for the event in `view`, is not.
 

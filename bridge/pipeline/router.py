@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from pydantic import Field
 from bridge.core import errors
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
-from bridge.core.journal import NO_JOURNAL, Journal
+from bridge.core.journal import NO_JOURNAL, Journal, NoJournal
 from bridge.core.ports import NO_LANE, DeadLetter, Keeper
 from bridge.pipeline.codings import Coding, Codings, Undecodable, at_once, decode, encode
 from bridge.pipeline.context import View
@@ -156,6 +157,11 @@ class _Route:
             return None
         except TypeError as error:
             raise Unroutable(str(error)) from None
+
+    def compile_parts(self) -> None:
+        """Compile now what `why_not` looks at."""
+        if self._when is not None:
+            self._when.compile_parts()
 
     def why_not(self, view: View, finding: NoMatch | None) -> str:
         """Say what in this route does not want the event in `view`, of which `finding` was raised, if any."""
@@ -305,6 +311,11 @@ class Router:
         self._windows = windows
         self._keeper = keeper
         self._journal = journal
+        self._tells_why = not isinstance(journal, NoJournal) or _log.is_enabled_for(logging.DEBUG)
+        """Whether anybody reads why an event was filtered."""
+        if self._tells_why:
+            for route in self._routes.routes:
+                route.compile_parts()
         self._metrics = metrics
         reachable = {lane for route in self._routes.routes for lane in route.reachable}
         self._intake = intake
@@ -384,7 +395,10 @@ class Router:
                 await self._put(delivery, lane, place)
                 return
         if not (lanes or dead):
-            self._filter(delivery, reason, self._why_not(view, opened, findings))
+            detail = ""
+            if self._tells_why:
+                detail = await self._in_turns(self._why_not(view, opened, findings))
+            self._filter(delivery, reason, detail)
             return
         given = await self._present(event, lanes, opened, dead)
         await self._hand_over(delivery, given, dead)
@@ -441,12 +455,14 @@ class Router:
 
     def _why_not(
         self, view: View, opened: Mapping[Sequence[Coding], _Opened], findings: Mapping[_Route, NoMatch]
-    ) -> str:
-        """Say of each route what in it does not want the event."""
-        return "; ".join(
-            route.why_not(opened[route.decode].view if route.decode else view, findings.get(route))
-            for route in self._routes.routes
-        )
+    ) -> Generator[None, None, str]:
+        """Say of each route what in it does not want the event, in pieces."""
+        told = []
+        for route in self._routes.routes:
+            read = opened[route.decode].view if route.decode else view
+            told.append(route.why_not(read, findings.get(route)))
+            yield
+        return "; ".join(told)
 
     def _filter(self, delivery: Delivery, reason: str, detail: str) -> None:
         if delivery.outcome is not None:  # released while others had their turn

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from bridge.core.errors import StoreError, StoreLockedError
 
@@ -16,6 +20,8 @@ _NETWORK = re.compile(
 )
 """Types of file systems in /proc/self/mountinfo on which SQLite's WAL and flock can't be trusted: the WAL
 index is memory shared between processes of one machine (https://sqlite.org/wal.html)."""
+
+_What = TypeVar("_What")
 
 
 def sync(path: Path) -> None:
@@ -30,7 +36,7 @@ def sync(path: Path) -> None:
 def replace(path: Path, text: str) -> None:
     """Have `text` alone in the file `path`, readable by its user alone: all of it on the disk, or nothing.
 
-    Raises StoreError, and leaves the file as it was.
+    Raises StoreError, and leaves the file as it was. Not for two at once.
     """
     fresh = path.with_name(f"{path.name}.new")
     try:
@@ -43,6 +49,26 @@ def replace(path: Path, text: str) -> None:
         sync(path.parent)
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}") from error
+
+
+async def whole(write: Callable[[Path, _What], None], state_dir: Path, what: _What) -> None:
+    """Call `write` in a thread. Raises what it does.
+
+    Whoever is cancelled waits for its end all the same: a thread can't be stopped, and the next one would
+    write to the same file beside it.
+    """
+    writing = asyncio.get_running_loop().run_in_executor(None, partial(write, state_dir, what))
+    cancelled: asyncio.CancelledError | None = None
+    while not writing.done():
+        try:
+            await asyncio.wait([writing])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    failure = writing.exception()
+    if cancelled is not None:
+        raise cancelled from failure
+    if failure is not None:
+        raise failure
 
 
 def file_system_type(path: Path, mounts: str) -> str:

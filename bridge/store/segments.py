@@ -168,7 +168,11 @@ class Segments:
             return b""
         if size < self._most:
             self._use(path, os.O_APPEND)
-            os.ftruncate(self._fd, size)
+            try:
+                os.ftruncate(self._fd, size)
+            except OSError:  # it would be written to as if it were empty
+                self.close()
+                raise
             self._size = size
         return b"" if last + b"\n" == HEAD else last
 

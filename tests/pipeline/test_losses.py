@@ -205,3 +205,13 @@ def test_what_is_on_the_disk_is_read_again_or_refused(tmp_path: Path) -> None:
         file.write_text(damage)
         with pytest.raises(StoreError, match="remove it to go on without"):
             kept.read(tmp_path)
+
+
+async def test_losses_whose_write_was_cancelled_are_kept_when_it_stops() -> None:
+    disk = Disk()
+    async with running(disk) as losses:
+        disk.free.clear()
+        losses.add("uploads", "uploads/0", 5)
+        await disk.writing.wait()
+        asyncio.get_running_loop().call_later(1, disk.free.set)
+    assert disk.counts() == {"uploads/0": 5}

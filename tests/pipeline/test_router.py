@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from typing import Any
 
 import pytest
@@ -14,10 +15,14 @@ from bridge.core.event import Event
 from bridge.pipeline import router as router_module
 from bridge.pipeline.context import View
 from bridge.pipeline.expression import Expression
+from bridge.pipeline.intake import Intake
+from bridge.pipeline.router import Router
+from bridge.telemetry.metrics import Metrics
 from tests.pipeline.routing import House, route
 from tests.pipeline.scripted import (
     ACCEPTED,
     REJECTED,
+    MemoryKeeper,
     event,
 )
 
@@ -48,6 +53,53 @@ async def test_routing_gives_way_to_the_other_tasks(monkeypatch: pytest.MonkeyPa
     task.cancel()
     assert turns >= 30
     assert house.filtered("no_match") == 100
+
+
+async def test_saying_why_no_route_wanted_an_event_gives_way_to_the_other_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What each route says takes 2 ms here; its parts are compiled before the first event comes."""
+    now, turns = 0.0, 0
+
+    def part_not_true(_self: Expression, _view: View) -> str:
+        nonlocal now
+        now += 0.002
+        return "no"
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(router_module, "perf_counter", lambda: now)
+    house = House(*(route(when=f"subject == 'a' && id == '{each}'") for each in range(50)), plants=ACCEPTED)
+    assert all("_parts" in one.__dict__ for each in house.router._routes.routes for one in each.expressions)
+    monkeypatch.setattr(Expression, "part_not_true", part_not_true)
+    task = asyncio.create_task(other())
+    await house.router.route(Delivery(event("a")))
+    task.cancel()
+    assert turns >= 15
+    assert house.filtered("no_match") == 1
+
+
+@pytest.mark.parametrize(
+    ("level", "told"), [(logging.INFO, ""), (logging.DEBUG, "plants: `false` does not hold")]
+)
+async def test_without_a_journal_why_no_route_wanted_an_event_is_asked_for_the_log_alone(
+    monkeypatch: pytest.MonkeyPatch, level: int, told: str
+) -> None:
+    wrapper = structlog.make_filtering_bound_logger(level)
+    monkeypatch.setattr(router_module, "_log", structlog.wrap_logger(None, wrapper_class=wrapper))
+    source = Metrics().source("uploads")
+    given: list[str] = []
+    monkeypatch.setattr(Router, "_filter", lambda _self, _delivery, _reason, detail: given.append(detail))
+    lanes = House(plants=ACCEPTED).benches
+    router = Router(
+        [route(when="false")], {"plants": lanes["plants"].lane}, MemoryKeeper(), source, Intake(1, 1, source)
+    )
+    await router.route(Delivery(event("a")))
+    assert given == [told]
 
 
 async def test_a_slow_expression_leaves_the_others_as_long_as_it_took(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import time
@@ -294,6 +295,28 @@ async def test_after_a_kill_the_lines_before_are_there_and_the_kill_is_told(
     async with kept(state_dir, metrics):
         pass
     assert history.read(state_dir, Needle.of("next.nc")).killed == after.killed
+
+
+def test_a_segment_that_can_t_be_cut_at_its_whole_lines_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int, _size: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    first = segments.Segments(tmp_path / "journal", 2**24, 3600.0, lambda: 1764500002.0)
+    first.write(b"1764500000000\t\taccepted\ts\tone\n")
+    first.close()
+    (path,) = files(tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(segments.os, "ftruncate", refuse)
+    second = segments.Segments(tmp_path / "journal", 2**24, 3600.0, lambda: 1764500002.0)
+    with pytest.raises(OSError, match="Input/output"):
+        second.resume()
+    monkeypatch.undo()
+    second.write(b"1764500000001\t\taccepted\ts\ttwo\n")
+    second.close()
+    old, new = files(tmp_path)
+    assert (old.read_bytes(), new.read_bytes().count(b"\n")) == (before, 2)
 
 
 @pytest.mark.parametrize("what", ["deleted", "replaced", "emptied", "directory deleted"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
+from bridge import again
 from bridge.again import Again, Order, give
 from bridge.core.event import Event
 from bridge.core.ports import NO_LANE, DeadLetter
@@ -165,6 +166,28 @@ async def test_a_dead_letter_is_replayed_as_new(oscar: SandboxOscar, place: Plac
     await make_job(oscar, "1+1")
     (story,) = (await place.ask("1")).events
     assert [told.fate for told in story.fates] == [Fate.SUCCEEDED]
+
+
+async def test_of_its_dead_letters_those_that_go_are_told_and_why_another_stays(
+    place: Place, store: Store
+) -> None:
+    for service in ("removed", "plants"):
+        await store.bury(DeadLetter(event=event("1"), service=service, cause="http_500", detail=""))
+    done = await once_more(place, store, "1")
+    assert done["dead_letters"] == [2]
+    assert done["refused"] == [{"dead_letter": 1, "reason": orders.NO_SUCH_LANE}]
+    await forget(store, 2)
+    assert await refused(place, store, "1") == f"dead letter 1: {orders.NO_SUCH_LANE}"
+
+
+async def test_a_journal_that_takes_too_long_is_not_read_to_its_begin_and_that_is_told(
+    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.journal({"what": "accepted", "service": "plants", "id": "1"})
+    monkeypatch.setattr(again, "_JOURNAL_SECONDS", -1.0)
+    assert (await refused(place, store, "1")).endswith(again._CUT_OFF)
+    await store.bury(DeadLetter(event=event("1"), service="plants", cause="http_500", detail=""))
+    assert (await once_more(place, store, "1"))["notes"] == [again._CUT_OFF]
 
 
 async def test_no_identity_is_given_twice_whichever_way_it_goes_once_more(store: Store) -> None:

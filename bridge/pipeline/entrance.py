@@ -62,8 +62,7 @@ class Entrance:
         at_once = (at_once or delivery.nearly_dead) and self._config.park
         try:
             while delivery.outcome is None:
-                key = self._order.keys.get(delivery)
-                behind = key is not None and self._parking.is_before(key)
+                behind = self._is_behind(delivery)
                 if behind and self._parking.closed:
                     delivery.settle(Outcome.RELEASED)
                     return
@@ -134,12 +133,16 @@ class Entrance:
             return delivery.since + OPEN_PATIENCE * longest - now
         return min(delivery.since, shut_since) + longest - now
 
+    def _is_behind(self, delivery: Delivery) -> bool:
+        """Tell whether it may go nowhere but into the store, behind others of its key."""
+        key = self._order.keys.get(delivery)
+        return key is not None and self._parking.is_before(key)
+
     def _has_room_for(self, delivery: Delivery) -> bool:
-        return (
-            len(self._waiting) < self._config.queue
-            and not self._parking.backlog
-            and next(iter(self._held), delivery) is delivery
-        )
+        if len(self._waiting) >= self._config.queue or self._parking.backlog:
+            return False
+        # Those behind others of their key wait for the store, not for room.
+        return next((held for held in self._held if not self._is_behind(held)), delivery) is delivery
 
     async def _hold(self, delivery: Delivery, seconds: float) -> None:
         """Keep the place in the line until something changes, or `seconds` are over."""
@@ -155,10 +158,11 @@ class Entrance:
                 alarm.cancel()
 
     def _next(self) -> None:
-        """Have the first of the line see for itself."""
-        for held in self._held.values():
+        """Have the first of the line see for itself, and any before it that wait for the store alone."""
+        for delivery, held in self._held.items():
             _set(held)
-            return
+            if not self._is_behind(delivery):
+                return
 
 
 def _set(future: asyncio.Future[None]) -> None:

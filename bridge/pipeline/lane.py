@@ -115,6 +115,7 @@ class Lane:
             key,
             self._waiting,
             self._parking,
+            queue=config.queue,
             parks=lambda: self._entrance.parks,
             let_go=self._let_next_go,
             park=self._write,

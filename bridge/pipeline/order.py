@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -17,7 +18,8 @@ from bridge.pipeline.parking import Parking
 from bridge.pipeline.waiting import Waiting
 
 MOST_BEHIND = 100
-"""Events of one lane that are held in memory behind others that back off; further ones wait in the store."""
+"""Events of one lane that are held in memory behind others that back off; further ones wait in the store.
+A lane of few holds a quarter of its queue."""
 _TOGETHER = 32
 """Events of one key that come back from the store at once."""
 _TELL_SECONDS = 60.0
@@ -45,7 +47,7 @@ def order_key(source: str, order_by: str, value: object) -> int | None:
 class _Line:
     """The events of one key that are in the lane."""
 
-    events: dict[Delivery, None] = field(default_factory=dict)
+    events: OrderedDict[Delivery, None] = field(default_factory=OrderedDict)
     """In the order they came. The first is the one that may go."""
     failed_at: float | None = None
     """Monotonic time since which the first backs off; None while it does not."""
@@ -73,11 +75,12 @@ class Order:
         waiting: Waiting,
         parking: Parking,
         *,
+        queue: int,
         parks: Callable[[], bool],
         let_go: Callable[[Delivery], None],
         park: Callable[[Delivery, int], None],
     ) -> None:
-        """Order what is in the lane `service`.
+        """Order what is in the lane `service`, which lets in `queue` events.
 
         `parks` tells whether events may be written to its store now. `let_go` queues one for its attempt,
         `park` takes one out of the queue, and has it written with its key.
@@ -85,12 +88,15 @@ class Order:
         self._service = service
         self._waiting = waiting
         self._parking = parking
+        self._most_behind = max(1, min(MOST_BEHIND, queue // 4))
         self._parks = parks
         self._let_go = let_go
         self._park = park
         self.keys: dict[Delivery, int] = {}
         """Of the events in the lane, and at its entrance, that have one."""
         self._lines: dict[int, _Line] = {}
+        self._failing: dict[int, _Line] = {}
+        """Those of which the first backs off."""
         self._under_way: set[Delivery] = set()
         self._behind = 0
         """Events behind those that back off."""
@@ -99,14 +105,14 @@ class Order:
     @property
     def held(self) -> int:
         """How many keys have events that wait for one that backs off."""
-        return sum(self._holds_others(key, line) for key, line in self._lines.items())
+        return sum(self._holds_others(key, line) for key, line in self._failing.items())
 
     def come(self, delivery: Delivery) -> bool:
         """Take in an event of a key; tell whether it may go. Else it waits behind others of its key."""
         key = self.keys[delivery]
         line = self._lines.get(key)
         if line is None:
-            self._lines[key] = _Line({delivery: None})
+            self._lines[key] = _Line(OrderedDict({delivery: None}))
             return True
         line.events[delivery] = None
         self._waiting.come_behind(delivery)
@@ -133,6 +139,7 @@ class Order:
         if delivery in self._waiting:
             if line.failed_at is None:
                 line.failed_at = monotonic()
+                self._failing[key] = line
                 self._behind += line.behind
             self._tell(delivery, key, line, line.failed_at)
             self._hold_few(key, line)
@@ -200,7 +207,7 @@ class Order:
         self._behind -= line.behind
         del line.events[delivery]
         if was_first:
-            line.failed_at = None
+            self._fails_no_more(key, line)
         self._behind += line.behind
         if not line.events:
             self._end(key)
@@ -208,6 +215,10 @@ class Order:
             self._store(key, line)
         elif was_first:
             self._go_on(line)
+
+    def _fails_no_more(self, key: int, line: _Line) -> None:
+        line.failed_at = None
+        self._failing.pop(key, None)
 
     def _go_on(self, line: _Line) -> None:
         self._let_go(next(iter(line.events)))
@@ -220,7 +231,7 @@ class Order:
         """Send what is behind an event that backs off to the store, if it is stored already or too much."""
         second = next(islice(line.events, 1, 2), None)
         stored = second is not None and self._parking.owns(second)
-        if not (line.to_park or stored or self._behind > MOST_BEHIND) or not self._parks():
+        if not (line.to_park or stored or self._behind > self._most_behind) or not self._parks():
             return
         if not self._first_can_be_stored(line):
             line.to_park = True
@@ -244,7 +255,7 @@ class Order:
         for delivery in fresh:
             del line.events[delivery]
         if first_goes:
-            line.failed_at = None
+            self._fails_no_more(key, line)
         self._behind += line.behind
         for delivery in fresh:
             self._park(delivery, key)
@@ -254,7 +265,7 @@ class Order:
             self._go_on(line)
 
     def _holds_others(self, key: int, line: _Line) -> bool:
-        return line.failed_at is not None and (len(line.events) > 1 or self._parking.is_aside(key))
+        return len(line.events) > 1 or self._parking.is_aside(key)
 
     def _tell(self, first: Delivery, key: int, line: _Line, failed_at: float) -> None:
         now = monotonic()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import structlog
 
 from bridge.core.delivery import Delivery, Outcome, Watcher
-from bridge.core.errors import StoreError
+from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.journal import Journal, What
 from bridge.core.ports import InOrder, Keeper, Parked
 from bridge.pipeline.retry import STORE_BACKOFF, Past
@@ -95,6 +95,8 @@ class Parking:
         self._backlog = False
         self._parkings = 0
         """Times that something went into the store: whether a look into it is out of date."""
+        self._parkings_not_aside = 0
+        """Those of them that may have been of a key that is not set aside, or of none."""
         keeper.on_parked(key, self._parked)
         if keeper.waiting(key):
             self._parked()
@@ -190,9 +192,13 @@ class Parking:
                 failures = 0
             else:
                 failures += 1
-                _log.error("events can't be parked: their source waits", service=self._key, error=trouble)
+                _log.error(
+                    "events can't be parked: their source waits", service=self._key, error=str(trouble)
+                )
                 self.failing = True
                 self._put_back_unwritten()
+                if isinstance(trouble, StoreFullError):
+                    self._write_first_last()
                 if not self.backlog:
                     self._changed()
                 await asyncio.sleep(STORE_BACKOFF.seconds(failures))
@@ -212,7 +218,7 @@ class Parking:
             elif result is not None:
                 raise result
 
-    async def _write_chunk(self, most: int) -> str | None:
+    async def _write_chunk(self, most: int) -> StoreError | None:
         """Park the first of what waits to be written; give what went wrong."""
         chunk = list(islice(self._to_write.items(), most))
         free = [(delivery, write) for delivery, write in chunk if write.order_key is None]
@@ -223,15 +229,16 @@ class Parking:
         results = await asyncio.gather(*writing, return_exceptions=True)
         if ordered:
             results += [results.pop()] * len(ordered)
-        trouble: str | None = None
+        trouble: StoreError | None = None
         for (delivery, write), result in zip(free + ordered, results, strict=True):
             if isinstance(result, StoreError):
-                trouble = str(result)
+                trouble = result
             elif result is not None:
                 raise result
             else:
                 self._backlog = self._backlog or not write.aside
                 self._parkings += 1
+                self._parkings_not_aside += not write.aside
                 self._write_no_more(delivery)
                 self._note("parked", delivery, write.past)
                 delivery.settle(Outcome.PARKED)
@@ -248,6 +255,19 @@ class Parking:
         write = self._to_write.pop(delivery, None)
         if write is not None:
             self._writes_aside -= write.aside
+
+    def _write_first_last(self) -> None:
+        """Have others tried next, which may be smaller: the first goes to the end, with all of its key.
+
+        But where no key is set aside the oldest stays first: all come back in the order they are written.
+        """
+        if not self._writes_aside:
+            return
+        first = next(iter(self._to_write))
+        key = self._to_write[first].order_key
+        for delivery, write in list(self._to_write.items()):
+            if delivery is first or (key is not None and write.order_key == key):
+                self._to_write[delivery] = self._to_write.pop(delivery)
 
     def _put_back_unwritten(self) -> None:
         """Let into the lane what can't be written: what its service takes must not wait for the store.
@@ -311,7 +331,7 @@ class Parking:
         room = 0 if self.closed else min(self._room(), _CHUNK)
         if not self._backlog or room <= 0 or self._back_bytes >= _BACK_BYTES:
             return
-        seen = self._parkings
+        seen = self._parkings_not_aside
         rows = await self._keeper.parked(
             self._key, without=self._back.values(), limit=room, without_keys=self._aside
         )
@@ -324,7 +344,7 @@ class Parking:
                 self._return(row)
         if rows:
             self._look.set()  # only a look that finds nothing tells that nothing is left
-        elif self._parkings == seen:
+        elif self._parkings_not_aside == seen:
             self._backlog = False
             self._changed()
 
@@ -379,4 +399,5 @@ class Parking:
     def _parked(self) -> None:
         self._backlog = True
         self._parkings += 1
+        self._parkings_not_aside += 1
         self._look.set()

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.core.errors import StoreError
+from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.ports import Answer, DeadLetter, InOrder
 from bridge.pipeline.limits.pause import Pause
@@ -56,6 +56,7 @@ def assert_nothing_is_remembered(bench: Bench) -> None:
     order, parking = bench.lane._order, bench.lane._parking
     assert not order.keys
     assert not order._lines
+    assert not order._failing
     assert not order._under_way
     assert order._behind == 0
     assert not parking._aside
@@ -349,6 +350,123 @@ async def test_what_the_store_does_not_take_overtakes_nothing(full: bool) -> Non
         await until(lambda: not bench.keeper.rows and len(set(destination.ids)) == 200)
         assert_nothing_is_remembered(bench)
     assert list(dict.fromkeys(destination.ids)) == [f"a-{n}" for n in range(200)]
+
+
+async def set_aside(bench: Bench, keys: str) -> None:
+    """Have events of keys, of which the first fails, wait in the store."""
+    parked = [InOrder(event=event(f"{key}-{n}"), order_key=ord(key)) for key in keys for n in range(50)]
+    await bench.keeper.park_in_order("plants", parked)
+    bench.keeper._wakes["plants"]()
+    await until(lambda: len(bench.lane._parking._aside) == len(keys) and not bench.lane._parking.backlog)
+
+
+@pytest.mark.parametrize("park", [False, True])
+async def test_what_can_not_be_parked_behind_its_key_holds_up_no_other(park: bool) -> None:
+    broken = True
+
+    def script(one: Event) -> Answer:
+        return UNAVAILABLE if one.id[0] == "a" and broken else ACCEPTED
+
+    destination = ScriptedDestination(script)
+    bench = Bench(destination, park=park, max_attempts=1000)
+    async with bench.running():
+        await set_aside(bench, "a")
+        bench.keeper.full = park
+        slow, last = deliveries(*(f"a-{n}" for n in range(50, 60))), deliveries("c-0")
+        if park:
+            await put(bench, slow[:1])
+            await until(lambda: bench.lane._parking.failing)
+        putting = asyncio.create_task(put(bench, [*(slow[1:] if park else slow), *last]))
+        await until(lambda: bench.lane._entrance.held)
+        good = deliveries("b-0", "b-1")
+        async with asyncio.timeout(0.01):
+            await put(bench, good)
+            await settled(good)
+        assert bench.lane._entrance.held
+        bench.keeper.full = broken = False
+        await putting
+        await until(lambda: not bench.keeper.rows and last[0].outcome is not None)
+        await settled(slow)
+        await until(lambda: not bench.lane._order.keys)
+        assert_nothing_is_remembered(bench)
+    assert list(dict.fromkeys(name for name in destination.ids if name[0] == "a")) == [
+        f"a-{n}" for n in range(60)
+    ]
+
+
+async def test_a_key_that_is_parked_time_and_again_lets_others_in() -> None:
+    bench = Bench(
+        ScriptedDestination(lambda one: UNAVAILABLE if one.id[0] == "a" else ACCEPTED),
+        park=True,
+        max_attempts=1000,
+    )
+    async with bench.running():
+        await set_aside(bench, "a")
+
+        async def feed() -> None:
+            for n in range(50, 2000):
+                await put(bench, deliveries(f"a-{n}"))
+                await asyncio.sleep(0.0005)
+
+        feeding = asyncio.create_task(feed())
+        await asyncio.sleep(0.1)
+        await bench.keeper.replay(event("free"))
+        good = deliveries("b-0")
+        async with asyncio.timeout(0.1):
+            await put(bench, good)
+            await settled(good)
+        assert not feeding.done()
+        await cancel(feeding)
+
+
+async def test_one_key_that_backs_off_does_not_fill_a_small_lane() -> None:
+    bench = Bench(
+        ScriptedDestination(lambda one: UNAVAILABLE if one.id[0] == "a" else ACCEPTED), park=True, queue=40
+    )
+    async with bench.running():
+        good = deliveries("b-0")
+        async with asyncio.timeout(5):
+            for n in range(60):
+                await put(bench, deliveries(f"a-{n}"))
+                await asyncio.sleep(0.01)
+                assert bench.value("bridge_lane_queued") <= 40 // 4 + 1
+            await put(bench, good)
+            await settled(good)
+
+
+async def test_near_the_budget_smaller_events_of_other_keys_are_parked() -> None:
+    class NearBudget(MemoryKeeper):
+        near = False
+
+        async def park_in_order(self, service: str, events: Sequence[InOrder]) -> None:
+            if self.near and any(each.event.size > 1000 for each in events):
+                raise StoreFullError("at its budget")
+            await super().park_in_order(service, events)
+
+    broken = True
+    keeper = NearBudget()
+    destination = ScriptedDestination(lambda _: UNAVAILABLE if broken else ACCEPTED)
+    bench = Bench(destination, park=True, max_attempts=1000, keeper=keeper)
+    async with bench.running():
+        good = deliveries("z-0")
+        await set_aside(bench, "ab")
+        keeper.near = True
+        large = [Delivery(event("a-50", b"x" * 10_000)), *deliveries("a-51", "a-52")]
+        small = deliveries(*(f"b-{n}" for n in range(50, 55)))
+        putting = asyncio.create_task(put(bench, [*large, *small]))
+        assert await settled(small) == [Outcome.PARKED] * 5
+        assert {delivery.outcome for delivery in large} == {None}
+        keeper.near = False
+        assert await settled(large) == [Outcome.PARKED] * 3
+        await putting
+        broken = False
+        await put(bench, good)
+        await until(lambda: not keeper.rows and good[0].outcome is not None)
+        await until(lambda: not bench.lane._order.keys)
+        assert_nothing_is_remembered(bench)
+    for key, last in ("a", 53), ("b", 55):
+        tried = dict.fromkeys(name for name in destination.ids if name[0] == key)
+        assert list(tried) == [f"{key}-{n}" for n in range(last)]
 
 
 class Log:

@@ -5,6 +5,7 @@ What is quick to start is each worker's own; brokers that take seconds of a proc
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from bridge.net.loop import Loop
@@ -39,6 +41,23 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("bridge")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what a command that ran in the test's own process has made of logging: others look for lines."""
+    configure = structlog.configure
+
+    def without_a_cache(**more: Any) -> None:  # a logger that keeps its settings has them for all tests
+        configure(**{**more, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", without_a_cache)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

@@ -65,6 +65,7 @@ async def test_events_of_a_removed_service_are_told_and_moved_beside_the_daemon(
     await world.all_jobs()
     world.assert_one_job_an_event()
     await daemon.becomes_ready()
+    await until(lambda: not daemon.kept(), what="nothing is left")  # soon after its job was made
     assert daemon.command("parked", "list").stdout == "no events are parked\n"
 
 

@@ -156,7 +156,9 @@ async def test_a_leader_that_answers_again_once_the_source_was_opened_anew_is_to
             proxy.target_port = broker.port
             await broker.create_topic(unique)
             kafka = source(broker, unique)
-            async with opened(kafka):
+            async with opened(kafka) as hands:
+                await broker.produce(unique, [b"0"])  # a reading that has begun, and is not about to end
+                settle(await hands.take(1))
                 proxy.stall()
                 await until(lambda: "is silent" in str(kafka.problems()))
                 proxy.cut()

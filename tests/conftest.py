@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
@@ -23,6 +24,7 @@ from tests.servers.activemq import ActiveMQ
 from tests.servers.certificates import Certificates
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.moto import Moto
+from tests.servers.process import Server
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.shared import Shared
 from tests.servers.tansu import Tansu
@@ -31,6 +33,7 @@ SEED = os.environ.get("TEST_SEED", "1")
 """Of all that is drawn: the same one draws the same again, for any test and by however many workers.
 `make prove` takes another one in each run."""
 
+_S = TypeVar("_S", bound=Server)
 _SHARED = pytest.StashKey[Shared]()
 
 random.seed(SEED)  # some parameters are drawn as the tests are collected
@@ -136,30 +139,40 @@ def _activemq(certificates: Certificates) -> ActiveMQ:
     return ActiveMQ(tls=(certificates.server_store, certificates.trust_store))
 
 
+def _started(make: Callable[[], _S]) -> _S:
+    """Start a server; once more on other ports where one was taken between its choice and its use."""
+    for _ in range(2):
+        with suppress(RuntimeError):
+            return make().__enter__()
+    return make().__enter__()
+
+
 @pytest.fixture(scope="session")
 def rabbitmq(shared: Shared, certificates: Certificates) -> RabbitMQ:
     """One RabbitMQ for all tests of all workers: use names of your own for queues."""
-    return shared.once("rabbitmq", lambda: _rabbitmq(certificates).__enter__())
+    return shared.once("rabbitmq", lambda: _started(lambda: _rabbitmq(certificates)))
 
 
 @pytest.fixture(scope="session")
 def activemq(shared: Shared, certificates: Certificates) -> ActiveMQ:
     """One ActiveMQ for all tests of all workers: use names of your own for destinations."""
-    return shared.once("activemq", lambda: _activemq(certificates).__enter__())
+    return shared.once("activemq", lambda: _started(lambda: _activemq(certificates)))
 
 
 @pytest.fixture
 def own_rabbitmq(certificates: Certificates) -> Iterator[RabbitMQ]:
     """A broker for one test that ends it or its connections."""
-    with _rabbitmq(certificates) as broker:
-        yield broker
+    broker = _started(lambda: _rabbitmq(certificates))
+    yield broker
+    broker.__exit__(None, None, None)
 
 
 @pytest.fixture
 def own_activemq(certificates: Certificates) -> Iterator[ActiveMQ]:
     """A broker for one test that ends it."""
-    with _activemq(certificates) as broker:
-        yield broker
+    broker = _started(lambda: _activemq(certificates))
+    yield broker
+    broker.__exit__(None, None, None)
 
 
 @pytest.fixture

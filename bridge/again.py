@@ -11,22 +11,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from bridge.commands import known
-from bridge.core.errors import StoreError, StoreLockedError
+from bridge.commands import known, ordered
 from bridge.core.event import Event
 from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.core.ports import NO_LANE
 from bridge.settings import Settings
 from bridge.sources import GoneError
-from bridge.store import Filter, JournalFiles, Store, find, history, orders
+from bridge.store import Filter, Store, find, history, orders
 from bridge.store.find import Traces
 from bridge.store.history import Needle
-from bridge.store.schema import DEAD, FILE, WINDOW
-from bridge.telemetry.metrics import Metrics
-from bridge.values import Document, mistakes
-from bridge.web.socket import ask
+from bridge.store.schema import DEAD, WINDOW
+from bridge.values import Document
 from bridge.why import AskHands, Name
 
 _READ_SECONDS = 20.0
@@ -85,10 +82,7 @@ class Again:
         Of those that stay `refused` has the number and the reason, and `notes` tells what was not looked at.
         Raises ValueError with the reason where it can't go, and StoreError.
         """
-        try:
-            wanted = Order.model_validate(command)
-        except ValidationError as error:
-            raise ValueError(mistakes(error)) from error
+        wanted = Order.read(command)
         if wanted.source is not None and wanted.source not in self._settings.sources:
             raise ValueError(f"the bridge that runs has no source {wanted.source!r}")
         async with self._one_at_a_time:
@@ -187,23 +181,10 @@ class Again:
 async def give(settings: Settings, order: Order) -> Mapping[str, Any]:
     """Have `order` carried out: by the daemon of `state_dir`, or here, under its lock, when none runs.
 
-    Raises as `Again.carry_out` does, StoreError also when there is no store, and OSError when a daemon runs
-    and gives no answer.
+    Raises as `Again.carry_out` and `commands.ordered` do.
     """
-    document = order.model_dump()
-    answer = ask(settings.state_dir, document) if settings.state_dir.is_dir() else None
-    if answer is not None:
-        return answer
-    if not (settings.state_dir / FILE).exists():
-        raise StoreError(
-            f"there is no store in {settings.state_dir}: is state_dir right, and has the bridge run?"
-        )
-    try:
-        metrics = Metrics()
-        async with (
-            Store.open(settings.state_dir, metrics, settings.store) as store,
-            JournalFiles.open(settings.state_dir, metrics, settings.journal, store.now) as journal,
-        ):
-            return await Again(settings, store, journal=journal).carry_out(document)
-    except StoreLockedError as error:
-        raise StoreError(f"{error}, which takes no command now: it starts or stops; try again") from error
+    return await ordered(
+        settings,
+        order.model_dump(),
+        lambda store, journal: Again(settings, store, journal=journal).carry_out(order.model_dump()),
+    )

@@ -5,10 +5,10 @@ Either way they only mark rows. Invoking is the lane's, at its own pace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from bridge.core.errors import StoreError, StoreLockedError
 from bridge.core.event import Event
@@ -19,7 +19,7 @@ from bridge.settings.references import mistakes_in
 from bridge.store import Choice, Count, Filter, JournalFiles, Known, Store, Summary, orders
 from bridge.store.schema import FILE
 from bridge.telemetry.metrics import Metrics
-from bridge.values import Document, mistakes
+from bridge.values import Document
 from bridge.web.socket import ask
 
 
@@ -63,10 +63,7 @@ async def carry_out(
 
     Raises ValueError for a command that can't be understood, and StoreError.
     """
-    try:
-        wanted = Command.model_validate(command)
-    except ValidationError as error:
-        raise ValueError(mistakes(error)) from error
+    wanted = Command.read(command)
     if wanted.to is not None and wanted.to not in there.services:
         raise ValueError(f"the bridge that runs has no service {wanted.to!r}")
     count = await _carry_out(store, there, wanted, journal)
@@ -106,26 +103,42 @@ async def _carry_out(store: Store, there: Known, wanted: Command, journal: Journ
 async def give(settings: Settings, command: Command) -> Count:
     """Have `command` carried out: by the daemon of `state_dir`, or here, under its lock, when none runs.
 
-    Raises ValueError, StoreError, also when there is no store, and OSError when a daemon runs and gives no
-    answer.
+    Raises as `ordered` does.
     """
     document = command.model_dump()
-    answer = ask(settings.state_dir, document) if settings.state_dir.is_dir() else None
-    if answer is None:
-        if not (settings.state_dir / FILE).exists():
-            raise StoreError(
-                f"there is no store in {settings.state_dir}: is state_dir right, and has the bridge run?"
-            )
-        try:
-            metrics = Metrics()
-            async with (
-                Store.open(settings.state_dir, metrics, settings.store) as store,
-                JournalFiles.open(settings.state_dir, metrics, settings.journal, store.now) as journal,
-            ):
-                answer = await carry_out(store, known(settings), document, journal)
-        except StoreLockedError as error:
-            raise StoreError(f"{error}, which takes no command now: it starts or stops; try again") from error
+    there = known(settings)
+    answer = await ordered(
+        settings, document, lambda store, journal: carry_out(store, there, document, journal)
+    )
     return Count(changed=answer["changed"], refused=dict(answer["refused"]))
+
+
+async def ordered(
+    settings: Settings,
+    document: Mapping[str, Any],
+    here: Callable[[Store, Journal], Awaitable[Mapping[str, Any]]],
+) -> Mapping[str, Any]:
+    """Return what the daemon of `state_dir` answers to `document`; when none runs what `here` does.
+
+    That is done under the lock of the store. Raises ValueError, StoreError, also when there is no store, and
+    OSError when a daemon runs and gives no answer.
+    """
+    answer = ask(settings.state_dir, document) if settings.state_dir.is_dir() else None
+    if answer is not None:
+        return answer
+    if not (settings.state_dir / FILE).exists():
+        raise StoreError(
+            f"there is no store in {settings.state_dir}: is state_dir right, and has the bridge run?"
+        )
+    try:
+        metrics = Metrics()
+        async with (
+            Store.open(settings.state_dir, metrics, settings.store) as store,
+            JournalFiles.open(settings.state_dir, metrics, settings.journal, store.now) as journal,
+        ):
+            return await here(store, journal)
+    except StoreLockedError as error:
+        raise StoreError(f"{error}, which takes no command now: it starts or stops; try again") from error
 
 
 def _matching(when: str) -> Callable[[Summary, Event], bool]:

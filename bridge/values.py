@@ -63,6 +63,14 @@ class Document(Model):
                 raise ValueError(f"expected at most {_MOST_MEMBERS} members, found {len(each)}")
         return value
 
+    @classmethod
+    def read(cls, value: object) -> Self:
+        """Read what came. Raises ValueError, with the first mistakes, where it can't be understood."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(mistakes(error)) from error
+
 
 def mistakes(error: ValidationError) -> str:
     """Tell what is wrong with a document: the first mistakes, for each may be of a stranger's making."""

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, cast, get_args
 
 import structlog
-from pydantic import ValidationError
 
 from bridge.control.orders import LIMITS, PAUSED, Order, Overrides, Part, Row, written
 from bridge.core.errors import StoreError
@@ -22,7 +21,6 @@ from bridge.pipeline.limits.allowance import Allowance
 from bridge.pipeline.limits.config import Concurrency
 from bridge.store.overrides import Override, Value
 from bridge.telemetry.metrics import Metrics
-from bridge.values import mistakes
 
 _LOOK_SECONDS = 60.0
 """How long a clock that was set may go unseen."""
@@ -119,10 +117,7 @@ class Control:
 
         Raises ValueError for one that can't be understood, and StoreError when it can't be kept.
         """
-        try:
-            wanted = Order.model_validate(order)
-        except ValidationError as error:
-            raise ValueError(mistakes(error)) from error
+        wanted = Order.read(order)
         async with self._one_at_a_time:
             if wanted.changes:
                 there = self._values.after(wanted, time.time())

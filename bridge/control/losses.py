@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any, Literal
 
 import structlog
-from pydantic import ValidationError
 
 from bridge.core.errors import StoreError
 from bridge.settings import Settings
 from bridge.settings.references import did_you_mean
 from bridge.store.losses import Loss, remedy, sentences
 from bridge.telemetry.metrics import Metrics
-from bridge.values import Document, mistakes
+from bridge.values import Document
 from bridge.web import Problem
 
 _AGAIN_SECONDS = 60.0
@@ -107,10 +106,7 @@ class Losses:
         Raises ValueError for one that can't be understood, and StoreError when it can't be kept: then
         nothing is acknowledged.
         """
-        try:
-            wanted = Acknowledgement.model_validate(command)
-        except ValidationError as error:
-            raise ValueError(mistakes(error)) from error
+        wanted = Acknowledgement.read(command)
         wanted.refuse_unknown(self._settings, self._there.values())
         async with self._one_at_a_time:
             seen = {where: loss for where, loss in self._there.items() if wanted.is_of(loss)}

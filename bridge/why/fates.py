@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from bridge.core.identity import invocation_name
 from bridge.core.jobs import JobOutcome
 from bridge.core.ports import NO_LANE
 from bridge.settings import Settings
+from bridge.store.clock import date
 from bridge.store.find import Kept, Traces, Waited
 from bridge.store.history import Line
 from bridge.store.schema import PARKED
@@ -158,7 +158,7 @@ def _of_hand(here: InHand, shut: str | None) -> Told:
 
 
 def _of_row(settings: Settings, row: Kept, traces: Traces, shut: str | None) -> Told:
-    since = f"since {_time(row.kept_at)}"
+    since = f"since {date(row.kept_at)}"
     tries = "" if not row.attempts else f", after {_count(row.attempts, 'attempt')}"
     if row.number in traces.windows:
         fate, detail = Fate.WINDOW, _window(traces.windows[row.number])
@@ -183,7 +183,7 @@ def _window(window: Waited) -> str:
     of_key = f" of key {window.key}" if window.key else ""
     if not window.due:
         return f"in a window{of_key}, with {others}, which is about to be sent ({window.reason})"
-    until = f"until {_time(window.due)} as it is now ({window.reason})"
+    until = f"until {date(window.due)} as it is now ({window.reason})"
     return f"in a window{of_key}, with {others}, {until}"
 
 
@@ -230,7 +230,7 @@ def told(asked: Asked, answer: JobAnswer, *, was_removed: bool) -> Told:
         fate, detail = Fate.SUCCEEDED, "its job was removed then (`remove_finished`)"
     elif line is not None and line.what == "ended":
         fate = _ENDS.get(line.cause, Fate.ACCEPTED)
-        detail = _UNSEEN.get(line.cause, f"its job ended by {_time(line.t)}")
+        detail = _UNSEEN.get(line.cause, f"its job ended by {date(line.t)}")
     elif answer.presence is Presence.ABSENT:
         fate = Fate.ACCEPTED if accepted else Fate.RETURNED if what == "failed" else Fate.NO_JOB
         if accepted:
@@ -267,7 +267,3 @@ def _caused(cause: str, detail: str | None) -> str:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")

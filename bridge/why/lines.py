@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from bridge.sources import Whereabouts
+from bridge.store.clock import date
 from bridge.why.fates import NOTHING_KNOWN
 
 
@@ -45,7 +45,7 @@ def _heading(event: Mapping[str, Any]) -> str:
 
 
 def _begins(answer: Mapping[str, Any]) -> str:
-    return "" if answer["begins"] is None else f", which begins {_time(answer['begins'])}"
+    return "" if answer["begins"] is None else f", which begins {date(answer['begins'])}"
 
 
 def _unknown(answer: Mapping[str, Any]) -> Iterator[str]:
@@ -70,10 +70,10 @@ def _unknown(answer: Mapping[str, Any]) -> Iterator[str]:
 def _story(story: list[Mapping[str, Any]]) -> Iterator[str]:
     received = next((line["received"] for line in story if line.get("received")), None)
     if received is not None:
-        yield f"{_time(received)}  received"
+        yield f"{date(received)}  received"
     for line in story:
         service = f"{line['service']}: " if line.get("service") else ""
-        yield f"{_time(line['t'])}  {service}{_what(line)}"
+        yield f"{date(line['t'])}  {service}{_what(line)}"
 
 
 def _what(line: Mapping[str, Any]) -> str:
@@ -97,7 +97,3 @@ def _what(line: Mapping[str, Any]) -> str:
         "ended": "its job ended",
     }.get(what, what)
     return f"{text}: {why}" if why else text
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")

@@ -165,7 +165,7 @@ async def run(
                 return await control.carry_out(document)
             if once_more.is_meant(document):
                 return await once_more.carry_out(document)
-            if isinstance(document, dict) and document.get("do") == "acknowledge":
+            if lost.is_meant(document):
                 return await lost.acknowledge(document, readiness)
             return await carry_out(store, there, document, journal)
 

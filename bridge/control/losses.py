@@ -98,6 +98,11 @@ class Losses:
         told = sentences(self._there.values())
         return [Problem(f"source {key}", f"{sentence}; {remedy(key)}") for key, sentence in told.items()]
 
+    @staticmethod
+    def is_meant(command: Mapping[str, Any]) -> bool:
+        """Tell whether a command that came is an Acknowledgement."""
+        return command.get("do") == "acknowledge"
+
     async def acknowledge(
         self, command: Mapping[str, Any], problems: Callable[[], Sequence[Problem]]
     ) -> dict[str, Any]:

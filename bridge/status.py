@@ -339,11 +339,7 @@ def _why(
 def _values(family: Any) -> dict[tuple[str, ...], float]:
     """Return the values of a family of metrics by their labels."""
     (collected,) = family.collect()
-    return {
-        tuple(sample.labels.values()): sample.value
-        for sample in collected.samples
-        if not sample.name.endswith("_created")
-    }
+    return {tuple(sample.labels.values()): sample.value for sample in collected.samples}
 
 
 def _counted(lane: LaneMetrics) -> _Counted:

@@ -119,11 +119,11 @@ def fates(
             yield _of_row(settings, rows[name], traces, hands.shut.get(name))
         elif name == NO_LANE:
             whole = last[NO_LANE]
-            if whole.what in _ENDS_ALL and not (whole.what == "released" and (here or rows)):
+            if whole.what in _WITHOUT_JOB and not (whole.what == "released" and (here or rows)):
                 yield _of_line(NO_LANE, whole)
         else:
             line = last.get(name)
-            if line is not None and (line.what in _TELLS_ITSELF or name not in settings.services):
+            if line is not None and (line.what in _WITHOUT_JOB or name not in settings.services):
                 yield _of_line(name, line)
             else:
                 yield _of_job(settings, event, traces, name, line)
@@ -147,8 +147,8 @@ def _last(lines: Sequence[Line]) -> dict[str, Line]:
 
 
 _WITHOUT_END = frozenset(("failed", "waits"))
-_ENDS_ALL = frozenset(("filtered", "dead", "discarded", "released"))
-_TELLS_ITSELF = frozenset(("dead", "discarded", "released", "filtered"))
+_WITHOUT_JOB = frozenset(("filtered", "dead", "discarded", "released"))
+"""Ends that leave no job to ask for."""
 
 
 def _of_hand(here: InHand, shut: str | None) -> Told:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from ssl import SSLCertVerificationError, SSLError
 from typing import Literal
 
 import pytest
@@ -25,7 +26,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from bridge.core.ports import Answer, Verdict
-from bridge.destinations.oscar.answers import Exchange, about_the_token, judge, retry_after
+from bridge.destinations.oscar.answers import about_the_token, judge, retry_after
+from bridge.destinations.oscar.exchange import AnswerLost, NoReply, NotSent, Reply
 from bridge.telemetry.logging import EXCERPT_CHARACTERS, excerpt
 
 OURS = "plants-0123456789"
@@ -132,61 +134,66 @@ JOB: list[tuple[int, str, str]] = [
     (524, "<html>A timeout occurred", "capacity"),
     (599, "odd", "failed"),
 ]
-RUN: list[tuple[int, str, str, str, bool, str]] = [
-    # status, text, token, may it be repeated, was it sent
-    (200, "", SERVICE_TOKEN, "once", True, "accepted"),
-    (200, "<html>the application's page", SERVICE_TOKEN, "once", True, "accepted"),
-    (201, "", SERVICE_TOKEN, "once", True, "accepted"),
-    (204, "", ACCESS_TOKEN, "once", True, "accepted"),
-    (301, "", SERVICE_TOKEN, "once", True, "refused"),
-    (400, "no such column", SERVICE_TOKEN, "once", True, "rejected"),
-    (400, "More than one service authorize, use the owner query", ACCESS_TOKEN, "once", True, "refused"),
-    (400, "Error getting oidc manager for issuer 'x'", ACCESS_TOKEN, "once", True, "refused"),
-    (400, "invalid workload: try to reduce the service", ACCESS_TOKEN, "once", True, "capacity"),
-    (401, "", SERVICE_TOKEN, "once", True, "refused"),
-    (401, "this user isn't enrrolled on the vo: ours", ACCESS_TOKEN, "once", True, "refused"),
-    (401, "the database refuses the password", SERVICE_TOKEN, "once", True, "rejected"),
-    (403, "", SERVICE_TOKEN, "once", True, "rejected"),
-    (403, "not yours", ACCESS_TOKEN, "once", True, "rejected"),
-    (404, "", ACCESS_TOKEN, "once", True, "refused"),
-    (404, "", SERVICE_TOKEN, "once", True, "rejected"),
-    (404, "no such column", ACCESS_TOKEN, "once", True, "rejected"),
-    (405, "", SERVICE_TOKEN, "once", True, "rejected"),
-    (407, "", SERVICE_TOKEN, "once", True, "refused"),
-    (408, "", SERVICE_TOKEN, "once", True, "unavailable"),
-    (409, "", SERVICE_TOKEN, "once", True, "rejected"),
-    (413, "", SERVICE_TOKEN, "once", True, "rejected"),
-    (422, "", SERVICE_TOKEN, "once", True, "rejected"),
-    (425, "", SERVICE_TOKEN, "once", True, "unavailable"),
-    (429, "", SERVICE_TOKEN, "once", True, "capacity"),
-    (500, "", SERVICE_TOKEN, "once", True, "failed"),
+RUN: list[tuple[int, str, str, str, str]] = [
+    # status, text, token, may it be repeated
+    (200, "", SERVICE_TOKEN, "once", "accepted"),
+    (200, "<html>the application's page", SERVICE_TOKEN, "once", "accepted"),
+    (201, "", SERVICE_TOKEN, "once", "accepted"),
+    (204, "", ACCESS_TOKEN, "once", "accepted"),
+    (301, "", SERVICE_TOKEN, "once", "refused"),
+    (400, "no such column", SERVICE_TOKEN, "once", "rejected"),
+    (400, "More than one service authorize, use the owner query", ACCESS_TOKEN, "once", "refused"),
+    (400, "Error getting oidc manager for issuer 'x'", ACCESS_TOKEN, "once", "refused"),
+    (400, "invalid workload: try to reduce the service", ACCESS_TOKEN, "once", "capacity"),
+    (401, "", SERVICE_TOKEN, "once", "refused"),
+    (401, "this user isn't enrrolled on the vo: ours", ACCESS_TOKEN, "once", "refused"),
+    (401, "the database refuses the password", SERVICE_TOKEN, "once", "rejected"),
+    (403, "", SERVICE_TOKEN, "once", "rejected"),
+    (403, "not yours", ACCESS_TOKEN, "once", "rejected"),
+    (404, "", ACCESS_TOKEN, "once", "refused"),
+    (404, "", SERVICE_TOKEN, "once", "rejected"),
+    (404, "no such column", ACCESS_TOKEN, "once", "rejected"),
+    (405, "", SERVICE_TOKEN, "once", "rejected"),
+    (407, "", SERVICE_TOKEN, "once", "refused"),
+    (408, "", SERVICE_TOKEN, "once", "unavailable"),
+    (409, "", SERVICE_TOKEN, "once", "rejected"),
+    (413, "", SERVICE_TOKEN, "once", "rejected"),
+    (422, "", SERVICE_TOKEN, "once", "rejected"),
+    (425, "", SERVICE_TOKEN, "once", "unavailable"),
+    (429, "", SERVICE_TOKEN, "once", "capacity"),
+    (500, "", SERVICE_TOKEN, "once", "failed"),
     (
         500,
         "exceeded quota",
         SERVICE_TOKEN,
         "once",
-        True,
         "failed",
     ),  # the application's words, not Kubernetes'
-    (500, f'jobs.batch "{OURS}" already exists', SERVICE_TOKEN, "once", True, "failed"),
-    (502, "", SERVICE_TOKEN, "once", True, "unknown"),
-    (502, "", SERVICE_TOKEN, "once", False, "unavailable"),
-    (502, "", SERVICE_TOKEN, "idempotent", True, "unavailable"),
-    (502, NO_ISSUER, ACCESS_TOKEN, "once", True, "refused"),
-    (503, "", SERVICE_TOKEN, "once", True, "capacity"),
-    (503, "", SERVICE_TOKEN, "idempotent", True, "capacity"),
-    (503, "", SERVICE_TOKEN, "once", False, "capacity"),
-    (504, "<html>504 Gateway Time-out", SERVICE_TOKEN, "once", True, "unknown"),
-    (504, "", SERVICE_TOKEN, "idempotent", True, "unavailable"),
-    (520, "", SERVICE_TOKEN, "once", True, "unknown"),
-    (524, "", SERVICE_TOKEN, "once", True, "unknown"),
-    (524, "", SERVICE_TOKEN, "idempotent", True, "unavailable"),
-    (599, "", SERVICE_TOKEN, "once", True, "failed"),
+    (500, f'jobs.batch "{OURS}" already exists', SERVICE_TOKEN, "once", "failed"),
+    (502, "", SERVICE_TOKEN, "once", "unknown"),
+    (502, "", SERVICE_TOKEN, "idempotent", "unavailable"),
+    (502, NO_ISSUER, ACCESS_TOKEN, "once", "refused"),
+    (503, "", SERVICE_TOKEN, "once", "capacity"),
+    (503, "", SERVICE_TOKEN, "idempotent", "capacity"),
+    (504, "<html>504 Gateway Time-out", SERVICE_TOKEN, "once", "unknown"),
+    (504, "", SERVICE_TOKEN, "idempotent", "unavailable"),
+    (520, "", SERVICE_TOKEN, "once", "unknown"),
+    (524, "", SERVICE_TOKEN, "once", "unknown"),
+    (524, "", SERVICE_TOKEN, "idempotent", "unavailable"),
+    (599, "", SERVICE_TOKEN, "once", "failed"),
 ]
 
 
+def reply(status: int, text: str, reason: str = "Reason") -> Reply:
+    return Reply(status, reason, {"retry-after": "7"}, text.encode("utf-8", "surrogatepass"))
+
+
 def judged(
-    mode: Literal["job", "run"], came: Exchange, *, idempotent: bool = False, token: str = SERVICE_TOKEN
+    mode: Literal["job", "run"],
+    came: Reply | NoReply,
+    *,
+    idempotent: bool = False,
+    token: str = SERVICE_TOKEN,
 ) -> Answer:
     return judge(mode, OURS, came, idempotent=idempotent, token=token, path=f"/{mode}/plants")
 
@@ -194,7 +201,7 @@ def judged(
 @pytest.mark.parametrize(("status", "text", "verdict"), JOB)
 def test_an_answer_of_job_is_judged_by_the_table(status: int, text: str, verdict: str) -> None:
     for token in (SERVICE_TOKEN, ACCESS_TOKEN):
-        answer = judged("job", Exchange(status, "Reason", text, 7.0), token=token)
+        answer = judged("job", reply(status, text), token=token)
         assert (answer.verdict, answer.status) == (Verdict(verdict), status)
     if verdict in ("accepted", "duplicate"):
         assert not answer.detail
@@ -205,22 +212,21 @@ def test_an_answer_of_job_is_judged_by_the_table(status: int, text: str, verdict
 
 @pytest.mark.parametrize("text", TOO_MUCH_AT_ONCE)
 def test_kubernetes_not_now_is_a_lack_of_capacity(text: str) -> None:
-    answer = judged("job", Exchange(500, "Internal Server Error", text))
+    answer = judged("job", reply(500, text))
     assert (answer.verdict, answer.cause) == (Verdict.CAPACITY, "http_500")
 
 
 @pytest.mark.parametrize("text", OUT_OF_ORDER)
 def test_a_kubernetes_out_of_reach_tells_nothing_of_its_load(text: str) -> None:
-    answer = judged("job", Exchange(500, "Internal Server Error", text))
+    answer = judged("job", reply(500, text))
     assert (answer.verdict, answer.cause) == (Verdict.UNAVAILABLE, "http_500")
 
 
-@pytest.mark.parametrize(("status", "text", "token", "repeat", "sent", "verdict"), RUN)
+@pytest.mark.parametrize(("status", "text", "token", "repeat", "verdict"), RUN)
 def test_an_answer_of_run_is_judged_by_the_table(
-    status: int, text: str, token: str, repeat: str, sent: bool, verdict: str
+    status: int, text: str, token: str, repeat: str, verdict: str
 ) -> None:
-    came = Exchange(status, "Reason", text, sent=sent)
-    answer = judged("run", came, idempotent=repeat == "idempotent", token=token)
+    answer = judged("run", reply(status, text), idempotent=repeat == "idempotent", token=token)
     assert (answer.verdict, answer.status) == (Verdict(verdict), status)
 
 
@@ -228,13 +234,34 @@ def test_an_answer_of_run_is_judged_by_the_table(
     ("error", "sent", "cause", "job", "run", "again", "own"),
     [
         (ServerDisconnectedError(), True, "answer_lost", "unavailable", "unknown", "unavailable", True),
-        (ServerDisconnectedError(), False, "answer_lost", "unavailable", "unavailable", "unavailable", False),
+        (ServerDisconnectedError(), False, "connect", "unavailable", "unavailable", "unavailable", False),
         (ClientPayloadError(), True, "answer_lost", "unavailable", "unknown", "unavailable", True),
         (ConnectionResetError(), True, "answer_lost", "unavailable", "unknown", "unavailable", True),
+        (ConnectionResetError(), False, "connect", "unavailable", "unavailable", "unavailable", False),
+        (SSLCertVerificationError(), False, "tls", "unavailable", "unavailable", "unavailable", False),
+        (SSLError(1, "alert"), True, "answer_lost", "unavailable", "unknown", "unavailable", True),
+        (
+            TimeoutError(errno.ETIMEDOUT, "no"),
+            True,
+            "answer_lost",
+            "unavailable",
+            "unknown",
+            "unavailable",
+            True,
+        ),
+        (
+            TimeoutError(errno.ETIMEDOUT, "no"),
+            False,
+            "connect",
+            "unavailable",
+            "unavailable",
+            "unavailable",
+            False,
+        ),
         (TimeoutError(), True, "timeout", "capacity", "unknown", "unavailable", True),
         (TimeoutError(), False, "timeout", "unavailable", "unavailable", "unavailable", False),
         (ServerTimeoutError(), True, "timeout", "capacity", "unknown", "unavailable", True),
-        (ConnectionTimeoutError(), True, "connect", "unavailable", "unavailable", "unavailable", False),
+        (ConnectionTimeoutError(), False, "connect", "unavailable", "unavailable", "unavailable", False),
         (NO_ROUTE, False, "connect", "unavailable", "unavailable", "unavailable", False),
         (BAD_CERTIFICATE, False, "tls", "unavailable", "unavailable", "unavailable", False),
         (NO_TUNNEL, False, "proxy", "unavailable", "unavailable", "unavailable", False),
@@ -245,7 +272,7 @@ def test_no_answer_is_harmless_to_jobs_and_unknown_to_what_may_have_run(
     error: Exception, sent: bool, cause: str, job: str, run: str, again: str, own: bool
 ) -> None:
     """`own`: what was sent may be what the answer was lost over, or took too long."""
-    came = Exchange(error=error, sent=sent)
+    came = AnswerLost(error) if sent else NotSent(error)
     for answer, verdict in (
         (judged("job", came), Verdict(job)),
         (judged("run", came), Verdict(run)),
@@ -258,34 +285,32 @@ def test_no_answer_is_harmless_to_jobs_and_unknown_to_what_may_have_run(
 
 
 @pytest.mark.parametrize(
-    ("mode", "status", "text", "sent", "own"),
+    ("mode", "status", "text", "own"),
     [
-        ("job", 500, "no such secret", True, True),
-        ("job", 500, "", True, True),
-        ("job", 500, TOO_MUCH_AT_ONCE[0], True, True),
-        ("job", 500, OUT_OF_ORDER[0], True, True),
-        ("job", 408, "", True, True),
-        ("job", 425, "", True, True),
-        ("job", 429, "", True, True),
-        ("job", 502, "", True, True),
-        ("job", 503, "", True, True),
-        ("job", 503, "", False, False),
-        ("job", 504, "", True, True),
-        ("job", 413, "", True, False),
-        ("job", 422, "", True, False),
-        ("job", 201, "", True, False),
-        ("run", 500, "", True, True),
-        ("run", 503, "", True, True),
-        ("run", 408, "", True, True),
-        ("run", 502, "", True, False),  # unknown
-        ("run", 502, "", False, False),
-        ("run", 404, "no such column", True, False),
+        ("job", 500, "no such secret", True),
+        ("job", 500, "", True),
+        ("job", 500, TOO_MUCH_AT_ONCE[0], True),
+        ("job", 500, OUT_OF_ORDER[0], True),
+        ("job", 408, "", True),
+        ("job", 425, "", True),
+        ("job", 429, "", True),
+        ("job", 502, "", True),
+        ("job", 503, "", True),
+        ("job", 504, "", True),
+        ("job", 413, "", False),
+        ("job", 422, "", False),
+        ("job", 201, "", False),
+        ("run", 500, "", True),
+        ("run", 503, "", True),
+        ("run", 408, "", True),
+        ("run", 502, "", False),  # unknown
+        ("run", 404, "no such column", False),
     ],
 )
-def test_a_failure_may_be_of_one_event_where_that_was_sent_and_its_siblings_must_tell(
-    mode: Literal["job", "run"], status: int, text: str, sent: bool, own: bool
+def test_a_failure_may_be_of_one_event_and_its_siblings_must_tell(
+    mode: Literal["job", "run"], status: int, text: str, own: bool
 ) -> None:
-    assert judged(mode, Exchange(status, text=text, sent=sent)).perhaps_its_own is own
+    assert judged(mode, reply(status, text)).perhaps_its_own is own
 
 
 @pytest.mark.parametrize(
@@ -311,7 +336,7 @@ def test_a_failure_may_be_of_one_event_where_that_was_sent_and_its_siblings_must
 def test_only_what_may_be_about_the_token_is_asked_again(
     mode: Literal["job", "run"], status: int, text: str, token: str, fresh: bool, near_its_expiry: bool
 ) -> None:
-    answer = judged(mode, Exchange(status, text=text), token=token)
+    answer = judged(mode, reply(status, text), token=token)
     assert about_the_token(mode, answer, doubtful=False) is fresh
     assert about_the_token(mode, answer, doubtful=True) is near_its_expiry
 
@@ -344,30 +369,28 @@ def test_only_what_may_be_about_the_token_is_asked_again(
 def test_a_refusal_by_what_reads_the_body_may_be_of_one_event(
     mode: Literal["job", "run"], status: int, text: str, own: bool
 ) -> None:
-    answer = judged(mode, Exchange(status, text=text), token=ACCESS_TOKEN)
+    answer = judged(mode, reply(status, text), token=ACCESS_TOKEN)
     assert (answer.verdict, answer.perhaps_its_own) == (Verdict.REFUSED, own)
 
 
 def test_another_success_than_201_says_what_oscar_would_answer() -> None:
-    detail = judged("job", Exchange(200, "OK", "Service under maintenance")).detail
+    detail = judged("job", reply(200, "Service under maintenance", "OK")).detail
     assert detail == (
         "200 OK, but OSCAR accepts a job with 201 alone: is the endpoint OSCAR's?: Service under maintenance"
     )
 
 
-@given(
-    st.sampled_from(["job", "run"]), st.integers(100, 999), st.text(), st.booleans(), st.booleans(), st.text()
-)
+@given(st.sampled_from(["job", "run"]), st.integers(100, 999), st.text(), st.booleans(), st.text())
 @settings(deadline=None)
 def test_every_answer_has_a_verdict(
-    mode: Literal["job", "run"], status: int, text: str, idempotent: bool, sent: bool, token: str
+    mode: Literal["job", "run"], status: int, text: str, idempotent: bool, token: str
 ) -> None:
-    answer = judged(mode, Exchange(status, text=text, sent=sent), idempotent=idempotent, token=token)
+    answer = judged(mode, reply(status, text), idempotent=idempotent, token=token)
     assert isinstance(answer.verdict, Verdict)
     assert (answer.verdict is Verdict.ACCEPTED) == (status == 201 or (mode == "run" and 200 <= status < 300))
     if mode == "job" or idempotent:
         assert answer.verdict is not Verdict.UNKNOWN
-    if answer.accepted or not sent or answer.verdict in (Verdict.REJECTED, Verdict.UNKNOWN):
+    if answer.accepted or answer.verdict in (Verdict.REJECTED, Verdict.UNKNOWN):
         assert not answer.perhaps_its_own
     elif answer.verdict is not Verdict.REFUSED:
         assert answer.perhaps_its_own

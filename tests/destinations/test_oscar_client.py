@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trustme
-from aiohttp import web
+from aiohttp import BaseConnector, web
 from structlog.testing import capture_logs
 
 from bridge import __version__
@@ -64,9 +64,13 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 def kept_connections(plants: OscarService) -> int:
-    connector = plants._cluster.session.connector
-    assert connector is not None
-    return sum(protocol.is_connected() for kept in connector._conns.values() for protocol, _ in kept)
+    return sum(
+        protocol.is_connected()
+        for session in plants._cluster.calls._sessions.values()
+        if isinstance(session.connector, BaseConnector)
+        for kept in session.connector._conns.values()
+        for protocol, _ in kept
+    )
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -402,7 +406,7 @@ async def test_a_call_that_fails_in_a_way_nobody_foresaw_fails_alone(
         raise ZeroDivisionError
 
     async with FakeOscar().serve() as oscar, service(oscar.url, TOKEN_AUTH, mode=mode) as plants:
-        monkeypatch.setattr(client, "post", fails)
+        monkeypatch.setattr(plants._cluster.calls, "exchange", fails)
         answer = await plants.prepare(event()).attempt()
     assert (answer.verdict, answer.cause) == (verdict, "defect")
     assert answer.perhaps_its_own == (verdict is Verdict.FAILED)

@@ -21,15 +21,17 @@ are capacity: how long a run takes is the application's affair.
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import aiohttp
 
 from bridge.core.errors import no_descriptors
 from bridge.core.ports import NO_DESCRIPTORS, Answer, Verdict
+from bridge.destinations.oscar.exchange import NoReply, Reply
 from bridge.telemetry.logging import excerpt
 
 _LONGEST_PAUSE = 3600.0
@@ -95,54 +97,41 @@ _OUT_OF_ORDER = re.compile(
 """What a 500 of `/job` says where Kubernetes is out of order or out of reach: nothing about its load."""
 
 
-class Exchange(NamedTuple):
-    """One POST: what came back, or why nothing did."""
-
-    status: int = 0
-    """0 when no answer came."""
-    reason: str = ""
-    text: str = ""
-    """The beginning of the body."""
-    retry_after: float | None = None
-    error: Exception | None = None
-    """Why no answer came."""
-    sent: bool = True
-    """Whether the body was on its way, so that the other side may have acted on it."""
-
-
 def judge(
-    mode: Literal["job", "run"], name: str, came: Exchange, *, idempotent: bool, token: str, path: str
+    mode: Literal["job", "run"], name: str, came: Reply | NoReply, *, idempotent: bool, token: str, path: str
 ) -> Answer:
     """Judge what came back for the job `name`, asked for with `token` at `path`.
 
     A `/run` 404 that is the application's by the look of it is REJECTED: the caller may know better.
     """
+    repeatable = mode == "job" or idempotent
+    if isinstance(came, NoReply):
+        return _unanswered(came, path, token, mode=mode, repeatable=repeatable)
     if came.status == 201:
         return CREATED
-    repeatable = mode == "job" or idempotent
-    if not came.status:
-        return _unanswered(came, path, token, mode=mode, repeatable=repeatable)
+    text = came.beginning.decode("utf-8", "replace")
     if mode == "job":
-        verdict = _judge_job(name, came)
+        verdict = _judge_job(name, came.status, text.strip())
     else:
-        verdict = _judge_run(came, service_token=len(token) == SERVICE_TOKEN_LENGTH, repeatable=repeatable)
+        service_token = len(token) == SERVICE_TOKEN_LENGTH
+        verdict = _judge_run(came.status, text, service_token=service_token, repeatable=repeatable)
     if verdict is Verdict.ACCEPTED or verdict is Verdict.DUPLICATE:
         return Answer(verdict, status=came.status)
     what = f"{came.status} {came.reason}"
     if came.status < 300:
         what += ", but OSCAR accepts a job with 201 alone: is the endpoint OSCAR's?"
-    detail = excerpt(f"{what}: {came.text}", token)
+    detail = excerpt(f"{what}: {text}", token)
     return Answer(
         verdict,
         f"http_{came.status}",
         detail,
         came.status,
-        came.retry_after,
-        perhaps_its_own=came.sent and _perhaps_of_the_event(mode, verdict, came),
+        retry_after(came.headers.get("retry-after")),
+        perhaps_its_own=_perhaps_of_the_event(mode, verdict, came.status, text),
     )
 
 
-def _perhaps_of_the_event(mode: Literal["job", "run"], verdict: Verdict, came: Exchange) -> bool:
+def _perhaps_of_the_event(mode: Literal["job", "run"], verdict: Verdict, status: int, text: str) -> bool:
     """Tell whether it may be for this event alone that it was not accepted, which its siblings then show.
 
     A trouble of the server may be: one body can be what it panics over, what takes it too long, or what its
@@ -153,16 +142,11 @@ def _perhaps_of_the_event(mode: Literal["job", "run"], verdict: Verdict, came: E
     if verdict is not Verdict.REFUSED:
         return verdict not in (Verdict.REJECTED, Verdict.UNKNOWN)
     if mode == "run":
-        return came.status < 400 or (came.status == 401 and not came.text)
-    return (
-        400 <= came.status < 500
-        and came.status not in (401, 404, 407)
-        and not came.text.startswith(_OSCARS_OWN)
-    )
+        return status < 400 or (status == 401 and not text)
+    return 400 <= status < 500 and status not in (401, 404, 407) and not text.startswith(_OSCARS_OWN)
 
 
-def _judge_job(name: str, came: Exchange) -> Verdict:
-    status, text = came.status, came.text.strip()
+def _judge_job(name: str, status: int, text: str) -> Verdict:
     if (
         status >= 400
         and text.removeprefix("object is being deleted: ") == f'jobs.batch "{name}" already exists'
@@ -186,8 +170,7 @@ def _judge_job(name: str, came: Exchange) -> Verdict:
     return Verdict.REJECTED if status in _ABOUT_THE_BODY else Verdict.REFUSED
 
 
-def _judge_run(came: Exchange, *, service_token: bool, repeatable: bool) -> Verdict:
-    status, text = came.status, came.text
+def _judge_run(status: int, text: str, *, service_token: bool, repeatable: bool) -> Verdict:
     if 200 <= status < 300:
         return Verdict.ACCEPTED
     if status < 400 or status == 407:
@@ -201,7 +184,7 @@ def _judge_run(came: Exchange, *, service_token: bool, repeatable: bool) -> Verd
         or (status == 502 and _NO_SUCH_ISSUER in text)
     ):
         return Verdict.REFUSED
-    if status in _MAY_HAVE_RUN and came.sent and not repeatable:
+    if status in _MAY_HAVE_RUN and not repeatable:
         return Verdict.UNKNOWN
     if status in _COME_AGAIN or status in _MAY_HAVE_RUN:
         return Verdict.UNAVAILABLE
@@ -233,22 +216,20 @@ def judge_management(status: int) -> Verdict:
     return Verdict.UNAVAILABLE if status in _COME_AGAIN or status >= 500 else Verdict.REFUSED
 
 
-def no_answer(error: Exception) -> tuple[str, bool]:
-    """Tell why no answer came, as a bounded word, and whether the request may have been sent.
-
-    With a timeout aiohttp does not tell; the caller's own knowledge of the body decides then.
-    """
+def no_answer(error: Exception, *, sent: bool = True) -> str:
+    """Tell why no answer came, as a bounded word, to a request of which nothing was sent unless `sent`."""
     if no_descriptors(error):
-        return NO_DESCRIPTORS, False
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "tls", False
+        return NO_DESCRIPTORS
+    # Behind the handshake an error of TLS is one of a connection that breaks off.
+    if isinstance(error, aiohttp.ClientSSLError) or (not sent and isinstance(error, ssl.SSLError)):
+        return "tls"
     if isinstance(error, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
-        return "proxy", False
+        return "proxy"
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
-        return "connect", False
-    if isinstance(error, TimeoutError):
-        return "timeout", True
-    return "answer_lost", True
+        return "connect"
+    if isinstance(error, TimeoutError) and error.errno is None:  # the kernel's own has a number
+        return "timeout"
+    return "answer_lost" if sent else "connect"
 
 
 def retry_after(value: str | None) -> float | None:
@@ -267,23 +248,20 @@ def retry_after(value: str | None) -> float | None:
     return min(max((then - datetime.now(UTC)).total_seconds(), 0.0), _LONGEST_PAUSE)
 
 
-def unanswered(verdict: Verdict, cause: str, request: str, error: Exception, *secrets: str) -> Answer:
-    """Make the Answer for a request that got none."""
-    what = str(error) or type(error).__name__
-    return Answer(verdict, cause, excerpt(f"{request}: {what}", *secrets), ours=cause == NO_DESCRIPTORS)
+def unanswered(verdict: Verdict, cause: str, request: str, told: str, *secrets: str) -> Answer:
+    """Make the Answer for a request that got none, for a reason that is `told`."""
+    return Answer(verdict, cause, excerpt(f"{request}: {told}", *secrets), ours=cause == NO_DESCRIPTORS)
 
 
 def _unanswered(
-    came: Exchange, path: str, token: str, *, mode: Literal["job", "run"], repeatable: bool
+    came: NoReply, path: str, token: str, *, mode: Literal["job", "run"], repeatable: bool
 ) -> Answer:
-    error = came.error or ConnectionError("no answer")
-    cause, may_be_sent = no_answer(error)
-    sent = may_be_sent and came.sent
-    if sent and not repeatable:
+    cause = no_answer(came.cause, sent=came.sent)
+    if came.sent and not repeatable:
         verdict = Verdict.UNKNOWN
-    elif sent and mode == "job" and cause == "timeout":
+    elif came.sent and mode == "job" and cause == "timeout":
         verdict = Verdict.CAPACITY  # OSCAR has the call, and it waits there for its turn
     else:
         verdict = Verdict.UNAVAILABLE
-    answer = unanswered(verdict, cause, f"POST {path}", error, token)
-    return replace(answer, perhaps_its_own=sent and verdict is not Verdict.UNKNOWN)
+    answer = unanswered(verdict, cause, f"POST {path}", str(came), token)
+    return replace(answer, perhaps_its_own=came.sent and verdict is not Verdict.UNKNOWN)

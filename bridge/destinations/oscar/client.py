@@ -10,27 +10,21 @@ from time import monotonic
 from typing import Any
 
 import structlog
-from aiohttp import hdrs
-from multidict import istr
 
 from bridge.core.errors import reason
 from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.core.ports import Answer, Verdict
 from bridge.credentials import NoCredentialError
-from bridge.destinations.oscar.answers import Exchange, about_the_token, judge, needs_an_introduction
+from bridge.destinations.oscar.answers import CREATED, about_the_token, judge, needs_an_introduction
 from bridge.destinations.oscar.cluster import OscarCluster, token_in
 from bridge.destinations.oscar.config import ServiceConfig
-from bridge.destinations.oscar.deadline import Deadline
+from bridge.destinations.oscar.exchange import Head, NoReply, Reply
 from bridge.destinations.oscar.payload import PayloadError, PayloadTooLargeError, encode
 from bridge.destinations.oscar.throttle import Throttle
-from bridge.destinations.oscar.wire import post
 from bridge.telemetry.logging import excerpt
 
 _log = structlog.get_logger(__name__)
-
-DELEGATION_HEADER = istr("X-Delegated-Job-ID")
-"""Names the Job, from OSCAR 4.1.0 on (pkg/handlers/job.go, DelegationHeader)."""
 
 _TELLS_NOTHING = (403, 500)
 """What the management API answers where several owners have a service of the name (pkg/backends/knative.go),
@@ -62,7 +56,10 @@ class OscarService:
         url = cluster.endpoint / config.mode / self.name
         self._url = url if config.owner is None else url.with_query(owner=config.owner)
         self._bearer = cluster.bearer(self.name, config.owner)
-        self._deadline = Deadline(config.timeout_seconds)
+        self._authorization = ""
+        """That of the heads."""
+        self._heads: dict[bool, Head] = {}
+        """By whether the body is JSON."""
         self._fresh = config.mode == "run" and not config.idempotent
         """Whether each call has a connection of its own, as one that may not be repeated must: on one that
         was kept the server may be hanging up, and a call that it never read looks like a lost answer."""
@@ -223,28 +220,32 @@ class OscarService:
             return error.answer.status in _TELLS_NOTHING
 
     async def _post(self, name: str, body: bytes, authorization: str) -> Answer:
-        cluster, mode = self._cluster, self._mode
-        headers: dict[str, str] = {
-            hdrs.AUTHORIZATION: authorization,
-            hdrs.CONTENT_TYPE: "application/json" if body.startswith(b"{") else "application/octet-stream",
-        }
-        if mode == "job":
-            headers[DELEGATION_HEADER] = name
+        if authorization != self._authorization:
+            self._heads = {
+                True: self._cluster.head(self._url, authorization, "application/json"),
+                False: self._cluster.head(self._url, authorization, "application/octet-stream"),
+            }
+            self._authorization = authorization
+        came: Reply | NoReply
+        accepted = False
         self._throttle.began()
-        came = Exchange()
         try:
-            came = await post(
-                cluster.fresh_session if self._fresh else cluster.session,
-                self._url,
+            came = await self._cluster.calls.exchange(
+                self._heads[body.startswith(b"{")],
                 body,
-                headers=headers,
-                proxy=cluster.proxy,
-                deadline=self._deadline,
+                self._config.timeout_seconds,
+                job=name if self.makes_jobs else "",
+                fresh=self._fresh,
             )
+            accepted = came.status == 201
+        except NoReply as error:
+            came = error.with_traceback(None)  # it would hold this frame, which holds it
         finally:
-            self._throttle.ended(accepted=came.status == 201)
+            self._throttle.ended(accepted=accepted)
+        if accepted:
+            return CREATED
         return judge(
-            mode,
+            self._mode,
             name,
             came,
             idempotent=self._config.idempotent,

@@ -39,9 +39,10 @@ from bridge.destinations.oscar.config import (
     ClusterConfig,
     ServiceTokenAuth,
 )
+from bridge.destinations.oscar.exchange import CONNECT_SECONDS, EXCERPT_BYTES, Head
+from bridge.destinations.oscar.proxied import NETWORK_ERRORS, Proxied, start_of
+from bridge.destinations.oscar.proxied import session as new_session
 from bridge.destinations.oscar.throttle import Throttle
-from bridge.destinations.oscar.wire import CONNECT_SECONDS, EXCERPT_BYTES, NETWORK_ERRORS, start_of
-from bridge.destinations.oscar.wire import session as new_session
 from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
 from bridge.telemetry.logging import excerpt
@@ -52,6 +53,11 @@ _log = structlog.get_logger(__name__)
 _FIRST_TO_NAME_JOBS = (4, 1, 0)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 
+_HEADERS: dict[str, str] = {
+    hdrs.USER_AGENT: f"oscar-event-bridge/{__version__}",
+    hdrs.ACCEPT_ENCODING: "identity",
+}
+"""Of every request."""
 _MANAGEMENT_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=CONNECT_SECONDS)
 _LISTING_TIMEOUT = aiohttp.ClientTimeout(total=300, connect=CONNECT_SECONDS)
 """A page of jobs waits in OSCAR for its throttle; 300 s is what OSCAR itself allows (WRITE_TIMEOUT)."""
@@ -86,8 +92,7 @@ class OscarCluster:
         self.proxy = proxy_for(self.endpoint)
         self._config = config
         self._session: aiohttp.ClientSession | None = None
-        self._fresh_session: aiohttp.ClientSession | None = None
-        self._tls: ssl.SSLContext | bool = True
+        self._calls: Proxied | None = None
         self._issuer_context: ssl.SSLContext | None = None
         self._service_tokens: dict[tuple[str, str | None], Bearer] = {}
         self._introducing = asyncio.Lock()
@@ -119,42 +124,36 @@ class OscarCluster:
             )
         if isinstance(auth, OidcAuth) and auth.token_endpoint.startswith("https:"):
             self._issuer_context = tls.issuer_context()
-        self._tls = tls.context() if secure else True
-        self._session = self._new_session(fresh=False)
+        context = tls.context() if secure else None
+        self._session = new_session(tls=context, headers=_HEADERS)
+        self._calls = Proxied(self.proxy, context)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        sessions = self._session, self._fresh_session
-        self._session = self._fresh_session = None
-        for session in sessions:
-            if session is not None:
-                await session.close()
-
-    def _new_session(self, *, fresh: bool) -> aiohttp.ClientSession:
-        return new_session(
-            tls=self._tls,
-            fresh=fresh,
-            headers={
-                hdrs.USER_AGENT: f"oscar-event-bridge/{__version__}",
-                hdrs.ACCEPT_ENCODING: "identity",
-            },
-        )
+        session, calls = self._session, self._calls
+        self._session = self._calls = None
+        if calls is not None:
+            await calls.close()
+        if session is not None:
+            await session.close()
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The open session. Raises RuntimeError outside the context."""
+        """The open session of all but `/job` and `/run`. Raises RuntimeError outside the context."""
         if self._session is None:
             raise RuntimeError(f"cluster {self.key} is not open")
         return self._session
 
     @property
-    def fresh_session(self) -> aiohttp.ClientSession:
-        """One whose connections carry a single request each. Raises RuntimeError outside the context."""
-        if self._session is None:
+    def calls(self) -> Proxied:
+        """What makes the calls of `/job` and `/run`. Raises RuntimeError outside the context."""
+        if self._calls is None:
             raise RuntimeError(f"cluster {self.key} is not open")
-        if self._fresh_session is None:
-            self._fresh_session = self._new_session(fresh=True)
-        return self._fresh_session
+        return self._calls
+
+    def head(self, url: URL, authorization: str, content_type: str) -> Head:
+        """Make the head of a call."""
+        return Head(url, _HEADERS | {hdrs.AUTHORIZATION: authorization, hdrs.CONTENT_TYPE: content_type})
 
     @property
     def manages(self) -> bool:
@@ -322,8 +321,8 @@ class OscarCluster:
                 pause = retry_after(response.headers.get(hdrs.RETRY_AFTER))
                 return Reply(response.status, raw.decode("utf-8", "replace"), pause)
         except NETWORK_ERRORS as error:
-            cause, _ = no_answer(error)
-            answer = unanswered(Verdict.UNAVAILABLE, cause, request, error)
+            told = str(error) or type(error).__name__
+            answer = unanswered(Verdict.UNAVAILABLE, no_answer(error), request, told)
             raise NoCredentialError(answer) from error
 
 

@@ -1,174 +1,296 @@
-"""One POST over aiohttp: what came back, as far as it came, and whether anything had been sent."""
+"""A client of HTTP/1.1 for OSCAR's two calls, which make most of what an event costs.
+
+It makes POSTs whose body is at hand and whose answer is of use in its beginning alone, and nothing else: no
+redirects, cookies, compression, proxies (`proxied`) or pipelining.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Mapping
-from functools import partial
+import math
+import socket
 from ssl import SSLContext
 from typing import Any
 
-import aiohttp
-from aiohttp import hdrs
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.client_proto import ResponseHandler
+from aiohappyeyeballs import start_connection
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from yarl import URL
 
-from bridge.destinations.oscar.answers import Exchange, retry_after
-from bridge.destinations.oscar.deadline import Deadline
+from bridge.destinations.oscar.exchange import (
+    CONNECT_SECONDS,
+    EXCERPT_BYTES,
+    LONGEST_LINE,
+    STATUS_BYTES,
+    AnswerLost,
+    Head,
+    NotSent,
+    Reply,
+    success_in,
+)
+from bridge.net.loop import NEXT_ADDRESS_SECONDS
 
-CONNECT_SECONDS = 10.0
-NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
-EXCERPT_BYTES = 4096
-_LONGEST_HEADER = 64 << 10
-"""Bytes of a header line that are read; aiohttp's own 8,190 are too few for some a proxy adds."""
-_ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
-"""The rest of an attempt's time is the deadline's."""
-_SUCCESS = re.compile(rb"HTTP/1\.[01] (2[0-9][0-9])[ \r\n]")
-_STATUS_LINE_BYTES = 13
+_KEPT_SECONDS = 15.0
+"""How long a connection is kept idle: common servers hang up on it after 60 s and more, and what becomes of a
+request that crosses with that can't be known."""
+_KNOWN_SECONDS = 10.0
+"""How long the addresses of a name are believed."""
+_TOO_LONG = f"the answer has more than {LONGEST_LINE} bytes before its body, or behind it"
 
 
-def session(*, tls: SSLContext | bool, fresh: bool, headers: Mapping[str, str]) -> aiohttp.ClientSession:
-    """Make a session; with `fresh`, each of its connections carries one request.
+class Wire:
+    """A client of one server: a connection for each exchange under way, and those kept from former ones.
 
-    It has as many connections as requests under way, so that none waits for one in the time of its timeout.
-    Those that are kept are let go after 15 idle seconds, before common servers hang up on them (60 s and
-    more), since a request on a connection that is just being closed has an unknown outcome.
-
-    The session reads neither cookies, nor proxies or ~/.netrc of the environment.
+    One timer ends what takes too long, and what is idle too long: one for each exchange costs more than all
+    else that is done for it here.
     """
-    return aiohttp.ClientSession(
-        connector=_Connector(limit=0, ssl=tls, force_close=True)
-        if fresh
-        else _Connector(limit=0, ssl=tls, keepalive_timeout=15),
-        headers=headers,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        max_line_size=_LONGEST_HEADER,
-        max_field_size=_LONGEST_HEADER,
-        trust_env=False,
-    )
+
+    def __init__(self, url: URL, tls: SSLContext | None) -> None:
+        """Connect to the host and port of `url`, encrypted if there is `tls`. Made while a loop runs."""
+        self._host = (url.raw_host or "").rstrip(".")
+        self._port = url.port
+        self._place = f"{url.host_subcomponent}:{url.port}"
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._addresses: list[Any] = []
+        self._addresses_until = -math.inf
+        self._open: set[_Connection] = set()
+        self._kept: dict[_Connection, None] = {}
+        """Those that nobody uses, the one used last at the end."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = math.inf
+        self._closed = False
+
+    async def exchange(
+        self, head: Head, body: bytes, seconds: float, *, job: str = "", fresh: bool = False
+    ) -> Reply:
+        """Make one POST of `body`, for the Job `job` unless that is empty, in at most `seconds`.
+
+        It goes on a connection of its own if `fresh`: on a kept one the server may be hanging up, and a
+        request that it never read looks like one whose answer was lost.
+
+        A success counts from its status line on, whatever is wrong with the rest of the answer: by then the
+        other side has done its work. Of another answer the head must be whole. The rest of a success is read
+        away, since an application may be writing it still; behind the beginning of a failure nothing is read.
+
+        Raises NotSent and AnswerLost. Who is cancelled takes the connection along.
+        """
+        now = self._loop.time()
+        connection = None if fresh else self._take(now)
+        if connection is None:
+            connection = await self._connect(now + seconds)
+        try:
+            answer = connection.ask(head.encode(job, len(body), fresh=fresh) + body, now + seconds)
+            self._wake(connection.due)
+            came = await answer
+        except BaseException:
+            connection.end()
+            raise
+        if fresh or not connection.reusable:
+            connection.end()
+        else:
+            connection.due = self._loop.time() + _KEPT_SECONDS
+            self._kept[connection] = None
+            self._wake(connection.due)
+        if isinstance(came, Reply):
+            return came
+        raise AnswerLost(came) from came
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._closed = True
+        for connection in tuple(self._open):
+            connection.end()
+        while self._open:  # noqa: ASYNC110 - the loop does it in its next turns, and waits for nobody
+            await asyncio.sleep(0)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _take(self, now: float) -> _Connection | None:
+        """Take the kept connection that was used last: so those that are not needed grow old."""
+        while self._kept:
+            connection, _ = self._kept.popitem()
+            if connection.usable and connection.due > now:
+                return connection
+            connection.end()
+        return None
+
+    async def _connect(self, due: float) -> _Connection:
+        """Raises NotSent."""
+        ends = min(due, self._loop.time() + CONNECT_SECONDS)
+        try:
+            async with asyncio.timeout_at(ends):
+                plug = await start_connection(
+                    await self._look_up(), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=self._loop
+                )
+                try:
+                    plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    _, connection = await self._loop.create_connection(
+                        lambda: _Connection(self._open, self._kept),
+                        sock=plug,
+                        ssl=self._tls,
+                        server_hostname=self._host if self._tls else None,
+                    )
+                except BaseException:
+                    plug.close()
+                    raise
+            if self._closed or not connection.usable:
+                connection.end()
+                raise ConnectionError("it broke off at once")
+        except (OSError, RuntimeError, ValueError) as error:
+            cause: Exception = error
+            if isinstance(error, TimeoutError) and error.errno is None and ends < due:
+                cause = ConnectionError(f"none within {CONNECT_SECONDS:g} s")
+            told = f"no connection to {self._place}: {str(cause) or 'the time is over'}"
+            raise NotSent(cause, told) from error
+        return connection
+
+    async def _look_up(self) -> list[Any]:
+        """Return the addresses, beginning with another one each time."""
+        if self._loop.time() >= self._addresses_until:
+            self._addresses = await self._loop.getaddrinfo(
+                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+            )
+            self._addresses_until = self._loop.time() + _KNOWN_SECONDS
+        self._addresses = self._addresses[1:] + self._addresses[:1]
+        return self._addresses
+
+    def _wake(self, when: float) -> None:
+        if when < self._wakes_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._wakes_at = when
+            self._timer = self._loop.call_at(when, self._sweep)
+
+    def _sweep(self) -> None:
+        """End what is due, and sleep until the next is."""
+        self._timer, self._wakes_at = None, math.inf
+        now = self._loop.time()
+        for connection in tuple(self._open):
+            if connection.due <= now:
+                connection.end(TimeoutError())
+        self._wake(min((connection.due for connection in self._open), default=math.inf))
 
 
-async def post(
-    session: aiohttp.ClientSession,
-    url: URL,
-    body: bytes,
-    *,
-    headers: Mapping[str, str],
-    proxy: URL | None,
-    deadline: Deadline,
-) -> Exchange:
-    """Make one POST. Never raises for what the network or the other side does.
+class _Connection(asyncio.Protocol):
+    """One connection, with one parser for all its answers: another would not know where the first ended.
 
-    A success counts from its status line on, whatever is wrong with the rest of the answer: by then the other
-    side has done its work. Of a failure the beginning of the body is read.
+    What begins while no answer is awaited ends it, as half of that would be taken for the next answer.
     """
-    payload = _Body(body)
-    status, reason, pause, beginning = 0, "", None, bytearray()
-    try:
-        async with (
-            deadline,
-            session.post(
-                url,
-                data=payload,
-                headers=headers,
-                allow_redirects=False,
-                timeout=_ATTEMPT_TIMEOUT,
-                proxy=proxy,
-            ) as response,
-        ):
-            status = response.status
-            if status == 201:
-                await _read_away(response)
-            else:
-                reason, pause = response.reason or "", retry_after(response.headers.get(hdrs.RETRY_AFTER))
-                # The rest of a success is read away: an application may be writing it still.
-                await _read_start(response, beginning, EXCERPT_BYTES, close=not 200 <= status < 300)
-    except NETWORK_ERRORS as error:
-        # A body that does not end in time: the status has come, and counts.
-        status = status or payload.success
-        if not status:
-            return Exchange(error=error, sent=payload.started)
-    return Exchange(status, reason, beginning.decode("utf-8", "replace"), pause, sent=payload.started)
 
+    def __init__(self, every: set[_Connection], kept: dict[_Connection, None]) -> None:
+        self._every = every
+        self._kept = kept
+        self._answer: asyncio.Future[Reply | Exception] | None = None
+        self.due = math.inf
+        """The loop's time at which it ends, unless what is awaited has come."""
+        self._begin()
 
-async def start_of(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Return the first `limit` bytes of the body, and read no more of it."""
-    beginning = bytearray()
-    await _read_start(response, beginning, limit, close=True)
-    return bytes(beginning)
+    def _begin(self) -> None:
+        self._status = 0
+        self._start = self._reason = self._beginning = b""
+        self._headers: dict[str, str] = {}
+        self._headed = False
+        """Whether the head came whole, of an answer that is no interim one."""
+        self._whole = False
+        """Whether the answer came whole, and leaves the connection open."""
 
+    def ask(self, request: bytes, due: float) -> asyncio.Future[Reply | Exception]:
+        """Send a request, and return what becomes its answer, or the reason why none came by `due`."""
+        self._begin()
+        self._bodiless = self._lines = 0
+        """Bytes since the last of a body, and bytes of header lines."""
+        self.due = due
+        self._answer = answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return answer
 
-async def _read_start(response: aiohttp.ClientResponse, into: bytearray, limit: int, *, close: bool) -> None:
-    """Read up to `limit` bytes `into`; a body that breaks off has what came of it.
+    @property
+    def usable(self) -> bool:
+        return not self._transport.is_closing()
 
-    What is longer is not read on, and its connection closed; unless `close`, the rest is read away.
-    """
-    try:
-        async for chunk in response.content.iter_any():
-            into += chunk[: limit - len(into)]
-            if len(into) >= limit:
-                if close:
-                    response.close()
-                else:
-                    await _read_away(response)
-                break
-    except NETWORK_ERRORS:
-        response.close()
+    @property
+    def reusable(self) -> bool:
+        """Whether it can be used once more: question and answer have gone their ways, wholly."""
+        return self._whole and self.usable and not self._transport.get_write_buffer_size()
 
+    def end(self, error: Exception | None = None) -> None:
+        """Close at once; what came of an answer is its answer, if it is enough, and `error` otherwise."""
+        self.due = math.inf
+        self._kept.pop(self, None)
+        self._transport.abort()
+        self._tell(error)
 
-async def _read_away(response: aiohttp.ClientResponse) -> None:
-    """Read the rest of the body, so that the connection can be kept."""
-    if response.content.at_eof():
-        return
-    try:
-        async for _ in response.content.iter_any():
-            pass
-    except NETWORK_ERRORS:
-        response.close()
+    def _tell(self, error: Exception | None = None) -> None:
+        answer, self._answer = self._answer, None
+        if answer is None or answer.done():  # cancelled
+            return
+        if not self._status:  # which the parser tells when a reason or a header follows
+            self._status = success_in(self._start)
+        if self._headed or 200 <= self._status < 300:
+            reason = self._reason.decode("utf-8", "replace")
+            answer.set_result(Reply(self._status, reason, self._headers, self._beginning))
+        else:
+            answer.set_result(error or ConnectionError("the other side closed the connection"))
 
-
-class _Connection(ResponseHandler):
-    """Remembers how an answer begins, where aiohttp gives nothing of one that it can't read whole."""
-
-    begins = b""
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # of a stream
+        self._parser = HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(  # as aiohttp's parser has them
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        self._every.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if len(self.begins) < _STATUS_LINE_BYTES:
-            self.begins += data[:_STATUS_LINE_BYTES]
-        super().data_received(data)
+        self._bodiless += len(data)
+        if not self._status:
+            self._start += data[:STATUS_BYTES]
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            ours = error.__context__  # what was raised below
+            self.end(ours if isinstance(ours, ValueError) else error)
+        else:
+            if self._bodiless > LONGEST_LINE:
+                self.end(ValueError(_TOO_LONG))
 
+    def eof_received(self) -> None:
+        self.end()
 
-class _Connector(aiohttp.TCPConnector):
-    """Makes such connections. `_factory` is aiohttp's own: to be read again at each of its releases."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(exc)
+        self._every.discard(self)
+        del self._parser  # which holds this connection
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        # `partial` is invariant
-        self._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+    def on_message_begin(self) -> None:
+        if self._answer is None:
+            raise ValueError("an answer to no question")
 
+    def on_status(self, reason: bytes) -> None:
+        self._status = self._parser.get_status_code()
+        self._reason += reason
 
-class _Body(aiohttp.BytesPayload):
-    """A body that knows whether it went on its way: aiohttp sends the headers with its first bytes."""
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._status = status = self._parser.get_status_code()
+        self._lines += len(name) + len(value) + 4
+        if self._lines > LONGEST_LINE:
+            raise ValueError(_TOO_LONG)
+        if not self._headed and not 200 <= status < 300:
+            self._headers.setdefault(name.decode("latin-1").lower(), value.decode("utf-8", "replace").strip())
 
-    _connection: _Connection | None = None
+    def on_headers_complete(self) -> None:
+        self._status = status = self._parser.get_status_code()
+        self._headed = status >= 200 or status == 101
 
-    @property
-    def started(self) -> bool:
-        """Whether any of it may have been sent."""
-        return self._connection is not None
+    def on_body(self, data: bytes) -> None:
+        self._bodiless = 0
+        if self._status != 201:
+            self._beginning = (self._beginning + data)[:EXCERPT_BYTES]
+            if len(self._beginning) == EXCERPT_BYTES and not 200 <= self._status < 300:
+                self.end()
 
-    @property
-    def success(self) -> int:
-        """The status of the answer that began to come, if that was a success; else 0."""
-        found = None if self._connection is None else _SUCCESS.match(self._connection.begins)
-        return int(found[1]) if found else 0
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        connection = getattr(writer, "protocol", None)
-        assert isinstance(connection, _Connection)  # noqa: S101 - the connector makes no other
-        connection.begins = b""
-        self._connection = connection
-        await super().write_with_length(writer, content_length)
+    def on_message_complete(self) -> None:
+        if self._headed:
+            self._whole = self._status != 101 and self._parser.should_keep_alive()
+            self._tell()
+        else:  # the answer itself follows (RFC 9110, 15.2)
+            self._begin()

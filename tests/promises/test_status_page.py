@@ -87,8 +87,10 @@ async def test_a_person_brings_a_dead_letter_back_finds_a_file_and_changes_a_lim
 
         for number in range(2):
             await rows.nth(number).get_by_role("button", name="Look").click()
+            await expect(page.locator("#letter")).to_be_visible()  # it opens when its answer is there
             await expect(page.locator("#letter")).to_contain_text(SCRIPT)
             await page.keyboard.press("Escape")
+            await expect(page.locator("#letter")).to_be_hidden()
         assert await page.locator("img, main script, dialog script").count() == 0
         assert await page.evaluate("window.hacked") is None
         await page.locator("#dead-list").get_by_role("button", name="Discard").click()

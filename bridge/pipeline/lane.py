@@ -17,6 +17,7 @@ from bridge.core.ports import Answer, DeadLetter, Destination, Keeper, Verdict
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.dead import Burials
 from bridge.pipeline.entrance import Entrance
+from bridge.pipeline.failure_log import FailureLog
 from bridge.pipeline.failures import Failures
 from bridge.pipeline.jobs import Jobs
 from bridge.pipeline.limits.alarm import Alarm
@@ -89,6 +90,7 @@ class Lane:
             )
         self._places = Places(destination, self._waiting, self._ended)
         self._failures = Failures(key, config.retry)
+        self._failure_log = FailureLog(self._log)
         self._throughput = Throughput()
         self._alarm = Alarm(self.look)
         self._run = max(1, min(_ROUTER_RUN, config.queue // 4))
@@ -241,6 +243,7 @@ class Lane:
                     self._places.close()  # before they end, since nothing may be given to them then
         finally:
             self._alarm.set(NOT_BEFORE_TOLD)
+            self._failure_log.close()
             if self._ring is not None:
                 self._ring.leave(self)
 
@@ -404,15 +407,7 @@ class Lane:
             cause=answer.cause,
             detail=answer.detail,
         )
-        self._log.info(
-            "attempt failed",
-            id=delivery.event.id,
-            outcome=answer.verdict.value,
-            cause=answer.cause,
-            detail=answer.detail,
-            attempts=past.attempts,
-            again_in_seconds=round(then, 3),
-        )
+        self._failure_log.failed(delivery.event, answer, past.attempts, then)
         self._parking.remember(delivery, past)
         self._waiting.again(delivery, attempt.place, now + then)
         if not self._parking.owns(delivery):

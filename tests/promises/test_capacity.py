@@ -71,7 +71,7 @@ async def test_two_poisoned_events_die_and_hold_up_no_good_one(world: World) -> 
         world.configuration(services={"plants": quick}, sources={"uploads": world.source(trusted=True)})
     )
     daemon.start()
-    await until(lambda: len(daemon.said("attempt failed")) > 6, what="both fail again and again")
+    await until(lambda: len(daemon.noted("failed")) > 6, what="both fail again and again")
     assert not daemon.said("gate shut")
     told = await daemon.ready()
     assert told is not None

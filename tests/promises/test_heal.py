@@ -42,7 +42,7 @@ async def test_an_outage_loses_nothing_and_spends_no_attempts(world: World) -> N
     await world.produce_numbers(300)
     await until(lambda: daemon.said("gate shut", reason="unavailable"), what="the gate shuts")
     # Many times `max_attempts` pass: an hour of pauses of a minute, compressed.
-    await until(lambda: len(daemon.said("attempt failed", service="plants")) > 30, what="probes")
+    await until(lambda: len(daemon.noted("failed", service="plants")) > 30, what="probes")
     told = await problems(daemon)
     assert [problem["part"] for problem in told] == ["service plants"]
     assert told[0]["reason"].startswith("unavailable: connect")

@@ -110,8 +110,12 @@ async def outlive_a_dead_service(
     waiting = numbers_of(world, [row.id for row in daemon.kept() if row.service == "flood"])
     mend_flood(world, death)
     await world.all_jobs(service="flood")
+    await until(
+        lambda: len(daemon.noted("accepted", "duplicate", service="flood")) >= count + more,
+        what="all of the journal",
+    )
     # What was tried, to see whether the service lives, has a pause of its own before it is tried again.
-    tried = numbers_of(world, {line["id"] for line in daemon.said("attempt failed", service="flood")})
+    tried = numbers_of(world, {line.id for line in daemon.noted("failed", service="flood")})
     assert len(tried) <= PROBERS + 10
     order = [json.loads(body)["n"] for body in made("flood")]
     assert [n for n in order if n not in tried] == [n for n in waiting if n not in tried], "oldest first"

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.core.identity import invocation_name
 from bridge.sandbox.oscar import SandboxOscar
+from bridge.store.history import Line, Needle, read
 from tests.servers.forks import Forked, run
 from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, MotoQueue
 from tests.servers.tansu import Tansu
@@ -153,6 +154,15 @@ class Daemon:
     def said(self, event: str, **fields: object) -> list[dict[str, Any]]:
         """Log lines with this event and these fields."""
         return [line for line in self.lines() if line["event"] == event and fields.items() <= line.items()]
+
+    def noted(self, *what: str, **fields: object) -> list[Line]:
+        """Lines of the journal so far with one of these words and these fields, the oldest first."""
+        found = read(self.store.parent, Needle("*", "glob"), limit=1_000_000)
+        return [
+            line
+            for line in found.lines
+            if line.what in what and all(getattr(line, name) == value for name, value in fields.items())
+        ]
 
     async def says(self, event: str, **fields: object) -> list[dict[str, Any]]:
         """Give such lines once there are any: a line is written moments after what it tells of."""

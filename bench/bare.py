@@ -1,8 +1,9 @@
 """What the bridge is compared with: the same libraries, loop and number of workers, and nothing else.
 
 `python -m bench.bare URL post N` posts N bodies. `python -m bench.bare URL read BOOTSTRAP TOPIC GROUP` posts
-what a consumer group reads, until it is killed, and prints how long the broker kept it waiting for the group.
-`python -m bench.bare URL receive QUEUE_URL` posts what a queue holds and deletes it, until it is killed.
+what a consumer group reads, and prints how long the broker kept it waiting for the group.
+`python -m bench.bare URL receive QUEUE_URL` posts what a queue holds and deletes it. Each
+runs until it is killed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from aiobotocore.session import get_session
 from aiokafka import AIOKafkaConsumer
 from yarl import URL
 
-from bench.records import body
+from bench.records import numbered
 
 WORKERS = 16
 SESSION_SECONDS = 1
@@ -33,7 +34,6 @@ _BATCH = 10
 _WAIT_SECONDS = 20
 _GATHER_SECONDS = 0.1
 _DELETERS = 8
-_BODIES = 1000
 
 
 @asynccontextmanager
@@ -52,15 +52,15 @@ async def _poster(url: str) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]
 
 async def post_bodies(url: str, count: int) -> None:
     """Post `count` bodies by so many workers as the bridge's lane has."""
-    bodies = [body(number) for number in range(_BODIES)]
-    numbers = iter(range(count))
+    bodies = iter([numbered(number) for number in range(count)])
     async with _poster(url) as post:
 
         async def work() -> None:
-            for number in numbers:
-                await post(bodies[number % _BODIES])
+            for body in bodies:
+                await post(body)
 
         await asyncio.gather(*(work() for _ in range(WORKERS)))
+        await asyncio.Event().wait()  # its memory and CPU time are read while it is there
 
 
 async def post_records(url: str, bootstrap: str, topic: str, group: str) -> None:

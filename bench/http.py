@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import Mapping
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
@@ -70,8 +71,10 @@ def as_json(status: int, answer: object) -> bytes:
     )
 
 
-async def serve(connection: type[Connection]) -> None:
-    """Print the URL, and answer until killed."""
-    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-    await server.serve_forever()
+async def serve(connection: type[Connection], secure: ssl.SSLContext | None = None) -> None:
+    """Print the URL, and with `secure` that of a door by TLS, each on its line; answer until killed."""
+    loop = asyncio.get_running_loop()
+    for scheme, context in {"http": None, **({"https": secure} if secure else {})}.items():
+        server = await loop.create_server(connection, "127.0.0.1", 0, ssl=context)
+        print(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await loop.create_future()

@@ -17,14 +17,13 @@ from pathlib import Path
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from bench.records import PARTITIONS, body, key
+from bench.records import PARTITIONS, key, numbered
 from bridge.core.event import Event
 from bridge.store import Store
 from bridge.telemetry.metrics import Metrics
 
 SERVICE = "plants"
 _LANES = 4
-_BODIES = [body(number) for number in range(1000)]
 
 
 def some(amount: int, first: int = 0) -> Iterator[Event]:
@@ -38,7 +37,7 @@ def some(amount: int, first: int = 0) -> Iterator[Event]:
             type="org.apache.kafka.record",
             subject=key(number),
             time=now,
-            data=_BODIES[number % len(_BODIES)],
+            data=numbered(number),
             attributes={"topic": "uploads", "partition": partition, "offset": offset, "key": key(number)},
         )
 

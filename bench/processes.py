@@ -9,14 +9,16 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import trustme
 
 from bench.bare import ACCESS_KEY_ID, POLLERS, REGION, SECRET_ACCESS_KEY, SESSION_SECONDS
+from bench.clock import cpu_clock
 from bridge.sandbox.kafka import broker, free_port
 
 _T = TypeVar("_T")
@@ -30,7 +32,7 @@ state_dir: {state}
 http: {{port: 0}}
 drain_seconds: 1
 clusters:
-  sink: {{endpoint: {sink}, auth: {{type: basic, username: oscar, password: bench}}}}
+  sink: {{endpoint: {sink}, auth: {{type: basic, username: oscar, password: bench}}{trust}}}
 services:
 {services}
 sources:
@@ -99,11 +101,17 @@ class Watched:
         now, most = (int(found[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
         return now, most
 
-    def cpu_seconds(self) -> float:
-        """Give the CPU time it has used."""
-        text = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
-        fields = text.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def cpu_ns(self) -> int:
+        """Give the CPU time it has used, in all its threads."""
+        return time.clock_gettime_ns(cpu_clock(self.process.pid))
+
+    def has_children(self) -> bool:
+        """Return whether there are processes that it started: their CPU time is not its own."""
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # a process that has ended since
+                if int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1]) == self.process.pid:
+                    return True
+        return False
 
     async def during(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Await `work` while the process lives. Raises RuntimeError when that ends, or the time does."""
@@ -121,12 +129,12 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(cores: Cores, *arguments: str, log: Path) -> AsyncIterator[Watched]:
-    """Run `python -m arguments` on the measured core; standard output is a pipe, errors go to `log`."""
+async def watched(cores: Cores, *command: str, log: Path) -> AsyncIterator[Watched]:
+    """Run `command` on the measured core; standard output is a pipe, errors go to `log`."""
     began = time.monotonic_ns()
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *arguments, stdout=PIPE, stderr=errors, start_new_session=True
+            *command, stdout=PIPE, stderr=errors, start_new_session=True
         )
     os.sched_setaffinity(process.pid, cores.measured)
     try:
@@ -149,9 +157,9 @@ async def _end(process: Process) -> None:
 class _Client:
     """Asks a stand-in what it has seen."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self._url = url
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
+        self._url = url
 
     async def _ask(self, target: str) -> dict[str, int]:
         async with self._session.get(self._url + target) as response:
@@ -162,21 +170,46 @@ class _Client:
 class SinkClient(_Client):
     """Asks the sink."""
 
-    @property
-    def url(self) -> str:
+    def __init__(self, session: aiohttp.ClientSession, url: str, secure_url: str, authority: Path) -> None:
+        super().__init__(session, url)
+        self.url = url
         """OSCAR's."""
-        return self._url
+        self.secure_url = secure_url
+        self.authority = authority
+        """PEM: who vouches for the certificate at `secure_url`."""
 
     async def begin(
-        self, *, delay: float = 0.0, others: float = 0.0, one_fails_in: int = 0, arrivals: bool = False
+        self,
+        *,
+        delay: float = 0.0,
+        others: float = 0.0,
+        one_fails_in: int = 0,
+        arrivals: bool = False,
+        every_service: bool = False,
     ) -> None:
-        """Count from nothing, and answer as `bench.sink.Figures` does; note when each POST came."""
+        """Count from nothing, and answer as `bench.sink.Figures` does; note when each POST came.
+
+        With `every_service` POSTs for others than `plants` count too.
+        """
         target = f"/bench/begin?delay={delay}&others={others}&one_fails_in={one_fails_in}"
-        await self._ask(target + ("&arrivals=yes" if arrivals else ""))
+        more = ("&arrivals=yes" if arrivals else "") + ("&all=yes" if every_service else "")
+        await self._ask(target + more)
+
+    async def watch(self, pid: int) -> None:
+        """Let it read the clock of the CPU time of a process at the first and the last POST."""
+        await self._ask(f"/bench/watch?pid={pid}")
 
     async def after(self, posts: int) -> dict[str, int]:
-        """Wait for so many POSTs; give `posts`, and `first` and `last` in ns."""
+        """Wait for so many POSTs; give what `bench.sink.Figures.after` does."""
         return await self._ask(f"/bench/after?posts={posts}")
+
+    async def hold(self, answers: int) -> int:
+        """Keep answers back, wait until there are so many of them, and give the POSTs there were by then."""
+        return (await self._ask(f"/bench/hold?answers={answers}"))["posts"]
+
+    async def release(self) -> None:
+        """Send the answers that were kept back."""
+        await self._ask("/bench/release")
 
     async def arrivals(self) -> dict[int, int]:
         """Give when each record came, in ns."""
@@ -191,9 +224,13 @@ class QueueClient(_Client):
         """The queue's, as SQS's clients name it."""
         return f"{self._url}/123456789012/bench"
 
-    async def begin(self, messages: int, visibility: float) -> None:
-        """Hold so many messages, and nothing else; `visibility` is the queue's timeout in seconds."""
-        await self._ask(f"/bench/begin?messages={messages}&visibility={visibility}")
+    async def begin(self, messages: int, visibility: float, *, notifications: bool = False) -> None:
+        """Hold so many messages, and nothing else; `visibility` is the queue's timeout in seconds.
+
+        They are the bench's records, or S3's `notifications`.
+        """
+        kind = "&notifications=yes" if notifications else ""
+        await self._ask(f"/bench/begin?messages={messages}&visibility={visibility}{kind}")
 
     async def after(self, deleted: int) -> dict[str, int]:
         """Wait for so many to be deleted; give `receives` in calls, `received` and `deleted` in messages."""
@@ -201,31 +238,35 @@ class QueueClient(_Client):
 
 
 @asynccontextmanager
-async def sink() -> AsyncIterator[SinkClient]:
-    """Run the sink while inside."""
-    async with _stand_in("bench.sink") as (url, session):
-        yield SinkClient(url, session)
+async def sink(directory: Path) -> AsyncIterator[SinkClient]:
+    """Run the sink while inside; its certificate is made in `directory`."""
+    authority, server = trustme.CA(), directory / "server.pem"
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(server)
+    async with _stand_in("bench.sink", str(server), urls=2) as (session, url, secure_url):
+        yield SinkClient(session, url, secure_url, directory / "ca.pem")
 
 
 @asynccontextmanager
 async def queue() -> AsyncIterator[QueueClient]:
     """Run the queue while inside."""
-    async with _stand_in("bench.queue") as (url, session):
-        yield QueueClient(url, session)
+    async with _stand_in("bench.queue") as (session, url):
+        yield QueueClient(session, url)
 
 
 @asynccontextmanager
-async def _stand_in(module: str) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+async def _stand_in(*arguments: str, urls: int = 1) -> AsyncIterator[tuple[Any, ...]]:
+    """Run `python -m arguments`; gives a session to ask it in, and the `urls` that it prints."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, stdout=PIPE, start_new_session=True
+        sys.executable, "-m", *arguments, stdout=PIPE, start_new_session=True
     )
     try:
         assert process.stdout is not None
         async with asyncio.timeout(_START_SECONDS):
-            url = (await process.stdout.readline()).decode().strip()
+            printed = [(await process.stdout.readline()).decode().strip() for _ in range(urls)]
         timeout = aiohttp.ClientTimeout(total=_WAIT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            yield url, session
+            yield session, *printed
     finally:
         await _end(process)
 

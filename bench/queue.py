@@ -21,7 +21,7 @@ from typing import Any
 import uvloop
 
 from bench.http import Connection, as_json, serve
-from bench.records import body
+from bench.records import body, notification
 
 _TARGET = re.compile(rb"\r\nx-amz-target: *AmazonSQS\.(\w+)", re.IGNORECASE)
 _HOST = re.compile(rb"\r\nhost: *([^\r]+)", re.IGNORECASE)
@@ -41,9 +41,8 @@ class Message:
     """What made it invisible last; None while it is visible."""
 
     @classmethod
-    def of(cls, number: int) -> Message:
-        """Make message `number`, with the body of that record."""
-        text = body(number)
+    def of(cls, number: int, text: bytes) -> Message:
+        """Make message `number`, with `text` as its body."""
         told = {
             "MessageId": str(uuid.UUID(int=number, version=4)),
             "MD5OfBody": hashlib.md5(text, usedforsecurity=False).hexdigest(),
@@ -79,9 +78,10 @@ class Waiting:
 class Queue:
     """The messages, and what was done with them."""
 
-    def __init__(self, messages: int, visibility: float) -> None:
+    def __init__(self, messages: int, visibility: float, text: Callable[[int], bytes] = body) -> None:
+        """Hold messages 0 to `messages` - 1, each with the body that `text` gives for its number."""
         self.visibility = visibility
-        self._messages = {number: Message.of(number) for number in range(messages)}
+        self._messages = {number: Message.of(number, text(number)) for number in range(messages)}
         self._visible = deque(self._messages.values())
         """Each once, and some that are deleted."""
         self._waiting: deque[Waiting] = deque()
@@ -252,7 +252,8 @@ class Server(Connection):
 
     async def told(self, path: str, query: Mapping[str, str]) -> object:
         if path == "/bench/begin":
-            Server.queue = Queue(int(query["messages"]), float(query["visibility"]))
+            text = notification if "notifications" in query else body
+            Server.queue = Queue(int(query["messages"]), float(query["visibility"]), text)
         elif path == "/bench/after":
             return await self.queue.after(int(query["deleted"]))
         return {}

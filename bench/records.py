@@ -42,6 +42,49 @@ def note(number: int) -> str:
     return " ".join(["Kept as it came from the instrument."] * (3 + number % 20))
 
 
+_BODIES = [body(number) for number in range(1000)]
+_NUMBER = len(b'{"n": ')
+
+
+def numbered(number: int) -> bytes:
+    """Give a body of number `number` that is as one of the first 1,000 else: no two are alike, soon made."""
+    template = _BODIES[number % len(_BODIES)]
+    return b'{"n": %d%b' % (number, template[template.index(b",", _NUMBER) :])
+
+
+def notification(number: int) -> bytes:
+    """Give what S3 tells of object `number` (Amazon S3 User Guide, "Event message structure")."""
+    created = {
+        "eventVersion": "2.1",
+        "eventSource": "aws:s3",
+        "awsRegion": "eu-west-1",
+        "eventTime": "2026-11-30T18:00:00.000Z",
+        "eventName": "ObjectCreated:Put",
+        "userIdentity": {"principalId": "AWS:AIDAIT2UOQQY3AUEKVGXU"},
+        "requestParameters": {"sourceIPAddress": "192.0.2.7"},
+        "responseElements": {
+            "x-amz-request-id": f"C3D13FE58DE4{number:04X}",
+            "x-amz-id-2": "FMyUVURIY8/IgAtTv8xR",
+        },
+        "s3": {
+            "s3SchemaVersion": "1.0",
+            "configurationId": "uploads",
+            "bucket": {
+                "name": "plants",
+                "ownerIdentity": {"principalId": "A3NL1KOZZKExample"},
+                "arn": "arn:aws:s3:::plants",
+            },
+            "object": {
+                "key": key(number),
+                "size": 1024 + number,
+                "eTag": f"{number:032x}",
+                "sequencer": f"{number:018X}",
+            },
+        },
+    }
+    return json.dumps({"Records": [created]}, separators=(",", ":")).encode()
+
+
 def create_topic(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
     """Make a topic."""
     admin = AdminClient({**_QUIET, "bootstrap.servers": bootstrap})
@@ -76,19 +119,15 @@ def steady(bootstrap: str, topic: str, rate: float, seconds: float) -> dict[int,
             # Measured by librdkafka's own thread: when this function is called does not count.
             acknowledged[number] = sent[number] + int((message.latency() or 0.0) * 1e9)
 
-    bodies = [body(number) for number in range(1000)]
-    prefix = len(b'{"n": ')
     began = time.monotonic()
     count = int(rate * seconds)
     while len(sent) < count:
         due = min(count, int((time.monotonic() - began) * rate) + 1)
         for number in range(len(sent), due):
-            template = bodies[number % 1000]
-            value = b'{"n": %d%b' % (number, template[template.index(b",", prefix) :])
             sent.append(time.monotonic_ns())
             producer.produce(
                 topic,
-                value,
+                numbered(number),
                 key=key(number),
                 partition=0,
                 on_delivery=partial(noted, number),

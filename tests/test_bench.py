@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 
 from bench.processes import QueueClient, queue
 from bench.records import body
-from bench.table import QUICK, Row, Table
+from bench.table import QUICK, Row, Table, rows_of
 from tests.servers.debian import PACKAGES, need
 
 
@@ -43,14 +43,19 @@ def bench(*arguments: str) -> list[list[str]]:
 
 def has_figures(told: list[list[str]], rows: list[Row]) -> None:
     assert [row[0] for row in told] == [row.name for row in rows]
-    for _name, median, span, _budget, _verdict in told:
+    for (_name, median, span, _budget, _verdict), row in zip(told, rows, strict=True):
+        if median.startswith("skipped: ") and row in PEER:
+            continue
         assert re.match(r"-?[\d,]+(\.\d+)?( \S+)?$", median), median
         assert re.match(r"-?[\d,.]+–-?[\d,.]+$", span), span
 
 
 TABLE = Table(QUICK)
-RUCIO = [row for key, row in vars(TABLE).items() if key.startswith(("rabbitmq", "activemq"))]
-LIMITS = [row for scene in TABLE.limits.values() for row in vars(scene).values() if row is not None]
+PEER = [*rows_of(TABLE.peer), TABLE.plain_of_peer, TABLE.cel_of_peer]
+RUCIO = [
+    row for each in (TABLE.rabbitmq_amqp, TABLE.rabbitmq_stomp, TABLE.activemq_stomp) for row in rows_of(each)
+]
+LIMITS = [row for scene in TABLE.limits.values() for row in rows_of(scene)]
 
 
 @pytest.mark.prove  # it takes all there is of two cores for 40 s, of which others' deadlines know nothing

@@ -72,6 +72,7 @@ class Watch:
         """Look until cancelled. Raises SourceLost when there is no reading on."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_often())
+            tasks.create_task(self._ask_after_a_silence())
             tasks.create_task(self._look_after_the_coordinator())
 
     async def look_for_topics(self) -> None:
@@ -85,16 +86,21 @@ class Watch:
         self._tell_topics()
 
     async def _look_often(self) -> None:
-        asked = monotonic()
         while True:
-            await asyncio.sleep(min(LOOK_SECONDS, SILENCE_SECONDS / 2))
+            await asyncio.sleep(_between_looks())
             aiokafka_private.raise_what_ended_reading(self._consumer)
             if self._assigned.is_set():
                 self._tell_topics()
                 self._tell_leaders()
+            self._tell_rebalance(monotonic() - self._heard)
+
+    async def _ask_after_a_silence(self) -> None:
+        """Ask whether a broker is there: its answer may take long, and what is seen meanwhile is told."""
+        asked = monotonic()
+        while True:
+            await asyncio.sleep(_between_looks())
             now = monotonic()
             silence = now - self._heard
-            self._tell_rebalance(silence)
             if min(silence, now - asked) < SILENCE_SECONDS:
                 continue
             async with answer("a question after a silence", CALL_SECONDS):
@@ -189,6 +195,10 @@ async def answer(what: str, seconds: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise SourceLost(f"the broker gave no answer to {what} in {seconds:g} s") from None
+
+
+def _between_looks() -> float:
+    return min(LOOK_SECONDS, SILENCE_SECONDS / 2)
 
 
 def _some(places: list[TopicPartition]) -> str:

@@ -24,6 +24,9 @@ _TOKEN = re.compile(
 _WALKING = frozenset({"all", "exists", "exists_one", "existsOne"})
 _BUILDING = frozenset({"filter", "map"})
 _PLAIN_TEXT = re.compile(r"""(["'])([^\\"']*)\1""")
+_OPERATORS = frozenset({"||", "&&", "==", "!=", "<", "<=", ">", ">=", "in", "?"})
+Operator = tuple[int, int, str]
+"""Its place, the one behind it, and how it is written."""
 _MOST_VALUES = (None, 10_000, 2_000, 200, 30)
 """By the power with which an expression's time grows: a macro copies what it names outside itself at each
 step, and `filter` and `map` copy what they have built so far. At these bounds the slowest expressions take
@@ -39,6 +42,12 @@ class Token:
     text: str
     start: int
     end: int
+
+    @property
+    def plain(self) -> str | None:
+        """The value of a text that is written without escapes; None for anything else."""
+        found = _PLAIN_TEXT.fullmatch(self.text)
+        return found and found[2]
 
 
 _END = Token("mark", "", 0, 0)
@@ -135,8 +144,7 @@ def _use(tokens: Tokens, at: int) -> tuple[Use, str | None]:
     if after.text == "[":
         if then.kind != "text" or tokens[at + 3].text != "]":
             return Use.ITEM, None
-        plain = _PLAIN_TEXT.fullmatch(then.text)
-        return (Use.ASKED if asked else Use.MEMBER), plain and plain[2]
+        return (Use.ASKED if asked else Use.MEMBER), then.plain
     return (Use.IN if tokens[at - 1].text == "in" else Use.WHOLE), None
 
 
@@ -144,6 +152,19 @@ def keys_of_data(tokens: Tokens) -> frozenset[str] | None:
     """Return the top-level keys of `data` that an expression can read; None when it may read any."""
     keys = [found.key for found in uses_of_data(tokens)]
     return None if None in keys else frozenset(key for key in keys if key is not None)
+
+
+def member(tokens: Tokens, at: int) -> tuple[str, str, int] | None:
+    """Return the key of the member that is read there, how it is written, and the place behind it.
+
+    None where none is, or its key is not written out plainly.
+    """
+    if tokens[at].text == "." and tokens[at + 1].kind == "name" and not tokens.calls(at + 1):
+        key = tokens[at + 1].text
+        return key, f".{key}", at + 2
+    if tokens[at].text == "[" and tokens[at + 2].text == "]" and (plain := tokens[at + 1].plain) is not None:
+        return plain, f"[{tokens[at + 1].text}]", at + 3
+    return None
 
 
 def paths(tokens: Tokens, roots: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -155,21 +176,10 @@ def paths(tokens: Tokens, roots: Iterable[str]) -> dict[str, tuple[str, ...]]:
             continue
         keys, written = [tokens[at].text], tokens[at].text
         at += 1
-        while True:
-            if tokens[at].text == "." and tokens[at + 1].kind == "name" and not tokens.calls(at + 1):
-                keys.append(tokens[at + 1].text)
-                written += f".{keys[-1]}"
-                at += 2
-            elif (
-                tokens[at].text == "["
-                and tokens[at + 2].text == "]"
-                and (plain := _PLAIN_TEXT.fullmatch(tokens[at + 1].text))
-            ):
-                keys.append(plain[2])
-                written += f"[{plain[0]}]"
-                at += 3
-            else:
-                break
+        while (inside := member(tokens, at)) is not None:
+            key, so, at = inside
+            keys.append(key)
+            written += so
         found[written] = tuple(keys)
     return found
 
@@ -183,26 +193,46 @@ def arguments_of_matches(tokens: Tokens) -> Iterator[tuple[Token, int, int]]:
                 yield tokens[at], tokens[at + 2].start, tokens[last - 1].end
 
 
+def unwrapped(tokens: Tokens, first: int, end: int) -> tuple[int, int]:
+    """Return the part of `first` to before `end` that is inside of brackets around the whole."""
+    while end - first > 2 and tokens[first].text == "(" and tokens.closing(first) == end - 1:
+        first, end = first + 1, end - 1
+    return first, end
+
+
+def operators(tokens: Tokens, first: int, end: int) -> list[Operator]:
+    """Return the operators that join and compare, and `?`, outside of any bracket there."""
+    found = []
+    depth, at = 0, first
+    while at < end:
+        token, then = tokens[at], tokens[at + 1]
+        depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
+        doubled = then.start == token.end and token.text + then.text in _OPERATORS
+        word = token.text + then.text if doubled else token.text
+        after = at + (2 if doubled else 1)
+        if not depth and word in _OPERATORS and not tokens.is_member(at):
+            found.append((at, after, word))
+        at = after
+    return found
+
+
+def parts(found: Iterable[Operator], word: str, first: int, end: int) -> list[tuple[int, int]]:
+    """Return where each part begins and ends of what the operators `word` of those that were found join."""
+    joints = [(begin, after) for begin, after, operator in found if operator == word]
+    begins, ends = [first, *(after for _, after in joints)], [*(begin for begin, _ in joints), end]
+    return list(zip(begins, ends, strict=True))
+
+
 def conjuncts(tokens: Tokens) -> list[tuple[int, int]]:
     """Return where each part begins and ends of an expression `a && b && …`, which holds if all of them do.
 
     One part for any other expression.
     """
-    first, end = 0, len(tokens)
-    while end - first > 2 and tokens[first].text == "(" and tokens.closing(first) == end - 1:
-        first, end = first + 1, end - 1
-    depth, begins = 0, [first]
-    for at in range(first, end):
-        text = tokens[at].text if tokens[at].kind == "mark" else ""
-        depth += (text in ("(", "[", "{")) - (text in (")", "]", "}"))
-        twice = tokens[at + 1].text == text and tokens[at + 1].start == tokens[at].end
-        if not depth and (text == "?" or (text == "|" and twice)):
-            begins = [first]
-            break
-        if not depth and text == "&" and twice:
-            begins.append(at + 2)
-    ends = [*(begin - 2 for begin in begins[1:]), end]
-    return [(tokens[a].start, tokens[b - 1].end) for a, b in zip(begins, ends, strict=True)]
+    first, end = unwrapped(tokens, 0, len(tokens))
+    found = operators(tokens, first, end)
+    if any(word in ("||", "?") for _, _, word in found):
+        found = []
+    return [(tokens[a].start, tokens[b - 1].end) for a, b in parts(found, "&&", first, end)]
 
 
 def most_values(tokens: Tokens) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from bridge.pipeline import analysis, library
+from bridge.pipeline import analysis, library, simple
 from bridge.pipeline.analysis import Use
 from bridge.pipeline.context import VARIABLES, Shape, View
 
@@ -59,6 +59,8 @@ class Expression:
         self._most = analysis.most_values(tokens)
         self.matches = bool(self._patterns)
         """Whether it calls the function for patterns written out."""
+        self._simple = simple.function(tokens)
+        """What answers for most events in the evaluator's place; None where it is asked for each."""
         self._program = self._compile(Shape.OBJECT)
         self._others: dict[Shape, library.Program] = {}
 
@@ -74,6 +76,15 @@ class Expression:
 
     def evaluate(self, view: View) -> Any:
         """Return its value for the event in `view`. Raise NoMatch or Unroutable."""
+        if self._simple is not None:
+            try:
+                return self._simple(view)
+            except simple.DOUBTS:
+                pass
+        return self._asked(view)
+
+    def _asked(self, view: View) -> Any:
+        """Ask the evaluator."""
         if self._most is not None and view.values > self._most:
             raise Unroutable(f"`{self.source}`: more than {self._most} values are too many for it")
         shape = view.shape
@@ -83,8 +94,9 @@ class Expression:
             program = self._others[shape]
         else:
             program = self._others[shape] = self._compile(shape)
+        context = view.context
         try:
-            return program.execute(view.context)
+            return program.execute(context)
         except KeyError as error:
             missing = error.args[0] if error.args else ""
             raise NoMatch("missing_key", f"`{self.source}`: there is no `{missing}`") from None

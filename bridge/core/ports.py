@@ -365,3 +365,18 @@ class Patience:
     """Whether every one of the services parks what it can't attempt."""
     alone: bool = False
     """Whether one of the services is for a single replica (`remove_finished`)."""
+
+    def tell_of_company(self, findings: Findings, who: str) -> None:
+        """Tell what follows where `who`, such as "3 consumers of queue x", may be several bridges."""
+        if self.alone:
+            findings.problem(
+                f"{who}, and a service with `remove_finished` is for a single replica: the others do not "
+                "know which jobs it has removed, and would make them again",
+                "leave `remove_finished` out where several replicas run, and lower TTL_JOB of OSCAR in place "
+                "of it",
+            )
+        else:
+            findings.note(
+                f"{who}: those of them that are bridges keep to limits of their own",
+                "divide among them what OSCAR and its services can take (`limits`; docs/scaling.md)",
+            )

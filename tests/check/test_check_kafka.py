@@ -74,9 +74,17 @@ async def test_a_group_of_another_protocol_is_a_problem() -> None:
     async with describing_broker(
         "t", group=(0, "Stable", "consumer", "roundrobin", [MEMBER, other])
     ) as servers:
-        said(await check(servers, "t"), "note", "another member")
+        found = await check(servers, "t")
+        said(found, "note", "another member")
+        said(found, "note", "2 members are connected to group t: ", remedy="divide among them")
+        said(
+            found,
+            "warning",
+            "2 members, and 1 partitions to share",
+            remedy="as many bridges as there are partitions",
+        )
         found = await check(servers, "t", Patience(attempt=30, unsettled=630, alone=True))
-    said(found, "problem", "2 members on several hosts", remedy="TTL_JOB")
+    said(found, "problem", "2 members are connected to group t, ", remedy="TTL_JOB")
 
 
 async def test_a_group_that_may_not_be_used_is_a_problem() -> None:

@@ -70,6 +70,19 @@ async def test_a_queue_of_rabbitmq_is_well_and_nothing_is_taken(rabbitmq: Rabbit
     assert await rabbitmq.ready(unique) == 2
 
 
+async def test_other_consumers_of_a_queue_are_told(rabbitmq: RabbitMQ, unique: str) -> None:
+    await rabbitmq.declare(unique)
+    channel = await rabbitmq.channel()
+    for _ in range(2):
+        await channel.basic_consume(unique, lambda _: asyncio.sleep(0))
+    found = await check(**amqp(rabbitmq, unique))
+    assert is_well(found)
+    said(found, "note", f"queue {unique} has 2 consumers: ", remedy="divide among them")
+    found = await check(Patience(attempt=30, unsettled=630, alone=True), **amqp(rabbitmq, unique))
+    said(found, "problem", f"queue {unique} has 2 consumers, and", remedy="remove_finished")
+    await channel.connection.close()
+
+
 async def test_both_brokers_are_well_by_stomp(rabbitmq: RabbitMQ, activemq: ActiveMQ) -> None:
     assert rabbit.PASSWORD == active.PASSWORD
     both = f"127.0.0.1:{rabbitmq.stomp_port}, 127.0.0.1:{activemq.stomp_port}"

@@ -62,6 +62,8 @@ async def look_by_amqp(
             f"{place}: queue {queue} found, {found.waiting} messages waiting, "
             f"{found.consumers} consumers{limit}"
         )
+        if found.consumers > 1:
+            patience.tell_of_company(findings, f"{place}: queue {queue} has {found.consumers} consumers")
         _judge_limit(findings, f"{place}: queue {queue}", found.delivery_limit, patience)
     elif declare is not None:
         findings.ok(f"{place}: logged in; queue {queue} is not there, and will be made")

@@ -107,7 +107,7 @@ class _Look:
                 admin,
                 consumer,
                 self._remedy,
-                alone=self._patience.alone,
+                self._patience,
             )
             await group.all(places)
             # One after the other, and last: a broker may hang up on a question it does not know.

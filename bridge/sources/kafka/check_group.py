@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError, for_code
 
-from bridge.core.ports import Findings
+from bridge.core.ports import Findings, Patience
 from bridge.sources.kafka import aiokafka_private, batches
 from bridge.sources.kafka.config import KafkaConfig
 
@@ -37,8 +37,7 @@ class GroupLook:
         admin: AIOKafkaAdminClient,
         consumer: AIOKafkaConsumer,
         remedy: Callable[[str], str],
-        *,
-        alone: bool,
+        patience: Patience,
     ) -> None:
         self._findings = findings
         self._key = key
@@ -46,13 +45,13 @@ class GroupLook:
         self._admin = admin
         self._consumer = consumer
         self._remedy = remedy
-        self._alone = alone
         """Gives the remedy of what may come of brokers out of reach."""
+        self._patience = patience
 
     async def all(self, places: list[TopicPartition]) -> None:
         """Look at the coordinator, the members and the commits for `places`."""
         if await self._has_coordinator():
-            await asyncio.gather(self._group(), self._offsets(places))
+            await asyncio.gather(self._group(len(places)), self._offsets(places))
 
     async def _has_coordinator(self) -> bool:
         trouble = await aiokafka_private.coordinator_trouble(
@@ -72,7 +71,7 @@ class GroupLook:
             )
         return False
 
-    async def _group(self) -> None:
+    async def _group(self, partitions: int) -> None:
         group = self._config.group_id
         try:
             async with asyncio.timeout(ASK_SECONDS):
@@ -97,14 +96,6 @@ class GroupLook:
                 f"bridge knows `{_ASSIGNOR}` only: it could not join (INCONSISTENT_GROUP_PROTOCOL)",
                 f"choose a `sources.{self._key}.group_id` that no other application uses",
             )
-        elif self._alone and len({host for _, _, host, *_ in members}) > 1:
-            self._findings.problem(
-                f"{len(members)} members on several hosts are connected to group {group}, and a service with "
-                "`remove_finished` is for a single replica: the others do not know which jobs it has "
-                "removed, and would make them again",
-                "leave `remove_finished` out where several replicas run, and lower TTL_JOB of OSCAR in place "
-                "of it",
-            )
         elif members:
             names = sorted({f"{client or identity}{host}" for identity, client, host, *_ in members})
             self._findings.note(
@@ -112,6 +103,15 @@ class GroupLook:
                 "shared with it: right for this bridge's own daemon and its replicas, and for nothing else",
                 f"if it is another application, choose another `sources.{self._key}.group_id`",
             )
+            if len(members) > 1:
+                self._patience.tell_of_company(
+                    self._findings, f"{len(members)} members are connected to group {group}"
+                )
+            if len(members) > partitions > 0:
+                self._findings.warning(
+                    f"{len(members)} members, and {partitions} partitions to share: some have nothing to do",
+                    "run as many bridges as there are partitions, at most, or give the topics more of them",
+                )
         else:
             self._findings.ok(f"group {group} may be used; no member is connected now")
 

@@ -155,6 +155,25 @@ async def test_a_stopping_bridge_gives_back_what_it_holds(world: QueueWorld) -> 
     assert len(await world.queue.receive()) == 3
 
 
+async def test_two_bridges_part_a_queue_and_double_nothing_when_one_is_killed(world: QueueWorld) -> None:
+    configuration = world.configuration(
+        services={"plants": {"limits": {"rate": "20/s"}}}, sources={"uploads": world.source(max_in_flight=5)}
+    )
+    first, second = world.daemon(configuration), world.daemon(configuration)
+    for daemon in (first, second):
+        daemon.start()
+        await daemon.is_up()
+    await world.queue.send(*({"n": number} for number in range(60)))
+    async with asyncio.timeout(60):
+        for daemon in (first, second):
+            while not await daemon.metric("bridge_invocations_total", service="plants", outcome="accepted"):
+                await asyncio.sleep(0.05)
+    second.kill()  # without a word: what it had comes back after the visibility timeout
+    await jobs(world, 60)
+    await world.all_settled()
+    assert await first.stop() == 0
+
+
 async def test_a_source_that_can_not_be_made_is_told_and_ends_nothing_beside_it(
     world: QueueWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

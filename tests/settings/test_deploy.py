@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,22 @@ TO_CLOSE = 10
 SECRETS = "/etc/oscar-bridge/secrets"
 
 
-def manifest() -> dict[str, Any]:
-    documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"))
+UNITS = ["oscar-bridge.service", "oscar-bridge@.service"]
+
+
+def manifest(name: str = "kubernetes.yaml") -> dict[str, Any]:
+    documents = yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8"))
     return {document["kind"]: document for document in documents}
+
+
+def settings_of(unit: str) -> dict[str, list[str]]:
+    """What a unit sets, by name; comments are left out."""
+    found: dict[str, list[str]] = {}
+    for line in (DEPLOY / unit).read_text(encoding="utf-8").splitlines():
+        if line and line[0] not in "#[":
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def pod() -> dict[str, Any]:
@@ -97,22 +111,60 @@ def test_there_is_one_daemon_and_it_runs_as_the_images_user() -> None:
 
 def test_each_way_to_run_it_waits_for_the_drain() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
-    unit = (DEPLOY / "oscar-bridge.service").read_text(encoding="utf-8")
-    (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     for patience in (
         pod()["terminationGracePeriodSeconds"],
         duration(compose["services"]["bridge"]["stop_grace_period"]),
-        int(stop),
+        *(int(settings_of(unit)["TimeoutStopSec"][0]) for unit in UNITS),
     ):
         assert patience >= DRAIN_SECONDS + TO_CLOSE
 
 
 def test_each_way_to_run_it_gives_a_command_line_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    unit = (DEPLOY / "oscar-bridge.service").read_text(encoding="utf-8")
-    (exec_start,) = re.findall(r"^ExecStart=\S+ (.*)$", unit, re.MULTILINE)
-    for arguments in (bridge_container()["args"], exec_start.split()):
+    started = [settings_of(unit)["ExecStart"][0].split()[1:] for unit in UNITS]
+    for arguments in (bridge_container()["args"], *started):
         assert main([*arguments[:-1], "/nonexistent/bridge.yaml"]) == 2
         assert "can't read the configuration file" in capsys.readouterr().err
+
+
+def test_bridges_beside_each_other_share_no_state_and_differ_in_nothing_else() -> None:
+    one, several = (settings_of(unit) for unit in UNITS)
+    differing = {name for name in one if one[name] != several[name]}
+    assert differing == {"Description", "Documentation", "ExecStart", "StateDirectory"}
+    assert one.keys() == several.keys()
+    assert all("%i" in several[name][0] for name in differing)
+
+    deployment = manifest()["Deployment"]["spec"]
+    pods = manifest("kubernetes-statefulset.yaml")
+    spec = pods["StatefulSet"]["spec"]
+    assert spec["serviceName"] == pods["Service"]["metadata"]["name"]
+    assert pods["Service"]["spec"]["selector"].items() <= spec["template"]["metadata"]["labels"].items()
+    (volume,) = spec["volumeClaimTemplates"]
+    assert volume["spec"] == manifest()["PersistentVolumeClaim"]["spec"]
+    volumes = deployment["template"]["spec"]["volumes"]
+    shared = [each for each in volumes if each["name"] != volume["metadata"]["name"]]
+    assert len(shared) == len(volumes) - 1
+    deployment["template"]["spec"]["volumes"] = shared
+    assert spec["template"] == deployment["template"]
+
+
+def test_the_line_that_makes_configurations_of_several_bridges_does(tmp_path: Path) -> None:
+    """The one in the template unit's comment, as a person copies it."""
+    comment = re.findall(r"^#   (.*)$", (DEPLOY / UNITS[1]).read_text(encoding="utf-8"), re.MULTILINE)
+    script = "\n".join(comment[: comment.index("done") + 1])
+    assert "install -m 0640 -g oscar-bridge /dev/stdin /etc/oscar-bridge/$n.yaml" in script
+    script = script.replace(
+        "install -m 0640 -g oscar-bridge /dev/stdin /etc/oscar-bridge/$n.yaml", "cat > $n.yaml"
+    )
+    text = (ROOT / "config" / "kafka.yaml").read_text(encoding="utf-8")
+    (tmp_path / "bridge.yaml").write_text(text, encoding="utf-8")
+    subprocess.run(["bash", "-ec", script], cwd=tmp_path, check=True, timeout=30)
+    made = [yaml.safe_load((tmp_path / f"{number}.yaml").read_text(encoding="utf-8")) for number in (1, 2, 3)]
+    assert [each["http"]["port"] for each in made] == [9464, 9465, 9466]
+    assert [each["state_dir"] for each in made] == [f"/var/lib/oscar-bridge-{number}" for number in (1, 2, 3)]
+    assert all(
+        {**each, "http": None, "state_dir": None} == {**made[0], "http": None, "state_dir": None}
+        for each in made
+    )
 
 
 def test_compose_gives_the_container_every_file_that_its_configuration_names(tmp_path: Path) -> None:

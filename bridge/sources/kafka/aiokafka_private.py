@@ -168,6 +168,16 @@ def make_admin(connect_seconds: float, **options: Any) -> AIOKafkaAdminClient:
 # Reading
 
 
+class _RecordsAsRead(PartitionRecords):  # type: ignore[misc] # aiokafka is not typed
+    """Gives each record as the C extension reads it: aiokafka would copy it field by field.
+
+    It has no topic and partition, which `getmany` gives beside it.
+    """
+
+    def _consumer_record(self, tp: TopicPartition, record: Any) -> Any:
+        return record
+
+
 class _Records:
     """The records of one answer: what can't be read ends them, and is told, in place of raising.
 
@@ -178,6 +188,8 @@ class _Records:
         self._place = place
         self._records = records
         self._stopped = stopped
+        records.__class__ = _RecordsAsRead
+        self._iterator = self._guarded()
 
     @property
     def next_fetch_offset(self) -> int:
@@ -185,8 +197,11 @@ class _Records:
         return offset
 
     def __iter__(self) -> Iterator[Any]:
+        return self._iterator  # one for all who take some: each goes on where the last one stopped
+
+    def _guarded(self) -> Iterator[Any]:
         try:
-            yield from self._records
+            yield from self._records._records_iterator
         except Exception as error:  # noqa: BLE001 - codecs, structs and texts raise what they like
             self._stopped(self._place, self._records.next_fetch_offset, error)
 

@@ -39,9 +39,12 @@ class Ledger:
     def prefix(self) -> int:
         """Give the offset that may be committed: everything before it is settled, and not RELEASED."""
         entries = self._entries
-        while entries and entries[0][1].outcome not in (None, Outcome.RELEASED):
+        while entries:
+            offset, delivery = entries[0]
+            if delivery.outcome is None or delivery.outcome is Outcome.RELEASED:
+                return offset
             entries.popleft()
-        return entries[0][0] if entries else self.position
+        return self.position
 
     def unsettled(self) -> Iterator[Delivery]:
         """Give what is owed an answer, oldest first."""

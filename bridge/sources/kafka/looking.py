@@ -196,7 +196,7 @@ def _events(config: KafkaConfig, record: batches.Record) -> list[Event]:
     """Make the events of a record that can be read."""
     if record.fault is not None:
         return []
-    event = to_event(record, config.identity or "")
+    event = to_event(record, TopicPartition(record.topic, record.partition), config.identity or "")
     return [each for each in config.events_of(event) if isinstance(each, Event)]
 
 

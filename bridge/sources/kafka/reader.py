@@ -86,6 +86,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._ready: deque[Delivery] = deque()
         """Read, and not handed over yet: an opened record may hold more events than there are slots."""
         self._opening = Opening(config.open, self._ready.append, metrics, log)
+        self._take_in = self._ready.append if config.open == "none" else self._opening.take
         self._unsettled = 0
         self._idle = asyncio.Event()
         """Nothing is in the bridge's hands, or nobody may wait for it any more."""
@@ -222,8 +223,9 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             ledger = self._ledgers.get(place)
             if ledger is None:
                 continue  # read before `on_partitions_assigned` has set the position, which will seek back
+            self._unsettled += len(records)
             for record in records:
-                delivery = to_delivery(record, self._identity, self._settled)
+                delivery = to_delivery(record, place, self._identity, self._settled)
                 ledger.add(record.offset, delivery)
                 if self._looks and may_be_one(delivery.event.data):
                     self._looks = False
@@ -233,8 +235,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                         partition=_name(place),
                         offset=record.offset,
                     )
-                self._unsettled += 1
-                self._opening.take(delivery)
+                self._take_in(delivery)
             if len(ledger) >= GAP:
                 ledger.prefix()
                 if len(ledger) >= GAP:

@@ -6,6 +6,8 @@ from base64 import b64encode
 from datetime import UTC, datetime
 from typing import Any
 
+from aiokafka import TopicPartition
+
 from bridge.core.delivery import Delivery, Watcher
 from bridge.core.event import Event
 from bridge.sources.kafka.batches import Record
@@ -15,50 +17,54 @@ TOMBSTONE = "org.apache.kafka.tombstone"
 """The type of a record without a value; its `data` is empty."""
 
 
-def to_delivery(record: Any, source: str, settled: Watcher) -> Delivery:
-    """Make the Delivery of one record, aiokafka's or one taken apart; one that is no Event tells why."""
+def to_delivery(record: Any, place: TopicPartition, source: str, settled: Watcher) -> Delivery:
+    """Make the Delivery of one record of `place`, as aiokafka reads it or taken apart.
+
+    One that is no Event tells why.
+    """
     fault = record.fault if type(record) is Record else None
     try:
         if fault is None:
-            return Delivery(to_event(record, source), settled)
+            return Delivery(to_event(record, place, source), settled)
     except Exception as error:  # noqa: BLE001 - one odd record must not stop its neighbours, whatever it is
         fault = f"the record can't be made an event: {type(error).__name__}: {error}"
-    event = to_bare_event(record.topic, record.partition, record.offset, record.value, source)
+    event = to_bare_event(place.topic, place.partition, record.offset, record.value, source)
     return Delivery(event, settled, fault=fault)
 
 
-def to_event(record: Any, source: str) -> Event:
-    """Make the Event of one `aiokafka.ConsumerRecord`.
+def to_event(record: Any, place: TopicPartition, source: str) -> Event:
+    """Make the Event of one record of `place`, as aiokafka reads it or taken apart.
 
     The id holds the record's timestamp beside topic, partition and offset, since offsets repeat when a
     topic is made anew. Headers `ce_type` and `ce_subject` give type and subject (CloudEvents' Kafka
     binding, binary mode). A key that is not UTF-8 is given as base64, with `key_encoding: base64`.
     Of a header that comes several times the last one counts.
     """
-    attributes = {
-        "topic": record.topic,
-        "partition": str(record.partition),
-        "offset": str(record.offset),
-    }
+    topic, partition = place
+    offset, raw_key, value = record.offset, record.key, record.value
+    attributes = {"topic": topic, "partition": str(partition), "offset": str(offset)}
     key: str | None = None
-    if record.key is not None:
+    if raw_key is not None:
         try:
-            key = record.key.decode("utf-8")
+            key = raw_key.decode("utf-8")
         except UnicodeDecodeError:
-            key = b64encode(record.key).decode("ascii")
+            key = b64encode(raw_key).decode("ascii")
             attributes["key_encoding"] = "base64"
         attributes["key"] = key
-    for name, value in record.headers:
-        attributes[f"header.{name}"] = "" if value is None else value.decode("utf-8", "replace")
+    kind = subject = ""
+    if record.headers:
+        for name, raw in record.headers:
+            attributes[f"header.{name}"] = "" if raw is None else raw.decode("utf-8", "replace")
+        kind, subject = attributes.get("header.ce_type", ""), attributes.get("header.ce_subject", "")
     # Message format v0, from before Kafka 0.10, has no timestamp: the same as Kafka's NO_TIMESTAMP, -1.
     timestamp = -1 if record.timestamp is None else record.timestamp
     return Event(
-        id=f"{record.topic}/{record.partition}/{record.offset}@{timestamp}",
+        id=f"{topic}/{partition}/{offset}@{timestamp}",
         source=source,
-        type=attributes.get("header.ce_type") or (TOMBSTONE if record.value is None else RECORD),
-        subject=attributes.get("header.ce_subject") or key,
+        type=kind or (TOMBSTONE if value is None else RECORD),
+        subject=subject or key,
         time=_time(timestamp),
-        data=record.value or b"",
+        data=value or b"",
         attributes=attributes,
     )
 

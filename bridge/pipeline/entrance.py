@@ -51,6 +51,15 @@ class Entrance:
         """The line, the longest held first."""
         self._all_stored = True
 
+    def admits(self, delivery: Delivery) -> bool:
+        """Tell whether `delivery`, which goes in no order, may enter now: nothing is before it."""
+        if self._held or self._parking.backlog or len(self._waiting) >= self._config.queue:
+            return False
+        if delivery.outcome is not None or delivery.nearly_dead or self._shut_since() is not None:
+            return False
+        self._all_stored = False
+        return True
+
     async def put(self, delivery: Delivery, crowded: Callable[[], bool], *, at_once: bool = False) -> None:
         """Bring `delivery` in, or to the store; wait while it is neither. It may settle meanwhile.
 

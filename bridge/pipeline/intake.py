@@ -29,6 +29,7 @@ class Intake:
         self._max_bytes = max_in_flight_bytes
         self._bytes = 0
         self._metrics = metrics
+        self._count = metrics.settled
         self._unsettled: dict[Delivery, int] = {}  # with their sizes
         self._grown: set[Delivery] = set()
         """Those of which a route has decoded more than was received."""
@@ -82,9 +83,10 @@ class Intake:
         for delivery in batch:
             self._unsettled[delivery] = size = delivery.event.size
             self._bytes += size
+            delivery.watch(self._settled)
+        if self._unsettled:  # some may have been settled before
             self._empty.clear()
             self._rested.clear()
-            delivery.watch(self._settled)
         self._metrics.received.inc(len(batch))
 
     def add(self, delivery: Delivery, size: int) -> None:
@@ -141,8 +143,9 @@ class Intake:
 
     def _settled(self, delivery: Delivery, outcome: Outcome) -> None:
         self._bytes -= self._unsettled.pop(delivery)
-        self._grown.discard(delivery)
-        self._metrics.settled[outcome].inc()
+        if self._grown:
+            self._grown.discard(delivery)
+        self._count[outcome].inc()
         if outcome is Outcome.RELEASED:
             self._journal.note("released", delivery.event, since=delivery.since)
         self._room.set()

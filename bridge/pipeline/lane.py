@@ -73,11 +73,11 @@ class Lane:
         self._config = config
         self._metrics = metrics
         self._gate = Gate(key, Backoff(first=0.5, longest=config.retry.max_backoff), metrics)
-        self._limits: list[Limit] = [self._gate, *pauses]
+        self._limits: list[Limit] = [self._gate]
         self.allowance = Allowance(self._limits, config.limits.concurrency, config.limits.rate)
         """After a change of it the lane has to look."""
         self._pauses = pauses
-        self._paused_since: float | None = None
+        self._paused_since = self._pause_began()
         for pause in pauses:
             pause.when_changed(self._paused_or_resumed)
         self._ring = ring
@@ -202,6 +202,14 @@ class Lane:
         """Events that it lets in."""
         return self._config.queue
 
+    def take(self, delivery: Delivery) -> bool:
+        """Queue `delivery`, which goes in no order, if it need not wait; tell whether it is here."""
+        if not self._entrance.admits(delivery):
+            return False
+        delivery.watch(self._settled)
+        self._enter(delivery)
+        return True
+
     async def put(
         self,
         delivery: Delivery,
@@ -305,12 +313,15 @@ class Lane:
             if self.jobs.pause(head) > 0:
                 self._held = True
                 return NOT_BEFORE_TOLD
-        for limit in self._limits:
-            longer = limit.pause()
-            if longer > pause:
-                pause = longer
-                if longer == NOT_BEFORE_TOLD:
-                    break
+        if self._paused_since is not None:
+            pause = NOT_BEFORE_TOLD
+        else:
+            for limit in self._limits:
+                longer = limit.pause()
+                if longer > pause:
+                    pause = longer
+                    if longer == NOT_BEFORE_TOLD:
+                        break
         if pause <= 0 and self._ring is not None and not self._ring.grant(self):
             pause = NOT_BEFORE_TOLD
         self._held = pause > 0
@@ -331,9 +342,11 @@ class Lane:
         self._places.begin(attempt)
         self._has_room()
 
+    def _pause_began(self) -> float | None:
+        return min((pause.since for pause in self._pauses if pause.since is not None), default=None)
+
     def _paused_or_resumed(self) -> None:
-        since = [pause.since for pause in self._pauses if pause.since is not None]
-        self._paused_since = min(since, default=None)
+        self._paused_since = self._pause_began()
         if self._paused_since is None:
             self._failures.not_before = monotonic()
         self._entrance.look_again()  # there is another patience now
@@ -482,9 +495,11 @@ class Lane:
             return room
         return max(PROBERS - len(self._waiting), min(room, self._waiting.probers_wanted))
 
-    def _settled(self, delivery: Delivery, _outcome: Outcome) -> None:
+    def _settled(self, delivery: Delivery, outcome: Outcome) -> None:
         if self._failures.forget(delivery):
             self._burials.left(delivery)
+        elif outcome is Outcome.ACCEPTED and self.jobs is None and not self._order.keys:
+            return  # at its first attempt, so that it is nowhere else any more
         self._places.forget(delivery)
         self._parking.left(delivery)
         if self._order.keys:

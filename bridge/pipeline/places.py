@@ -142,9 +142,9 @@ class Places:
         if invocation is None:
             invocation = prepare(delivery.event)
             if not ready:
-                size = delivery.event.size
+                size = len(delivery.event.data)
                 for other in self._waiting.ahead(_PREPARE_AHEAD):
-                    size += other.event.size
+                    size += len(other.event.data)
                     if size > _PREPARE_BYTES:
                         break
                     ready[other] = prepare(other.event)

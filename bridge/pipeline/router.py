@@ -101,6 +101,8 @@ class _Route:
         if self.merging is not None:
             self.expressions += self.merging.expressions
             self.service = ""  # a dead letter that is replayed goes round the routes, not into the lane alone
+        self.looks = bool(self.expressions or self.recodes or self.merging)
+        """Whether it reads or changes anything of an event."""
         self._slow = 0
         self._slow_since = 0
         self._slowness_told = False
@@ -323,6 +325,10 @@ class Router:
         self._share = max(1, intake.most // max(1, len(reachable)))
         """How many of the source's slots one lane may take while another of its lanes starves."""
         self._taken = dict.fromkeys(reachable, 0)
+        self._leaves = {key: partial(self._left, key) for key in reachable}
+        only = self._routes.routes[0] if len(self._routes.routes) == 1 else None
+        self._straight_to = None if only is None or only.looks else self._reached[only.to]
+        """The lane of every event that can be read, where it is the same whatever is in them."""
         self._starving: set[str] = set()
         self._putting = 0
         """Events on their way into a lane: one of the source's, and one of those routed again."""
@@ -343,7 +349,9 @@ class Router:
         After each 5 ms of routing the other tasks have their turn.
         """
         try:
-            await self._route(delivery)
+            # It may have been released while earlier ones of its batch waited for room.
+            if delivery.outcome is None and not self._goes_straight(delivery):
+                await self._route(delivery)
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
             raise
         # A panic of the CEL evaluator, which is Rust's, is no Exception.
@@ -353,9 +361,12 @@ class Router:
             letter = DeadLetter(event=delivery.event, service="", cause="route", detail=detail)
             await bury(self._keeper, self._journal, delivery, letter)
 
+    def _goes_straight(self, delivery: Delivery) -> bool:
+        """Put `delivery` into its lane where nothing has to be looked at, or waited for; tell if it is in."""
+        lane = self._straight_to
+        return lane is not None and delivery.fault is None and lane.take(delivery)
+
     async def _route(self, delivery: Delivery) -> None:
-        if delivery.outcome is not None:  # released while earlier ones of its batch waited for room
-            return
         event = delivery.event
         lanes: dict[str, tuple[_Route, Place | int | None]] = {}
         dead: list[DeadLetter] = []
@@ -392,7 +403,8 @@ class Router:
         if len(lanes) == 1 and not dead:
             ((lane, (only, place)),) = lanes.items()
             if not only.recodes:
-                await self._put(delivery, lane, place)
+                if not self._enters(delivery, lane, place):
+                    await self._put(delivery, lane, place)
                 return
         if not (lanes or dead):
             detail = ""
@@ -451,7 +463,8 @@ class Router:
         for part, letter in zip(parts, dead, strict=False):
             await bury(self._keeper, self._journal, part, letter)
         for part, (lane, place, _) in zip(parts[len(dead) :], given, strict=True):
-            await self._put(part, lane, place)
+            if not self._enters(part, lane, place):
+                await self._put(part, lane, place)
 
     def _why_not(
         self, view: View, opened: Mapping[Sequence[Coding], _Opened], findings: Mapping[_Route, NoMatch]
@@ -473,25 +486,33 @@ class Router:
         _log.debug("event filtered", source=self._metrics.key, id=event.id, reason=reason, detail=detail)
         delivery.settle(Outcome.FILTERED)
 
-    async def _put(self, delivery: Delivery, key: str, place: Place | int | None) -> None:
-        """Put `delivery` into its lane with its key there, or into its window before that."""
+    def _enters(self, delivery: Delivery, key: str, place: Place | int | None) -> bool:
+        """Put `delivery` into its window, or into its lane if it need not wait; tell whether it is in."""
         if isinstance(place, Place):
             assert self._windows is not None  # noqa: S101 - a router whose routes merge is given them
             self._windows.put(delivery, key, place, self._metrics.filtered)
-            return
+            return True
+        if len(self._reached) > 1:
+            self._taken[key] += 1
+            delivery.watch(self._leaves[key])
+            if self._must_make_way(key):
+                return False
+        return place is None and self._reached[key].take(delivery)
+
+    async def _put(self, delivery: Delivery, key: str, order_key: Place | int | None) -> None:
+        """Put `delivery` into its lane, which it has not entered, as soon as it may."""
+        assert not isinstance(order_key, Place)  # noqa: S101 - a window takes what is put into it
         lane = self._reached[key]
         if len(self._reached) == 1:
-            await lane.put(delivery, order_key=place)
+            await lane.put(delivery, order_key=order_key)
             return
-        self._taken[key] += 1
-        delivery.watch(partial(self._left, key))
         self._putting += 1
         try:
             await lane.put(
                 delivery,
                 partial(self._another_starves, key),
                 at_once=self._must_make_way(key),
-                order_key=place,
+                order_key=order_key,
             )
         finally:
             self._putting -= 1

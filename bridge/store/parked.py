@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from itertools import islice
 
@@ -58,10 +58,19 @@ def oldest(
         )
     with closing(numbers):  # those in `without` are the oldest: the walk over them is short
         chosen = list(islice((number for (number,) in numbers if number not in without), limit))
+    try:
+        with schema.strict_texts(connection):
+            return _read(connection, chosen)
+    except sqlite3.OperationalError:  # one of them has lone surrogates, or the trouble will come again
+        return _read(connection, chosen)
+
+
+def _read(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Parked]:
+    """Read the parked events of `numbers`, but for the last of those that are big. Raise as `oldest` does."""
     rows = connection.execute(
         f"SELECT number, attempts, first_attempt, order_key, {schema.EVENT} FROM kept NOT INDEXED "  # noqa: S608 - our columns
         "WHERE number IN (SELECT value FROM json_each(?)) AND reason = 'parked' ORDER BY number",
-        (json.dumps(chosen),),
+        (json.dumps(numbers),),
     )
     found: list[Parked] = []
     size = 0

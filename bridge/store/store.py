@@ -27,12 +27,14 @@ from bridge.store.spool import SourceSpool
 from bridge.store.spooled import Done
 from bridge.store.waiting import Known, Stranded
 from bridge.store.windows import Windows, most_remembered
-from bridge.store.writer import Answer, Work, Writer
+from bridge.store.writer import GROUP_ITEMS, Answer, Work, Writer
 from bridge.telemetry.metrics import Metrics
 
 _T = TypeVar("_T")
 _CLOSE_SECONDS = 5.0
 """For the read that is under way when the store closes."""
+_GATHER_SECONDS = 0.1
+"""How long what is done with waits for others to be taken away with."""
 _HANG_SECONDS = 20.0
 """How long one transaction, or one question, may be under way before it is a problem to be told."""
 _log = structlog.get_logger(__name__)
@@ -72,9 +74,13 @@ class Store:
         self._wakes: dict[str, Callable[[], None]] = {}
         self._given: dict[int, str] = {}
         """Numbers given by `parked`, with their services."""
-        self._leaving: dict[int, str] = {}
-        """Numbers forgotten that may not be gone yet, with their services; `""` for those not given."""
+        self._leaving: dict[int, str | None] = {}
+        """Numbers forgotten that may not be gone yet, with their services; `""` for those not given, and None
+        for what is not parked any more."""
         self._leaving_of: Counter[str] = Counter()
+        self._going: list[int | Done] = []
+        """What is done with, and not yet handed to the writing thread."""
+        self._handing_over: asyncio.TimerHandle | None = None
         self._spools: dict[int, SourceSpool] = {}
         self._spooled: Counter[int] = Counter()
         """Occurrences, by spool; and marks."""
@@ -109,6 +115,7 @@ class Store:
             await writer.opened
             yield store
         finally:
+            store._hand_over()
             store._over, writer.closing = store._over or "the store is closed", True
             writer.queue.put(None)
             stopped = store._loop.run_in_executor(store._reading, store._stop_reading)
@@ -159,8 +166,28 @@ class Store:
         if self._over is not None:
             done.set_exception(StoreError(self._over))
         else:
-            self._writer.queue.put(Keep.of(row, done))
+            self._put(Keep.of(row, done))
         return done
+
+    def _put(self, item: Keep | Work) -> None:
+        self._hand_over()  # what was done before is gone before: `item` may keep the same again
+        self._writer.queue.put(item)
+
+    def _put_soon(self, item: int | Done) -> None:
+        """Have one taken away with others: each alone would wake the writing thread, in the loop's time."""
+        self._going.append(item)
+        if len(self._going) >= GROUP_ITEMS:
+            self._hand_over()
+        elif self._handing_over is None:
+            self._handing_over = self._loop.call_later(_GATHER_SECONDS, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._handing_over is not None:
+            self._handing_over.cancel()
+            self._handing_over = None
+        if self._going:
+            self._writer.queue.put(tuple(self._going))
+            self._going.clear()
 
     def now(self) -> float:
         """Return the time by which what is kept has an age (`Clock.now`)."""
@@ -206,9 +233,9 @@ class Store:
         """
         if number in self._leaving or self._over is not None:
             return
-        service = self._leaving[number] = self._given.pop(number, "")
+        self._leaving[number] = service = self._given.pop(number, "")
         self._leaving_of[service] += 1
-        self._writer.queue.put(number)
+        self._put_soon(number)
 
     def waiting(self, service: str) -> int:
         """Count the parked events of `service`; those forgotten are not among them."""
@@ -255,7 +282,7 @@ class Store:
     def finish(self, done: Done) -> bool:
         """Have an occurrence taken away, for a spool; False once the store is closed."""
         if self._over is None:
-            self._writer.queue.put(done)
+            self._put_soon(done)
         return self._over is None
 
     # Events that nothing will take
@@ -278,7 +305,7 @@ class Store:
         if self._over is not None:
             raise StoreError(self._over)
         done: asyncio.Future[_T] = self._loop.create_future()
-        self._writer.queue.put(Work(call, done, size))
+        self._put(Work(call, done, size))
         return await done
 
     # State
@@ -351,8 +378,10 @@ class Store:
             self._metrics.windows.labels(service).set(self._windows[service])
         for number in change.unparked:
             self._given.pop(number, None)
+            self._left(number)
         for number in change.forgotten:
-            self._leaving_of[self._leaving.pop(number)] -= 1
+            self._left(number)
+            del self._leaving[number]
         self._spooled.update(change.spooled)
         self._marks.update(change.marks)
         self._spool_sources.update(change.sources)
@@ -360,6 +389,12 @@ class Store:
             self._spools[done.spool].finished(done)
         for service in change.returned & self._wakes.keys():
             self._wakes[service]()
+
+    def _left(self, number: int) -> None:
+        """Count a number that was forgotten no more among those that wait."""
+        if (service := self._leaving.get(number)) is not None:
+            self._leaving_of[service] -= 1
+            self._leaving[number] = None
 
     # The reading thread's side
 

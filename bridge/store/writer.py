@@ -31,11 +31,9 @@ from bridge.store.spooled import Done
 
 _log = structlog.get_logger(__name__)
 
-_GROUP_ITEMS = 1024
+GROUP_ITEMS = 1024
 _GROUP_BYTES = 16 * 2**20
 """What one transaction holds at most; one event is always let in."""
-_FORGET_SECONDS = 0.1
-"""How long forgetting waits for others to be written with."""
 _PROBE_SECONDS = 1.0
 """Between looks at whether a store in trouble can be written again."""
 _LOOK_SECONDS = 600.0
@@ -67,9 +65,10 @@ class Work:
 class Writer:
     """Owns the state directory and the file from `start` to the end of the thread.
 
-    It takes from `queue`: events to keep, numbers to forget, occurrences that are done, a command's or a
-    spool's work; None ends it, once all before it is written. What happened goes to `heard` on the loop. A
-    defect that ends the thread goes to `broke` there, with all who still wait: nothing more is taken then.
+    It takes from `queue`: events to keep, numbers to forget and occurrences that are done, some at once, a
+    command's or a spool's work; None ends it, once all before it is written. What happened goes to `heard`
+    on the loop. A defect that ends the thread goes to `broke` there, with all who still wait: nothing more is
+    taken then.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class Writer:
         self._broke = broke
         self._accept_loss = accept_loss
         self._loop = asyncio.get_running_loop()
-        self.queue: SimpleQueue[Keep | int | Done | Work | None] = SimpleQueue()
+        self.queue: SimpleQueue[Keep | tuple[int | Done, ...] | Work | None] = SimpleQueue()
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.clock = Clock(0.0)
         """Made anew when the file is opened."""
@@ -111,7 +110,7 @@ class Writer:
             f"{limit}, but for what is kept free for dead letters",
             "no more events are kept",
         )
-        self._taken: list[Keep | int | Done | Work] = []
+        self._taken: list[Keep | tuple[int | Done, ...] | Work] = []
         """What this turn took from the queue."""
         self._ended = False
         self._forgets: list[int | Done] = []
@@ -235,8 +234,8 @@ class Writer:
         until = monotonic() + pause
         if self.trouble is None:
             until = min(until, self._expiry.due)
-        size, urgent, quiet = 0, False, True
-        while len(group) < _GROUP_ITEMS + len(self._forgets) and size < _GROUP_BYTES:
+        size, urgent = 0, False
+        while len(group) < GROUP_ITEMS + len(self._forgets) and size < _GROUP_BYTES:
             try:
                 item = self.queue.get(not urgent, None if urgent else max(0.0, until - monotonic()))
             except Empty:
@@ -250,10 +249,10 @@ class Writer:
             if isinstance(item, Keep):
                 urgent = True
                 size += item.size
-            elif quiet and not self._forgets:
-                until = min(until, monotonic() + _FORGET_SECONDS)
-                quiet = False
-            group.append(item)
+                group.append(item)
+            else:
+                urgent = urgent or not self._forgets  # else they go with those, when it is time to try again
+                group += item
         return group, None
 
     def _keep(self, group: Sequence[Keep | int | Done]) -> StoreError | None:

@@ -49,6 +49,15 @@ async def test_a_parked_event_comes_back_as_it_was(state_dir: Path, metrics: Met
         assert await keeper.parked("plants", without=(), limit=0) == ()
 
 
+async def test_one_with_a_broken_text_comes_back_among_others(state_dir: Path, metrics: Metrics) -> None:
+    given = [event("first"), event("broken \udcff text"), event("last")]
+    async with Store.open(state_dir, metrics) as store:
+        for one in given:
+            await store.park(one, "plants")
+        for _ in range(2):
+            assert [row.event for row in await parked(store)] == given
+
+
 async def test_the_oldest_come_first_and_those_in_the_lane_are_left_out(
     state_dir: Path, metrics: Metrics
 ) -> None:

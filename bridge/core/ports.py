@@ -63,6 +63,8 @@ class Verdict(Enum):
     UNKNOWN = "unknown"
     """Sent, the answer lost, and nothing prevents a second run: dead letter."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each attempt looks one up
+
 
 NO_DESCRIPTORS = "no_descriptors"
 """The cause where the bridge can open no file or socket any more (`errors.no_descriptors`)."""

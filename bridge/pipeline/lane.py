@@ -383,6 +383,9 @@ class Lane:
             self._parking.look()
         if self._ring is not None:
             self._ring.ended(attempt, answer, seconds)
+            if self._ring.keeps(self):  # it has looked, or there is nothing for it yet
+                self._weigh()
+                return
         self.look()
 
     def _accepted(self, attempt: Attempt, answer: Answer, now: float) -> None:
@@ -467,10 +470,9 @@ class Lane:
             self._order.keys[delivery] = order_key
         if past is not None:
             self._failures.remember(delivery, past)
-        self._come(delivery)
         if not self._parking.owns(delivery):
             self._entrance.may_hold_unstored()
-        self.look()
+        self._enter(delivery)
 
     def _park(self, delivery: Delivery) -> None:
         if delivery in self._order.keys:

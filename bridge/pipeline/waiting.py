@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count, islice
-from typing import NamedTuple
+from typing import TypeAlias
 
 from bridge.core.delivery import Delivery
 
@@ -17,11 +17,8 @@ _STALE = 64
 """Entries of a heap that may be out of date, beside as many as are true."""
 
 
-class _Entry(NamedTuple):
-    key: float
-    place: int
-    due: float
-    delivery: Delivery
+_Tried: TypeAlias = tuple[float, int, Delivery]
+"""When one that has failed is due, monotonic, and its place; no two have the same, so none are compared."""
 
 
 class Waiting:
@@ -40,10 +37,12 @@ class Waiting:
         """What is behind them, and may not go before it is `ready`; likewise."""
         self._behind: dict[Delivery, None] = {}
         """What may not go before another has come to its end, in the order it came."""
-        self._tried: dict[Delivery, tuple[float, int]] = {}
-        """When due, monotonic, and the place; in the order of the newest failures."""
-        self._timetable: list[_Entry] = []
-        self._due: list[_Entry] = []
+        self._tried: dict[Delivery, _Tried] = {}
+        """In the order of the newest failures."""
+        self._timetable: list[_Tried] = []
+        """In the order of time: a heap, as the next is."""
+        self._due: list[tuple[int, _Tried]] = []
+        """What was due when it was last looked for, in the order of age: by place."""
         self._places = count()
         self._tried_anew = 0
         """Events tried for the first time since the last acceptance."""
@@ -101,11 +100,11 @@ class Waiting:
 
     def again(self, delivery: Delivery, place: int, due: float) -> None:
         """Take one in that has failed, into its `place`: it may go when `due`, a monotonic time."""
-        self._tried[delivery] = due, place
-        heappush(self._timetable, _Entry(due, place, due, delivery))
+        self._tried[delivery] = one = due, place, delivery
+        heappush(self._timetable, one)
         if len(self._timetable) + len(self._due) > 2 * len(self._tried) + _STALE:
-            self._timetable = [entry for entry in self._timetable if self._holds(entry)]
-            self._due = [entry for entry in self._due if self._holds(entry)]
+            self._timetable = [one for one in self._timetable if self._holds(one)]
+            self._due = [old for old in self._due if self._holds(old[1])]
             heapify(self._timetable)
             heapify(self._due)
 
@@ -117,7 +116,9 @@ class Waiting:
         if delivery in self._behind:
             del self._behind[delivery]
             return True
-        return any(those.pop(delivery, None) is not None for those in (self._fresh, self._unready))
+        if self._fresh.pop(delivery, None) is not None:
+            return True
+        return self._unready.pop(delivery, None) is not None
 
     def pause(self, now: float, *, probe: bool = False) -> float:
         """Give the seconds until one may go: 0 now, infinite when none waits; to `probe`, due or not."""
@@ -125,11 +126,11 @@ class Waiting:
             return 0.0
         if not self._tried:
             return float("inf")
-        self._bring(now)
-        if self._top(self._due) is not None:
+        if self._oldest_due(now) is not None:
             return 0.0
-        entry = self._top(self._timetable)
-        return float("inf") if entry is None else max(0.0, entry.due - now)
+        while not self._holds(self._timetable[0]):
+            heappop(self._timetable)
+        return max(0.0, self._timetable[0][0] - now)
 
     def choice(self, now: float, *, probe: bool = False, in_doubt: bool = False) -> Delivery:
         """Give the one whose turn it is. Raise StopIteration when none may go now.
@@ -143,11 +144,10 @@ class Waiting:
             anew = fresh and (len(tried) < PROBERS or self._tried_anew < PROBERS)
             return next(iter(fresh if anew or not tried else tried))
         if tried and not (in_doubt and self._retried and fresh):
-            self._bring(now)
-            entry = self._top(self._due)
-            if entry is not None:
+            oldest = self._oldest_due(now)
+            if oldest is not None:
                 longest = next(iter(tried))
-                return longest if in_doubt and tried[longest][0] <= now else entry.delivery
+                return longest if in_doubt and tried[longest][0] <= now else oldest
         return next(iter(fresh))
 
     def take(self, delivery: Delivery) -> int:
@@ -160,7 +160,7 @@ class Waiting:
         return self._leave_tried(delivery)
 
     def _leave_tried(self, delivery: Delivery) -> int:
-        _, place = self._tried.pop(delivery)
+        _, place, _ = self._tried.pop(delivery)
         if not self._tried:  # or what has long left would be held in memory until something fails again
             self._timetable.clear()
             self._due.clear()
@@ -179,19 +179,18 @@ class Waiting:
         """Give those that come next of what was not tried yet."""
         return list(islice(self._fresh, most))
 
-    def _bring(self, now: float) -> None:
-        """Move what is due by now from the order of time to the order of age."""
-        while self._timetable and self._timetable[0].due <= now:
-            entry = heappop(self._timetable)
-            if self._holds(entry):
-                heappush(self._due, _Entry(entry.place, entry.place, entry.due, entry.delivery))
-
-    def _top(self, heap: list[_Entry]) -> _Entry | None:
-        while heap:
-            if self._holds(heap[0]):
-                return heap[0]
-            heappop(heap)
+    def _oldest_due(self, now: float) -> Delivery | None:
+        """Give the first that came of those that are due by now."""
+        timetable, due = self._timetable, self._due
+        while timetable and timetable[0][0] <= now:
+            one = heappop(timetable)
+            if self._holds(one):
+                heappush(due, (one[1], one))
+        while due:
+            if self._holds(due[0][1]):
+                return due[0][1][2]
+            heappop(due)
         return None
 
-    def _holds(self, entry: _Entry) -> bool:
-        return self._tried.get(entry.delivery) == (entry.due, entry.place)
+    def _holds(self, one: _Tried) -> bool:
+        return self._tried.get(one[2]) is one

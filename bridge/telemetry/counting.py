@@ -42,7 +42,9 @@ class Counts(Collector):
 
     def labels(self, *values: str) -> Count:
         """Give the counter with these labels, from 0 when it is new."""
-        return self._counts.setdefault(values, Count())
+        if (found := self._counts.get(values)) is None:
+            found = self._counts[values] = Count()
+        return found
 
     def counted(self) -> Iterable[tuple[Sequence[str], int]]:
         """Give the labels of each counter, and what it has counted so far."""

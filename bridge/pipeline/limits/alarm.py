@@ -9,20 +9,37 @@ from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD
 
 
 class Alarm:
-    """Has a call made after a pause; a new pause replaces the old one."""
+    """Has a call made after a pause; a new pause replaces the old one.
+
+    A timer that would ring before that is left as it is, and set anew only then: to set one costs more than
+    all else of a look, and nearly every look finds the next thing due later than the one before did.
+    """
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = self._wanted_at = NOT_BEFORE_TOLD
 
     def set(self, pause: float) -> None:
         """Have it made after `pause` seconds, or not at all if no time ends that."""
+        if pause == NOT_BEFORE_TOLD:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            return
+        loop = asyncio.get_running_loop()
+        self._wanted_at = at = loop.time() + pause
         if self._timer is not None:
+            if self._rings_at <= at:
+                return
             self._timer.cancel()
-            self._timer = None
-        if pause < NOT_BEFORE_TOLD:
-            self._timer = asyncio.get_running_loop().call_later(pause, self._ring)
+        self._rings_at = at
+        self._timer = loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
+        if self._wanted_at > self._rings_at:
+            self._rings_at = self._wanted_at
+            self._timer = asyncio.get_running_loop().call_at(self._rings_at, self._ring)
+            return
         self._timer = None
         self._call()

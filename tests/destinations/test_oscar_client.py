@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trustme
-from aiohttp import BaseConnector, web
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from bridge import __version__
@@ -25,6 +25,7 @@ from bridge.destinations.oscar import client
 from bridge.destinations.oscar.client import OscarService, announce
 from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.destinations.oscar.config import ServiceConfig
+from bridge.destinations.oscar.wire import Wire
 from tests.destinations.fake_oscar import (
     FakeOscar,
     always,
@@ -64,13 +65,9 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 def kept_connections(plants: OscarService) -> int:
-    return sum(
-        protocol.is_connected()
-        for session in plants._cluster.calls._sessions.values()
-        if isinstance(session.connector, BaseConnector)
-        for kept in session.connector._conns.values()
-        for protocol, _ in kept
-    )
+    calls = plants._cluster.calls
+    assert isinstance(calls, Wire)
+    return len(calls._kept)
 
 
 async def until(condition: Callable[[], bool]) -> None:

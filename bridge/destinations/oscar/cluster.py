@@ -43,6 +43,7 @@ from bridge.destinations.oscar.exchange import CONNECT_SECONDS, EXCERPT_BYTES, H
 from bridge.destinations.oscar.proxied import NETWORK_ERRORS, Proxied, start_of
 from bridge.destinations.oscar.proxied import session as new_session
 from bridge.destinations.oscar.throttle import Throttle
+from bridge.destinations.oscar.wire import Wire
 from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
 from bridge.telemetry.logging import excerpt
@@ -92,7 +93,7 @@ class OscarCluster:
         self.proxy = proxy_for(self.endpoint)
         self._config = config
         self._session: aiohttp.ClientSession | None = None
-        self._calls: Proxied | None = None
+        self._calls: Wire | Proxied | None = None
         self._issuer_context: ssl.SSLContext | None = None
         self._service_tokens: dict[tuple[str, str | None], Bearer] = {}
         self._introducing = asyncio.Lock()
@@ -126,7 +127,7 @@ class OscarCluster:
             self._issuer_context = tls.issuer_context()
         context = tls.context() if secure else None
         self._session = new_session(tls=context, headers=_HEADERS)
-        self._calls = Proxied(self.proxy, context)
+        self._calls = Wire(self.endpoint, context) if self.proxy is None else Proxied(self.proxy, context)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -145,7 +146,7 @@ class OscarCluster:
         return self._session
 
     @property
-    def calls(self) -> Proxied:
+    def calls(self) -> Wire | Proxied:
         """What makes the calls of `/job` and `/run`. Raises RuntimeError outside the context."""
         if self._calls is None:
             raise RuntimeError(f"cluster {self.key} is not open")

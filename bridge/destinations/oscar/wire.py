@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
 import socket
 from ssl import SSLContext
 from typing import Any
@@ -40,8 +41,7 @@ _TOO_LONG = f"the answer has more than {LONGEST_LINE} bytes before its body, or 
 class Wire:
     """A client of one server: a connection for each exchange under way, and those kept from former ones.
 
-    One timer ends what takes too long, and what is idle too long: one for each exchange costs more than all
-    else that is done for it here.
+    One timer ends what takes too long, and what is idle too long.
     """
 
     def __init__(self, url: URL, tls: SSLContext | None) -> None:
@@ -68,11 +68,9 @@ class Wire:
         It goes on a connection of its own if `fresh`: on a kept one the server may be hanging up, and a
         request that it never read looks like one whose answer was lost.
 
-        A success counts from its status line on, whatever is wrong with the rest of the answer: by then the
-        other side has done its work. Of another answer the head must be whole. The rest of a success is read
-        away, since an application may be writing it still; behind the beginning of a failure nothing is read.
-
-        Raises NotSent and AnswerLost. Who is cancelled takes the connection along.
+        A success counts from its status line on; of another answer the head must be whole. The rest of a
+        success is read away, since an application may be writing it still, that of a failure is not read.
+        Raises NotSent and AnswerLost.
         """
         now = self._loop.time()
         connection = None if fresh else self._take(now)
@@ -99,7 +97,7 @@ class Wire:
         """Close all connections."""
         self._closed = True
         for connection in tuple(self._open):
-            connection.end()
+            connection.end(ConnectionError("the bridge is stopping"))
         while self._open:  # noqa: ASYNC110 - the loop does it in its next turns, and waits for nobody
             await asyncio.sleep(0)
         if self._timer is not None:
@@ -109,7 +107,7 @@ class Wire:
         """Take the kept connection that was used last: so those that are not needed grow old."""
         while self._kept:
             connection, _ = self._kept.popitem()
-            if connection.usable and connection.due > now:
+            if connection.usable and connection.due > now and not connection.unseen(0):
                 return connection
             connection.end()
         return None
@@ -125,7 +123,7 @@ class Wire:
                 try:
                     plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     _, connection = await self._loop.create_connection(
-                        lambda: _Connection(self._open, self._kept),
+                        lambda: _Connection(plug, self._open, self._kept),
                         sock=plug,
                         ssl=self._tls,
                         server_hostname=self._host if self._tls else None,
@@ -136,13 +134,14 @@ class Wire:
             if self._closed or not connection.usable:
                 connection.end()
                 raise ConnectionError("it broke off at once")
+            return connection
+        except TimeoutError as error:
+            if error.errno is not None or ends == due:
+                raise NotSent(error, f"no connection to {self._place} in time") from error
+            told = f"no connection to {self._place} within {CONNECT_SECONDS:g} s"
+            raise NotSent(ConnectionError(told)) from error
         except (OSError, RuntimeError, ValueError) as error:
-            cause: Exception = error
-            if isinstance(error, TimeoutError) and error.errno is None and ends < due:
-                cause = ConnectionError(f"none within {CONNECT_SECONDS:g} s")
-            told = f"no connection to {self._place}: {str(cause) or 'the time is over'}"
-            raise NotSent(cause, told) from error
-        return connection
+            raise NotSent(error, f"no connection to {self._place}: {error}") from error
 
     async def _look_up(self) -> list[Any]:
         """Return the addresses, beginning with another one each time."""
@@ -177,12 +176,18 @@ class _Connection(asyncio.Protocol):
     What begins while no answer is awaited ends it, as half of that would be taken for the next answer.
     """
 
-    def __init__(self, every: set[_Connection], kept: dict[_Connection, None]) -> None:
+    def __init__(self, plug: socket.socket, every: set[_Connection], kept: dict[_Connection, None]) -> None:
+        look = select.poll()
+        look.register(plug, select.POLLIN)
+        self.unseen = look.poll
+        """With 0: what came, if only that the other side hung up, and the loop has not seen yet."""
         self._every = every
         self._kept = kept
         self._answer: asyncio.Future[Reply | Exception] | None = None
         self.due = math.inf
         """The loop's time at which it ends, unless what is awaited has come."""
+        self._bodiless = self._lines = 0
+        """Bytes since the last of a body, and bytes of header lines."""
         self._begin()
 
     def _begin(self) -> None:
@@ -198,7 +203,6 @@ class _Connection(asyncio.Protocol):
         """Send a request, and return what becomes its answer, or the reason why none came by `due`."""
         self._begin()
         self._bodiless = self._lines = 0
-        """Bytes since the last of a body, and bytes of header lines."""
         self.due = due
         self._answer = answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -284,7 +288,7 @@ class _Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         self._bodiless = 0
         if self._status != 201:
-            self._beginning = (self._beginning + data)[:EXCERPT_BYTES]
+            self._beginning += data[: EXCERPT_BYTES - len(self._beginning)]
             if len(self._beginning) == EXCERPT_BYTES and not 200 <= self._status < 300:
                 self.end()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,27 @@ def test_what_stands_beside_the_data_is_the_evaluators() -> None:
             _assert_alike(written.format(root), events)
 
 
+_BRACKETS = [
+    "{0}data.p {3} {1}data.q {4} {2}data.r",
+    "({0}data.p {3} {1}data.q) {4} {2}data.r",
+    "{0}data.p {3} {1}(data.q {4} {2}data.r)",
+]
+
+
+def test_what_binds_more_closely_is_as_in_cel() -> None:
+    """Three flags, joined in each way and denied or not, with and without brackets; one may be missing."""
+    states = product(["true", "false", None], repeat=3)
+    flags = [
+        [f'"{key}": {value}' for key, value in zip("pqr", each, strict=True) if value] for each in states
+    ]
+    events = [_event(f"{{{', '.join(each)}}}") for each in flags]
+    for form, first, second in product(_BRACKETS, ["&&", "||"], ["&&", "||"]):
+        for denied in product(["", "!"], repeat=3):
+            written = form.format(*denied, first, second)
+            assert simple.function(Tokens(written)) is not None
+            _assert_alike(written, events)
+
+
 _flags = st.sampled_from(["data.p", "data.q", "data.r", "has(data.a)", "subject == 'a'"])
 _atoms = st.sampled_from(
     [
@@ -153,14 +175,14 @@ _events = st.builds(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=100)
 @given(_expressions, st.lists(_events, min_size=8, max_size=8))
 def test_what_conditions_are_joined_to_is_the_evaluators(written: str, events: list[Event]) -> None:
     _assert_alike(written, events)
 
 
 @pytest.mark.prove
-@settings(max_examples=10_000)
+@settings(max_examples=3_000)
 @given(_expressions, st.lists(_events, min_size=8, max_size=8))
 def test_what_conditions_are_joined_to_is_the_evaluators_at_length(written: str, events: list[Event]) -> None:
     _assert_alike(written, events)

@@ -7,6 +7,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,12 @@ class Event:
     """When it happened, by the upstream's clock, with a time zone; None where it does not tell."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """What else the upstream told: headers, partition, key … for routing and for a reader."""
+    value: Any = field(default=None, init=False, repr=False, compare=False)
+    """What `data` says as JSON, where whoever made the event has read it; else None. Nobody changes it."""
+
+    def was_read(self, value: Any) -> None:
+        """Note what `data` says, for who would read it again. A copy with other data knows nothing of it."""
+        object.__setattr__(self, "value", value)
 
     @property
     def size(self) -> int:

@@ -27,7 +27,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
-from urllib.parse import quote, quote_plus, unquote_to_bytes, urlencode
+from urllib.parse import quote, quote_plus, unquote_to_bytes
+
+from pydantic_core import from_json
 
 from bridge.core.event import Event
 
@@ -63,6 +65,8 @@ _DEEPEST = 8
 """Envelopes within envelopes: a record in SNS's, in Lambda's, in the record of a failed invocation."""
 _LARGEST = 2**20
 """Bytes of a message. The envelopes of AWS have less, and to read megabytes would hold up all else."""
+_KEPT = 4 * 2**10
+"""Characters of a record that goes on as it was read: that takes four times the memory of its text."""
 MOST_RECORDS = 1000
 """In a message. Stores write one; a megabyte has room for 300,000 empty ones, each of them a dead letter."""
 _MAY_BE_ONE = re.compile(
@@ -73,8 +77,8 @@ _WRITES = re.compile(r"ObjectCreated:(?:Put|Post|Copy|CompleteMultipartUpload)|O
 """Names of events that make or end a version of an object. MinIO's sequencer is that version's time
 (`ToEvent`), so of any other name, such as `ObjectAccessed:Get`, many occurrences have the same."""
 _UNFIT = (ValueError, RecursionError)  # UnicodeError is a ValueError
-_HIDDEN = frozenset({"key_encoding"})
-"""Attributes of a message that would be said of the object's key."""
+_HIDDEN = "key_encoding"
+"""An attribute of a message that would be said of the object's key."""
 
 # EventBridge tells what happened by `detail-type` and, where S3 has several names for it, by `reason` and
 # `deletion-type`.
@@ -119,7 +123,7 @@ def may_be_one(data: bytes) -> bool:
 
 
 def _open(text: str, message: Event, widely: bool, depth: int) -> list[Part] | None:
-    found = _load(text) if depth else None
+    found, is_strict = _load(text) if depth else (None, False)
     if found is None:
         return None
     if found.get("Type") == "Notification" and isinstance(found.get("Message"), str):
@@ -135,7 +139,8 @@ def _open(text: str, message: Event, widely: bool, depth: int) -> list[Part] | N
         record = _from_event_bridge(found if "detail" in found else {"detail": found})
         if record is None:
             return None
-        return [_part(record, json.dumps(record, separators=(",", ":")), message, 0, widely)]
+        text = json.dumps(record, separators=(",", ":"))
+        return [_part(record, text, message, 0, widely, is_strict=is_strict)]
     if widely and "requestContext" in found and isinstance(found.get("requestPayload"), dict):
         return _open(_value(text, "requestPayload"), message, widely, depth - 1)
     records = found.get("Records")
@@ -143,11 +148,16 @@ def _open(text: str, message: Event, widely: bool, depth: int) -> list[Part] | N
         return None
     if not records:
         return ["empty"]
-    pairs = zip(records, _elements(text, _member(text, "Records")), strict=True)
     if any(_store(record, widely) or (widely and _is_test(record)) for record in records):
         _refuse_too_many(records)
-        return [_part(record, text, message, at, widely) for at, (record, text) in enumerate(pairs)]
-    return _from_lambda(pairs, message, depth - 1) if widely else None
+        pairs = zip(records, _texts(text, found, records), strict=True)
+        return [
+            _part(record, text, message, at, widely, is_strict=is_strict)
+            for at, (record, text) in enumerate(pairs)
+        ]
+    if not widely:
+        return None
+    return _from_lambda(zip(records, _texts(text, found, records), strict=True), message, depth - 1)
 
 
 def _refuse_too_many(records: Sequence[Any]) -> None:
@@ -215,13 +225,17 @@ def _of_lambda(record: Any, text: str) -> str | None:
     return None
 
 
-def _part(record: Any, text: str, message: Event, at: int, widely: bool) -> Part:
+def _part(record: Any, text: str, message: Event, at: int, widely: bool, *, is_strict: bool) -> Part:
     if widely and _is_test(record):
         return "test_event"
     store = _store(record, widely)
     place = None if store is None else _place(record, store)
     if store is not None and place is not None:
-        return _to_event(record, _presented(record, text, store, place[1], message.time), message, at, place)
+        presented = _presented(record, text, store, place[1], message.time)
+        event = _to_event(record, presented, message, at, place)
+        if is_strict and presented is text and len(text) <= _KEPT:
+            event.was_read({"Records": [record]})
+        return event
     plain = replace(
         message, id=f"{message.id}#{at}", data=f'{{"Records":[{text}]}}'.encode("utf-8", "surrogatepass")
     )
@@ -235,21 +249,20 @@ def _part(record: Any, text: str, message: Event, at: int, widely: bool) -> Part
 def _to_event(record: Any, text: str, message: Event, at: int, place: tuple[str, bytes]) -> Event:
     bucket, key = place
     thing: Mapping[str, Any] = record["s3"]["object"]
-    attributes = {name: value for name, value in message.attributes.items() if name not in _HIDDEN}
-    attributes |= {"bucket": bucket, "key": key.decode("utf-8", "replace")}
+    attributes = {**message.attributes, "bucket": bucket, "key": key.decode("utf-8", "replace")}
+    attributes.pop(_HIDDEN, None)
     name = _string(record.get("eventName")).removeprefix("s3:")
     size = thing.get("size")
-    told = {
-        "eventName": name,
-        "size": str(size) if isinstance(size, int) else "",
-        "eTag": _string(thing.get("eTag")),
-        "versionId": _string(thing.get("versionId")),
-        "sequencer": _string(thing.get("sequencer")),
-        "region": _string(record.get("awsRegion")),
-    }
-    if record["eventSource"] not in _KNOWN:
-        told["eventSource"] = record["eventSource"]
-    attributes |= {label: value for label, value in told.items() if value}
+    told = (
+        ("eventName", name),
+        ("size", str(size) if isinstance(size, int) else ""),
+        ("eTag", _string(thing.get("eTag"))),
+        ("versionId", _string(thing.get("versionId"))),
+        ("sequencer", _string(thing.get("sequencer"))),
+        ("region", _string(record.get("awsRegion"))),
+        ("eventSource", "" if record["eventSource"] in _KNOWN else record["eventSource"]),
+    )
+    attributes.update({label: value for label, value in told if value})
     return Event(
         id=_identity(record, bucket, key, name) or f"{message.id}#{at}",
         source=message.source,
@@ -280,7 +293,16 @@ def _identity(record: Mapping[str, Any], bucket: str, key: bytes, name: str) -> 
         parts += [("time", when), ("request", request)]
     if not name:
         return None
-    return f"s3://{quote(bucket, safe='')}/{quote(key)}?{urlencode(parts)}"
+    told = "&".join([f"{what}={_quoted(value)}" for what, value in parts])
+    return f"s3://{quote(bucket, safe='')}/{quote(key)}?{told}"
+
+
+_USUAL = re.compile(r"[A-Za-z0-9_.~:-]*")
+
+
+def _quoted(value: str) -> str:
+    """Quote a part of a URL's query as `quote_plus` does, which takes several times as long."""
+    return value.replace(":", "%3A") if _USUAL.fullmatch(value) else quote_plus(value)
 
 
 def _from_event_bridge(event: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -378,10 +400,11 @@ def _string(value: Any) -> str:
     """Give text that can be encoded; nothing for anything else."""
     if not isinstance(value, str):
         return ""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return ""
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return ""
     return value
 
 
@@ -396,7 +419,8 @@ def _time(value: Any) -> datetime | None:
 # --- The text of a record, as it was ----------------------------------------------------------------------
 
 _DECODER = json.JSONDecoder()
-_SPACE = re.compile(r"[ \t\n\r]*")
+_WHITE = " \t\n\r"
+_SPACE = re.compile(rf"[{_WHITE}]*")
 
 
 def _text(data: bytes) -> str | None:
@@ -406,12 +430,40 @@ def _text(data: bytes) -> str | None:
         return None
 
 
-def _load(text: str) -> dict[str, Any] | None:
+def _load(text: str) -> tuple[dict[str, Any] | None, bool]:
+    """Return the JSON object that a text is, and whether it is one by RFC 8259, nested at most 200 deep."""
+    is_strict = True
     try:
-        found = _DECODER.decode(text)
-    except _UNFIT:
-        return None
-    return found if isinstance(found, dict) else None
+        # It takes half of the time of Python's own and reads the same in what it takes, but takes less.
+        found = from_json(text, allow_inf_nan=False, cache_strings="keys")
+    except ValueError:
+        is_strict = False
+        try:
+            found = _DECODER.decode(text)
+        except _UNFIT:
+            return None, False
+    return (found, is_strict) if isinstance(found, dict) else (None, False)
+
+
+def _texts(text: str, found: Mapping[str, Any], records: Sequence[Any]) -> Iterable[str]:
+    """Give the text of each of `records`, the member of `found`, which `text` says.
+
+    A record that is alone needs no second reading where it is all that stands between the last brackets. It
+    is, if no other member has a list (the last one in the text would be it), and if the name is there once,
+    however it may be spelled.
+    """
+    name = '"Records"'
+    at = text.find(name)
+    if (
+        len(records) == 1
+        and text.find(name, at + 1) < 0
+        and "\\u" not in text
+        and not any(isinstance(member, list) for member in found.values() if member is not records)
+    ):
+        end = text.rfind("]")
+        if text[end + 1 :].strip(_WHITE) == "}":
+            return [text[text.index("[", at) + 1 : end].strip(_WHITE)]
+    return _elements(text, _member(text, "Records"))
 
 
 def _skip(text: str, at: int) -> int:

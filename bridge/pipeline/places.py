@@ -16,10 +16,10 @@ _PREPARE_AHEAD = 32
 other things, which doubles its cost."""
 _PREPARE_BYTES = 2**16
 """More of their data are not encoded in one run: nothing else in the process goes on meanwhile."""
-_KEPT = 128
-_KEPT_BYTES = 2**12
-"""So many events that failed, none with more data, need no encoding for the next attempt: in an outage many
-wait, and the memory is for them."""
+_KEPT = 512
+_KEPT_BYTES = 2**19
+"""So many events that failed, of so many bytes together, need no encoding for the next attempt: in an outage
+many wait, and the memory is for them."""
 _NEVER_LEFT = 0.0001
 """Seconds in which no answer comes over a network."""
 
@@ -52,7 +52,8 @@ class Places:
         self._ready: dict[Delivery, Invocation] = {}
         """Of those that come next."""
         self._failed: dict[Delivery, Invocation] = {}
-        """Of some that are to be attempted again."""
+        """Of those that are to be attempted again, as many as may be kept."""
+        self._failed_bytes = 0
         self.busy = 0
         """Attempts under way."""
         self._none_busy = asyncio.Event()
@@ -99,7 +100,8 @@ class Places:
     def forget(self, delivery: Delivery) -> None:
         """Hear that `delivery` comes next no more."""
         self._ready.pop(delivery, None)
-        self._failed.pop(delivery, None)
+        if self._failed:
+            self._take_failed(delivery)
 
     async def finished(self) -> None:
         """Return when no attempt is under way."""
@@ -132,13 +134,20 @@ class Places:
             self._ended(attempt, answer, now)
 
     def _keep(self, delivery: Delivery, invocation: Invocation) -> None:
-        unsettled = delivery.outcome is None
-        if unsettled and len(self._failed) < _KEPT and len(delivery.event.data) <= _KEPT_BYTES:
+        size = self._failed_bytes + delivery.event.size
+        if delivery.outcome is None and size <= _KEPT_BYTES and len(self._failed) < _KEPT:
             self._failed[delivery] = invocation
+            self._failed_bytes = size
+
+    def _take_failed(self, delivery: Delivery) -> Invocation | None:
+        invocation = self._failed.pop(delivery, None)
+        if invocation is not None:
+            self._failed_bytes -= delivery.event.size
+        return invocation
 
     def _invocation(self, delivery: Delivery) -> Invocation:
         ready, prepare = self._ready, self._destination.prepare
-        invocation = ready.pop(delivery, None) or self._failed.pop(delivery, None)
+        invocation = ready.pop(delivery, None) or self._take_failed(delivery)
         if invocation is None:
             invocation = prepare(delivery.event)
             if not ready:

@@ -350,6 +350,7 @@ class Bench:
         assert not len(lane._failures)
         assert not lane._places._ready
         assert not lane._places._failed
+        assert not lane._places._failed_bytes
         assert not lane._entrance._held
         assert not lane._burials._letters
         assert not lane._parking._to_write

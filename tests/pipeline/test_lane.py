@@ -18,7 +18,7 @@ from bridge.core.ports import Answer
 from bridge.pipeline.limits.concurrency import Fixed
 from bridge.pipeline.limits.limit import Attempt, Limit
 from bridge.pipeline.limits.ring import Ring
-from bridge.pipeline.places import _KEPT
+from bridge.pipeline.places import _KEPT, _KEPT_BYTES
 from tests.pipeline import clock
 from tests.pipeline.scripted import (
     ACCEPTED,
@@ -140,11 +140,11 @@ async def test_large_events_are_made_ready_one_by_one() -> None:
     bench.assert_nothing_is_remembered()
 
 
-async def test_what_failed_is_made_ready_once_but_for_large_and_many_events() -> None:
+async def test_what_failed_is_made_ready_once_but_for_those_beyond_many() -> None:
     failing = True
     destination = ScriptedDestination(lambda _: FAILED if failing else ACCEPTED, seconds=0.1)
     bench = Bench(destination, concurrency=1000, max_attempts=99)
-    given = [Delivery(event("large", b"x" * 5000)), *deliveries(_KEPT + 10)]
+    given = deliveries(_KEPT + 10)
     async with bench.running():
         await bench.put(given)
         await asyncio.sleep(0.1001)  # all have failed, and none is attempted again yet
@@ -153,10 +153,25 @@ async def test_what_failed_is_made_ready_once_but_for_large_and_many_events() ->
         assert len(bench.lane._places._failed) == _KEPT - 1
         failing = False
         await settled(given)
-    again = Counter(destination.prepared)
-    assert sum(again.values()) - len(given) == 1 + 10  # the large one, and those beyond
-    assert again["large"] == 2
+    assert len(destination.prepared) == len(given) + 10  # those beyond
     bench.assert_nothing_is_remembered()
+
+
+async def test_what_failed_is_made_ready_once_as_far_as_there_is_memory_for_it() -> None:
+    failing = True
+    destination = ScriptedDestination(lambda _: FAILED if failing else ACCEPTED, seconds=0.1)
+    bench = Bench(destination, max_attempts=99)
+    for kept, size in ((3, _KEPT_BYTES // 3), (1, _KEPT_BYTES)):  # what is done leaves room for others
+        failing = True
+        destination.prepared.clear()
+        given = [Delivery(event(number, b"x" * size)) for number in range(4)]
+        async with bench.running():
+            await bench.put(given)
+            await asyncio.sleep(0.1001)
+            failing = False
+            await settled(given)
+        assert sorted(Counter(destination.prepared).values()) == [1] * kept + [2] * (4 - kept)
+        bench.assert_nothing_is_remembered()
 
 
 async def test_what_is_released_amid_an_attempt_that_fails_is_forgotten() -> None:

@@ -31,6 +31,8 @@ async def test_two_bridges_joining_and_leaving_lose_and_double_nothing(world: Wo
         what="the second gets a part",
     )
     await goes_on("both work")
+    checked = await asyncio.to_thread(first.command, "check")
+    assert "2 members are connected to group" in checked.stdout, checked.stdout
     assert await first.stop() == 0
     await goes_on("the second works alone")
     first.start()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import struct
 import tracemalloc
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import cycle
 from typing import Any
 
 import pamqp.frame
@@ -17,6 +19,8 @@ from hypothesis import strategies as st
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
+from stompman.frames import HeartbeatFrame
+from stompman.serde import FRAMES_TO_COMMANDS, FrameParser
 
 from bridge.sources.broker import door, link, properties
 from bridge.sources.broker.door import Frames
@@ -37,6 +41,15 @@ def short(raw: bytes) -> bytes:
 def table(*fields: bytes) -> bytes:
     whole = b"".join(fields)
     return struct.pack(">HI", 0x2000, len(whole)) + whole
+
+
+def split(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
+    at = 0
+    for size in cycle(sizes):
+        if at >= len(data):
+            return
+        yield data[at : at + size]
+        at += size
 
 
 # What AMQP tells beside a body.
@@ -322,6 +335,73 @@ def test_a_frame_of_stomp_that_can_not_be_read_is_faulty_and_those_beside_it_are
 )
 def test_odd_headers_of_stomp_are_as_they_were_sent(raw: bytes, headers: dict[str, str]) -> None:
     assert parsed(b"MESSAGE\n" + raw + b"\n\x00") == [Frame("MESSAGE", headers)]
+
+
+sent = st.tuples(
+    st.sampled_from(["1.0", "1.1", "1.2"]),
+    st.sampled_from(["CONNECTED", "MESSAGE", "RECEIPT", "ERROR"]),
+    st.lists(st.tuples(*[st.text(st.sampled_from("ab\\:\né"), max_size=5)] * 2), max_size=5),
+    st.binary(max_size=30) | st.sampled_from([b"\x00", b"a\x00\n\nMESSAGE\n\n\x00", b"\n\n", b"\x00\x00"]),
+    st.booleans(),
+    st.sampled_from([b"", b"\n", b"\n\n\n"]),
+)
+"""A frame of a version: its command, headers, body, whether that is counted, and the heart-beats after it."""
+
+
+def written(
+    version: str, command: str, headers: list[tuple[str, str]], body: bytes, counted: bool, beats: bytes
+) -> bytes:
+    """Write a frame as the specification of its version has it."""
+    lines = [command]
+    if version != "1.0" and command == "CONNECTED":
+        lines.append(f"version:{version}")
+    for told in headers:
+        name, value = told
+        if version == "1.0" or command == "CONNECTED":  # without escapes
+            name, value = ("".join(letter for letter in text if letter not in "\\:\n") for text in told)
+        else:
+            for raw, escape in (("\\", r"\\"), (":", r"\c"), ("\n", r"\n")):
+                name, value = name.replace(raw, escape), value.replace(raw, escape)
+        lines.append(f"{name}:{value}")
+    if command not in ("MESSAGE", "ERROR"):
+        body = b""
+    if counted:
+        lines.append(f"content-length:{len(body)}")
+    else:
+        body = body.replace(b"\x00", b"")
+    end = "\r\n" if version == "1.2" and len(headers) % 2 else "\n"
+    return end.join([*lines, "", ""]).encode() + body + b"\x00" + beats
+
+
+@UNHURRIED
+@given(st.lists(sent, min_size=1, max_size=4), st.lists(st.integers(1, 50), min_size=1, max_size=5))
+def test_frames_of_every_version_are_as_stompman_reads_them_however_they_are_split(
+    frames: list[tuple[str, str, list[tuple[str, str]], bytes, bool, bytes]], sizes: list[int]
+) -> None:
+    data = b"".join(written(*frame) for frame in frames)
+    theirs = [
+        (FRAMES_TO_COMMANDS[type(frame)].decode(), dict(frame.headers), getattr(frame, "body", b""), None)  # type: ignore[union-attr] # no heart-beat
+        for frame in FrameParser().parse_frames_from_chunk(data)
+        if not isinstance(frame, HeartbeatFrame)
+    ]
+    parser = Parser()
+    ours = [frame for piece in split(data, sizes) for frame in parser.feed(piece)]
+    assert [(frame.command, frame.headers, frame.body, frame.fault) for frame in ours] == theirs
+    assert len(theirs) == len(frames)
+
+
+def test_frames_are_read_wherever_they_are_split() -> None:
+    headers = [("message-id", "ID:host-1:2"), ("x", "a\\b\nc")]
+    data = b"".join(
+        written(version, "MESSAGE", headers[:count], b'{"a": "\x00\n\n"}\r\n\n', True, b"\n" * count)
+        for version in ("1.1", "1.2")
+        for count in (1, 2)
+    )
+    whole = parsed(data)
+    assert [len(frame.headers) for frame in whole] == [2, 3, 2, 3]
+    for at in range(1, len(data)):
+        parser = Parser()
+        assert parser.feed(data[:at]) + parser.feed(data[at:]) == whole
 
 
 def test_what_the_broker_says_of_itself_is_not_escaped() -> None:

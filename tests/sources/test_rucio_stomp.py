@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -187,6 +188,25 @@ async def test_many_frames_in_one_read_are_taken_in_their_order() -> None:
         assert [delivery.event.data for delivery in taken] == bodies
         settle(taken)
         await until(lambda: sum(frame.startswith(b"ACK") for frame in server.heard) == 500)
+
+
+async def test_of_many_frames_that_are_there_at_once_others_have_their_turn_between() -> None:
+    many = [told(b"x" * 1000, str(n)) for n in range(2000)]
+    taken, turns = [], [0]
+
+    async def turn() -> None:
+        while len(taken) < len(many):
+            turns.append(len(taken))
+            await asyncio.sleep(0)
+
+    async with broker(says(*many)) as server:
+        place = Place("", "127.0.0.1", "127.0.0.1", server.port)
+        async with open_link(config(), place, 1, taken.append) as link:
+            losing = asyncio.create_task(link.lost())
+            await turn()
+            losing.cancel()
+            await asyncio.wait([losing])
+    assert max(after - before for before, after in pairwise(turns)) <= stomp._CHUNK // 1000
 
 
 async def test_an_error_in_the_middle_gives_back_and_is_told_without_its_stack_trace() -> None:

@@ -56,6 +56,8 @@ class _StompLink:
         self._take = take
         self._parser = Parser()
         self._frames: list[Frame] = []
+        self._is_behind = False
+        """More was there than is parsed at once."""
         self.sends_every = 0.0
         """Seconds between our signs of life; 0 when the broker wants none."""
         self.hears_every = 0.0
@@ -183,6 +185,8 @@ class _StompLink:
     async def _read(self) -> NoReturn:
         while True:
             self._receive(await self._next())
+            while self._frames:  # without a step of the loop's for each
+                self._receive(self._frame())
 
     def _receive(self, frame: Frame) -> None:
         if frame.command != "MESSAGE":
@@ -203,22 +207,28 @@ class _StompLink:
         while not self._frames:
             self._frames = await self._more()
             self._frames.reverse()
+        return self._frame(*secrets)
+
+    def _frame(self, *secrets: str | None) -> Frame:
         frame = self._frames.pop()
         if frame.command == "ERROR":
             raise LinkLost(f"refused: {excerpt(_said(frame), *(secret for secret in secrets if secret))}")
         return frame
 
     async def _more(self) -> list[Frame]:
-        in_doubt = self._parser.is_in_doubt
-        try:
-            async with asyncio.timeout(_STALLED_SECONDS if in_doubt else None):
-                data = await self._wire.reader.read(_CHUNK)
-        except TimeoutError:
-            if not in_doubt:
-                raise
-            return self._parser.end_body()
+        if self._is_behind:
+            await asyncio.sleep(0)  # what was read ahead would be read without a pause
+        reading = self._wire.reader.read(_CHUNK)
+        if self._parser.is_in_doubt:
+            try:
+                data = await asyncio.wait_for(reading, _STALLED_SECONDS)
+            except TimeoutError:
+                return self._parser.end_body()
+        else:
+            data = await reading
         if not data:
             raise LinkLost("the broker hung up")
+        self._is_behind = len(data) == _CHUNK
         return self._parser.feed(data)
 
     async def _beat(self) -> NoReturn:

@@ -20,13 +20,15 @@ _MOST_PASSED_OVER = 2**30
 """Bytes of one frame that are passed over; no broker takes a message of so many."""
 _MOST_GARBAGE = 2**20
 """Bytes between two frames."""
-_COMMANDS = frozenset({b"CONNECTED", b"MESSAGE", b"RECEIPT", b"ERROR"})
+_COMMAND = re.compile(rb"(?:\A|[\n\x00])(CONNECTED|MESSAGE|RECEIPT|ERROR)\r?(?:\n|\Z)")
+"""A line that begins a frame, whatever is left before it of a body that somebody has miscounted."""
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 _NEEDED = (b"ack:", b"content-length:")
 """What is kept however many headers come before it."""
-_ESCAPES = {b"\\r": b"\r", b"\\n": b"\n", b"\\c": b":", b"\\\\": b"\\"}
-_ESCAPE = re.compile(rb"\\[rnc\\]")
-_ESCAPED = re.compile(rb"(?:[^\\]|\\[rnc\\])*")
-_TO_ESCAPES = str.maketrans({raw.decode(): escape.decode() for escape, raw in _ESCAPES.items()})
+_ESCAPE = re.compile(r"\\.?")
+_ESCAPES = {r"\r": "\r", r"\n": "\n", r"\c": ":", r"\\": "\\"}
+_TO_ESCAPES = [("\\", r"\\"), ("\r", r"\r"), ("\n", r"\n"), (":", r"\c")]
+"""In the order in which they are put in."""
 
 
 @dataclass(slots=True)
@@ -51,15 +53,9 @@ Steps = Generator[Frame | None, None, None]
 
 def dump(command: str, headers: Mapping[str, str]) -> bytes:
     """Return a client's frame without a body; STOMP escapes nothing in a CONNECT."""
-    lines = [command]
-    for name, value in headers.items():
-        line = (
-            (name, value)
-            if command == "CONNECT"
-            else (name.translate(_TO_ESCAPES), value.translate(_TO_ESCAPES))
-        )
-        lines.append(":".join(line))
-    return "\n".join([*lines, "", "\x00"]).encode()
+    written = str if command == "CONNECT" else _escaped
+    lines = [f"{written(name)}:{written(value)}\n" for name, value in headers.items()]
+    return f"{command}\n{''.join(lines)}\n\x00".encode()
 
 
 class Parser:
@@ -88,55 +84,54 @@ class Parser:
 
     def _read(self) -> Steps:
         while True:
-            frame = Frame((yield from self._command()))
-            yield from self._headers(frame)
+            frame = yield from self._head()
             yield from self._body(frame)
             yield frame
 
-    def _command(self) -> Generator[None, None, str]:
-        """Return the next command. Heart-beats are empty lines before it."""
-        garbage = 0
-        while True:
-            line, size = yield from self._line()
-            command = line.rpartition(b"\x00")[2]
-            if command in _COMMANDS:
-                return command.decode()
-            garbage += size if line else 0
-            if garbage > _MOST_GARBAGE:
-                raise LinkLost("sends what is no STOMP")
+    def _head(self) -> Generator[None, None, Frame]:
+        """Return the next frame with its headers. Heart-beats are empty lines before it.
 
-    def _headers(self, frame: Frame) -> Steps:
-        total = 0
+        Nearly every head is read in one piece, as far as its blank line. Of one that is longer than what is
+        kept, the whole lines there are get read, and of a line without end the rest is dropped.
+        """
+        buffer, searched, passed, garbage = self._buffer, 0, 0, 0
+        frame: Frame | None = None
         while True:
-            line, size = yield from self._line()
-            if not line:
-                return
-            total += size
-            if total > _MOST_PASSED_OVER:
-                raise LinkLost(f"sends headers of more than {_MOST_PASSED_OVER} bytes")
-            if size > _MOST_LINE:
-                frame.is_faulty(f"one of its headers has more than {_MOST_LINE} bytes: {_excerpt(line)}")
-            elif total > _MOST_HEAD and not line.startswith(_NEEDED):
-                frame.is_faulty(f"its headers have more than {_MOST_HEAD} bytes")
+            blank = _BLANK_LINE.search(buffer, searched)
+            if blank is not None:
+                end, after = blank.span()
+            elif len(buffer) <= _MOST_HEAD:
+                searched = max(0, len(buffer) - 2)
+                yield None
+                continue
+            elif (end := buffer.rfind(b"\n")) > 0:
+                after = end  # the line end stays: with one that is still to come it makes a blank line
             else:
-                _add_header(frame, line)
-
-    def _line(self) -> Generator[None, None, tuple[bytes, int]]:
-        """Return a line without its end, and how many bytes it had; of a long one, only the beginning."""
-        buffer, searched, size = self._buffer, 0, 0
-        kept: bytes | None = None
-        while (end := buffer.find(b"\n", searched)) < 0:
-            if len(buffer) > _MOST_LINE:
-                kept = kept or bytes(buffer[:_MOST_LINE])
-                size += len(buffer)
-                buffer.clear()
-                if size > _MOST_PASSED_OVER:
+                searched = _MOST_LINE
+                passed += len(buffer) - 2 - _MOST_LINE
+                del buffer[_MOST_LINE + 2 :]
+                if passed > _MOST_PASSED_OVER:
                     raise LinkLost(f"sends a line of more than {_MOST_PASSED_OVER} bytes")
-            searched = len(buffer)
-            yield None
-        line = bytes(buffer[:end]) if kept is None else kept
-        del buffer[: end + 1]
-        return line.removesuffix(b"\r"), size + end
+                continue
+            lines, searched = bytes(buffer[:end]), 0
+            del buffer[:after]
+            if frame is None:
+                command = _COMMAND.search(lines)
+                before = command.start() if command else len(lines)
+                if before > 1:  # there is more than the end of a line, which a heart-beat has too
+                    garbage += passed + len(lines[:before].strip())
+                passed = 0
+                if garbage > _MOST_GARBAGE:
+                    raise LinkLost("sends what is no STOMP")
+                if command is None:
+                    continue
+                frame, lines = Frame(command[1].decode()), lines[command.end() :]
+            _add_headers(frame, lines, passed)
+            passed += len(lines)
+            if passed > _MOST_PASSED_OVER:
+                raise LinkLost(f"sends headers of more than {_MOST_PASSED_OVER} bytes")
+            if blank is not None:
+                return frame
 
     def _body(self, frame: Frame) -> Steps:
         buffer = self._buffer
@@ -191,26 +186,65 @@ class Parser:
         del buffer[: end + 1]
 
 
-def _add_header(frame: Frame, line: bytes) -> None:
-    raw_name, colon, raw_value = line.partition(b":")
-    if not colon:
-        frame.is_faulty(f"one of its headers has no colon: {_excerpt(line)}")
+def _add_headers(frame: Frame, lines: bytes, passed: int) -> None:
+    """Add the headers of `lines`; `passed` bytes of headers came before them."""
+    if not lines:
         return
-    if b"\\" in line and frame.command != "CONNECTED":
-        if not _ESCAPED.fullmatch(line):
-            frame.is_faulty(f"one of its headers has an escape that STOMP has not: {_excerpt(line)}")
+    # All at once, where there is nothing in them to be told.
+    if not passed and len(lines) <= _MOST_LINE and b"\r" not in lines and frame.command != "CONNECTED":
+        try:
+            frame.headers = _headers(lines.decode())
+        except (ValueError, KeyError):  # UnicodeDecodeError is a ValueError
+            pass
+        else:
             return
-        raw_name, raw_value = (_ESCAPE.sub(_unescape, part) for part in (raw_name, raw_value))
+    for line in lines.split(b"\n"):
+        line = line.removesuffix(b"\r")
+        passed += len(line)
+        if not line:
+            continue
+        if len(line) > _MOST_LINE:
+            frame.is_faulty(f"one of its headers has more than {_MOST_LINE} bytes: {_excerpt(line)}")
+        elif passed > _MOST_HEAD and not line.startswith(_NEEDED):
+            frame.is_faulty(f"its headers have more than {_MOST_HEAD} bytes")
+        else:
+            _add_header(frame, line)
+
+
+def _headers(text: str) -> dict[str, str]:
+    """Return the headers in `text`. Raises ValueError for a line without colon, KeyError for an escape."""
+    lines = text.split("\n")
+    pairs = [_unescaped(line) if "\\" in line else line.split(":", 1) for line in lines]
+    headers = dict(pairs)
+    return headers if len(headers) == len(pairs) else dict(reversed(pairs))
+
+
+def _add_header(frame: Frame, line: bytes) -> None:
     try:
-        name, value = raw_name.decode("utf-8"), raw_value.decode("utf-8")
+        text = line.decode()
+        name, value = text.split(":", 1) if frame.command == "CONNECTED" else _unescaped(text)
     except UnicodeDecodeError:
         frame.is_faulty(f"one of its headers is not UTF-8: {_excerpt(line)}")
-        return
-    frame.headers.setdefault(name, value)
+    except ValueError:
+        frame.is_faulty(f"one of its headers has no colon: {_excerpt(line)}")
+    except KeyError:
+        frame.is_faulty(f"one of its headers has an escape that STOMP has not: {_excerpt(line)}")
+    else:
+        frame.headers.setdefault(name, value)
 
 
-def _unescape(found: re.Match[bytes]) -> bytes:
-    return _ESCAPES[found[0]]
+def _unescaped(line: str) -> list[str]:
+    """Return the parts of `line`, as far as a colon and after it. Raises KeyError for an unknown escape."""
+    parts = line.split(":", 1)
+    if "\\\\" not in line:  # then each backslash begins an escape, and nearly all are of colons
+        parts = [part.replace(r"\c", ":") for part in parts]
+    return [_ESCAPE.sub(lambda found: _ESCAPES[found[0]], part) if "\\" in part else part for part in parts]
+
+
+def _escaped(text: str) -> str:
+    for raw, escape in _TO_ESCAPES:
+        text = text.replace(raw, escape)
+    return text
 
 
 def _content_length(frame: Frame) -> int | None:

@@ -6,25 +6,27 @@ import asyncio
 import struct
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any
 
 import pamqp.frame
 import pytest
-from aiormq.abc import DeliveredMessage
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
+from pamqp.heartbeat import Heartbeat
 from stompman.frames import HeartbeatFrame
 from stompman.serde import FRAMES_TO_COMMANDS, FrameParser
 
 from bridge.sources.broker import door, link, properties
 from bridge.sources.broker.door import Frames
 from bridge.sources.broker.link import LinkLost
+from bridge.sources.broker.properties import Foreign
 from bridge.sources.rucio import stomp_frames
 from bridge.sources.rucio.stomp_frames import Frame, Parser
 
@@ -160,71 +162,156 @@ def test_a_huge_header_is_an_attribute() -> None:
     assert found.headers == {"a": "x" * 100_000}
 
 
-# What aiormq sees of AMQP's frames.
+# The frames of AMQP: deliveries are put together, all others are aiormq's.
 
 
-def delivery(body_frames: list[bytes], raw: bytes = b"\x00\x00", *, size: int | None = None) -> bytes:
+def frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+def delivery(
+    body_frames: list[bytes], raw: bytes = b"\x00\x00", *, size: int | None = None, channel: int = 1
+) -> bytes:
     """Make the frames of one message."""
     deliver = struct.pack(">HH", 60, 60) + short(b"tag") + struct.pack(">QB", 7, 0) + NAMES
     told = sum(map(len, body_frames)) if size is None else size
     header = struct.pack(">HHQ", 60, 0, told) + raw
     return b"".join(
-        struct.pack(">BHI", kind, 1, len(payload)) + payload + b"\xce"
+        frame(kind, channel, payload)
         for kind, payload in [(1, deliver), (2, header), *((3, part) for part in body_frames)]
     )
 
 
-async def seen(data: bytes) -> list[Any]:
+class Pieces:
+    """A reader that has its bytes in pieces."""
+
+    def __init__(self, data: bytes, sizes: Sequence[int]) -> None:
+        self._pieces = split(data, sizes)
+        self._next = next(self._pieces, b"")
+
+    def at_eof(self) -> bool:
+        return not self._next
+
+    async def read(self, _most: int) -> bytes:
+        piece, self._next = self._next, next(self._pieces, b"")
+        return piece
+
+
+class Seen:
+    """What came of some bytes: frames for aiormq, as it has them, and deliveries."""
+
+    def __init__(self) -> None:
+        self.frames: list[Any] = []
+        self.deliveries: list[tuple[int, bytes, Foreign]] = []
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _, body, _ in self.deliveries]
+
+
+async def seen(data: bytes, sizes: Sequence[int] = (2**16,)) -> Seen:
     """Read frames as aiormq does, to the end of `data`."""
-    reader = asyncio.StreamReader()
-    reader.feed_data(data)
-    reader.feed_eof()
-    frames, found = Frames(reader), []
-    while not frames.at_eof():
-        head = await frames.readexactly(1) + await frames.readexactly(6)
-        length = struct.unpack(">I", head[3:])[0]
-        found.append(pamqp.frame.unmarshal(head + await frames.readexactly(length + 1))[2])
+    frames, found = Frames(Pieces(data, sizes)), Seen()  # type: ignore[arg-type] # it has what is asked for
+    frames.deliver = lambda *told: found.deliveries.append(told)
+    with suppress(asyncio.IncompleteReadError):  # aiormq learns so that the broker has hung up
+        while not frames.at_eof():
+            head = await frames.readexactly(1) + await frames.readexactly(6)
+            length = struct.unpack(">I", head[3:])[0]
+            found.frames.append(head + await frames.readexactly(length + 1))
     return found
 
 
-def message(frames: list[Any]) -> DeliveredMessage:
-    deliver, header, *bodies = frames
-    assert isinstance(deliver, Basic.Deliver)
-    assert isinstance(header, ContentHeader)
-    body = b"".join(part.value for part in bodies if isinstance(part, ContentBody))
-    assert header.body_size == len(body), "aiormq would wait for more, or for less"
-    return DeliveredMessage(delivery=deliver, header=header, body=body, channel=None)  # type: ignore[arg-type] # not asked
+names = texts.filter(lambda text: len(text.encode()) < 256)
 
 
-@pytest.mark.parametrize("raw", [b"\x00\x00", b"\x04\x00" + short(b"\xe9\x9f"), b"\xff\xff", b""])
-async def test_aiormq_can_read_every_message_and_what_was_foreign_in_it_is_there(raw: bytes) -> None:
-    one = message(await seen(delivery([b"{", b"}"], raw)))
-    assert (one.body, one.delivery_tag, one.delivery.consumer_tag) == (b"{}", 7, door.CONSUMER)
-    found = door.foreign(one)
-    assert found.routing_key == "key"
-    assert bool(found.fault) is (raw != b"\x00\x00")
+@UNHURRIED
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 2**63 - 1),
+            st.text(st.sampled_from("az09-_.:"), max_size=127),
+            names,
+            good,
+            st.lists(st.binary(min_size=1), max_size=3),
+        ),
+        max_size=4,
+    ),
+    st.lists(st.integers(1, 60), min_size=1, max_size=5),
+)
+def test_deliveries_are_as_pamqp_reads_them_however_they_are_split_and_what_is_between_is_aiormqs(
+    told: list[tuple[int, str, str, Basic.Properties, list[bytes]]], sizes: list[int]
+) -> None:
+    between = [pamqp.frame.marshal(Heartbeat(), 0), pamqp.frame.marshal(Basic.QosOk(), 2)]
+    data, others = b"", []
+    for tag, exchange, routing_key, its_properties, parts in told:
+        deliver = Basic.Deliver("consumer", tag, redelivered=True, exchange=exchange, routing_key=routing_key)
+        header = ContentHeader(0, len(b"".join(parts)), its_properties)
+        for at, each in enumerate([deliver, header, *map(ContentBody, parts)]):
+            others.append(between[at % 2])
+            data += pamqp.frame.marshal(each, 1) + others[-1]
+    found = asyncio.run(seen(data, sizes))
+    assert found.frames == others
+    assert [
+        (tag, body, foreign.exchange, foreign.routing_key, foreign.fault)
+        for tag, body, foreign in found.deliveries
+    ] == [
+        (tag, b"".join(parts), exchange, routing_key, None) for tag, exchange, routing_key, _, parts in told
+    ]
+    for (_, _, foreign), (*_, its_properties, _) in zip(found.deliveries, told, strict=True):
+        same = properties.read(NAMES, its_properties.marshal())
+        assert (foreign.headers, foreign.properties) == (same.headers, same.properties)
 
 
+@pytest.mark.parametrize("raw", [b"\x04\x00" + short(b"\xe9\x9f"), b"\xff\xff", b""])
+async def test_a_header_that_can_not_be_read_is_a_fault_of_its_message_alone(raw: bytes) -> None:
+    found = await seen(delivery([b"1"]) + delivery([b"{", b"}"], raw) + delivery([b"3"]))
+    assert found.bodies == [b"1", b"{}", b"3"]
+    assert [bool(foreign.fault) for _, _, foreign in found.deliveries] == [False, True, False]
+    assert {(tag, foreign.routing_key) for tag, _, foreign in found.deliveries} == {(7, "key")}
+    assert found.frames == []
+
+
+@pytest.mark.parametrize("sizes", [(1,), (2**16,)])
 async def test_of_a_body_that_is_too_large_the_beginning_is_kept_and_the_next_message_is_whole(
-    monkeypatch: pytest.MonkeyPatch,
+    sizes: tuple[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (link, door):
         monkeypatch.setattr(module, "MOST_BODY", 100)
         monkeypatch.setattr(module, "OVERSIZE_KEPT", 10)
-    frames = await seen(delivery([b"x" * 7] * 20) + delivery([b"y" * 100]))
-    first, second = frames[:-3], frames[-3:]
-    cut = message(first)
-    assert cut.body == b"x" * 10
-    assert door.foreign(cut).fault == "its body has 140 bytes, more than 100: the first 10 are kept"
-    whole = message(second)
-    assert (whole.body, door.foreign(whole).fault) == (b"y" * 100, None)
+    found = await seen(delivery([b"x" * 7] * 20) + delivery([b"y" * 100]) + delivery([]), sizes)
+    assert found.bodies == [b"x" * 10, b"y" * 100, b""]
+    assert [foreign.fault for _, _, foreign in found.deliveries] == [
+        "its body has 140 bytes, more than 100: the first 10 are kept",
+        None,
+        None,
+    ]
+
+
+async def test_of_a_body_that_is_too_large_no_more_is_held_than_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(door, "MOST_BODY", 100)
+    data = delivery([b"x" * 2**12] * 1000)
+    tracemalloc.start()
+    try:
+        (body,) = (await seen(data)).bodies
+        assert len(body) == link.OVERSIZE_KEPT
+        assert tracemalloc.get_traced_memory()[1] < 8 * link.OVERSIZE_KEPT
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
-    "said", [b"HTTP/1.1 400 Bad Request\r\n", b"\x03\x00\x01\xff\xff\xff\xff" + b"x" * 100]
+    ("said", "why"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n", "is no AMQP"),
+        (b"\x03\x00\x01\xff\xff\xff\xff" + b"x" * 100, "is no AMQP"),
+        (delivery([b"x"], size=2) + delivery([b"x"]), "breaks off"),
+        (delivery([b"x"])[:-1] + b"\x00", "without its end"),
+    ],
 )
-async def test_a_frame_without_measure_ends_the_connection(said: bytes) -> None:
-    with pytest.raises(ConnectionError, match="is no AMQP"):
+async def test_what_is_no_amqp_ends_the_connection(said: bytes, why: str) -> None:
+    with pytest.raises(ConnectionError, match=why):
         await seen(said)
 
 
@@ -232,23 +319,52 @@ async def test_a_frame_without_measure_ends_the_connection(said: bytes) -> None:
 @given(
     st.lists(
         st.tuples(st.sampled_from([1, 2, 3, 8, 9]), st.integers(0, 3), st.binary(max_size=40)), max_size=6
-    )
+    ),
+    st.lists(st.integers(1, 20), min_size=1, max_size=5),
 )
-def test_frames_of_any_content_are_handed_on(frames: list[tuple[int, int, bytes]]) -> None:
-    async def count() -> int:
-        reader = asyncio.StreamReader()
-        for kind, channel, payload in frames:
-            reader.feed_data(struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce")
-        reader.feed_eof()
-        safe, handed_on = Frames(reader), 0
-        while not safe.at_eof():
-            head = await safe.readexactly(7)
-            assert (await safe.readexactly(struct.unpack(">I", head[3:])[0] + 1)).endswith(b"\xce")
-            handed_on += 1
-        return handed_on
+def test_frames_of_any_content_are_handed_on_as_they_came(
+    told: list[tuple[int, int, bytes]], sizes: list[int]
+) -> None:
+    data = [frame(kind, channel, payload) for kind, channel, payload in told]
+    assert asyncio.run(seen(b"".join(data), sizes)).frames == data
 
-    # Two headers with the size of a body beyond the bound have the bodies after them dropped.
-    assert asyncio.run(count()) <= len(frames)
+
+async def test_while_nothing_but_deliveries_come_aiormq_hears_that_the_connection_is_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would leave it after three heartbeats: a broker that sends messages sends no heartbeats beside."""
+    data = delivery([b"{}"]) * 3
+    assert (await seen(data, [len(data) // 3])).frames == []
+    monkeypatch.setattr(door, "_TELL_SECONDS", 0)
+    alive = await seen(data, [len(data) // 3])
+    assert [pamqp.frame.unmarshal(raw)[2].name for raw in alive.frames] == ["Heartbeat"] * 3
+    assert len(alive.deliveries) == 3
+
+
+async def test_of_many_deliveries_that_are_there_at_once_others_have_their_turn_between() -> None:
+    many, taken, turns = 2000, [0], [0]
+    reader = asyncio.StreamReader()
+    reader.feed_data(delivery([b"x" * 1000]) * many)
+    frames = Frames(reader)
+    frames.deliver = lambda *told: taken.append(len(told[1]))
+    reading = asyncio.create_task(frames.readexactly(1))
+    while len(taken) <= many:
+        turns.append(len(taken))
+        await asyncio.sleep(0)
+    reading.cancel()
+    assert max(after - before for before, after in pairwise(turns)) <= 1 + door._CHUNK // 1000
+
+
+@UNHURRIED
+@given(st.integers(1, 2**16 - 1), st.lists(st.integers(0, 2**63 - 1)))
+def test_acknowledgements_are_as_pamqp_reads_them_each_of_one_alone(channel: int, tags: list[int]) -> None:
+    raw, read = door.acknowledgements(channel, tags), []
+    while raw:
+        size, at, ack = pamqp.frame.unmarshal(raw)
+        assert (at, ack.multiple) == (channel, False)
+        read.append(ack.delivery_tag)
+        raw = raw[size:]
+    assert read == tags
 
 
 # STOMP.

@@ -343,6 +343,32 @@ async def test_what_is_settled_for_a_link_that_is_gone_is_not_acknowledged_on_th
         await until(lambda: [frame for frame in server.heard if frame.startswith(b"ACK")])
 
 
+async def test_what_comes_before_a_link_is_open_is_handed_out_once_it_can_be_answered() -> None:
+    confirmed, asked = asyncio.Event(), []
+
+    async def script(frame: bytes, send: Send) -> None:
+        if frame.startswith(b"CONNECT"):
+            send(CONNECTED % b"0,0")
+        elif frame.startswith(b"SUBSCRIBE"):
+            asked.append(frame)
+            send(told(b"{}"))
+            if len(asked) > 1:
+                await confirmed.wait()
+            send(RECEIPT)
+        elif frame.startswith(b"DISCONNECT"):
+            send(b"RECEIPT\nreceipt-id:left\n\n\x00")
+
+    async with broker(script) as server:
+        async with opened(source(**at(server))) as hands:
+            await hands.take(1)
+            server.connections[0].transport.abort()
+            await until(lambda: len(asked) > 1)
+            await hands.takes_nothing(0.2)
+            confirmed.set()
+            settle(await hands.take(1))
+        assert [frame for frame in server.heard if frame.startswith(b"ACK")] == [b"ACK\nid:1\n\n"]
+
+
 async def test_a_subscription_that_is_never_confirmed_is_told_and_gives_back() -> None:
     async def script(frame: bytes, send: Send) -> None:
         send(CONNECTED % b"1000,0" if frame.startswith(b"CONNECT") else told(b"{}"))

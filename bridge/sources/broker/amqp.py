@@ -19,7 +19,7 @@ from bridge.core.errors import CredentialError
 from bridge.sources.broker import amqp_queue
 from bridge.sources.broker.amqp_queue import QueueFound
 from bridge.sources.broker.config import BrokerConfig, DeclareConfig
-from bridge.sources.broker.door import CONSUMER, Door, foreign
+from bridge.sources.broker.door import Door, acknowledgements
 from bridge.sources.broker.link import (
     FIRST_PREFETCH,
     NEARLY_DEAD,
@@ -34,6 +34,7 @@ from bridge.sources.broker.link import (
     returns,
 )
 from bridge.sources.broker.message import Message, Tag
+from bridge.sources.broker.properties import Foreign
 from bridge.telemetry.logging import excerpt
 
 _ANSWER_SECONDS = 10.0
@@ -47,13 +48,15 @@ logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 class _AmqpLink:
     def __init__(
-        self, connection: aiormq.Connection, channel: AbstractChannel, wire: Wire, silence: float, take: Take
+        self, connection: aiormq.Connection, channel: AbstractChannel, door: Door, silence: float, take: Take
     ) -> None:
         self._connection = connection
         self._channel = channel
+        self._number = cast("Channel", channel).number
+        door.frames.deliver = self._delivered
         self._aside: AbstractChannel | None = None
         """For questions: a cancelled one would close the channel it was asked on, with what it holds."""
-        self._wire = wire
+        self._wire = door.wire
         self._silence = silence
         self._take = take
         self._queue = ""
@@ -69,8 +72,6 @@ class _AmqpLink:
         self._trusting: asyncio.TimerHandle | None = None
         self._end: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         """Fails when the link has ended, though its connection has not."""
-        self._open: dict[Tag, None] = {}
-        """Delivery tags without an answer, in their order."""
 
     async def consume(self, queue: str, declare: DeclareConfig | None, prefetch: int) -> None:
         """Consume the queue. Raises LinkLost when it is a stream, and AMQPError."""
@@ -81,7 +82,6 @@ class _AmqpLink:
             await amqp_queue.make_if_missing(self._connection, queue, declare)
         if await amqp_queue.is_stream(self._connection, queue):
             raise LinkLost(f"{queue} is a stream, {NO_STREAM}")
-        cast("Channel", self._channel).consumers[CONSUMER] = self._delivered
         self._most = min(prefetch, 65535)
         if self._most < 2 * FIRST_PREFETCH:
             # While a link grows, what it had in hand comes beside: here that would be more than may be.
@@ -96,7 +96,7 @@ class _AmqpLink:
     async def _consume(self, prefetch: int) -> None:
         """Consume with `prefetch`, which holds for consumers that begin after it is set."""
         await self._channel.basic_qos(prefetch_count=prefetch)
-        consuming = await self._channel.basic_consume(self._queue, self._delivered)
+        consuming = await self._channel.basic_consume(self._queue, _never)
         self._prefetch, self._consumer = prefetch, str(consuming.consumer_tag)
 
     def _trust(self) -> None:
@@ -145,15 +145,12 @@ class _AmqpLink:
             self._end.result()
         raise LinkLost(max(map(_why, done), key=len))
 
-    async def answer(self, done: Sequence[Tag]) -> None:
-        # One by one: `multiple` would acknowledge what the broker sent and this link has not seen, too.
-        with _losing():
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                for tag in done:
-                    if tag in self._open:
-                        await self._channel.basic_ack(int(tag), wait=False)
-                        del self._open[tag]
-                        self._answered += 1
+    def answer(self, done: Sequence[Tag]) -> None:
+        # Past aiormq, which would make a frame, an entry of its queue and a write of each of them.
+        if self._channel.is_closed or self._wire.writer.is_closing():
+            raise LinkLost("the connection is closed")
+        self._wire.writer.write(acknowledgements(self._number, done))
+        self._answered += len(done)
         if self._answered >= self._prefetch < self._most:
             self._grow_to(2 * self._prefetch)
 
@@ -183,10 +180,7 @@ class _AmqpLink:
             self._growing.cancel()
             await asyncio.wait([self._growing])
 
-    async def _delivered(self, message: DeliveredMessage) -> None:
-        tag = message.delivery_tag or 0
-        self._open[tag] = None
-        found = foreign(message)
+    def _delivered(self, tag: int, body: bytes, found: Foreign) -> None:
         attributes = {name: str(value) for name, value in found.headers.items()}
         attributes |= {"exchange": found.exchange, "routing_key": found.routing_key}
         if not self._is_fresh and returns(attributes) < NEARLY_DEAD:
@@ -195,8 +189,8 @@ class _AmqpLink:
                 self._trust_no_more()
                 self._trust()
         try:
-            self._take(Message(tag, message.body, attributes, found.properties, found.fault))
-        except Exception as error:  # noqa: BLE001 - aiormq would only log it, and the message be stuck
+            self._take(Message(tag, body, attributes, found.properties, found.fault))
+        except Exception as error:  # noqa: BLE001 - aiormq's reader would end of it, and not say why
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -213,21 +207,21 @@ async def open_link(
 
     With its first three arguments it is a `link.Opener`.
     """
-    async with _connected(config, place) as (connection, channel, wire):
-        link = _AmqpLink(connection, channel, wire, 2 * config.heartbeat, take)
+    async with _connected(config, place) as (connection, channel, door):
+        link = _AmqpLink(connection, channel, door, 2 * config.heartbeat, take)
         with _losing():
             async with asyncio.timeout(patience(config)):
                 await link.consume(queue, declare, prefetch)
         try:
             yield link
         finally:
-            wire.abort()
+            door.wire.abort()
             await link.end()
 
 
 async def look(config: BrokerConfig, queue: str, place: Place) -> QueueFound | None:
     """Look at `queue`: None where there is none. Nothing is made, and nothing is taken. Raises LinkLost."""
-    async with _connected(config, place) as (connection, _channel, _wire):
+    async with _connected(config, place) as (connection, _channel, _door):
         with _losing():
             async with asyncio.timeout(patience(config)):
                 found = await amqp_queue.look(connection, queue)
@@ -238,7 +232,7 @@ async def look(config: BrokerConfig, queue: str, place: Place) -> QueueFound | N
 @asynccontextmanager
 async def _connected(
     config: BrokerConfig, place: Place
-) -> AsyncIterator[tuple[aiormq.Connection, AbstractChannel, Wire]]:
+) -> AsyncIterator[tuple[aiormq.Connection, AbstractChannel, Door]]:
     """Give a connection with a channel; cut at the end, if it was not closed. Raises LinkLost."""
     wire: Wire | None = None
     connection: aiormq.Connection | None = None
@@ -247,15 +241,16 @@ async def _connected(
             async with asyncio.timeout(patience(config)):
                 password = config.read_password()
                 wire = await Wire.connect(config, place)
+                door = Door(wire)
                 connection = aiormq.Connection(
                     _url(config, password, place),
-                    transport_factory=Door(wire),
+                    transport_factory=door,
                     client_properties={"product": "oscar-event-bridge", "version": __version__},
                 )
                 connection.vhost = config.virtual_host  # a URL's path can't say all of them
                 await _log_in(connection, wire)
                 channel = await connection.channel(publisher_confirms=False)
-        yield connection, channel, wire
+        yield connection, channel, door
     finally:
         if wire is not None:
             wire.abort()
@@ -282,6 +277,10 @@ async def _log_in(connection: aiormq.Connection, wire: Wire) -> None:
             raise
         # RabbitMQ says why in its Connection.Close, which aiormq does not pass on.
         raise LinkLost(f"refused: no virtual host {connection.vhost} for this user") from None
+
+
+async def _never(_message: DeliveredMessage) -> None:
+    """Stand where aiormq wants to be told who takes what is delivered: the door does not let it see any."""
 
 
 def _url(config: BrokerConfig, password: str | None, place: Place) -> URL:

@@ -1,130 +1,168 @@
-"""How aiormq gets its connection: one that is there already, and with frames that it can read.
+"""How aiormq gets its connection: one that is there already, and with all frames but those of deliveries.
 
-aiormq's reader has pamqp decode each frame, and ends the connection when that raises. One message whose
-header pamqp can't decode would so end every link it comes by, and take the deliveries of the others along. So
-what is foreign in a delivery goes through both as bytes: here the properties, the exchange and the routing
-key are put into a header table of one's own, and `foreign` reads them from it.
+A delivery is three frames or more, which are put together here and go to `Frames.deliver`; acknowledgements
+are written here too. Only what else is said on a connection is aiormq's. For two reasons:
+- pamqp decodes each frame, and aiormq ends the connection when that raises. One message whose header pamqp
+  can't decode would so end every link it comes by, and take the deliveries of the others along;
+- aiormq makes a task of each delivery, and pamqp looks up each field of each frame by its name: many times
+  what is needed here.
 
-To be read again at each release of aiormq and pamqp, on which this relies:
-- aiormq `connection.FrameReceiver.get_frame` asks `at_eof()`, and reads each frame by `readexactly`; an
-  OSError of it loses the connection;
-- aiormq `channel.Channel._read_content` reads bodies until they are as long as their header has said;
-- aiormq `channel.Channel.consumers` are the callbacks of consumers, by their tags;
-- pamqp `decode.TABLE_MAPPING`: a value of type `x` is bytes.
+To be read again at each release of aiormq, on which this relies:
+- `connection.FrameReceiver.get_frame` asks `at_eof()`, and reads each frame by `readexactly`; an OSError of
+  it loses the connection;
+- `connection.Connection` gives a connection up where it hears of no frame for three times the heartbeat.
 """
 
 from __future__ import annotations
 
 import asyncio
 import struct
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from aiormq.abc import DeliveredMessage
 from aiormq.connection import TransportFactory
 from yarl import URL
 
 from bridge.sources.broker import properties
 from bridge.sources.broker.link import MOST_BODY, OVERSIZE_KEPT, Wire, oversize
+from bridge.sources.broker.message import Tag
 from bridge.sources.broker.properties import Foreign
 
-CONSUMER = "bridge"
-"""Who gets every delivery, by whichever consumer it comes. aiormq forgets a consumer that is cancelled, and
-what RabbitMQ's channel was given for it before can still be on its way."""
+_CHUNK = 2**15
+"""Bytes looked at before others have a turn: some milliseconds, with what is made of their messages."""
 _MOST_FRAME = 2**24
 """Bytes of one frame; RabbitMQ's are 128 KiB by default."""
 _METHOD, _HEADER, _BODY = 1, 2, 3
+_HEAD = struct.Struct(">BHI")
+"""Of every frame: its kind, its channel and the length of its payload."""
+_END = 0xCE
+"""The byte after every payload."""
 _DELIVER = struct.pack(">HH", 60, 60)
-_TO_CONSUMER = bytes([len(CONSUMER)]) + CONSUMER.encode()
-_HEADERS_ALONE = b"\x20\x00"
-"""The flags of a content header that has a header table, and nothing else."""
-_NO_NAMES = b"\x00\x00"
-"""An empty exchange and an empty routing key."""
+_ACKNOWLEDGE = struct.Struct(">BHIHHQBB")
+"""A whole frame: its head, `basic.ack` (60, 80), the tag, that it means this one alone, its end."""
+_ALIVE = _HEAD.pack(8, 0, 0) + bytes([_END])
+_TELL_SECONDS = 1.0
+"""How often aiormq is told that the connection is alive, where all that comes are deliveries."""
+
+Deliver = Callable[[int, bytes, Foreign], None]
+"""Takes a delivery: its tag, its body and what its publisher told beside it."""
+
+
+def acknowledgements(channel: int, tags: Sequence[Tag]) -> bytes:
+    """Return the frames that acknowledge `tags`.
+
+    One each: they are settled in any order, and a frame for several would mean all that came before, too.
+    """
+    pack = _ACKNOWLEDGE.pack
+    return b"".join([pack(_METHOD, channel, 13, 60, 80, tag, 0, _END) for tag in tags])
 
 
 class Door(TransportFactory):
     """Gives aiormq the connection of `wire`."""
 
     def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+        self.wire = wire
+        self.frames = Frames(wire.reader)
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return cast("asyncio.StreamReader", Frames(self._wire.reader)), self._wire.writer
-
-
-def foreign(message: DeliveredMessage) -> Foreign:
-    """Return what its publisher told of `message` beside its body; it came through `Frames`."""
-    told = cast("dict[str, bytearray]", message.header.properties.headers or {})
-    found = properties.read(bytes(told.get("envelope", b"")), bytes(told.get("properties", b"")))
-    if "size" in told:
-        found.fault = oversize(int.from_bytes(told["size"]))
-    return found
+        return cast("asyncio.StreamReader", self.frames), self.wire.writer
 
 
 class Frames:
-    """What aiormq reads from: the frames of `reader`, made safe."""
+    """What aiormq reads from: the frames of `reader` that are no delivery's."""
+
+    deliver: Deliver
+    """Must not raise; to be set before anything is consumed."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
-        self._safe = bytearray()
-        """Of the frame that is being read."""
-        self._envelopes: dict[int, bytes] = {}
-        """By channel: exchange and routing key of the delivery whose header comes next."""
-        self._oversize: dict[int, tuple[int, int]] = {}
-        """By channel: how many bytes of a body are still to be handed on, and then to be dropped."""
+        self._buffer = bytearray()
+        """Read, and no whole frame yet."""
+        self._others = bytearray()
+        """For aiormq."""
+        self._told = time.monotonic()
+        """When aiormq was last told that the connection is alive."""
+        self._channel = -1
+        """Of the delivery whose frames are coming; -1 between two."""
+        self._tag = 0
+        self._envelope = b""
+        """Its exchange and its routing key."""
+        self._properties: bytes | None = None
+        self._size = 0
+        """Bytes of its body, as its header has it."""
+        self._left = 0
+        """Of these, to come."""
+        self._body: list[bytes] = []
 
     def at_eof(self) -> bool:
-        return not self._safe and self._reader.at_eof()
+        return not self._others and not self._buffer and self._reader.at_eof()
 
     async def readexactly(self, count: int) -> bytes:
         """Return the next `count` bytes. Raises IncompleteReadError at the end, and ConnectionError."""
-        while len(self._safe) < count:
-            head = await self._reader.readexactly(7)
-            if head.startswith(b"AMQP"):  # the answer of who speaks another version
-                self._safe += head
-                continue
-            kind, channel, length = struct.unpack(">BHI", head)
-            if length > _MOST_FRAME:
-                raise ConnectionError(f"a frame of {length} bytes is no AMQP")
-            payload = await self._reader.readexactly(length + 1)
-            safe = self._made_safe(kind, channel, payload[:-1])
-            if safe is not None:
-                self._safe += struct.pack(">BHI", kind, channel, len(safe)) + safe + payload[-1:]
-        taken = bytes(self._safe[:count])
-        del self._safe[:count]
+        while len(self._others) < count:
+            data = await self._reader.read(_CHUNK)
+            if not data:
+                raise asyncio.IncompleteReadError(bytes(self._others), count)
+            self._buffer += data
+            self._sort()
+            if not self._others and time.monotonic() - self._told > _TELL_SECONDS:
+                self._told = time.monotonic()
+                self._others += _ALIVE
+            if len(data) == _CHUNK:  # what was read ahead would be read without a pause
+                await asyncio.sleep(0)
+        taken = bytes(self._others[:count])
+        del self._others[:count]
         return taken
 
-    def _made_safe(self, kind: int, channel: int, payload: bytes) -> bytes | None:
-        """Return `payload` as aiormq may see it; None when it may not."""
-        if kind == _METHOD and payload.startswith(_DELIVER):
+    def _sort(self) -> None:
+        """Take the frames that are whole."""
+        buffer, at, end = self._buffer, 0, len(self._buffer)
+        while end - at >= _HEAD.size:
+            if buffer.startswith(b"AMQP", at):  # the answer of who speaks another version
+                after = at + _HEAD.size
+                self._others += buffer[at:after]
+            else:
+                kind, channel, length = _HEAD.unpack_from(buffer, at)
+                if length > _MOST_FRAME:
+                    raise ConnectionError(f"a frame of {length} bytes is no AMQP")
+                after = at + _HEAD.size + length + 1
+                if after > end:
+                    break
+                payload = bytes(buffer[at + _HEAD.size : after - 1])
+                if not self._is_of_delivery(kind, channel, payload):
+                    self._others += buffer[at:after]
+                elif buffer[after - 1] != _END:
+                    raise ConnectionError("a frame without its end")
+            at = after
+        del buffer[:at]
+
+    def _is_of_delivery(self, kind: int, channel: int, payload: bytes) -> bool:
+        if kind == _BODY and channel == self._channel and self._properties is not None:
+            self._left -= len(payload)
+            if self._size <= MOST_BODY or self._size - self._left - len(payload) < OVERSIZE_KEPT:
+                self._body.append(payload)
+        elif kind == _HEADER and channel == self._channel and len(payload) >= 12:
+            self._properties = payload[12:]
+            self._size = self._left = int.from_bytes(payload[4:12])
+        elif kind == _METHOD and payload.startswith(_DELIVER):
+            if self._channel >= 0:
+                raise ConnectionError("a delivery that breaks off")
             names = 14 + int.from_bytes(payload[4:5])  # after the consumer's tag, the delivery's, and a flag
-            self._envelopes[channel] = payload[names:]
-            return _DELIVER + _TO_CONSUMER + payload[names - 9 : names] + _NO_NAMES
-        if kind == _HEADER and len(payload) >= 12:
-            return self._header(channel, payload)
-        if kind == _BODY and channel in self._oversize:
-            return self._part_of_oversize(channel, payload)
-        return payload
-
-    def _header(self, channel: int, payload: bytes) -> bytes:
-        size = int.from_bytes(payload[4:12])
-        table = _entry(b"envelope", self._envelopes.pop(channel, b"")) + _entry(b"properties", payload[12:])
-        if size > MOST_BODY:
-            self._oversize[channel] = (OVERSIZE_KEPT, size - OVERSIZE_KEPT)
-            table += _entry(b"size", payload[4:12])
-            size = OVERSIZE_KEPT
-        return payload[:4] + struct.pack(">Q", size) + _HEADERS_ALONE + struct.pack(">I", len(table)) + table
-
-    def _part_of_oversize(self, channel: int, payload: bytes) -> bytes | None:
-        keep, drop = self._oversize[channel]
-        kept = payload[:keep]
-        keep, drop = keep - len(kept), drop - (len(payload) - len(kept))
-        if keep + drop > 0:
-            self._oversize[channel] = (keep, drop)
+            self._channel, self._tag = channel, int.from_bytes(payload[names - 9 : names - 1])
+            self._envelope = payload[names:]
+            return True
         else:
-            del self._oversize[channel]
-        return kept or None
+            return False
+        if self._left <= 0:
+            self._complete()
+        return True
 
-
-def _entry(name: bytes, value: bytes) -> bytes:
-    """Return a field of a table: bytes."""
-    return struct.pack(">B", len(name)) + name + b"x" + struct.pack(">I", len(value)) + value
+    def _complete(self) -> None:
+        """Hand on the delivery that is whole."""
+        found = properties.read(self._envelope, self._properties or b"")
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        if self._size > MOST_BODY:
+            body, found.fault = body[:OVERSIZE_KEPT], oversize(self._size)
+        self._channel, self._properties, self._body = -1, None, []
+        self.deliver(self._tag, body, found)

@@ -98,8 +98,8 @@ class Link(Protocol):
     async def lost(self) -> NoReturn:
         """Wait for its end. Raises LinkLost with the reason."""
 
-    async def answer(self, done: Sequence[Tag]) -> None:
-        """Acknowledge `done`. Raises LinkLost.
+    def answer(self, done: Sequence[Tag]) -> None:
+        """Acknowledge `done`, in one piece. Raises LinkLost.
 
         Nothing is given back before `close`: it would come again at once, on this very link.
         """

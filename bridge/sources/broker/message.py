@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from bridge.core.event import Event
 
@@ -12,8 +13,7 @@ Tag: TypeAlias = int | str
 """The link's name for a message: AMQP's delivery tag, STOMP's `ack` header."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message of a link, owed an answer on this very link."""
 
     tag: Tag
@@ -21,7 +21,7 @@ class Message:
     body: bytes
     attributes: Mapping[str, str]
     """Its headers, and how it came: STOMP's `destination`, AMQP's `exchange` and `routing_key`."""
-    properties: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = MappingProxyType({})
     """AMQP's own properties, by their names in the specification."""
     fault: str | None = None
     """What of it can't be read, beside its body; for a person."""

@@ -31,17 +31,18 @@ _PROPERTIES = (
 """Of class basic, in the order of their flags, highest first: a short text, a table, an octet, a time."""
 _SIZES = {b"D": 5, b"T": 8, b"V": 0, b"\x00": 0}
 """Types of fields whose values are passed over: decimals, times, nothing."""
+_OCTET, _SHORT, _LONG, _LONG_LONG = (struct.Struct(form) for form in (">B", ">H", ">I", ">Q"))
 _FORMATS = {
-    b"b": ">b",
-    b"B": ">B",
-    b"s": ">h",
-    b"u": ">H",
-    b"I": ">i",
-    b"i": ">I",
-    b"l": ">q",
-    b"L": ">q",
-    b"f": ">f",
-    b"d": ">d",
+    b"b": struct.Struct(">b"),
+    b"B": _OCTET,
+    b"s": struct.Struct(">h"),
+    b"u": _SHORT,
+    b"I": struct.Struct(">i"),
+    b"i": _LONG,
+    b"l": struct.Struct(">q"),
+    b"L": struct.Struct(">q"),
+    b"f": struct.Struct(">f"),
+    b"d": struct.Struct(">d"),
 }
 """Types of fields that are numbers, as RabbitMQ has them (its "AMQP 0-9-1 Errata", as pamqp does)."""
 
@@ -81,18 +82,19 @@ def read(envelope: bytes, properties: bytes) -> Foreign:
 
 
 def _read_properties(cursor: _Cursor, found: Foreign) -> None:
-    flags = cursor.number(">H")
+    flags = cursor.number(_SHORT)
     more = flags
     while more & 1:  # a further word of flags: class basic has none, so they say nothing
-        more = cursor.number(">H")
+        more = cursor.number(_SHORT)
     for at, (name, kind) in enumerate(_PROPERTIES):
         if not flags & (0x8000 >> at):
             continue
         if kind == "F":
             _read_table(_Cursor(cursor.long_bytes(), found), found)
+        elif kind == "s":
+            found.properties[name] = cursor.short_text(name)
         else:
-            value = cursor.short_text(name) if kind == "s" else cursor.number(">B" if kind == "B" else ">Q")
-            found.properties[name] = str(value)
+            found.properties[name] = str(cursor.number(_OCTET if kind == "B" else _LONG_LONG))
 
 
 def _read_table(cursor: _Cursor, found: Foreign) -> None:
@@ -126,18 +128,18 @@ class _Cursor:
         self._at = end
         return taken
 
-    def number(self, form: str) -> int:
-        """Return the next integer, of the format `form` of `struct`. Raises _End."""
-        number: int = struct.unpack(form, self.take(struct.calcsize(form)))[0]
+    def number(self, form: struct.Struct) -> int:
+        """Return the next integer, of the format `form`. Raises _End."""
+        number: int = form.unpack(self.take(form.size))[0]
         return number
 
     def long_bytes(self) -> bytes:
         """Return bytes that begin with their length in four. Raises _End."""
-        return self.take(self.number(">I"))
+        return self.take(self.number(_LONG))
 
     def short_text(self, what: str) -> str:
         """Return a text that begins with its length in one byte; one that is none is a fault. Raises _End."""
-        raw = self.take(self.number(">B"))
+        raw = self.take(self.take(1)[0])
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
@@ -147,13 +149,13 @@ class _Cursor:
     def field(self) -> Scalar | None:
         """Return the next value of a table; None for what is neither text nor number. Raises _End."""
         kind = self.take(1)
+        if kind == b"S":
+            return _text(self.long_bytes())
         if (form := _FORMATS.get(kind)) is not None:
-            value: Scalar = struct.unpack(form, self.take(struct.calcsize(form)))[0]
+            value: Scalar = form.unpack(self.take(form.size))[0]
             return value
         if kind == b"t":
             return self.take(1) != b"\x00"
-        if kind == b"S":
-            return _text(self.long_bytes())
         if kind in b"AFx":  # arrays, tables and bytes are passed over, however deep they are
             self.long_bytes()
             return None

@@ -41,9 +41,12 @@ class Subscription:
         metrics: SourceMetrics,
         log: Any,
     ) -> None:
-        """Make of each message what `read` does, and `offer` that."""
+        """Make of each message what `read` does, and `offer` that once `run` can answer for it."""
         self._read = read
-        self._offer = offer
+        self._early: list[Delivery] = []
+        """What came while the link was being opened, which can't be answered then."""
+        self._offer_it = offer
+        self._offer = self._early.append
         self._most_bytes = most_bytes
         self._metrics = metrics
         self._log = log
@@ -86,6 +89,10 @@ class Subscription:
         Either way nothing is held any more at the end: what is settled by then is answered, if the link
         still can, and all else is RELEASED.
         """
+        self._offer = self._offer_it
+        for delivery in self._early:
+            self._offer(delivery)
+        self._early.clear()
         answering = asyncio.create_task(self._answer(link))
         losing = asyncio.create_task(link.lost())
         try:
@@ -122,22 +129,17 @@ class Subscription:
         while True:
             await self._some_owed.wait()
             await asyncio.sleep(GATHER_SECONDS)
-            await self._answer_all(link)
+            self._answer_all(link)
 
-    async def _answer_all(self, link: Link) -> None:
+    def _answer_all(self, link: Link) -> None:
         self._some_owed.clear()
         done, self._done = self._done, []
-        try:
-            await link.answer(done)
-            self._metrics.committed()
-        except asyncio.CancelledError:  # perhaps with some of them on their way: the link knows which
-            self._done = done + self._done
-            raise
+        link.answer(done)
+        self._metrics.committed()
 
     async def _hang_up(self, link: Link) -> None:
         with suppress(LinkLost, OSError):  # TimeoutError is an OSError
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._done:
-                    await link.answer(self._done)
-                    self._metrics.committed()
+                    self._answer_all(link)
                 await link.close()  # which gives back the rest, and asks for no more at the same time

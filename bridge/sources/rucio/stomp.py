@@ -164,9 +164,8 @@ class _StompLink:
         with _losing():
             await first_end(*ends)
 
-    async def answer(self, done: Sequence[Tag]) -> None:
-        for tag in done:
-            self._send("ACK", {"id": str(tag)})
+    def answer(self, done: Sequence[Tag]) -> None:
+        self._write(b"".join([dump("ACK", {"id": str(tag)}) for tag in done]))
         self._answered += len(done)
         if self._answered >= self._prefetch < self._most:
             # Beside those there are: a subscription's prefetch stays as it is, and what has come by one that

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.core.event import Event
@@ -17,7 +17,7 @@ from bridge.pipeline.router import RouteConfig, decide
 from bridge.sources import NoEvent
 from bridge.sources.broker.message import Message, Unreadable, Unwanted
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.message import read
+from bridge.sources.rucio.message import load, read
 from tests.servers.hermes import message
 
 ALL: frozenset[str] = frozenset()
@@ -124,6 +124,34 @@ def test_what_is_no_did_has_no_subject(payload: dict[str, Any]) -> None:
 def test_nothing_that_is_json_raises(payload: Any, kind: Any, created: str) -> None:
     found = of({"event_type": kind, "payload": payload, "created_at": created})
     assert isinstance(found, (Event, Unreadable, Unwanted))
+
+
+tokens = [*"{}[]:, \n", '"a"', '"b\\u00e9"', '"\\ud800"', '"\\n"', '"\n"', '"\x00"', "null"]
+numbers = ["0", "-0", "1e999", "-1.5E-3", "01", "1.", "9" * 30, "0.1", "1e-400", "NaN", "-Infinity", "nan"]
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+@given(
+    st.lists(st.sampled_from(tokens + numbers)).map("".join).map(str.encode)
+    | st.recursive(
+        scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+    ).flatmap(
+        lambda told: st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]).map(
+            lambda coding: json.dumps(told, ensure_ascii=False).encode(coding, "replace")
+        )
+    )
+)
+@example(b'{"a": 1, "a": [2, 2.0]}')
+@example(b"[" * 100_000)
+@example(b"[" * 500 + b"]" * 500)
+def test_a_body_is_read_as_pythons_json_reads_it(body: bytes) -> None:
+    try:
+        expected = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        with pytest.raises(type(error)):
+            load(body)
+    else:
+        assert repr(load(body)) == repr(expected)
 
 
 def config(**more: Any) -> RucioConfig:

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
+from pydantic_core import from_json
+
 from bridge.core.event import Event
 from bridge.sources.broker.message import Message, Unreadable, Unwanted
 
@@ -41,7 +43,7 @@ def read(message: Message, source: str, wanted: frozenset[str]) -> Event | Unwan
         )
 
     try:
-        told = json.loads(body)
+        told = load(body)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         return Unreadable(event(UNKNOWN), f"not JSON: {error}")
     kind = told.get("event_type") if isinstance(told, dict) else None
@@ -56,6 +58,17 @@ def read(message: Message, source: str, wanted: frozenset[str]) -> Event | Unwan
     if not isinstance(payload, dict):
         return Unreadable(event(kind), "no payload")
     return event(kind, _subject(payload), _time(told.get("created_at")))
+
+
+def load(body: bytes) -> Any:
+    """Read JSON as `json.loads` does. Raises as it does.
+
+    A reader that needs half the time takes part of what that takes, and reads the same in it.
+    """
+    try:
+        return from_json(body, allow_inf_nan=False, cache_strings="keys")
+    except ValueError:
+        return json.loads(body)
 
 
 def _subject(payload: Mapping[str, Any]) -> str | None:
@@ -79,6 +92,6 @@ def _time(value: Any) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(value)
-        return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).astimezone(UTC)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
         return None

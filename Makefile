@@ -45,7 +45,7 @@ prove: $(VENV)/.ready
 	$(BIN)/python -m tests.servers.debian
 	TEST_SEED=$${TEST_SEED:-$$RANDOM} $(BIN)/pytest -q -n 4 --dist worksteal -m prove $(ARGS)
 
-## The figures in the README.
+## What an event costs: docs/performance.md.
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench $(ARGS)
 

@@ -1,9 +1,11 @@
 """What the bridge is compared with: the same libraries, loop and number of workers, and nothing else.
 
-`python -m bench.bare URL post N` posts N bodies. `python -m bench.bare URL read BOOTSTRAP TOPIC GROUP` posts
-what a consumer group reads, and prints how long the broker kept it waiting for the group.
-`python -m bench.bare URL receive QUEUE_URL` posts what a queue holds and deletes it. Each
-runs until it is killed.
+- `python -m bench.bare URL post N` posts N bodies.
+- `python -m bench.bare URL read BOOTSTRAP TOPIC GROUP SECONDS` posts what a consumer group reads, whose
+  session lasts so long, and prints how long the broker kept it waiting for the group.
+- `python -m bench.bare URL receive QUEUE_URL` posts what a queue holds and deletes it.
+
+Each runs until it is killed.
 """
 
 from __future__ import annotations
@@ -63,15 +65,15 @@ async def post_bodies(url: str, count: int) -> None:
         await asyncio.Event().wait()  # its memory and CPU time are read while it is there
 
 
-async def post_records(url: str, bootstrap: str, topic: str, group: str) -> None:
+async def post_records(url: str, bootstrap: str, topic: str, group: str, session_seconds: int) -> None:
     """Post what a group reads, until cancelled."""
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=bootstrap,
         group_id=group,
         auto_offset_reset="earliest",
-        session_timeout_ms=SESSION_SECONDS * 1000,
-        heartbeat_interval_ms=SESSION_SECONDS * 300,
+        session_timeout_ms=session_seconds * 1000,
+        heartbeat_interval_ms=session_seconds * 300,
         auto_commit_interval_ms=1000,
     )
     joins = _time_joins(consumer)
@@ -166,6 +168,6 @@ if __name__ == "__main__":
     if sys.argv[2] == "post":
         uvloop.run(post_bodies(sys.argv[1], int(sys.argv[3])))
     elif sys.argv[2] == "read":
-        uvloop.run(post_records(sys.argv[1], *sys.argv[3:6]))
+        uvloop.run(post_records(sys.argv[1], *sys.argv[3:6], int(sys.argv[6])))
     else:
         uvloop.run(post_messages(sys.argv[1], sys.argv[3]))

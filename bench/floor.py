@@ -4,7 +4,7 @@ aiokafka reads, a bounded queue, one POST an event by a client as lean as can be
 accepted without a gap before it. There is no configuration, route, identity, payload, metric or journal in
 it, and no second try: an answer that is not 201 ends it, and its successor begins at the last commit.
 
-`python -m bench.floor URL BOOTSTRAP TOPIC GROUP` runs until it is killed.
+`python -m bench.floor URL BOOTSTRAP TOPIC GROUP SECONDS` runs until it is killed; its session lasts so long.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from yarl import URL
 
-from bench.bare import SESSION_SECONDS, WORKERS
+from bench.bare import WORKERS
 
 _QUEUED = 1000
 _COMMIT_SECONDS = 1.0
@@ -75,15 +75,15 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-async def run(url: str, bootstrap: str, topic: str, group: str) -> None:
+async def run(url: str, bootstrap: str, topic: str, group: str, session_seconds: int) -> None:
     """Post what a group reads, and commit it, until cancelled."""
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=bootstrap,
         group_id=group,
         auto_offset_reset="earliest",
-        session_timeout_ms=SESSION_SECONDS * 1000,
-        heartbeat_interval_ms=SESSION_SECONDS * 300,
+        session_timeout_ms=session_seconds * 1000,
+        heartbeat_interval_ms=session_seconds * 300,
         enable_auto_commit=False,
     )
     queue: asyncio.Queue[_Record] = asyncio.Queue(_QUEUED)
@@ -144,4 +144,4 @@ def _settled(unsettled: Mapping[TopicPartition, deque[_Record]]) -> dict[TopicPa
 
 
 if __name__ == "__main__":
-    uvloop.run(run(*sys.argv[1:5]))
+    uvloop.run(run(*sys.argv[1:5], int(sys.argv[5])))

@@ -24,17 +24,19 @@ from pathlib import Path
 from bench.bare import WORKERS
 from bench.processes import WHEN, Cores, Watched, watched
 from bench.rows import started
-from bench.runs import Bench, Speed
+from bench.runs import ONE_FAILS_IN, Bench, Speed, failures
 from bench.table import QUICK
 
-_COUNTED = 1000
+_COUNTED = 2000
 """POSTs."""
 _WARM = 500
 """POSTs before the first that counts: pools are full by then, and what is read ahead is."""
 _EFFORT = replace(QUICK, events=4_000, messages=4_000, parked_back=4_000)
-"""More than twice what a source reads ahead and what counts, so that it reads as much as it sends."""
+"""More than what counts and what is read ahead."""
 _SETTLED_SECONDS = 2.0
 _IDLE_SECONDS = 3.0
+_SESSION_SECONDS = 20
+"""So slow a member of a group takes long to say that it is there."""
 _ASK_SECONDS = 60.0
 _TOTAL = re.compile(r"^totals: (\d+)", re.MULTILINE)
 
@@ -47,8 +49,11 @@ class Counting(Bench):
         files = f"--callgrind-out-file={self.directory}/callgrind.%p"
         return watched(self.cores, *valgrind, files, *command, log=self.directory / "log")
 
-    async def _speed(self, process: Watched, events: int, *, failed: int = 0, deleted: int = 0) -> Speed:
-        """Count what `_COUNTED` POSTs take, after the first `_WARM` of so many events."""
+    async def _speed(
+        self, process: Watched, events: int, *, of: int = 0, fails: bool = False, deletes: bool = False
+    ) -> Speed:
+        """Count what `_COUNTED` POSTs take, after the first `_WARM`."""
+        total = of or events
         sink = self.sink
         await process.during(sink.after(_WARM))
         before = await process.during(sink.hold(WORKERS))
@@ -61,14 +66,15 @@ class Counting(Bench):
         total = await self._dumped(process, 1)
         await self._ask(process, "instrumentation", "off")
         await sink.release()
-        await process.during(sink.after(events + failed))
-        await process.during(self.queue.after(deleted))
+        await process.during(sink.after(total + (failures(total) if fails else 0)))
+        await process.during(self.queue.after(total if deletes else 0))
         await process.during(asyncio.sleep(_SETTLED_SECONDS))
         await self._ask(process, "instrumentation", "on")
         began = time.monotonic()
         await process.during(asyncio.sleep(_IDLE_SECONDS))
         idle = await self._dumped(process, 2) / (time.monotonic() - began)
-        accepted = (after - before) * events / (events + failed)
+        posts = after - before
+        accepted = posts - (posts // ONE_FAILS_IN if fails else 0)
         return Speed(rate=0.0, cpu=(total - idle * seconds) / accepted, peak=0.0, sink=0.0)
 
     async def _dumped(self, process: Watched, number: int) -> int:
@@ -92,7 +98,7 @@ def _text(path: Path) -> str:
 
 
 async def _bridge(bench: Bench, when: str = "") -> float:
-    return (await bench.bridge(await bench.topic(bench.effort.events), when)).cpu
+    return (await bench.bridge(await bench.topic(bench.effort.backlog), when)).cpu
 
 
 async def _loop(bench: Bench) -> float:
@@ -100,14 +106,14 @@ async def _loop(bench: Bench) -> float:
 
 
 async def _floor(bench: Bench) -> float:
-    return (await bench.floor(await bench.topic(bench.effort.events))).cpu
+    return (await bench.floor(await bench.topic(bench.effort.backlog))).cpu
 
 
 async def _failing(bench: Bench) -> float:
     """Give what one failed attempt adds."""
-    topic = await bench.topic(bench.effort.events)
+    topic = await bench.topic(bench.effort.backlog)
     failing, accepted = await bench.failing(topic), await bench.bridge(topic, "")
-    return (failing.cpu - accepted.cpu) * bench.effort.events / bench.failures
+    return (failing.cpu - accepted.cpu) * bench.effort.events / failures(bench.effort.events)
 
 
 async def _sqs(bench: Bench, *, notifications: bool = False) -> float:
@@ -141,7 +147,8 @@ async def count(names: Collection[str], cores: Cores, say: Callable[[str], None]
         raise RuntimeError(f"{' and '.join(absent)} not found: the Debian package valgrind has them")
     os.environ["PYTHONHASHSEED"] = "0"  # or every run has sets and dictionaries of its own
     counted = {}
-    async with started(_EFFORT, cores, Counting) as bench:
+    async with started(_EFFORT, cores, Counting) as started_bench:
+        bench = replace(started_bench, session_seconds=_SESSION_SECONDS)
         for name in names:
             say(f"instructions, {name}")
             counted[name] = await COUNTED[name](bench)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import aiohttp
 import trustme
 
-from bench.bare import ACCESS_KEY_ID, POLLERS, REGION, SECRET_ACCESS_KEY, SESSION_SECONDS
+from bench.bare import ACCESS_KEY_ID, POLLERS, REGION, SECRET_ACCESS_KEY
 from bench.clock import cpu_clock
 from bridge.sandbox.kafka import broker, free_port
 
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
-_WAIT_SECONDS = 120.0
+_WAIT_SECONDS = 300.0
 
 CONFIGURATION = """\
 state_dir: {state}
@@ -56,11 +56,11 @@ def route(key: str, when: str = "") -> str:
     return f"  - {{from: uploads, {when}to: {key}}}"
 
 
-def kafka_source(bootstrap: str, topic: str, group: str) -> str:
+def kafka_source(bootstrap: str, topic: str, group: str, session_seconds: int) -> str:
     """Give the source of a topic, for CONFIGURATION."""
     return (
         f'{{type: kafka, bootstrap_servers: "{bootstrap}", topics: [{topic}], group_id: {group}, '
-        f"session_timeout: {SESSION_SECONDS}s}}"
+        f"session_timeout: {session_seconds}s}}"
     )
 
 

@@ -52,7 +52,8 @@ def goals(table: Table) -> str:
         *(table.rabbitmq_stomp.rate, table.rabbitmq_stomp.each_second),
         *(table.activemq_stomp.rate, table.activemq_stomp.each_second),
         *(table.back.rate, table.back_of_cel, table.failed_cpu, table.parked, table.spooled),
-        *(table.p99, table.added_p99, table.small, table.big, table.after_speed, table.own, table.idle),
+        *(table.p99, table.added_p99, table.small, table.big, table.after_speed),
+        *(table.cold, table.join, table.own, table.idle),
     ]
     lines = [_HEAD, *(_line(row) for row in rows if row.figures or row.skipped)]
     return f"Measured on {datetime.now(UTC):%d %B %Y} on {machine()}.\n\n" + "\n".join(lines)
@@ -110,8 +111,8 @@ def _notes(effort: Effort) -> Mapping[str, str]:
         "sqs": "SQS is a stand-in of its wire protocol, made for this bench: moto serves some 60 messages a "
         f"second, and is not measured. {POLLERS} receives are under way at once. Most of a message's cost is "
         "aiobotocore's (signing and parsing of two calls for ten messages): the bare loop pays it too.",
-        "rucio": f"Rucio's brokers are those of Debian; before, stomp.py puts {effort.rucio:,} messages "
-        f"into a queue of each (RabbitMQ's a quorum queue), as hermes does. AMQP is read with aiormq "
+        "rucio": f"Rucio's brokers are those of Debian; before, stomp.py puts {effort.rucio * 3 // 2:,} "
+        "messages into a queue of each (RabbitMQ's a quorum queue), as hermes does. AMQP is read with aiormq "
         f"{version('aiormq')}, STOMP by the bridge itself.",
         "store": f"The store alone is one process with its loop and its writer thread on the one core, its "
         f"file under {tempfile.gettempdir()}, every group of events synced. The way back is that of a bridge "

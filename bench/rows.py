@@ -17,7 +17,7 @@ from bench import peer
 from bench.bare import WORKERS
 from bench.processes import WHEN, Cores, prompt_broker, queue, sink
 from bench.rucio import readings
-from bench.runs import PLACES, SOME, WORK_SECONDS, Bench, Speed
+from bench.runs import PLACES, SOME, WORK_SECONDS, Bench, Speed, failures
 from bench.table import Effort, Table
 from bridge.sandbox.kafka import broker
 
@@ -58,12 +58,12 @@ def _by_cpu(one: Speed, *others: Speed) -> float:
 
 async def _speed(bench: Bench, table: Table, say: Say) -> None:
     effort = bench.effort
-    backlog = await bench.topic(effort.events)
+    backlog = await bench.topic(effort.backlog)
     try:
         python = await peer.interpreter()
     except peer.PeerMissingError as error:
         python = None
-        for row in (table.peer.rate, table.plain_of_peer, table.cel_of_peer):
+        for row in table.of_the_peer():
             row.skipped = str(error)
     for turn in range(effort.turns):
         say(f"speed, {turn + 1} of {effort.turns}")
@@ -111,7 +111,7 @@ async def _speed(bench: Bench, table: Table, say: Say) -> None:
 
 async def _ways(bench: Bench, table: Table, say: Say) -> None:
     effort = bench.effort
-    backlog = await bench.topic(effort.events)
+    backlog = await bench.topic(effort.backlog)
     for turn in range(effort.turns):
         say(f"ways, {turn + 1} of {effort.turns}")
         secure = await bench.bridge(backlog, "", secure=True)
@@ -126,7 +126,7 @@ async def _ways(bench: Bench, table: Table, say: Say) -> None:
 async def _latency(bench: Bench, table: Table, say: Say) -> None:
     effort = bench.effort
     if not table.cel.rate.figures:
-        cel = await bench.bridge(await bench.topic(effort.events), WHEN)
+        cel = await bench.bridge(await bench.topic(effort.backlog), WHEN)
         table.cel.note(cel.rate, cel.cpu)
     rate = table.cel.rate.median / 2
     table.rate.figures.append(rate)
@@ -198,7 +198,7 @@ async def _rucio(bench: Bench, table: Table, say: Say) -> None:
 
 async def _store(bench: Bench, table: Table, say: Say) -> None:
     effort = bench.effort
-    backlog, empty = await bench.topic(effort.events), await bench.topic(0)
+    backlog, empty = await bench.topic(effort.backlog), await bench.topic(0)
     for turn in range(effort.turns):
         say(f"store, {turn + 1} of {effort.turns}")
         parked, returned = await bench.store()
@@ -242,14 +242,14 @@ async def _limits(bench: Bench, table: Table, say: Say) -> None:
 
 async def _failing(bench: Bench, table: Table, say: Say) -> None:
     effort = bench.effort
-    backlog = await bench.topic(effort.events)
+    backlog = await bench.topic(effort.backlog)
     for turn in range(effort.turns):
         say(f"failing, {turn + 1} of {effort.turns}")
         before = await bench.bridge(backlog, "")
         failing = await bench.failing(backlog)
         after = await bench.bridge(backlog, "")
         accepted = statistics.fmean((before.cpu, after.cpu))
-        added = (failing.cpu - accepted) * effort.events / bench.failures
+        added = (failing.cpu - accepted) * effort.events / failures(effort.events)
         table.failed_cpu.figures.append(added)
         table.failed_more.figures.append(added - accepted)
 

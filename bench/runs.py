@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import peer
-from bench.bare import WORKERS
+from bench.bare import SESSION_SECONDS, WORKERS
 from bench.processes import (
     CONFIGURATION,
     WHEN,
@@ -37,7 +37,7 @@ _SLOW_SECONDS = 0.2
 """What the sink takes for an answer while a backlog must stay."""
 _SETTLED_SECONDS = 2.0
 """Between the last event and a bridge that is taken for idle: the last commit is made within one."""
-_ONE_FAILS_IN = 4
+ONE_FAILS_IN = 4
 """Of the attempts: so few that the gate stays open, as five failures without an acceptance would shut it."""
 _PACE = 1000
 """Attempts a second, far below the most."""
@@ -62,6 +62,11 @@ class Speed(NamedTuple):
     """CPU time of the sink in % of the time that passed: near 100 it would be the sink that is measured."""
 
 
+def failures(events: int) -> int:
+    """Give the attempts that fail by the time that so many events are accepted, where one in some does."""
+    return (events - 1) // (ONE_FAILS_IN - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """Where it is measured. Every process that is measured gets a group of its own."""
@@ -72,21 +77,21 @@ class Bench:
     bootstrap: str
     sink: SinkClient
     queue: QueueClient
+    session_seconds: int = SESSION_SECONDS
+    """Until the broker takes a member of a group for dead."""
     _numbers: count[int] = field(default_factory=count)
 
     async def bare_loop(self) -> Speed:
         """Give the speed without Kafka and bridge."""
         await self.sink.begin()
-        async with self._python("bench.bare", self.sink.url, "post", str(self.effort.events)) as process:
-            return await self._speed(process, self.effort.events)
+        async with self._python("bench.bare", self.sink.url, "post", str(self.effort.backlog)) as process:
+            return await self._backlog(process)
 
     async def floor(self, topic: str) -> Speed:
         """Give the speed of the chain that keeps the promises and does nothing else."""
         await self.sink.begin()
-        async with self._python(
-            "bench.floor", self.sink.url, self.bootstrap, topic, self._group()
-        ) as process:
-            return await self._speed(process, self.effort.events)
+        async with self._python("bench.floor", self.sink.url, *self._member(topic)) as process:
+            return await self._backlog(process)
 
     async def peer(self, python: Path, topic: str, *, batch: int = 1, condition: str = "") -> Speed:
         """Give the speed of the peer that `python` has over a backlog, as `bench.peer.command` runs it."""
@@ -94,19 +99,19 @@ class Bench:
         kafka = self.bootstrap, topic, self._group()
         command = peer.command(python, self.sink.url, kafka, batch=batch, condition=condition)
         async with self._watched(*command) as process:
-            return await self._speed(process, self.effort.events)
+            return await self._backlog(process)
 
     async def bare_consumer(self, topic: str) -> Speed:
         """Give the speed of the consumer that promises nothing."""
         await self.sink.begin()
         async with self._consumer(topic) as process:
-            return await self._speed(process, self.effort.events)
+            return await self._backlog(process)
 
     async def bridge(self, topic: str, when: str, *, secure: bool = False) -> Speed:
         """Give the speed of the bridge over a backlog, where it is `secure` by TLS."""
         await self.sink.begin()
         async with self._bridge(self._topic_source(topic), when, secure=secure) as process:
-            return await self._speed(process, self.effort.events)
+            return await self._backlog(process)
 
     async def two_services(self, topic: str) -> Speed:
         """Give the speed of the bridge over a backlog that goes to two services: the POSTs of both count."""
@@ -114,18 +119,13 @@ class Bench:
         keys = ["plants", "animals"]
         services = [service(key, WORKERS) for key in keys]
         async with self._bridge(self._topic_source(topic), "", services=services, keys=keys) as process:
-            return await self._speed(process, 2 * self.effort.events)
+            return await self._speed(process, 2 * self.effort.events, of=2 * self.effort.backlog)
 
     async def failing(self, topic: str) -> Speed:
-        """Give the speed of the bridge over a backlog of which one attempt in `_ONE_FAILS_IN` fails."""
-        await self.sink.begin(one_fails_in=_ONE_FAILS_IN)
+        """Give the speed of the bridge over a backlog of which one attempt in `ONE_FAILS_IN` fails."""
+        await self.sink.begin(one_fails_in=ONE_FAILS_IN)
         async with self._bridge(self._topic_source(topic), "") as process:
-            return await self._speed(process, self.effort.events, failed=self.failures)
-
-    @property
-    def failures(self) -> int:
-        """Attempts that fail by the time that a backlog is through."""
-        return (self.effort.events - 1) // (_ONE_FAILS_IN - 1)
+            return await self._backlog(process, fails=True)
 
     async def paced(self, topic: str, workers: int) -> float:
         """Give the CPU time of an event in µs, with a rate and so many places of which few are used."""
@@ -146,21 +146,21 @@ class Bench:
         """Give the speed of the plainest loop over a queue: it deletes, and keeps nothing invisible."""
         await self._fill_queue()
         async with self._python("bench.bare", self.sink.url, "receive", self.queue.url) as process:
-            return await self._speed(process, self.effort.messages, deleted=self.effort.messages)
+            return await self._speed(process, self.effort.messages, deletes=True)
 
     async def sqs(self, *, notifications: bool = False) -> Speed:
         """Give the speed of the bridge over a queue, of plain bodies or of S3's notifications."""
         await self._fill_queue(notifications=notifications)
         async with self._bridge(sqs_source(self.queue.url), "") as process:
-            return await self._speed(process, self.effort.messages, deleted=self.effort.messages)
+            return await self._speed(process, self.effort.messages, deletes=True)
 
     async def rucio(self, reading: Session) -> Speed:
         """Give the speed of the bridge over a queue of its own, of a broker that Rucio sends to."""
         queue = f"rucio-{next(self._numbers)}"
-        await reading.fill(queue, self.effort.rucio)
+        await reading.fill(queue, self.effort.rucio * 3 // 2)
         await self.sink.begin()
         async with self._bridge(reading.source(queue), "") as process:
-            return await self._speed(process, self.effort.rucio)
+            return await self._speed(process, self.effort.rucio, of=self.effort.rucio * 3 // 2)
 
     async def store(self) -> tuple[float, float]:
         """Give the events that a store parks a second, and those that it reads and forgets a second."""
@@ -256,27 +256,36 @@ class Bench:
         await self.sink.begin()
         await self.queue.begin(self.effort.messages, _VISIBILITY_SECONDS, notifications=notifications)
 
-    async def _speed(self, process: Watched, events: int, *, failed: int = 0, deleted: int = 0) -> Speed:
-        """Watch so many events accepted, after so many failed attempts.
+    async def _backlog(self, process: Watched, *, fails: bool = False) -> Speed:
+        """Watch a backlog sent; takes what `_speed` does."""
+        return await self._speed(process, self.effort.events, of=self.effort.backlog, fails=fails)
 
-        CPU time counts until so many messages are deleted, too. Raises RuntimeError when it was not each
-        event that came.
+    async def _speed(
+        self, process: Watched, events: int, *, of: int = 0, fails: bool = False, deletes: bool = False
+    ) -> Speed:
+        """Watch so many events accepted, and then the rest where there are more: `of` so many in all.
+
+        If it `fails`, one attempt in `ONE_FAILS_IN` does. If it `deletes` messages, CPU time counts until all
+        are. Raises RuntimeError when it was not each event that came.
         """
         await self.sink.watch(process.process.pid)
-        seen = await process.during(self.sink.after(events + failed))
+        seen = await process.during(self.sink.after(events + (failures(events) if fails else 0)))
+        peak = process.memory()[1]
         used = seen["cpu_last"] - seen["cpu_first"]
-        if deleted:
-            await process.during(self.queue.after(deleted))
+        if deletes:
+            await process.during(self.queue.after(events))
             used = process.cpu_ns() - seen["cpu_first"]
-        if seen["bodies"] != events:
-            raise RuntimeError(f"{seen['bodies']} of {events} events came in {seen['posts']} POSTs")
+        total = of or events
+        end = await process.during(self.sink.after(total + (failures(total) if fails else 0)))
+        if end["bodies"] != total:
+            raise RuntimeError(f"{end['bodies']} of {total} events came in {end['posts']} POSTs")
         if process.has_children():
             raise RuntimeError("what was measured has child processes, whose CPU time does not count")
         nanoseconds = seen["last"] - seen["first"]
         return Speed(
             rate=(events - 1) / nanoseconds * 1e9,
             cpu=used / (events - 1) / 1e3,
-            peak=process.memory()[1],
+            peak=peak,
             sink=seen["own"] / nanoseconds * 100,
         )
 
@@ -299,10 +308,14 @@ class Bench:
         return self._watched(sys.executable, "-m", *arguments)
 
     def _consumer(self, topic: str) -> AbstractAsyncContextManager[Watched]:
-        return self._python("bench.bare", self.sink.url, "read", self.bootstrap, topic, self._group())
+        return self._python("bench.bare", self.sink.url, "read", *self._member(topic))
 
     def _topic_source(self, topic: str) -> str:
-        return kafka_source(self.bootstrap, topic, self._group())
+        return kafka_source(self.bootstrap, topic, self._group(), self.session_seconds)
+
+    def _member(self, topic: str) -> tuple[str, ...]:
+        """Give the arguments of who reads a topic in a group of its own."""
+        return self.bootstrap, topic, self._group(), str(self.session_seconds)
 
     def _group(self) -> str:
         return f"group-{next(self._numbers)}"

@@ -19,11 +19,12 @@ class Effort:
     """Of what is compared by its CPU time. Many and short: the machine's speed changes by a half within
     seconds, and a ratio is of one turn."""
     events: int
-    """Of a measurement of speed."""
+    """Of a measurement of speed. Half as many more are there, so that it reads as much as it sends: as much
+    has been read ahead at its end as at its begin."""
     messages: int
     """Of a measurement of the queue."""
     rucio: int
-    """Events of a measurement of Rucio's brokers."""
+    """Events of a measurement of Rucio's brokers, of which half as many more are there too."""
     paced: int
     """Events of a measurement at a rate."""
     beside: int
@@ -39,6 +40,11 @@ class Effort:
     """Events that a bridge brings back."""
     seeds: int
     """Of each scenario of a limit."""
+
+    @property
+    def backlog(self) -> int:
+        """Events that are there for a measurement of speed."""
+        return self.events * 3 // 2
 
 
 FULL = Effort(
@@ -60,7 +66,7 @@ FULL = Effort(
 QUICK = Effort(
     repeats=1,
     turns=1,
-    events=2_000,
+    events=4_000,
     messages=1_000,
     rucio=500,
     paced=500,
@@ -255,6 +261,12 @@ class Table:
                 yield value
             elif isinstance(value, Throughput | Scene):
                 yield from rows_of(value)
+
+    def of_the_peer(self) -> Iterable[Row]:
+        """Give the rows that need mq-bridge."""
+        for path in (self.peer, self.peer_filter, self.peer_batched):
+            yield from rows_of(path)
+        yield from (self.plain_of_peer, self.cel_of_peer)
 
     def rows(self) -> Iterable[Row]:
         """Give what was measured, and what could not be."""

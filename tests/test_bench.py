@@ -43,15 +43,15 @@ def bench(*arguments: str) -> list[list[str]]:
 
 def has_figures(told: list[list[str]], rows: list[Row]) -> None:
     assert [row[0] for row in told] == [row.name for row in rows]
-    for (_name, median, span, _budget, _verdict), row in zip(told, rows, strict=True):
-        if median.startswith("skipped: ") and row in PEER:
+    for name, median, span, _budget, _verdict in told:
+        if median.startswith("skipped: ") and name in PEER:  # it is had from PyPI
             continue
         assert re.match(r"-?[\d,]+(\.\d+)?( \S+)?$", median), median
         assert re.match(r"-?[\d,.]+–-?[\d,.]+$", span), span
 
 
 TABLE = Table(QUICK)
-PEER = [*rows_of(TABLE.peer), TABLE.plain_of_peer, TABLE.cel_of_peer]
+PEER = [row.name for row in TABLE.of_the_peer()]
 RUCIO = [
     row for each in (TABLE.rabbitmq_amqp, TABLE.rabbitmq_stomp, TABLE.activemq_stomp) for row in rows_of(each)
 ]

@@ -2,9 +2,8 @@
 
 callgrind counts those of user space, and nothing of the kernel. What is measured starts without being
 counted; the sink keeps answers back while the counting is turned on and read, so that it is of a known number
-of POSTs.
-A program is some 50 times slower meanwhile, so what happens by the clock (heartbeats, commits) would count 50
-times too often: what it takes while nothing is sent is measured as well, and taken off.
+of POSTs. A program is some 50 times slower meanwhile, so what happens by the clock (heartbeats, commits)
+would count 50 times too often: what it takes while nothing is sent is measured as well, and taken off.
 """
 
 from __future__ import annotations
@@ -53,7 +52,6 @@ class Counting(Bench):
         self, process: Watched, events: int, *, of: int = 0, fails: bool = False, deletes: bool = False
     ) -> Speed:
         """Count what `_COUNTED` POSTs take, after the first `_WARM`."""
-        total = of or events
         sink = self.sink
         await process.during(sink.after(_WARM))
         before = await process.during(sink.hold(WORKERS))
@@ -63,11 +61,12 @@ class Counting(Bench):
         await process.during(sink.after(_WARM + _COUNTED))
         after = await process.during(sink.hold(WORKERS))
         seconds = time.monotonic() - began
-        total = await self._dumped(process, 1)
+        counted = await self._dumped(process, 1)
         await self._ask(process, "instrumentation", "off")
         await sink.release()
-        await process.during(sink.after(total + (failures(total) if fails else 0)))
-        await process.during(self.queue.after(total if deletes else 0))
+        there = of or events
+        await process.during(sink.after(there + (failures(there) if fails else 0)))
+        await process.during(self.queue.after(there if deletes else 0))
         await process.during(asyncio.sleep(_SETTLED_SECONDS))
         await self._ask(process, "instrumentation", "on")
         began = time.monotonic()
@@ -75,7 +74,7 @@ class Counting(Bench):
         idle = await self._dumped(process, 2) / (time.monotonic() - began)
         posts = after - before
         accepted = posts - (posts // ONE_FAILS_IN if fails else 0)
-        return Speed(rate=0.0, cpu=(total - idle * seconds) / accepted, peak=0.0, sink=0.0)
+        return Speed(rate=0.0, cpu=(counted - idle * seconds) / accepted, peak=0.0, sink=0.0)
 
     async def _dumped(self, process: Watched, number: int) -> int:
         """Give the instructions since the last dump, which was the one before `number`."""

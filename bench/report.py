@@ -34,7 +34,7 @@ def markdown(table: Table, parts: Collection[str], effort: Effort, cores: Cores,
         f"300 to 1,000 bytes, tansu in memory, a session timeout of {SESSION_SECONDS} s, all on loopback. "
         "CPU time is user and system of the one process, from the first event that comes to the sink to the "
         f"last; the sink counts that each came. Median of {effort.turns} turns, of {effort.repeats} (lanes, "
-        f"latency, memory, start), within {seconds / 60:.0f} minutes, at a load average of "
+        f"latency, memory, start, the store alone), within {seconds / 60:.0f} minutes, at a load average of "
         f"{os.getloadavg()[1]:.1f}; a ratio or difference is of one turn."
     )
     notes = [note for part, note in _notes(effort).items() if part in parts]

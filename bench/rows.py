@@ -199,19 +199,21 @@ async def _rucio(bench: Bench, table: Table, say: Say) -> None:
 async def _store(bench: Bench, table: Table, say: Say) -> None:
     effort = bench.effort
     backlog, empty = await bench.topic(effort.backlog), await bench.topic(0)
-    for turn in range(effort.turns):
-        say(f"store, {turn + 1} of {effort.turns}")
+    for turn in range(effort.repeats):
+        say(f"store alone, {turn + 1} of {effort.repeats}")
         parked, returned = await bench.store()
         spooled = await bench.spooled()
         journal_cpu, journal_search = await bench.journal()
-        before = await bench.bridge(backlog, WHEN)
-        back = await bench.back(empty)
-        after = await bench.bridge(backlog, WHEN)
         table.parked.figures.append(parked)
         table.returned.figures.append(returned)
         table.spooled.figures.append(spooled)
         table.journal_cpu.figures.append(journal_cpu)
         table.journal_search.figures.append(journal_search)
+    for turn in range(effort.turns):
+        say(f"store, {turn + 1} of {effort.turns}")
+        before = await bench.bridge(backlog, WHEN)
+        back = await bench.back(empty)
+        after = await bench.bridge(backlog, WHEN)
         table.back.note(back.rate, back.cpu)
         table.back_of_cel.figures.append(_by_cpu(back, before, after))
 

@@ -50,7 +50,7 @@ class Effort:
 FULL = Effort(
     repeats=3,
     turns=7,
-    events=20_000,
+    events=16_000,
     messages=4_000,
     rucio=3_000,
     paced=2_000,

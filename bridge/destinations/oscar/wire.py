@@ -134,6 +134,8 @@ class Wire:
             if self._closed or not connection.usable:
                 connection.end()
                 raise ConnectionError("it broke off at once")
+            # Not as it is made: uvloop tells no connection of its end that was made for one who gave up.
+            self._open.add(connection)
             return connection
         except TimeoutError as error:
             if error.errno is not None or ends == due:
@@ -242,7 +244,6 @@ class _Connection(asyncio.Protocol):
         self._parser.set_dangerous_leniencies(  # as aiohttp's parser has them
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
-        self._every.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._bodiless += len(data)

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
 from bridge.destinations.oscar.exchange import (
@@ -149,23 +150,40 @@ async def _read_away(response: aiohttp.ClientResponse) -> None:
 
 
 class _Connection(ResponseHandler):
-    """Remembers how an answer begins, where aiohttp gives nothing of one that it can't read whole."""
+    """Remembers how an answer begins, where aiohttp gives nothing of one that it can't read whole.
+
+    What comes while nobody asks ends it, as aiohttp would take that, or half of it, for the next answer.
+    """
 
     begins = b""
+    kept = False
+    """Whether nobody uses it."""
+
+    def set_response_params(self, **how: Any) -> None:
+        self.kept = False
+        super().set_response_params(**how)
 
     def data_received(self, data: bytes) -> None:
+        if self.kept and data:  # aiohttp calls this with nothing too, to read on
+            self.close()
+            return
         if len(self.begins) < STATUS_BYTES:
             self.begins += data[:STATUS_BYTES]
         super().data_received(data)
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Makes such connections. `_factory` is aiohttp's own: to be read again at each of its releases."""
+    """Makes such connections. What it reaches into is aiohttp's own: to be read again at each release."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         # `partial` is invariant
         self._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        assert isinstance(protocol, _Connection)  # noqa: S101 - it makes no other
+        protocol.kept = True
+        super()._release(key, protocol, should_close=should_close)
 
 
 class _Body(aiohttp.BytesPayload):

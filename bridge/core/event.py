@@ -5,41 +5,75 @@ from __future__ import annotations
 from base64 import b64encode
 from codecs import getincrementaldecoder
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One occurrence, as CloudEvents names its attributes.
 
     `id` is made of the occurrence alone, so the same occurrence has the same id after a restart,
     a redelivery or on a second replica. `source` is the configured source's *identity*, which
     outlives its key; `source` + `id` name the occurrence (CloudEvents 1.0, "id").
+
+    It is frozen, which mypy holds: to have that held at run time costs a call for each attribute.
     """
 
-    id: str
-    source: str
-    type: str
-    data: bytes
-    """Exactly as received; empty where the upstream sent none."""
-    subject: str | None = None
-    time: datetime | None = None
-    """When it happened, by the upstream's clock, with a time zone; None where it does not tell."""
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    """What else the upstream told: headers, partition, key … for routing and for a reader."""
-    value: Any = field(default=None, init=False, repr=False, compare=False)
-    """What `data` says as JSON, where whoever made the event has read it; else None. Nobody changes it."""
+    __slots__ = ("_time", "attributes", "data", "id", "size", "source", "subject", "type", "value")
 
-    def was_read(self, value: Any) -> None:
-        """Note what `data` says, for who would read it again. A copy with other data knows nothing of it."""
-        object.__setattr__(self, "value", value)
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 - CloudEvents' names
+        source: str,
+        type: str,  # noqa: A002
+        data: bytes,
+        subject: str | None = None,
+        time: datetime | float | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say what happened, and when: as a time with a zone, or in seconds since 1970."""
+        self.id: Final = id
+        self.source: Final = source
+        self.type: Final = type
+        self.data: Final = data
+        """Exactly as received; empty where the upstream sent none."""
+        self.subject: Final = subject
+        self._time = time
+        self.attributes: Final = {} if attributes is None else attributes
+        """What else the upstream told: headers, partition, key … for routing and for a reader."""
+        self.size: Final = len(data) + sum(map(len, self.attributes.values()))
+        """About how many bytes it takes: its data and the texts of its attributes."""
+        self.value: Any = None
+        """What `data` says as JSON, where whoever made it has read that; else None. Nobody changes it."""
 
     @property
-    def size(self) -> int:
-        """About how many bytes it takes: its data and the texts of its attributes."""
-        return len(self.data) + sum(map(len, self.attributes.values()))
+    def time(self) -> datetime | None:
+        """When it happened, by the upstream's clock, with a time zone; None where it does not tell."""
+        if isinstance(self._time, int | float):  # made here since few ask for it
+            self._time = datetime.fromtimestamp(self._time, UTC)
+        return self._time
+
+    @property
+    def seconds(self) -> float | None:
+        """Its `time` in seconds since 1970."""
+        return self._time.timestamp() if isinstance(self._time, datetime) else self._time
+
+    def replace(self, **changes: Any) -> Event:
+        """Return one that differs in `changes`, which are named as the parameters are."""
+        return Event(**(self._given() | changes))
+
+    def __eq__(self, other: object) -> bool:
+        return self._given() == other._given() if isinstance(other, Event) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment] # its attributes have none
+
+    def __repr__(self) -> str:
+        return f"Event({', '.join(f'{name}={value!r}' for name, value in self._given().items())})"
+
+    def _given(self) -> dict[str, Any]:
+        names = ("id", "source", "type", "data", "subject", "time", "attributes")
+        return {name: getattr(self, name) for name in names}
 
 
 def readable(data: bytes, most: int | None = None) -> tuple[str, str]:

@@ -39,12 +39,12 @@ class JobOutcomes:
         self._journal.note("ended", job.event, self._key, job=job.name, cause=outcome.value)
         started = None if seen is None else seen.started
         finished = None if seen is None else seen.finished
-        accepted, happened = job.accepted_at, job.event.time
+        accepted, happened = job.accepted_at, job.event.seconds
         self._metrics.job_finished(
             outcome.value,
             None if started is None or accepted is None else started - accepted,
             None if finished is None or started is None else finished - started,
-            None if finished is None or happened is None else finished - happened.timestamp(),
+            None if finished is None or happened is None else finished - happened,
         )
 
     async def failed(self, job: Job, log: str) -> None:

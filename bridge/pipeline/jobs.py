@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from enum import Enum
 from time import monotonic
 
@@ -141,7 +140,7 @@ class Jobs:
                 self._metrics.job_finished("not_followed")
                 self._waiting.come(delivery)
                 return
-            job = self._jobs[name] = Job(name, replace(delivery.event, data=b""))
+            job = self._jobs[name] = Job(name, delivery.event.replace(data=b""))
         job.deliveries.add(delivery)
         self._of[delivery] = job
         self._waiting.come_unready(delivery)

@@ -400,9 +400,9 @@ class Lane:
         self._throughput.count(now)
         self._waiting.accepted()
         self._failures.accepted(delivery, now)
-        happened = event.time
+        happened = event.seconds
         if happened is not None:
-            self._metrics.age.observe(max(0.0, time.time() - happened.timestamp()))
+            self._metrics.age.observe(max(0.0, time.time() - happened))
         delivery.settle(Outcome.ACCEPTED)
 
     def _not_accepted(self, attempt: Attempt, answer: Answer, now: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import NamedTuple, TypeVar
@@ -222,13 +222,13 @@ class _Routes:
         except Undecodable as fault:
             dataless = View(event, self._names - {"data"}, None, self._matches)
             return _Opened(event, dataless, fault)
-        event = replace(event, data=body)
+        event = event.replace(data=body)
         return _Opened(event, self.view(event))
 
 
 def _presented(event: Event, codings: Sequence[Coding]) -> Generator[None, None, Event]:
     """Encode the body of `event`, in pieces. Raise Undecodable where it is too long for it."""
-    return replace(event, data=(yield from encode(event.data, codings))) if codings else event
+    return event.replace(data=(yield from encode(event.data, codings))) if codings else event
 
 
 @dataclass(frozen=True, slots=True)

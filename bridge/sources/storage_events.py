@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, quote_plus, unquote_to_bytes
@@ -188,8 +188,7 @@ def _from_sns(envelope: Mapping[str, Any], message: Event) -> Event:
         text = _string(value.get("Value")) if isinstance(value, dict) else ""
         if text and _string(name):
             attributes[f"attribute.{name}"] = text
-    return replace(
-        message,
+    return message.replace(
         data=envelope["Message"].encode("utf-8", "surrogatepass"),
         time=_time(envelope.get("Timestamp")) or message.time,
         attributes={**message.attributes, **attributes},
@@ -203,7 +202,7 @@ def _from_lambda(pairs: Iterable[tuple[Any, str]], message: Event, depth: int) -
     for at, (record, text) in enumerate(pairs):
         body = _of_lambda(record, text)
         inner = body if body is not None else f'{{"Records":[{text}]}}'
-        whole = replace(message, id=f"{message.id}#{at}", data=inner.encode("utf-8", "surrogatepass"))
+        whole = message.replace(id=f"{message.id}#{at}", data=inner.encode("utf-8", "surrogatepass"))
         try:
             opened = None if body is None else _open(body, whole, widely=True, depth=depth)
         except Unreadable as error:
@@ -234,10 +233,10 @@ def _part(record: Any, text: str, message: Event, at: int, widely: bool, *, is_s
         presented = _presented(record, text, store, place[1], message.time)
         event = _to_event(record, presented, message, at, place)
         if is_strict and presented is text and len(text) <= _KEPT:
-            event.was_read({"Records": [record]})
+            event.value = {"Records": [record]}
         return event
-    plain = replace(
-        message, id=f"{message.id}#{at}", data=f'{{"Records":[{text}]}}'.encode("utf-8", "surrogatepass")
+    plain = message.replace(
+        id=f"{message.id}#{at}", data=f'{{"Records":[{text}]}}'.encode("utf-8", "surrogatepass")
     )
     if store is not None:
         return Poisoned(plain, f"record {at + 1} is of {store[:40]!r} and names no object (bucket and key)")

@@ -6,7 +6,6 @@ import json
 import sqlite3
 import time
 from collections.abc import Collection
-from dataclasses import replace
 
 from bridge.core.event import Event
 from bridge.core.ports import NO_LANE
@@ -162,7 +161,7 @@ def again(connection: sqlite3.Connection, event: Event) -> tuple[str, Change]:
     while connection.execute(_THERE, (source, b"%b+%d" % (first, generation))).fetchone():
         generation += 1
     _note(connection, source, first, raw(NO_LANE), generation)
-    anew = replace(event, id=f"{event.id}+{generation}")
+    anew = event.replace(id=f"{event.id}+{generation}")
     changes.keep(connection, schema.parked_row(anew, NO_LANE, 0, None), change)
     change.returned.add(NO_LANE)
     return anew.id, change

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,7 +122,7 @@ def encode_the_long_way(given: Event, **how: Any) -> bytes | str:
         patch.setattr(payload, "_may_choose_credentials", lambda *_: True)
         patch.setattr(payload, "_LONGEST_FORM", float("inf"))
         patch.setattr(payload, "_re_encode", lambda data: quick(data + b" "))  # it has a space to take away
-        return encoded(replace(given), **how)  # a copy, of which nothing was read
+        return encoded(given.replace(), **how)  # a copy, of which nothing was read
 
 
 def encoded(given: Event, **how: Any) -> bytes | str:
@@ -283,4 +282,4 @@ def test_what_was_read_of_a_notification_is_what_it_says() -> None:
     assert json.loads(encode(part, trusted=True)) == part.value
     del told["Records"][0]["requestParameters"]["principalId"]  # it chooses credentials
     assert json.loads(encode(part)) == {"Records": told["Records"]}
-    assert replace(part, data=b"7").value is None
+    assert part.replace(data=b"7").value is None

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
@@ -350,7 +349,7 @@ def test_the_time_of_the_message_is_no_part_of_an_identity() -> None:
 
 
 def test_without_any_time_there_is_none_and_the_event_is_a_storage_event_all_the_same() -> None:
-    opened = open_message(replace(message({"Records": [bare()]}), time=None), "s3")
+    opened = open_message(message({"Records": [bare()]}).replace(time=None), "s3")
     assert opened is not None
     [event] = opened
     assert isinstance(event, Event)
@@ -554,9 +553,8 @@ def test_what_minio_numbers_by_the_version_alone_is_told_apart_by_time_and_reque
 
 
 def test_the_attributes_of_a_record_are_the_object_s() -> None:
-    carrier = replace(
-        message(from_minio()), attributes={"key": "AAE=", "key_encoding": "base64", "topic": "t"}
-    )
+    told = {"key": "AAE=", "key_encoding": "base64", "topic": "t"}
+    carrier = message(from_minio()).replace(attributes=told)
     opened = open_message(carrier, "auto")
     assert opened is not None
     assert isinstance(opened[0], Event)

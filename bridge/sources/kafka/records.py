@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from datetime import UTC, datetime
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -15,6 +14,9 @@ from bridge.sources.kafka.batches import Record
 RECORD = "org.apache.kafka.record"
 TOMBSTONE = "org.apache.kafka.tombstone"
 """The type of a record without a value; its `data` is empty."""
+
+_YEAR_10000 = 253_402_300_800_000
+"""In milliseconds since 1970: no date is beyond it."""
 
 
 def to_delivery(record: Any, place: TopicPartition, source: str, settled: Watcher) -> Delivery:
@@ -63,7 +65,7 @@ def to_event(record: Any, place: TopicPartition, source: str) -> Event:
         source=source,
         type=kind or (TOMBSTONE if value is None else RECORD),
         subject=subject or key,
-        time=_time(timestamp),
+        time=_seconds(timestamp),
         data=value or b"",
         attributes=attributes,
     )
@@ -80,13 +82,10 @@ def to_bare_event(topic: str, partition: int, offset: int, data: bytes | None, s
     )
 
 
-def _time(milliseconds: int) -> datetime | None:
+def _seconds(milliseconds: int) -> float | None:
     """Return when the record was made, as far as its producer tells.
 
     -1 is Kafka's NO_TIMESTAMP. A producer that counts micro- or nanoseconds is beyond the year 9999; brokers
     before Kafka 4.0 take that from it (`message.timestamp.after.max.ms`).
     """
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds >= 0 else None
-    except (ValueError, OverflowError, OSError):
-        return None
+    return milliseconds / 1000 if 0 <= milliseconds < _YEAR_10000 else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -109,4 +108,4 @@ class RucioConfig(BrokerConfig):
             return [NoEvent(found.reason)]
         if isinstance(found, Unreadable):
             return [NoEvent(found.reason, dead=True)]
-        return [replace(found, attributes={**event.attributes, **found.attributes})]
+        return [found.replace(attributes={**event.attributes, **found.attributes})]

@@ -66,6 +66,8 @@ class Verdict(Enum):
     __hash__ = object.__hash__  # Enum's own is written in Python, and each attempt looks one up
 
 
+_TAKEN = (Verdict.ACCEPTED, Verdict.DUPLICATE)
+
 NO_DESCRIPTORS = "no_descriptors"
 """The cause where the bridge can open no file or socket any more (`errors.no_descriptors`)."""
 
@@ -93,7 +95,7 @@ class Answer:
     @property
     def accepted(self) -> bool:
         """Whether the destination has the event: now, or before."""
-        return self.verdict is Verdict.ACCEPTED or self.verdict is Verdict.DUPLICATE
+        return self.verdict in _TAKEN
 
 
 class Invocation(Protocol):

@@ -52,10 +52,10 @@ class Entrance:
         self._all_stored = True
 
     def admits(self, delivery: Delivery) -> bool:
-        """Tell whether `delivery`, which goes in no order, may enter now: nothing is before it."""
+        """Tell whether `delivery`, which goes in no order, may enter an open lane: none is before it."""
         if self._held or self._parking.backlog or len(self._waiting) >= self._config.queue:
             return False
-        if delivery.outcome is not None or delivery.nearly_dead or self._shut_since() is not None:
+        if delivery.outcome is not None or delivery.nearly_dead:
             return False
         self._all_stored = False
         return True
@@ -89,6 +89,11 @@ class Entrance:
         finally:
             if self._held.pop(delivery, None) is not None:
                 self._next()
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether anything waits for room."""
+        return bool(self._held)
 
     @property
     def held(self) -> list[Delivery]:

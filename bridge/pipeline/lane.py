@@ -98,7 +98,8 @@ class Lane:
         """Whether the last look found a limit in the way, not a lack of events: one more changes nothing."""
         self._enough = _ENOUGH
         self.starving = False
-        """Whether it could soon begin more than waits in it: its sources should not be held for others."""
+        """Whether it could soon begin more than waits in it: its sources should not be held for others. It is
+        looked after where somebody wants to hear of it (`when_starving`)."""
         self._when_starving: list[Callable[[bool], None]] = []
         self._burials = Burials(keeper, journal)
         self._parking = Parking(
@@ -155,6 +156,7 @@ class Lane:
         """
         self._enough = max(1, min(self._enough, enough))
         self._when_starving.append(call)
+        self._weigh()
         call(self.starving)
 
     def problems(self) -> Sequence[str]:
@@ -204,10 +206,11 @@ class Lane:
 
     def take(self, delivery: Delivery) -> bool:
         """Queue `delivery`, which goes in no order, if it need not wait; tell whether it is here."""
-        if not self._entrance.admits(delivery):
+        if self._shut_since is not None or not self._entrance.admits(delivery):
             return False
         delivery.watch(self._settled)
-        self._enter(delivery)
+        self._let_go(delivery)
+        self._came()
         return True
 
     async def put(
@@ -274,9 +277,11 @@ class Lane:
 
     def look(self) -> None:
         """Begin what may begin now, and set the one alarm for what may later."""
+        self._look(monotonic())
+
+    def _look(self, now: float) -> None:
         if not self._places.are_open:
             return
-        now = monotonic()
         for _ in range(_BEGIN_AT_ONCE):
             pause = self._pause(now)
             if pause > 0:
@@ -289,6 +294,8 @@ class Lane:
 
     def _weigh(self) -> None:
         """Tell if it begins to starve, or ceases; not at each event that comes or goes in between."""
+        if not self._when_starving:
+            return
         least = self._enough if self.starving else max(1, self._enough // 4)
         waiting = len(self._waiting)
         if 2 * waiting <= self._config.queue:  # else keys that are busy, or fail, have their share of it
@@ -329,8 +336,8 @@ class Lane:
 
     def _begin(self, now: float) -> None:
         shut = self._gate.shut_since is not None
-        delivery = self._waiting.choice(now, probe=shut, in_doubt=self._gate.in_doubt)
-        attempt = Attempt(delivery, now, self._waiting.take(delivery), probe=shut)
+        delivery, place = self._waiting.take(now, probe=shut, in_doubt=self._gate.in_doubt)
+        attempt = Attempt(delivery, now, place, probe=shut)
         for limit in self._limits:
             limit.began(attempt)
         if self._ring is not None:
@@ -354,6 +361,8 @@ class Lane:
         self.look()
 
     def _has_room(self) -> None:
+        if not (self._entrance.holds_any or self._parking.backlog):
+            return
         waiting, queue = len(self._waiting), self._config.queue
         if queue - waiting >= self._run:
             self._entrance.look_again()
@@ -386,7 +395,7 @@ class Lane:
             if self._ring.keeps(self):  # it has looked, or there is nothing for it yet
                 self._weigh()
                 return
-        self.look()
+        self._look(now)
 
     def _accepted(self, attempt: Attempt, answer: Answer, now: float) -> None:
         delivery, event, job = attempt.delivery, attempt.delivery.event, attempt.job
@@ -444,6 +453,9 @@ class Lane:
 
     def _enter(self, delivery: Delivery) -> None:
         self._come(delivery)
+        self._came()
+
+    def _came(self) -> None:
         if not self._held:
             self.look()
         elif self.starving:

@@ -150,14 +150,16 @@ class Waiting:
                 return longest if in_doubt and tried[longest][0] <= now else oldest
         return next(iter(fresh))
 
-    def take(self, delivery: Delivery) -> int:
-        """Take out the one chosen; give its place."""
-        place = self._fresh.pop(delivery, None)
+    def take(self, now: float, *, probe: bool = False, in_doubt: bool = False) -> tuple[Delivery, int]:
+        """Take out the one that is the `choice`; give it, and its place. Raise StopIteration likewise."""
+        fresh = self._fresh
+        delivery = self.choice(now, probe=probe, in_doubt=in_doubt) if self._tried else next(iter(fresh))
+        place = fresh.pop(delivery, None)
         self._retried = place is None
-        if place is not None:
-            self._tried_anew += 1
-            return place
-        return self._leave_tried(delivery)
+        if place is None:
+            return delivery, self._leave_tried(delivery)
+        self._tried_anew += 1
+        return delivery, place
 
     def _leave_tried(self, delivery: Delivery) -> int:
         _, place, _ = self._tried.pop(delivery)

@@ -79,5 +79,7 @@ class Ring:
     def _pause(self) -> float:
         pause = 0.0
         for limit in self._limits:
-            pause = max(pause, limit.pause())
+            longer = limit.pause()
+            if longer > pause:
+                pause = longer
         return pause

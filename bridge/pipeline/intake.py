@@ -80,10 +80,11 @@ class Intake:
 
     def admit(self, batch: Sequence[Delivery]) -> None:
         """Give each of `batch` a slot. A source that gives more than was free is let in all the same."""
+        settled = self._settled
         for delivery in batch:
             self._unsettled[delivery] = size = delivery.event.size
             self._bytes += size
-            delivery.watch(self._settled)
+            delivery.watch(settled)
         if self._unsettled:  # some may have been settled before
             self._empty.clear()
             self._rested.clear()

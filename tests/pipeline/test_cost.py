@@ -12,9 +12,20 @@ import pytest
 from bridge.core.delivery import Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer
+from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import _BEGIN_AT_ONCE
+from bridge.pipeline.router import RouteConfig, Router
+from bridge.telemetry.metrics import Metrics
 from tests.pipeline.gathering import Gathering
-from tests.pipeline.scripted import ACCEPTED, UNAVAILABLE, Bench, ScriptedDestination, deliveries, settled
+from tests.pipeline.scripted import (
+    ACCEPTED,
+    UNAVAILABLE,
+    Bench,
+    MemoryKeeper,
+    ScriptedDestination,
+    deliveries,
+    settled,
+)
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -145,3 +156,25 @@ async def test_many_that_may_begin_at_once_leave_the_loop_to_others_in_between()
         steps = [after - before for before, after in pairwise(begun)]
         assert max(steps) <= _BEGIN_AT_ONCE
         assert await settled(given) == [Outcome.ACCEPTED] * 10_000
+
+
+@pytest.mark.parametrize("when", [None, 'id != ""'])
+async def test_events_that_nothing_holds_up_enter_their_lane_in_one_run(
+    when: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No turn of the loop is waited for, though there are more lanes."""
+    # The router gives way after so many milliseconds, of which a busy machine takes more for the same.
+    monkeypatch.setattr("bridge.pipeline.router.perf_counter", lambda: 0.0)
+    benches = [Bench(ScriptedDestination(), key=key) for key in ("plants", "flood")]
+    source = Metrics().source("uploads")
+    for several in (False, True):
+        routes = [
+            RouteConfig.model_validate({"from": "uploads", "when": when, "to": bench.lane.key})
+            for bench in benches[: 1 + several]
+        ]
+        lanes = {bench.lane.key: bench.lane for bench in benches}
+        router = Router(routes, lanes, MemoryKeeper(), source, Intake(10_000, 2**30, source))
+        for delivery in deliveries(300):
+            with pytest.raises(StopIteration):
+                router.route(delivery).send(None)
+    assert [bench.value("bridge_lane_queued") for bench in benches] == [600, 300]

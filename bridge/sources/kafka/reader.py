@@ -224,8 +224,9 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             if ledger is None:
                 continue  # read before `on_partitions_assigned` has set the position, which will seek back
             self._unsettled += len(records)
+            identity, settled = self._identity, self._settled
             for record in records:
-                delivery = to_delivery(record, place, self._identity, self._settled)
+                delivery = to_delivery(record, place, identity, settled)
                 ledger.add(record.offset, delivery)
                 if self._looks and may_be_one(delivery.event.data):
                     self._looks = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -112,8 +112,15 @@ class OscarService:
 
         An event for which it fails in a way nobody foresaw fails alone.
         """
+        bearer = self._bearer
         try:
-            return await self._attempt(name, body)
+            authorization = bearer.current or await bearer.get()
+            answer = await self._post(name, body, authorization)
+            if answer.verdict is Verdict.ACCEPTED:
+                return answer
+            return await self._look_after(answer, name, body, authorization)
+        except NoCredentialError as error:
+            return error.answer
         except Exception as error:  # noqa: BLE001 - likewise
             return self._failed(error, Verdict.UNKNOWN if self._fresh else Verdict.FAILED)
 
@@ -123,24 +130,21 @@ class OscarService:
         detail = excerpt(f"defect in calling OSCAR: {why}")
         return Answer(verdict, "defect", detail, perhaps_its_own=verdict is Verdict.FAILED)
 
-    async def _attempt(self, name: str, body: bytes) -> Answer:
+    async def _look_after(self, answer: Answer, name: str, body: bytes, authorization: str) -> Answer:
+        """Ask once more where `answer` is about the token, or may be, and find out whose refusal it is.
+
+        Raises NoCredentialError.
+        """
         bearer = self._bearer
-        try:
-            authorization = bearer.current or await bearer.get()
-            answer = await self._post(name, body, authorization)
-            if answer.verdict is Verdict.ACCEPTED:
-                return answer
-            if about_the_token(self._mode, answer, doubtful=bearer.doubtful(authorization)) and (
-                another := await bearer.renew(authorization)
-            ):
-                answer = await self._post(name, body, another)
-            if needs_an_introduction(self._mode, answer):
-                await self._cluster.introduce()
-                answer = await self._post(name, body, bearer.current or await bearer.get())
-            if answer.status == 404 and self._mode == "run":
-                return await self._look_after_a_404(answer, name, body)
-        except NoCredentialError as error:
-            return error.answer
+        if about_the_token(self._mode, answer, doubtful=bearer.doubtful(authorization)) and (
+            another := await bearer.renew(authorization)
+        ):
+            answer = await self._post(name, body, another)
+        if needs_an_introduction(self._mode, answer):
+            await self._cluster.introduce()
+            answer = await self._post(name, body, bearer.current or await bearer.get())
+        if answer.status == 404 and self._mode == "run":
+            return await self._look_after_a_404(answer, name, body)
         if answer.verdict is Verdict.REFUSED and answer.perhaps_its_own and self._mode == "job":
             return replace(answer, perhaps_its_own=await self._is_there())
         return answer
@@ -267,9 +271,15 @@ class OscarInvocation:
         self._body = body
         self._rejected = rejected
 
-    async def attempt(self) -> Answer:
+    def attempt(self) -> Coroutine[Any, Any, Answer]:
         """Make one attempt, if what is to be sent can be sent at all."""
-        return self._rejected or await self._service.attempt(self._name, self._body)
+        if self._rejected is None:
+            return self._service.attempt(self._name, self._body)
+        return _at_once(self._rejected)
+
+
+async def _at_once(answer: Answer) -> Answer:
+    return answer
 
 
 async def announce(

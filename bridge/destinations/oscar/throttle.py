@@ -31,13 +31,19 @@ class Throttle:
 
     def began(self) -> None:
         """Hear that a call begins."""
-        self._turn(self._under_way + 1, self._aside)
+        if self._under_way:  # the clock runs, or stands for what is aside
+            self._under_way += 1
+        else:
+            self._turn(1, self._aside)
 
     def ended(self, *, accepted: bool) -> None:
         """Hear that a call has ended, and whether it made a job."""
         if accepted and not self._aside:
             self._accepted_at.append(self._clock + monotonic() - self._since)
-        self._turn(self._under_way - 1, self._aside)
+        if self._under_way > 1:
+            self._under_way -= 1
+        else:
+            self._turn(0, self._aside)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

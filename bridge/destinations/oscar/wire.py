@@ -35,6 +35,7 @@ _KEPT_SECONDS = 15.0
 request that crosses with that can't be known."""
 _KNOWN_SECONDS = 10.0
 """How long the addresses of a name are believed."""
+_CREATED = Reply(201)
 _TOO_LONG = f"the answer has more than {LONGEST_LINE} bytes before its body, or behind it"
 
 
@@ -78,17 +79,19 @@ class Wire:
             connection = await self._connect(now + seconds)
         try:
             answer = connection.ask(head.encode(job, len(body), fresh=fresh) + body, now + seconds)
-            self._wake(connection.due)
+            if connection.due < self._wakes_at:
+                self._wake(connection.due)
             came = await answer
         except BaseException:
             connection.end()
             raise
-        if fresh or not connection.reusable:
+        if fresh or not connection.is_reusable():
             connection.end()
         else:
             connection.due = self._loop.time() + _KEPT_SECONDS
             self._kept[connection] = None
-            self._wake(connection.due)
+            if connection.due < self._wakes_at:
+                self._wake(connection.due)
         if isinstance(came, Reply):
             return came
         raise AnswerLost(came) from came
@@ -107,7 +110,7 @@ class Wire:
         """Take the kept connection that was used last: so those that are not needed grow old."""
         while self._kept:
             connection, _ = self._kept.popitem()
-            if connection.usable and connection.due > now and not connection.unseen(0):
+            if connection.due > now and not connection.is_closing() and not connection.unseen(0):
                 return connection
             connection.end()
         return None
@@ -131,7 +134,7 @@ class Wire:
                 except BaseException:
                     plug.close()
                     raise
-            if self._closed or not connection.usable:
+            if self._closed or connection.is_closing():
                 connection.end()
                 raise ConnectionError("it broke off at once")
             # Not as it is made: uvloop tells no connection of its end that was made for one who gave up.
@@ -156,20 +159,19 @@ class Wire:
         return self._addresses
 
     def _wake(self, when: float) -> None:
-        if when < self._wakes_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._wakes_at = when
-            self._timer = self._loop.call_at(when, self._sweep)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes_at = when
+        self._timer = self._loop.call_at(when, self._sweep)
 
     def _sweep(self) -> None:
         """End what is due, and sleep until the next is."""
         self._timer, self._wakes_at = None, math.inf
         now = self._loop.time()
-        for connection in tuple(self._open):
-            if connection.due <= now:
-                connection.end(TimeoutError())
-        self._wake(min((connection.due for connection in self._open), default=math.inf))
+        for connection in [one for one in self._open if one.due <= now]:
+            connection.end(TimeoutError())
+        if (when := min((one.due for one in self._open), default=math.inf)) < math.inf:
+            self._wake(when)
 
 
 class _Connection(asyncio.Protocol):
@@ -210,14 +212,9 @@ class _Connection(asyncio.Protocol):
         self._transport.write(request)
         return answer
 
-    @property
-    def usable(self) -> bool:
-        return not self._transport.is_closing()
-
-    @property
-    def reusable(self) -> bool:
-        """Whether it can be used once more: question and answer have gone their ways, wholly."""
-        return self._whole and self.usable and not self._transport.get_write_buffer_size()
+    def is_reusable(self) -> bool:
+        """Tell whether it can be used once more: question and answer have gone their ways, wholly."""
+        return self._whole and not self.is_closing() and not self._transport.get_write_buffer_size()
 
     def end(self, error: Exception | None = None) -> None:
         """Close at once; what came of an answer is its answer, if it is enough, and `error` otherwise."""
@@ -232,7 +229,9 @@ class _Connection(asyncio.Protocol):
             return
         if not self._status:  # which the parser tells when a reason or a header follows
             self._status = success_in(self._start)
-        if self._headed or 200 <= self._status < 300:
+        if self._status == 201:
+            answer.set_result(_CREATED)
+        elif self._headed or 200 <= self._status < 300:
             reason = self._reason.decode("utf-8", "replace")
             answer.set_result(Reply(self._status, reason, self._headers, self._beginning))
         else:
@@ -240,6 +239,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # of a stream
+        self.is_closing = transport.is_closing
         self._parser = HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(  # as aiohttp's parser has them
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
@@ -275,7 +275,7 @@ class _Connection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._status = status = self._parser.get_status_code()
+        self._status = status = self._status or self._parser.get_status_code()
         self._lines += len(name) + len(value) + 4
         if self._lines > LONGEST_LINE:
             raise ValueError(_TOO_LONG)
@@ -283,7 +283,7 @@ class _Connection(asyncio.Protocol):
             self._headers.setdefault(name.decode("latin-1").lower(), value.decode("utf-8", "replace").strip())
 
     def on_headers_complete(self) -> None:
-        self._status = status = self._parser.get_status_code()
+        self._status = status = self._status or self._parser.get_status_code()
         self._headed = status >= 200 or status == 101
 
     def on_body(self, data: bytes) -> None:

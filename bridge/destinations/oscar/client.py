@@ -56,6 +56,7 @@ class OscarService:
         url = cluster.endpoint / config.mode / self.name
         self._url = url if config.owner is None else url.with_query(owner=config.owner)
         self._bearer = cluster.bearer(self.name, config.owner)
+        self._seconds = config.timeout_seconds
         self._authorization = ""
         """That of the heads."""
         self._heads: dict[bool, Head] = {}
@@ -105,7 +106,7 @@ class OscarService:
 
         OSCAR goes on with it when its turn comes, behind those whose callers began to wait before.
         """
-        return 2 * self._config.timeout_seconds
+        return 2 * self._seconds
 
     async def attempt(self, name: str, body: bytes) -> Answer:
         """Make one attempt, and once more where the answer is about the token, or may be.
@@ -237,7 +238,7 @@ class OscarService:
             came = await self._cluster.calls.exchange(
                 self._heads[body.startswith(b"{")],
                 body,
-                self._config.timeout_seconds,
+                self._seconds,
                 job=name if self.makes_jobs else "",
                 fresh=self._fresh,
             )

@@ -185,6 +185,7 @@ class _Connection(asyncio.Protocol):
         look.register(plug, select.POLLIN)
         self.unseen = look.poll
         """With 0: what came, if only that the other side hung up, and the loop has not seen yet."""
+        self._new_future = asyncio.get_running_loop().create_future
         self._every = every
         self._kept = kept
         self._answer: asyncio.Future[Reply | Exception] | None = None
@@ -208,7 +209,7 @@ class _Connection(asyncio.Protocol):
         self._begin()
         self._bodiless = self._lines = 0
         self.due = due
-        self._answer = answer = asyncio.get_running_loop().create_future()
+        self._answer = answer = self._new_future()
         self._transport.write(request)
         return answer
 
@@ -247,14 +248,15 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._bodiless += len(data)
-        if not self._status:
-            self._start += data[:STATUS_BYTES]
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             ours = error.__context__  # what was raised below
+            self._start += data[:STATUS_BYTES]
             self.end(ours if isinstance(ours, ValueError) else error)
         else:
+            if not self._status:
+                self._start += data[:STATUS_BYTES]
             if self._bodiless > LONGEST_LINE:
                 self.end(ValueError(_TOO_LONG))
 

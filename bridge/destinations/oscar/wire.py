@@ -31,8 +31,7 @@ from bridge.destinations.oscar.exchange import (
 from bridge.net.loop import NEXT_ADDRESS_SECONDS
 
 _KEPT_SECONDS = 15.0
-"""How long a connection is kept idle: common servers hang up on it after 60 s and more, and what becomes of a
-request that crosses with that can't be known."""
+"""An idle connection's: common servers hang up after 60 s and more, and perhaps on the request that comes."""
 _KNOWN_SECONDS = 10.0
 """How long the addresses of a name are believed."""
 _CREATED = Reply(201)
@@ -199,10 +198,8 @@ class _Connection(asyncio.Protocol):
         self._status = 0
         self._start = self._reason = self._beginning = b""
         self._headers: dict[str, str] = {}
-        self._headed = False
-        """Whether the head came whole, of an answer that is no interim one."""
-        self._whole = False
-        """Whether the answer came whole, and leaves the connection open."""
+        self._headed = self._whole = False
+        """Whether the head came whole, of no interim answer; whether all did, and the connection is left."""
 
     def ask(self, request: bytes, due: float) -> asyncio.Future[Reply | Exception]:
         """Send a request, and return what becomes its answer, or the reason why none came by `due`."""

@@ -33,7 +33,7 @@ _WARM = 500
 _EFFORT = replace(QUICK, events=4_000, messages=4_000, parked_back=4_000)
 """More than what counts and what is read ahead."""
 _SETTLED_SECONDS = 2.0
-_IDLE_SECONDS = 3.0
+_IDLE_SECONDS = 10.0
 _SESSION_SECONDS = 20
 """So slow a member of a group takes long to say that it is there."""
 _ASK_SECONDS = 60.0

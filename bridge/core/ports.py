@@ -134,7 +134,7 @@ class DeadLetter:
     """As a `Parked` has it: a replay takes its turn among the events of its key."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Parked:
     """An event in the store that waits for its lane."""
 

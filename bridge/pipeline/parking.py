@@ -12,7 +12,7 @@ import structlog
 
 from bridge.core.delivery import Delivery, Outcome, Watcher
 from bridge.core.errors import StoreError, StoreFullError
-from bridge.core.journal import Journal, What
+from bridge.core.journal import Journal
 from bridge.core.ports import InOrder, Keeper, Parked
 from bridge.pipeline.retry import STORE_BACKOFF, Past
 
@@ -84,7 +84,8 @@ class Parking:
         """Those of them that have no events in the lane."""
         self._to_note: dict[Delivery, Past] = {}
         self._told = -_TELL_SECONDS
-        self._back: dict[Delivery, int] = {}
+        self._back: dict[Delivery, tuple[int, int]] = {}
+        """What came back and has not settled, with its number in the store, and its size."""
         self._back_bytes = 0
         self._something_to_write = asyncio.Event()
         self._look = asyncio.Event()
@@ -240,7 +241,10 @@ class Parking:
                 self._parkings += 1
                 self._parkings_not_aside += not write.aside
                 self._write_no_more(delivery)
-                self._note("parked", delivery, write.past)
+                attempts = 0 if write.past is None else write.past.attempts
+                self._journal.note(
+                    "parked", delivery.event, self._key, since=delivery.since, attempts=attempts
+                )
                 delivery.settle(Outcome.PARKED)
         if self._to_bring:
             self._look.set()
@@ -298,10 +302,6 @@ class Parking:
         ]
         return self._keeper.park_in_order(self._key, events)
 
-    def _note(self, what: What, delivery: Delivery, past: Past | None) -> None:
-        attempts = 0 if past is None else past.attempts
-        self._journal.note(what, delivery.event, self._key, since=delivery.since, attempts=attempts)
-
     def _keep(self, delivery: Delivery, past: Past | None) -> Awaitable[None]:
         return self._keeper.park(
             delivery.event,
@@ -333,7 +333,7 @@ class Parking:
             return
         seen = self._parkings_not_aside
         rows = await self._keeper.parked(
-            self._key, without=self._back.values(), limit=room, without_keys=self._aside
+            self._key, without=self._numbers_back(), limit=room, without_keys=self._aside
         )
         if self.closed:
             return
@@ -359,7 +359,7 @@ class Parking:
             seen = self._parkings
             limit = max(1, min(_OF_ONE_KEY, self._room()))
             rows = await self._keeper.parked(
-                self._key, without=self._back.values(), limit=limit, order_key=key
+                self._key, without=self._numbers_back(), limit=limit, order_key=key
             )
             if self.closed:
                 return
@@ -374,23 +374,30 @@ class Parking:
                 self._aside.discard(key)
                 self._changed()
 
+    def _numbers_back(self) -> list[int]:
+        return [number for number, _ in self._back.values()]
+
     def _return(self, row: Parked) -> None:
-        delivery = Delivery(row.event, self._lane_left)
-        self._back[delivery] = row.number
-        self._back_bytes += row.event.size
-        delivery.watch(self._returned)
+        event = row.event
+        delivery = Delivery(event, self._returned)
+        size = event.size
+        self._back[delivery] = row.number, size
+        self._back_bytes += size
         past = None
         if row.first_attempt is not None:
             now = monotonic()
             began = now - max(0.0, self._keeper.now() - row.first_attempt)
             past = Past(first_attempt=row.first_attempt, began=began, tried_at=now, attempts=row.attempts)
-        self._note("returned", delivery, past)
+        attempts = 0 if past is None else past.attempts
+        # By position, as an acceptance is noted.
+        self._journal.note("returned", event, self._key, None, delivery.since, "", attempts)
         self._put_back(delivery, past, row.order_key)
 
     def _returned(self, delivery: Delivery, outcome: Outcome) -> None:
-        number = self._back.pop(delivery)
+        self._lane_left(delivery, outcome)
+        number, size = self._back.pop(delivery)
         full = self._back_bytes >= _BACK_BYTES
-        self._back_bytes -= delivery.event.size
+        self._back_bytes -= size
         if full and self._back_bytes < _BACK_BYTES:
             self._look.set()
         if outcome in (Outcome.ACCEPTED, Outcome.FILTERED):

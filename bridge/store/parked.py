@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from contextlib import closing
-from itertools import islice
 
 from bridge.core.ports import Parked
 from bridge.store import schema
@@ -15,7 +14,12 @@ from bridge.store.schema import raw
 _BYTES = 16 * 2**20
 """What is given at once; one event is always given."""
 
-
+_OLDEST = f"""
+    SELECT number, attempts, first_attempt, order_key, {schema.EVENT} FROM kept INDEXED BY {{index}}
+    WHERE reason = 'parked' AND service = CAST(? AS TEXT) {{which}}
+        AND number NOT IN (SELECT value FROM json_each(?))
+    ORDER BY number LIMIT ?
+"""  # noqa: S608 - our columns
 _NOT_OF_KEYS = """
     AND number NOT IN (
         SELECT number FROM kept INDEXED BY parked_by_key
@@ -40,43 +44,30 @@ def oldest(
     They are at most `limit`, and fewer where they are big; none only when there is none.
     Raises sqlite3.Error and BrokenRowError.
     """
+    index, which, parameters = "kept_by_reason", "", list[bytes | str | int]([raw(service)])
     if order_key is not None:
-        numbers = connection.execute(
-            "SELECT number FROM kept INDEXED BY parked_by_key "
-            "WHERE reason = 'parked' AND service = CAST(? AS TEXT) AND order_key = ? ORDER BY number",
-            (raw(service), order_key),
-        )
-    else:
-        others, parameters = "", list[bytes | str]([raw(service)])
-        if without_keys:
-            others = _NOT_OF_KEYS
-            parameters += [raw(service), json.dumps(list(without_keys))]
-        numbers = connection.execute(
-            "SELECT number FROM kept INDEXED BY kept_by_reason "  # noqa: S608 - no outside text
-            f"WHERE reason = 'parked' AND service = CAST(? AS TEXT) {others} ORDER BY number",
-            parameters,
-        )
-    with closing(numbers):  # those in `without` are the oldest: the walk over them is short
-        chosen = list(islice((number for (number,) in numbers if number not in without), limit))
+        index, which = "parked_by_key", "AND order_key = ?"
+        parameters.append(order_key)
+    elif without_keys:
+        which = _NOT_OF_KEYS
+        parameters += [raw(service), json.dumps(list(without_keys))]
+    parameters += [json.dumps(list(without)), limit]
+    question = _OLDEST.format(index=index, which=which)
     try:
         with schema.strict_texts(connection):
-            return _read(connection, chosen)
+            return _read(connection, question, parameters)
     except sqlite3.OperationalError:  # one of them has lone surrogates, or the trouble will come again
-        return _read(connection, chosen)
+        return _read(connection, question, parameters)
 
 
-def _read(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Parked]:
-    """Read the parked events of `numbers`, but for the last of those that are big. Raise as `oldest` does."""
-    rows = connection.execute(
-        f"SELECT number, attempts, first_attempt, order_key, {schema.EVENT} FROM kept NOT INDEXED "  # noqa: S608 - our columns
-        "WHERE number IN (SELECT value FROM json_each(?)) AND reason = 'parked' ORDER BY number",
-        (json.dumps(numbers),),
-    )
+def _read(
+    connection: sqlite3.Connection, question: str, parameters: Sequence[bytes | str | int]
+) -> list[Parked]:
     found: list[Parked] = []
     size = 0
-    with closing(rows):
+    with closing(connection.execute(question, parameters)) as rows:
         for number, attempts, first_attempt, key, *columns in rows:
-            event = schema.to_event(tuple(columns))
+            event = schema.to_event(columns)
             found.append(
                 Parked(
                     number=number,

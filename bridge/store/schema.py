@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -184,7 +184,7 @@ MIGRATIONS = (
 VERSION = len(MIGRATIONS)
 
 _quoted = json.encoder.encode_basestring_ascii
-_read_json = json.JSONDecoder().decode
+_read_json = json.JSONDecoder().raw_decode
 
 Row = tuple[Any, ...]
 """The parameters of KEEP and KEEP_NEW; the first three are those of FIND."""
@@ -260,7 +260,16 @@ def _json(attributes: Mapping[str, str]) -> str:
     return "{" + ", ".join([f"{_quoted(name)}: {_quoted(value)}" for name, value in attributes.items()]) + "}"
 
 
-def to_event(columns: Row) -> Event:
+def _attributes(text: str) -> Mapping[str, str]:
+    """Read what `_json` wrote, with no white space around it to be looked for. Raise ValueError."""
+    attributes: Mapping[str, str]
+    attributes, end = _read_json(text)
+    if end != len(text):
+        raise ValueError("something is behind its attributes")
+    return attributes
+
+
+def to_event(columns: Sequence[Any]) -> Event:
     """Make the event of the columns EVENT. Raises BrokenRowError when they hold none."""
     source, event_id, kind, subject, when, attributes, data = columns
     try:
@@ -270,7 +279,7 @@ def to_event(columns: Row) -> Event:
             type=kind,
             subject=subject,
             time=None if when is None else datetime.fromisoformat(when),
-            attributes={} if attributes == "{}" else _read_json(attributes),
+            attributes={} if attributes == "{}" else _attributes(attributes),
             data=data,
         )
     except ValueError as error:

@@ -27,6 +27,8 @@ _PLAIN_TEXT = re.compile(r"""(["'])([^\\"']*)\1""")
 _OPERATORS = frozenset({"||", "&&", "==", "!=", "<", "<=", ">", ">=", "in", "?"})
 Operator = tuple[int, int, str]
 """Its place, the one behind it, and how it is written."""
+_LONGEST_WAY = 8
+"""Keys to a member that are told apart; what is deeper is read as a whole."""
 _MOST_VALUES = (None, 10_000, 2_000, 200, 30)
 """By the power with which an expression's time grows: a macro copies what it names outside itself at each
 step, and `filter` and `map` copy what they have built so far. At these bounds the slowest expressions take
@@ -110,8 +112,8 @@ class Found:
     use: Use
     start: int
     end: int
-    key: str | None
-    """The member's, where it is written out plainly."""
+    way: tuple[str, ...]
+    """The keys to the member that is read, as far as they are written out plainly."""
 
 
 def bound_names(tokens: Tokens) -> frozenset[str]:
@@ -132,26 +134,33 @@ def uses_of_data(tokens: Tokens) -> Iterator[Found]:
     for at in range(len(tokens)):
         token = tokens[at]
         if token.kind == "name" and token.text == "data" and not tokens.is_member(at):
-            use, key = _use(tokens, at)
-            yield Found(use, token.start, token.end, key)
+            yield Found(_use(tokens, at), token.start, token.end, _way(tokens, at + 1))
 
 
-def _use(tokens: Tokens, at: int) -> tuple[Use, str | None]:
+def _use(tokens: Tokens, at: int) -> Use:
     after, then = tokens[at + 1], tokens[at + 2]
     asked = tokens[at - 1].text == "(" and tokens[at - 2].text == "has"
     if after.text == "." and then.kind == "name" and not tokens.calls(at + 2):
-        return (Use.ASKED if asked else Use.MEMBER), then.text
+        return Use.ASKED if asked else Use.MEMBER
     if after.text == "[":
         if then.kind != "text" or tokens[at + 3].text != "]":
-            return Use.ITEM, None
-        return (Use.ASKED if asked else Use.MEMBER), then.plain
-    return (Use.IN if tokens[at - 1].text == "in" else Use.WHOLE), None
+            return Use.ITEM
+        return Use.ASKED if asked else Use.MEMBER
+    return Use.IN if tokens[at - 1].text == "in" else Use.WHOLE
 
 
-def keys_of_data(tokens: Tokens) -> frozenset[str] | None:
-    """Return the top-level keys of `data` that an expression can read; None when it may read any."""
-    keys = [found.key for found in uses_of_data(tokens)]
-    return None if None in keys else frozenset(key for key in keys if key is not None)
+def _way(tokens: Tokens, at: int) -> tuple[str, ...]:
+    keys: list[str] = []
+    while len(keys) < _LONGEST_WAY and (inside := member(tokens, at)) is not None:
+        key, _, at = inside
+        keys.append(key)
+    return tuple(keys)
+
+
+def read_of_data(tokens: Tokens) -> frozenset[tuple[str, ...]] | None:
+    """Return the members of `data` that an expression can read, by the keys to them; None when it is any."""
+    ways = frozenset(found.way for found in uses_of_data(tokens))
+    return None if () in ways else ways
 
 
 def member(tokens: Tokens, at: int) -> tuple[str, str, int] | None:

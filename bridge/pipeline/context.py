@@ -24,6 +24,12 @@ _LARGEST = 2**1023
 """CEL's numbers are 64 bits long: larger integers are shown as doubles, these as infinity."""
 
 
+Reads = frozenset[tuple[str, ...]]
+"""Members of data, each by the keys to it."""
+_Tree = dict[str, "_Tree | None"]
+"""By a key, what is read of that member's own; None: all of it."""
+
+
 class Shape(Enum):
     """What an event's data is."""
 
@@ -43,19 +49,17 @@ class View:
     __slots__ = (
         "_context",
         "_data",
-        "_keys",
         "_matches",
         "_names",
+        "_reads",
         "_shape",
         "_values",
         "_variables",
         "event",
     )
 
-    def __init__(
-        self, event: Event, names: frozenset[str], keys: frozenset[str] | None, matches: bool
-    ) -> None:
-        """Show of `event` the variables `names`, and of its data the members `keys` only; all if None.
+    def __init__(self, event: Event, names: frozenset[str], reads: Reads | None, matches: bool) -> None:
+        """Show of `event` the variables `names`, and of its data what is in `reads` only; all if None.
 
         Nothing is read or converted before an expression asks for it. Converting costs most of an
         evaluation's time, so what no expression reads is left out, and so is the function for patterns unless
@@ -63,7 +67,7 @@ class View:
         """
         self.event = event
         self._names = names
-        self._keys = keys
+        self._reads = reads
         self._matches = matches
         self._data: Any = None
         self._shape: Shape | None = None
@@ -77,7 +81,7 @@ class View:
         if self._shape is None:
             if "data" not in self._names:
                 raise LookupError("data")
-            self._data, self._shape = _data(self.event.data, self._keys)
+            self._data, self._shape = _data(self.event.data, self._reads)
         return self._data
 
     @property
@@ -86,7 +90,7 @@ class View:
         if self._shape is None:
             if "data" not in self._names:
                 return Shape.OBJECT
-            self._data, self._shape = _data(self.event.data, self._keys)
+            self._data, self._shape = _data(self.event.data, self._reads)
         return self._shape
 
     @property
@@ -176,14 +180,14 @@ _JSON_OF_ANY_LENGTH = json.JSONDecoder(parse_constant=_refuse, parse_int=_intege
 """For integers of more digits than Python reads (4,300). A function for each integer costs time."""
 
 
-def _data(raw: bytes, keys: frozenset[str] | None) -> tuple[Any, Shape]:
-    """Return JSON as its value (an object with `keys` only), other UTF-8 as text, anything else as bytes."""
-    if keys is not None and raw[:1] == b"{" and not _has_constants(raw):
+def _data(raw: bytes, reads: Reads | None) -> tuple[Any, Shape]:
+    """Return JSON as its value (an object with `reads` only), other UTF-8 as text, anything else as bytes."""
+    if reads is not None and raw[:1] == b"{" and not _has_constants(raw):
         try:
-            return _reader(keys)(raw), Shape.OBJECT
+            return _reader(reads)(raw), Shape.OBJECT
         except ValueError:
             pass
-    return _data_of_any_kind(raw, keys)
+    return _data_of_any_kind(raw, reads)
 
 
 def _has_constants(raw: bytes) -> bool:
@@ -192,19 +196,46 @@ def _has_constants(raw: bytes) -> bool:
 
 
 @lru_cache(maxsize=1_000)
-def _reader(keys: frozenset[str]) -> Callable[[bytes], dict[str, Any]]:
-    """Return a reader of JSON objects that makes values of the members `keys` only.
+def _reader(reads: Reads) -> Callable[[bytes], dict[str, Any]]:
+    """Return a reader of JSON objects that makes values of the members in `reads` only.
 
     It takes a sixth of the time of making values of all. It raises ValueError for what is no object, and for
     some of what Python's reader takes (half a surrogate pair, 4,300 digits, a depth of 200); NaN and
     Infinity, which are not JSON, it takes. Of two members of one name the last counts for both.
     """
-    members = {key: core_schema.typed_dict_field(core_schema.any_schema(), required=False) for key in keys}
-    schema = core_schema.typed_dict_schema(members, extra_behavior="ignore")
-    return SchemaValidator(schema, core_schema.CoreConfig(cache_strings="keys")).validate_json
+    configuration = core_schema.CoreConfig(cache_strings="keys")
+    return SchemaValidator(_schema(_tree(reads)), configuration).validate_json
 
 
-def _data_of_any_kind(raw: bytes, keys: frozenset[str] | None) -> tuple[Any, Shape]:
+def _schema(tree: _Tree) -> core_schema.CoreSchema:
+    members = {
+        key: core_schema.typed_dict_field(
+            core_schema.any_schema() if inside is None else _schema(inside), required=False
+        )
+        for key, inside in tree.items()
+    }
+    return core_schema.typed_dict_schema(members, extra_behavior="ignore")
+
+
+def _tree(reads: Reads) -> _Tree:
+    tree: _Tree = {}
+    for *way, last in sorted(reads):  # `a` before `a.b`, which is in it
+        inside: _Tree | None = tree
+        for key in way:
+            inside = None if inside is None else inside.setdefault(key, {})
+        if inside is not None:
+            inside[last] = None
+    return tree
+
+
+def _only(value: Any, tree: _Tree | None) -> Any:
+    """Return of `value` what is in `tree`; what is no object is left as it is."""
+    if tree is None or not isinstance(value, dict):
+        return value
+    return {key: _only(value[key], inside) for key, inside in tree.items() if key in value}
+
+
+def _data_of_any_kind(raw: bytes, reads: Reads | None) -> tuple[Any, Shape]:
     if not raw:
         return "", Shape.OTHER
     try:
@@ -217,8 +248,8 @@ def _data_of_any_kind(raw: bytes, keys: frozenset[str] | None) -> tuple[Any, Sha
         return text, Shape.RAW
     if isinstance(value, dict):
         shape = Shape.OBJECT
-        if keys is not None:
-            value = {key: value[key] for key in keys if key in value}
+        if reads is not None:
+            value = _only(value, _tree(reads))
     else:
         shape = Shape.LIST if isinstance(value, list) else Shape.OTHER
     if len(text) > _DEEPEST and text.count("[") + text.count("{") > _DEEPEST and _too_deep(value):

@@ -51,8 +51,8 @@ class Expression:
         self._tokens = tokens = analysis.Tokens(source)
         self.names = frozenset(library.compile(source).variables()) & frozenset(VARIABLES)
         """The variables that it reads, at most."""
-        self.keys = analysis.keys_of_data(tokens)
-        """The top-level keys of `data` that it reads, at most; None when it may read any."""
+        self.reads = analysis.read_of_data(tokens)
+        """The members of `data` that it reads, at most, each by the keys to it; None when it may read any."""
         self._patterns = patterns(source, tokens)
         for _, written in self._patterns:
             library.pattern(written)

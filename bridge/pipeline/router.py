@@ -205,15 +205,14 @@ class _Routes:
         self.routes = [_Route(config) for config in configs]
         expressions = [one for route in self.routes for one in route.expressions]
         self._names = frozenset(name for one in expressions for name in one.names)
-        keys = [one.keys for one in expressions]
-        self._keys = None if None in keys else frozenset(key for some in keys for key in some or ())
-
+        reads = [one.reads for one in expressions]
+        self._reads = None if None in reads else frozenset(way for some in reads for way in some or ())
         self._matches = any(one.matches for one in expressions)
         self._blank = View(Event(id="", source="", type="", data=b""), frozenset(), None, self._matches)
 
     def view(self, event: Event) -> View:
         """Show `event` to all of the routes."""
-        return View(event, self._names, self._keys, self._matches) if self._names else self._blank
+        return View(event, self._names, self._reads, self._matches) if self._names else self._blank
 
     def opened(self, event: Event, codings: Sequence[Coding]) -> Generator[None, None, _Opened]:
         """Decode the body of `event` and show it, in pieces."""

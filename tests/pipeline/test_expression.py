@@ -15,7 +15,7 @@ from bridge.core.delivery import Outcome
 from bridge.pipeline import analysis, library
 from bridge.pipeline import context as context_module
 from bridge.pipeline.analysis import Tokens
-from bridge.pipeline.context import View
+from bridge.pipeline.context import Reads, View
 from bridge.pipeline.expression import Expression, NoMatch, Unroutable
 from tests.pipeline.routing import House, one, route
 from tests.pipeline.scripted import (
@@ -219,7 +219,7 @@ def test_a_pattern_written_out_means_what_it_means_to_cel(pattern: str, text: st
         return
     expression = Expression(written)
     assert expression.matches
-    view = View(event("a", subject=text), expression.names, expression.keys, True)
+    view = View(event("a", subject=text), expression.names, expression.reads, True)
     assert expression.evaluate(view) is expected
 
 
@@ -376,9 +376,9 @@ async def test_data_is_converted_once_for_all_routes(monkeypatch: pytest.MonkeyP
     converted: list[bytes] = []
     real = context_module._data
 
-    def counted(raw: bytes, keys: frozenset[str] | None) -> Any:
+    def counted(raw: bytes, reads: Reads | None) -> Any:
         converted.append(raw)
-        return real(raw, keys)
+        return real(raw, reads)
 
     monkeypatch.setattr(context_module, "_data", counted)
     house = House(route(when="data.a == 1"), route("flood", "data.b == 2"), plants=ACCEPTED, flood=ACCEPTED)
@@ -387,12 +387,16 @@ async def test_data_is_converted_once_for_all_routes(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("expression", "keys"),
+    ("expression", "reads"),
     [
         ('data.size > 0 && data.Key.endsWith(".nc")', {"size", "Key"}),
-        ("data[\"a-b\"].x == data['c'].y", {"a-b", "c"}),
+        ("data[\"a-b\"].x == data['c'].y", {"a-b x", "c y"}),
         ("has(data.x)", {"x"}),
-        ('data.payload.custom_metadata["oscar-service"]', {"payload"}),
+        ('data.payload.custom_metadata["oscar-service"]', {"payload custom_metadata oscar-service"}),
+        ("data.a.b.size() > data.a[0] && has(data.a.c.d)", {"a b", "a", "a c d"}),
+        ("data.a.exists(x, x.b == data.c[x].d)", {"a", "c"}),
+        ('data.a["\\u0041"].b == 1', {"a"}),
+        ("data." + ".".join("abcdefghij") + " == 1", {"a b c d e f g h"}),
         ("subject == 'x'", set()),
         ("metadata == 1", set()),
         ("data.size() > 0", None),
@@ -410,8 +414,9 @@ async def test_data_is_converted_once_for_all_routes(monkeypatch: pytest.MonkeyP
         ("has(data.x) || data . y == 1", {"x", "y"}),
     ],
 )
-def test_the_keys_of_data_that_an_expression_can_read(expression: str, keys: set[str] | None) -> None:
-    assert analysis.keys_of_data(Tokens(expression)) == keys
+def test_the_members_of_data_that_an_expression_can_read(expression: str, reads: set[str] | None) -> None:
+    found = analysis.read_of_data(Tokens(expression))
+    assert (None if found is None else {" ".join(way) for way in found}) == reads
 
 
 _JSON_VALUES = st.recursive(
@@ -423,24 +428,31 @@ _JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
     max_leaves=8,
 )
-_WHENS = ["data.a == data.b", "has(data.a.b)", "data['c'][0] > 1", "data.a.exists(x, x == data.c)"]
+_WHENS = [
+    "data.a == data.b",
+    "has(data.a.b)",
+    "data.a.b.c == data.a['c']",
+    "data.a.b == 1 || has(data.a)",
+    "data['c'][0] > 1",
+    "data.a.exists(x, x == data.c)",
+]
 
 
 @settings(max_examples=150)
 @given(value=_JSON_VALUES, when=st.sampled_from(_WHENS))
 def test_showing_some_keys_only_never_changes_what_an_expression_gives(value: Any, when: str) -> None:
     expression = Expression(when)
-    assert expression.keys
+    assert expression.reads
 
-    def given(keys: frozenset[str] | None) -> object:
+    def given(reads: Reads | None) -> object:
         try:
             return expression.evaluate(
-                View(event("a", json.dumps(value).encode()), expression.names, keys, False)
+                View(event("a", json.dumps(value).encode()), expression.names, reads, False)
             )
         except (NoMatch, Unroutable) as finding:
             return type(finding), str(finding)
 
-    assert given(expression.keys) == given(None)
+    assert given(expression.reads) == given(None)
 
 
 @settings(max_examples=150)

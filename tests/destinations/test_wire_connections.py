@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import pytest
 import trustme
 
+from bridge.destinations.oscar.wire import _Connection
 from tests.destinations.wires import CLIENTS, LOST, NOT_SENT, Caller, Loop, Outcome, calling, until
 from tests.servers.black_hole import black_hole
 from tests.servers.nasty import (
@@ -351,3 +353,23 @@ async def test_what_is_under_way_when_all_is_closed_has_no_answer(client: str, t
         await caller.client.close()
         assert await call is LOST
         await until(lambda: not server.open)
+
+
+@transports
+async def test_a_connection_that_is_over_leaves_nothing_to_the_collector(transport: str) -> None:
+    """It is asked seldom, and knows nothing of the memory that TLS takes for each."""
+
+    def left() -> int:
+        return sum(isinstance(each, _Connection) for each in gc.get_objects())
+
+    async with world("wire", transport) as (server, caller):
+        gc.collect()
+        before = left()
+        gc.disable()
+        try:
+            for _ in range(3):
+                assert await caller.ask("j-01", fresh=True) == (200, b"j-01")
+                await until(lambda: not server.open)
+            await until(lambda: left() == before)
+        finally:
+            gc.enable()

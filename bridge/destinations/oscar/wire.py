@@ -39,10 +39,7 @@ _TOO_LONG = f"the answer has more than {LONGEST_LINE} bytes before its body, or 
 
 
 class Wire:
-    """A client of one server: a connection for each exchange under way, and those kept from former ones.
-
-    One timer ends what takes too long, and what is idle too long.
-    """
+    """A client of one server: a connection for each exchange under way, and those kept from former ones."""
 
     def __init__(self, url: URL, tls: SSLContext | None) -> None:
         """Connect to the host and port of `url`, encrypted if there is `tls`. Made while a loop runs."""
@@ -57,6 +54,7 @@ class Wire:
         self._kept: dict[_Connection, None] = {}
         """Those that nobody uses, the one used last at the end."""
         self._timer: asyncio.TimerHandle | None = None
+        """One for all, ends what takes too long, and what is idle too long."""
         self._wakes_at = math.inf
         self._closed = False
 
@@ -218,7 +216,8 @@ class _Connection(asyncio.Protocol):
         """Close at once; what came of an answer is its answer, if it is enough, and `error` otherwise."""
         self.due = math.inf
         self._kept.pop(self, None)
-        self._transport.abort()
+        if not self.is_closing():
+            self._transport.abort()
         self._tell(error)
 
     def _tell(self, error: Exception | None = None) -> None:
@@ -263,7 +262,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.end(exc)
         self._every.discard(self)
-        del self._parser  # which holds this connection
+        self.is_closing = lambda: True
+        del self._parser, self._transport  # which hold this connection
 
     def on_message_begin(self) -> None:
         if self._answer is None:

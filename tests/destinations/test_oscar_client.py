@@ -619,7 +619,7 @@ async def test_a_lost_answer_is_harmless_to_jobs_and_unknown_to_runs(handler: Ha
         async with service(url, TOKEN_AUTH, mode="run") as run:
             answer = await run.prepare(event()).attempt()
     assert (answer.verdict, answer.cause, answer.status) == (Verdict.UNKNOWN, "answer_lost", None)
-    assert answer.detail.startswith("POST /run/plants: ")
+    assert answer.detail.startswith("POST /run/plants: the ")
 
 
 async def test_a_timeout_after_sending_is_unknown_to_runs() -> None:
@@ -631,6 +631,7 @@ async def test_a_timeout_after_sending_is_unknown_to_runs() -> None:
         async with service(oscar.url, TOKEN_AUTH, timeout_seconds=0.2) as job:
             answer = await job.prepare(event()).attempt()
             assert (answer.verdict, answer.cause) == (Verdict.CAPACITY, "timeout")
+            assert answer.detail == "POST /job/plants: no answer in time"
             assert answer.perhaps_its_own
         async with service(oscar.url, TOKEN_AUTH, mode="run", timeout_seconds=0.2) as run:
             answer = await run.prepare(event()).attempt()

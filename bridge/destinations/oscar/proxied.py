@@ -102,7 +102,8 @@ class Proxied:
             if not payload.started:
                 raise NotSent(error) from error
             if not status:
-                raise AnswerLost(error) from error
+                late = isinstance(error, TimeoutError) and not str(error)
+                raise AnswerLost(error, "no answer in time" if late else "") from error
         if not payload.started:
             raise NotSent(ConnectionError("the other side spoke before it was asked"))
         return Reply(status, reason, headers, bytes(beginning))

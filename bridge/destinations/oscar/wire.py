@@ -166,7 +166,7 @@ class Wire:
         self._timer, self._wakes_at = None, math.inf
         now = self._loop.time()
         for connection in [one for one in self._open if one.due <= now]:
-            connection.end(TimeoutError())
+            connection.end(TimeoutError("no answer in time"))
         if (when := min((one.due for one in self._open), default=math.inf)) < math.inf:
             self._wake(when)
 
@@ -249,7 +249,7 @@ class _Connection(asyncio.Protocol):
         except (HttpParserError, HttpParserUpgrade) as error:
             ours = error.__context__  # what was raised below
             self._start += data[:STATUS_BYTES]
-            self.end(ours if isinstance(ours, ValueError) else error)
+            self.end(ours if isinstance(ours, ValueError) else ValueError(f"the answer is no HTTP: {error}"))
         else:
             if not self._status:
                 self._start += data[:STATUS_BYTES]

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from aiobotocore.config import AioConfig
@@ -25,6 +25,7 @@ from botocore.loaders import create_loader
 
 from bridge import __version__
 from bridge.core.errors import CredentialError, SourceLost
+from bridge.sources.sqs.calls import Calls
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.environment import suspects
 from bridge.sources.sqs.http import HttpSession
@@ -39,6 +40,7 @@ CALL_SECONDS = 10.0
 """One call, beside the time for which it may be held back."""
 _CONNECT_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
+_USER_AGENT = f"oscar-event-bridge/{__version__}"
 
 _THROTTLED = frozenset(
     {
@@ -97,6 +99,7 @@ class Queue:
 
     def __init__(self, client: Any, config: SqsConfig) -> None:
         self._client = client
+        self._calls = Calls(client, _USER_AGENT)
         self._config = config
         self.place = f"queue {config.queue} in region {client.meta.region_name}" + (
             f" at {config.endpoint}" if config.endpoint is not None else ""
@@ -125,7 +128,7 @@ class Queue:
     async def receive(self, count: int, *, wait: int, visibility: int) -> Sequence[Mapping[str, Any]]:
         """Give up to `count` messages, after at most `wait` seconds, invisible to others for `visibility`."""
         answer = await self._call(
-            self._client.receive_message,
+            partial(self._calls.call, "ReceiveMessage"),
             seconds=wait + CALL_SECONDS,
             QueueUrl=self.url,
             MaxNumberOfMessages=count,
@@ -134,8 +137,7 @@ class Queue:
             AttributeNames=["All"],  # the name of it that every server knows
             MessageAttributeNames=["All"],
         )
-        messages: Sequence[Mapping[str, Any]] = answer.get("Messages") or []
-        return messages
+        return self._objects(answer.get("Messages"))
 
     async def answer(
         self, entries: Sequence[Entry], *, seconds: float = CALL_SECONDS
@@ -149,15 +151,19 @@ class Queue:
             | ({} if visibility is None else {"VisibilityTimeout": visibility})
             for at, (receipt, visibility) in enumerate(entries)
         ]
-        call = (
-            self._client.delete_message_batch
-            if entries[0][1] is None
-            else self._client.change_message_visibility_batch
-        )
+        operation = "DeleteMessageBatch" if entries[0][1] is None else "ChangeMessageVisibilityBatch"
+        call = partial(self._calls.call, operation)
         answer = await self._call(call, seconds=seconds, QueueUrl=self.url, Entries=batch)
-        done = {each.get("Id") for each in answer.get("Successful") or ()}
-        failed = {each.get("Id"): each for each in answer.get("Failed") or ()}
+        done = {each.get("Id") for each in self._objects(answer.get("Successful"))}
+        failed = {each.get("Id"): each for each in self._objects(answer.get("Failed"))}
         return {at: _refusal(failed.get(str(at), {})) for at in range(len(entries)) if str(at) not in done}
+
+    def _objects(self, told: Any) -> Sequence[Mapping[str, Any]]:
+        if not told:
+            return []
+        if not isinstance(told, list) or not all(isinstance(each, dict) for each in told):
+            raise Unanswered(f"{self.place}: no answer of SQS's")
+        return told
 
     async def _call(
         self,
@@ -242,7 +248,7 @@ def client_of(config: SqsConfig, service: str = "sqs", endpoint: str | None = No
             retries={"total_max_attempts": 1, "mode": "standard"},  # each caller has its own patience
             max_pool_connections=config.pollers + 2 * BATCH,
             # Not only a name: botocore makes its own anew for each call, at a tenth of the call's cost.
-            user_agent=f"oscar-event-bridge/{__version__}",
+            user_agent=_USER_AGENT,
             # A server of somebody's own seldom has a name for each bucket.
             s3=None if endpoint is None else {"addressing_style": "path"},
         ),

@@ -40,7 +40,10 @@ class HttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is not ty
         """Send `request` and read its answer. Raises BotoCoreError."""
         request.stream_output = True  # so that it is left to us to read it
         response = await super().send(request)
-        has_messages = request.headers.get("X-Amz-Target") == b"AmazonSQS.ReceiveMessage"
+        has_messages = request.headers.get("X-Amz-Target") in (
+            "AmazonSQS.ReceiveMessage",
+            b"AmazonSQS.ReceiveMessage",
+        )
         try:
             most = _LONGEST_MESSAGES if has_messages else _LONGEST_ANSWER
             async with response.raw:  # or its connection stays taken where this is cancelled

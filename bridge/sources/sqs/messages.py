@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -72,8 +71,8 @@ def _text(value: Any) -> str:
 
 def _value(attribute: Mapping[str, Any]) -> str:
     binary = attribute.get("BinaryValue")
-    if isinstance(binary, bytes):
-        return b64encode(binary).decode("ascii")
+    if isinstance(binary, str):  # it is base64 in SQS's answer
+        return _text(binary)
     return _text(attribute.get("StringValue", ""))
 
 

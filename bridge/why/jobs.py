@@ -16,6 +16,7 @@ from bridge.core.errors import CredentialError
 from bridge.credentials import BasicAuth, basic
 from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.net.bodies import body_of
+from bridge.net.unanswered import why_unanswered
 from bridge.settings import Settings
 from bridge.telemetry.logging import excerpt
 
@@ -179,7 +180,7 @@ class _Jobs:
         except TimeoutError:
             raise _Unanswered(f"GET {url.path}: no answer within {_ASK_SECONDS:g} s") from None
         except (aiohttp.ClientError, OSError, CredentialError) as error:
-            raise _Unanswered(excerpt(f"GET {url.path}: {str(error) or type(error).__name__}")) from None
+            raise _Unanswered(excerpt(f"GET {url.path}: {why_unanswered(error)}")) from None
 
 
 def _unknown(detail: str) -> JobAnswer:

@@ -13,8 +13,11 @@ import httpx
 import pytest
 import trustme
 
+from bridge.credentials import NoCredentialError
+from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.destinations.oscar.exchange import NoReply
 from bridge.destinations.oscar.wire import Wire
+from tests.destinations.fake_oscar import cluster_config
 from tests.destinations.wires import CLIENTS, LOST, Caller, Loop, Outcome, calling, until
 from tests.pipeline.clock import STARTS_AT, now
 from tests.servers.nasty import (
@@ -400,3 +403,32 @@ async def test_the_nasty_server_is_one_of_http_where_it_behaves() -> None:
             ):
                 with pytest.raises(httpx.TransportError):
                     await third_party.post(server.url, headers=headers)
+
+
+SECRET = b"Set-Cookie: session=something-secret\r\n"
+UNREADABLE: list[tuple[str, Script]] = [
+    ("cut in the head", [b"HTTP/1.1 500 Oh\r\n" + SECRET, close]),
+    ("reset in the head", [b"HTTP/1.1 500 Oh\r\n" + SECRET, reset]),
+    ("a header that is none", [b"HTTP/1.1 500 Oh\r\n" + SECRET.replace(b":", b"") + E]),
+    ("a length that is none", [b"HTTP/1.1 500 Oh\r\n" + SECRET + b"Content-Length: secret\r\n\r\n"]),
+    ("a status line that is none", [SECRET + E]),
+    ("a header too long", [b"HTTP/1.1 500 Oh\r\nX: something-secret" + b"x" * 100_000 + E]),
+    ("a bad chunk", [b"HTTP/1.1 200 OK\r\n" + C + E + b"4\r\nNAME\r\nsomething-secret\r\n"]),
+]
+
+
+@both
+@rows([(name, script, None, None) for name, script in UNREADABLE])
+async def test_why_there_is_no_answer_is_told_without_what_came_of_it(
+    client: str, script: Script, outcome: None, kept: None
+) -> None:
+    """aiohttp's errors hold it, cookies too, and what is told goes to the log and into dead letters."""
+    async with world(client, "plain", [request, *script]) as (_, caller):
+        await caller.ask(FIRST.decode(), seconds=5)
+        assert "secret" not in caller.told
+        assert "<" not in caller.told, "a type of Python"
+    async with served([head, *script]) as server, OscarCluster("main", cluster_config(server.url)) as cluster:
+        with pytest.raises(NoCredentialError) as caught:
+            await cluster.info()
+        assert "secret" not in caught.value.answer.detail
+        assert "<" not in caught.value.answer.detail

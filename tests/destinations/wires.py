@@ -43,6 +43,8 @@ class Caller:
         """Of the last answer."""
         self.cause: BaseException | None = None
         """Why the last call had no answer."""
+        self.told = ""
+        """The same, as a person is told."""
         self._head = Head(URL(url) / "job" / "plants", {"Authorization": "Bearer something"})
 
     async def ask(
@@ -51,7 +53,7 @@ class Caller:
         try:
             reply = await self.client.exchange(self._head, body, seconds, job=job, fresh=fresh)
         except NoReply as error:
-            self.cause = error.cause
+            self.cause, self.told = error.cause, str(error)
             return type(error)
         self.headers = dict(reply.headers)
         return reply.status, reply.beginning

@@ -28,6 +28,7 @@ from bridge.destinations.oscar.definitions import Definitions, Version
 from bridge.destinations.oscar.jobs import SECONDS_A_JOB
 from bridge.net.bodies import body_of
 from bridge.net.reach import note_proxy, reach_url
+from bridge.net.unanswered import why_unanswered
 from bridge.telemetry.logging import excerpt
 
 _ASK_SECONDS = 5.0
@@ -390,7 +391,7 @@ class _Look:
         except TimeoutError:
             raise _Failed(f"GET {url.path}: no answer within {_ASK_SECONDS:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Failed(excerpt(f"GET {url.path}: {str(error) or type(error).__name__}")) from None
+            raise _Failed(excerpt(f"GET {url.path}: {why_unanswered(error)}")) from None
 
 
 def _object(text: str) -> dict[str, Any]:

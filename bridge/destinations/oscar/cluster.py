@@ -46,6 +46,7 @@ from bridge.destinations.oscar.throttle import Throttle
 from bridge.destinations.oscar.wire import Wire
 from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
+from bridge.net.unanswered import why_unanswered
 from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import Metrics
 
@@ -322,8 +323,7 @@ class OscarCluster:
                 pause = retry_after(response.headers.get(hdrs.RETRY_AFTER))
                 return Reply(response.status, raw.decode("utf-8", "replace"), pause)
         except NETWORK_ERRORS as error:
-            told = str(error) or type(error).__name__
-            answer = unanswered(Verdict.UNAVAILABLE, no_answer(error), request, told)
+            answer = unanswered(Verdict.UNAVAILABLE, no_answer(error), request, why_unanswered(error))
             raise NoCredentialError(answer) from error
 
 

@@ -26,6 +26,7 @@ from bridge.destinations.oscar.exchange import (
     Reply,
     success_in,
 )
+from bridge.net.unanswered import why_unanswered
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 _ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
@@ -100,10 +101,9 @@ class Proxied:
             # A body that does not end in time: the status has come, and counts.
             status = status or payload.success
             if not payload.started:
-                raise NotSent(error) from error
+                raise NotSent(error, why_unanswered(error)) from error
             if not status:
-                late = isinstance(error, TimeoutError) and not str(error)
-                raise AnswerLost(error, "no answer in time" if late else "") from error
+                raise AnswerLost(error, why_unanswered(error)) from error
         if not payload.started:
             raise NotSent(ConnectionError("the other side spoke before it was asked"))
         return Reply(status, reason, headers, bytes(beginning))

@@ -34,6 +34,7 @@ from bridge.credentials import (
 from bridge.net.bodies import body_of
 from bridge.net.certificates import refusal
 from bridge.net.proxies import proxy_for
+from bridge.net.unanswered import why_unanswered
 from bridge.sources.dcache.config import BearerAuth, DcacheConfig, X509Auth
 from bridge.telemetry.logging import excerpt
 
@@ -401,4 +402,4 @@ def reason_of(error: BaseException) -> str:
         return f"the server's certificate is not believed: {error.verify_message}"
     if (said := refusal(error)) is not None:
         return said
-    return excerpt(str(error)) or type(error).__name__
+    return excerpt(why_unanswered(error))

@@ -13,6 +13,7 @@ import aiohttp
 
 from bridge.core.errors import StoreFullError, root_cause
 from bridge.core.ports import Spooled
+from bridge.net.unanswered import why_unanswered
 from bridge.sources.dcache.arrivals import MOVED_SELF, InotifyEvent, Occurrence, read, unreadable
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.connection import Connection, Silence, silence_seconds
@@ -149,7 +150,7 @@ class Stream:
         except Silence as silence:
             self._end = StreamEnded(str(silence), expected=True, held_back=self._channel.has_metronome)
         except (aiohttp.ClientError, OSError) as error:
-            self._end = StreamEnded(f"broken: {str(error) or type(error).__name__}")
+            self._end = StreamEnded(f"broken: {why_unanswered(error)}")
         self._some.set()
 
     def _take(self, event: ServerSentEvent) -> None:

@@ -20,6 +20,7 @@ from bridge.core.errors import CredentialError
 from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
 from bridge.net.tls import Context
+from bridge.net.unanswered import why_unanswered
 from bridge.sources.kafka.config import OAuthConfig, TlsConfig
 from bridge.telemetry.logging import excerpt
 from bridge.values import read_secret, secret
@@ -149,7 +150,7 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
                 try:
                     await self._ask()
                 except (aiohttp.ClientError, OSError, CredentialError, *_ODD) as error:
-                    why = excerpt(str(error)) or type(error).__name__
+                    why = excerpt(why_unanswered(error))
                     raise KafkaConnectionError(f"no access token from {self._endpoint}: {why}") from error
             return self._token
 

@@ -12,6 +12,7 @@ from botocore.httpsession import ProxyConfiguration
 
 from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
+from bridge.net.unanswered import why_unanswered
 
 _LONGEST_MESSAGES = 32 << 20
 """Bytes: ten messages of 1 MiB, of which what takes four bytes may take twelve in JSON."""
@@ -39,7 +40,14 @@ class HttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is not ty
     async def send(self, request: Any) -> Any:
         """Send `request` and read its answer. Raises BotoCoreError."""
         request.stream_output = True  # so that it is left to us to read it
-        response = await super().send(request)
+        try:
+            response = await super().send(request)
+        except HTTPClientError as error:
+            cause = error.kwargs.get("error")
+            # It shows what came.
+            if type(error) is HTTPClientError and isinstance(cause, aiohttp.ClientResponseError):
+                raise HTTPClientError(error=why_unanswered(cause)) from None
+            raise
         has_messages = request.headers.get("X-Amz-Target") in (
             "AmazonSQS.ReceiveMessage",
             b"AmazonSQS.ReceiveMessage",
@@ -49,5 +57,5 @@ class HttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is not ty
             async with response.raw:  # or its connection stays taken where this is cancelled
                 response._content = await body_of(response.raw, most)  # noqa: SLF001 - where it is looked for
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise HTTPClientError(error=error) from error
+            raise HTTPClientError(error=why_unanswered(error)) from error
         return response

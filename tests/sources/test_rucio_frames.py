@@ -182,6 +182,10 @@ def delivery(
     )
 
 
+BEGUN = delivery([])[: -len(frame(2, 1, b"\x00" * 14))]
+"""A delivery whose header is still to come."""
+
+
 class Pieces:
     """A reader that has its bytes in pieces."""
 
@@ -212,7 +216,7 @@ class Seen:
 async def seen(data: bytes, sizes: Sequence[int] = (2**16,)) -> Seen:
     """Read frames as aiormq does, to the end of `data`."""
     frames, found = Frames(Pieces(data, sizes)), Seen()  # type: ignore[arg-type] # it has what is asked for
-    frames.deliver = lambda *told: found.deliveries.append(told)
+    frames.hand_on(1, lambda *told: found.deliveries.append(told))
     with suppress(asyncio.IncompleteReadError):  # aiormq learns so that the broker has hung up
         while not frames.at_eof():
             head = await frames.readexactly(1) + await frames.readexactly(6)
@@ -308,11 +312,39 @@ async def test_of_a_body_that_is_too_large_no_more_is_held_than_is_kept(
         (b"\x03\x00\x01\xff\xff\xff\xff" + b"x" * 100, "is no AMQP"),
         (delivery([b"x"], size=2) + delivery([b"x"]), "breaks off"),
         (delivery([b"x"])[:-1] + b"\x00", "without its end"),
+        (delivery([b"x" * 6], size=2), "longer than its header"),
+        (delivery([], size=5) + frame(2, 1, struct.pack(">HHQ", 60, 0, 0) + b"\x00\x00"), "or its second"),
+        (BEGUN + frame(2, 1, b"short"), "no header"),
+        (BEGUN + frame(3, 1, b"x"), "longer than its header"),
+        (delivery([b"x"], size=2**63), "a body of 9223372036854775808 bytes"),
     ],
 )
 async def test_what_is_no_amqp_ends_the_connection(said: bytes, why: str) -> None:
     with pytest.raises(ConnectionError, match=why):
         await seen(said)
+
+
+async def test_what_is_delivered_on_a_channel_that_is_not_consumed_is_dropped_until_it_ends() -> None:
+    aside, ended = delivery([b"no", b"ne"], channel=2), frame(1, 2, struct.pack(">HH", 20, 41))
+    content = frame(2, 2, struct.pack(">HHQ", 60, 0, 0))  # not of a delivery: aiormq's
+    found = await seen(aside + delivery([b"1"]) + aside + ended + content + delivery([b"2"]))
+    assert found.bodies == [b"1", b"2"]
+    assert found.frames == [ended, content]
+    within = aside.replace(frame(3, 2, b"ne"), delivery([b"3"]) + frame(3, 2, b"ne"))
+    assert (await seen(within)).bodies == [b"3"]
+
+
+async def test_who_consumes_nothing_is_delivered_nothing() -> None:
+    frames = Frames(Pieces(delivery([b"x"]) + frame(8, 0, b""), [2**16]))  # type: ignore[arg-type] # likewise
+    assert await frames.readexactly(8) == frame(8, 0, b"")
+
+
+@pytest.mark.parametrize("closing", [(20, 40), (20, 41)])
+@pytest.mark.parametrize("channel", [1, 2])
+async def test_half_a_delivery_ends_with_its_channel(closing: tuple[int, int], channel: int) -> None:
+    half, ended = delivery([b"x"], size=3, channel=channel), frame(1, channel, struct.pack(">HH", *closing))
+    found = await seen(half + ended + delivery([b"{}"]))
+    assert (found.frames, found.bodies) == ([ended], [b"{}"])
 
 
 @UNHURRIED
@@ -346,7 +378,7 @@ async def test_of_many_deliveries_that_are_there_at_once_others_have_their_turn_
     reader = asyncio.StreamReader()
     reader.feed_data(delivery([b"x" * 1000]) * many)
     frames = Frames(reader)
-    frames.deliver = lambda *told: taken.append(len(told[1]))
+    frames.hand_on(1, lambda *told: taken.append(len(told[1])))
     reading = asyncio.create_task(frames.readexactly(1))
     while len(taken) <= many:
         turns.append(len(taken))
@@ -547,7 +579,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (link, stomp_frames):
         monkeypatch.setattr(module, "MOST_BODY", 1000)
         monkeypatch.setattr(module, "OVERSIZE_KEPT", 10)
-    for name, value in (("_MOST_LINE", 100), ("_MOST_HEAD", 500), ("_MOST_PASSED_OVER", 50_000)):
+    for name, value in (("_MOST_LINE", 100), ("_MOST_HEAD", 500), ("MOST_PASSED_OVER", 50_000)):
         monkeypatch.setattr(stomp_frames, name, value)
 
 

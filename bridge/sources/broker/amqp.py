@@ -53,7 +53,7 @@ class _AmqpLink:
         self._connection = connection
         self._channel = channel
         self._number = cast("Channel", channel).number
-        door.frames.deliver = self._delivered
+        door.frames.hand_on(self._number, self._delivered)
         self._aside: AbstractChannel | None = None
         """For questions: a cancelled one would close the channel it was asked on, with what it holds."""
         self._wire = door.wire

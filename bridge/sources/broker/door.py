@@ -1,7 +1,7 @@
 """How aiormq gets its connection: one that is there already, and with all frames but those of deliveries.
 
-A delivery is three frames or more, which are put together here and go to `Frames.deliver`; acknowledgements
-are written here too. Only what else is said on a connection is aiormq's. For two reasons:
+A delivery is two frames or more, which are put together here and go where `Frames.hand_on` says;
+acknowledgements are written here too. Only what else is said on a connection is aiormq's. For two reasons:
 - pamqp decodes each frame, and aiormq ends the connection when that raises. One message whose header pamqp
   can't decode would so end every link it comes by, and take the deliveries of the others along;
 - aiormq makes a task of each delivery, and pamqp looks up each field of each frame by its name: many times
@@ -25,7 +25,7 @@ from aiormq.connection import TransportFactory
 from yarl import URL
 
 from bridge.sources.broker import properties
-from bridge.sources.broker.link import MOST_BODY, OVERSIZE_KEPT, Wire, oversize
+from bridge.sources.broker.link import MOST_BODY, MOST_PASSED_OVER, OVERSIZE_KEPT, Wire, oversize
 from bridge.sources.broker.message import Tag
 from bridge.sources.broker.properties import Foreign
 
@@ -39,6 +39,8 @@ _HEAD = struct.Struct(">BHI")
 _END = 0xCE
 """The byte after every payload."""
 _DELIVER = struct.pack(">HH", 60, 60)
+_CLOSINGS = (struct.pack(">HH", 20, 40), struct.pack(">HH", 20, 41))
+"""Of a channel: `channel.close` and `channel.close-ok`."""
 _ACKNOWLEDGE = struct.Struct(">BHIHHQBB")
 """A whole frame: its head, `basic.ack` (60, 80), the tag, that it means this one alone, its end."""
 _ALIVE = _HEAD.pack(8, 0, 0) + bytes([_END])
@@ -46,7 +48,7 @@ _TELL_SECONDS = 1.0
 """How often aiormq is told that the connection is alive, where all that comes are deliveries."""
 
 Deliver = Callable[[int, bytes, Foreign], None]
-"""Takes a delivery: its tag, its body and what its publisher told beside it."""
+"""Takes a delivery, and must not raise: its tag, its body and what its publisher told beside it."""
 
 
 def acknowledgements(channel: int, tags: Sequence[Tag]) -> bytes:
@@ -72,9 +74,6 @@ class Door(TransportFactory):
 class Frames:
     """What aiormq reads from: the frames of `reader` that are no delivery's."""
 
-    deliver: Deliver
-    """Must not raise; to be set before anything is consumed."""
-
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self._buffer = bytearray()
@@ -83,6 +82,11 @@ class Frames:
         """For aiormq."""
         self._told = time.monotonic()
         """When aiormq was last told that the connection is alive."""
+        self._deliver: Deliver = lambda *_: None
+        self._consuming = -1
+        """The channel whose deliveries are handed on."""
+        self._dropping: set[int] = set()
+        """Other channels on which something was delivered: until they end, no content of theirs is wanted."""
         self._channel = -1
         """Of the delivery whose frames are coming; -1 between two."""
         self._tag = 0
@@ -94,6 +98,13 @@ class Frames:
         self._left = 0
         """Of these, to come."""
         self._body: list[bytes] = []
+
+    def hand_on(self, channel: int, deliver: Deliver) -> None:
+        """Give `deliver` what is delivered on `channel`.
+
+        What comes on others is dropped: nobody wants it who consumes there to see whether he may.
+        """
+        self._consuming, self._deliver = channel, deliver
 
     def at_eof(self) -> bool:
         return not self._others and not self._buffer and self._reader.at_eof()
@@ -138,23 +149,37 @@ class Frames:
         del buffer[:at]
 
     def _is_of_delivery(self, kind: int, channel: int, payload: bytes) -> bool:
-        if kind == _BODY and channel == self._channel and self._properties is not None:
+        if kind == _BODY and channel == self._channel:
             self._left -= len(payload)
+            if self._properties is None or self._left < 0:
+                raise ConnectionError("a body that is longer than its header says")
             if self._size <= MOST_BODY or self._size - self._left - len(payload) < OVERSIZE_KEPT:
                 self._body.append(payload)
-        elif kind == _HEADER and channel == self._channel and len(payload) >= 12:
+        elif kind == _HEADER and channel == self._channel:
+            if self._properties is not None or len(payload) < 12:
+                raise ConnectionError("a delivery whose header is no header, or its second")
             self._properties = payload[12:]
             self._size = self._left = int.from_bytes(payload[4:12])
+            if self._size > MOST_PASSED_OVER:
+                raise ConnectionError(f"a body of {self._size} bytes")
         elif kind == _METHOD and payload.startswith(_DELIVER):
+            if channel != self._consuming:
+                self._dropping.add(channel)
+                return True
             if self._channel >= 0:
                 raise ConnectionError("a delivery that breaks off")
             names = 14 + int.from_bytes(payload[4:5])  # after the consumer's tag, the delivery's, and a flag
             self._channel, self._tag = channel, int.from_bytes(payload[names - 9 : names - 1])
             self._envelope = payload[names:]
             return True
-        else:
+        elif kind == _METHOD and payload.startswith(_CLOSINGS):
+            self._dropping.discard(channel)
+            if channel == self._channel:  # the rest of what was begun does not come any more
+                self._channel, self._properties, self._body = -1, None, []
             return False
-        if self._left <= 0:
+        else:
+            return kind in (_HEADER, _BODY) and channel in self._dropping
+        if not self._left:
             self._complete()
         return True
 
@@ -165,4 +190,4 @@ class Frames:
         if self._size > MOST_BODY:
             body, found.fault = body[:OVERSIZE_KEPT], oversize(self._size)
         self._channel, self._properties, self._body = -1, None, []
-        self.deliver(self._tag, body, found)
+        self._deliver(self._tag, body, found)

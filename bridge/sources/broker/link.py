@@ -27,6 +27,8 @@ _BUFFER = 2**18
 """Bytes that a connection reads ahead."""
 MOST_BODY = 2**24
 """Bytes of one message's body; an event has some hundreds."""
+MOST_PASSED_OVER = 2**30
+"""Bytes of one message that are passed over; no broker takes one of so many."""
 OVERSIZE_KEPT = 2**16
 """What is kept of a body that has more, for a person to look at."""
 FIRST_PREFETCH = 32

@@ -10,14 +10,12 @@ import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 
-from bridge.sources.broker.link import MOST_BODY, OVERSIZE_KEPT, LinkLost, oversize
+from bridge.sources.broker.link import MOST_BODY, MOST_PASSED_OVER, OVERSIZE_KEPT, LinkLost, oversize
 
 _MOST_LINE = 2**18
 """Bytes of a header that is kept."""
 _MOST_HEAD = 2**20
 """Bytes of all headers of one frame that are kept."""
-_MOST_PASSED_OVER = 2**30
-"""Bytes of one frame that are passed over; no broker takes a message of so many."""
 _MOST_GARBAGE = 2**20
 """Bytes between two frames."""
 _COMMAND = re.compile(rb"(?:\A|[\n\x00])(CONNECTED|MESSAGE|RECEIPT|ERROR)\r?(?:\n|\Z)")
@@ -110,8 +108,8 @@ class Parser:
                 searched = _MOST_LINE
                 passed += len(buffer) - 2 - _MOST_LINE
                 del buffer[_MOST_LINE + 2 :]
-                if passed > _MOST_PASSED_OVER:
-                    raise LinkLost(f"sends a line of more than {_MOST_PASSED_OVER} bytes")
+                if passed > MOST_PASSED_OVER:
+                    raise LinkLost(f"sends a line of more than {MOST_PASSED_OVER} bytes")
                 continue
             lines, searched = bytes(buffer[:end]), 0
             del buffer[:after]
@@ -128,8 +126,8 @@ class Parser:
                 frame, lines = Frame(command[1].decode()), lines[command.end() :]
             _add_headers(frame, lines, passed)
             passed += len(lines)
-            if passed > _MOST_PASSED_OVER:
-                raise LinkLost(f"sends headers of more than {_MOST_PASSED_OVER} bytes")
+            if passed > MOST_PASSED_OVER:
+                raise LinkLost(f"sends headers of more than {MOST_PASSED_OVER} bytes")
             if blank is not None:
                 return frame
 
@@ -162,7 +160,7 @@ class Parser:
     def _oversize_body(self, frame: Frame, length: int | None) -> Steps:
         """Keep the beginning of a body, and pass over the rest: as far as `length`, or to a zero byte."""
         buffer, passed = self._buffer, 0
-        if length is not None and length > _MOST_PASSED_OVER:
+        if length is not None and length > MOST_PASSED_OVER:
             raise LinkLost(f"sends a body of {length} bytes")
         while len(buffer) < OVERSIZE_KEPT:
             yield None
@@ -171,8 +169,8 @@ class Parser:
             while (end := buffer.find(b"\x00")) < 0:
                 passed += len(buffer)
                 buffer.clear()
-                if passed > _MOST_PASSED_OVER:
-                    raise LinkLost(f"sends a body of more than {_MOST_PASSED_OVER} bytes")
+                if passed > MOST_PASSED_OVER:
+                    raise LinkLost(f"sends a body of more than {MOST_PASSED_OVER} bytes")
                 yield None
         else:
             while passed + len(buffer) <= length:

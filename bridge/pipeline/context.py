@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from pydantic_core import SchemaValidator, core_schema
 
 from bridge.core.event import Event
-from bridge.pipeline.library import Context, functions
+from bridge.pipeline import library
 
 VARIABLES = ("id", "source", "type", "subject", "time", "attributes", "data")
 """What an expression can name: the event's CloudEvents attributes, what else came with it, its data."""
@@ -73,7 +73,7 @@ class View:
         self._shape: Shape | None = None
         self._variables: dict[str, Any] | None = None
         self._values: int | None = None
-        self._context: Context | None = None
+        self._context: library.Context | None = None
 
     @property
     def data(self) -> Any:
@@ -106,15 +106,15 @@ class View:
         return self.event.subject or "" if name == "subject" else getattr(self.event, name)
 
     @property
-    def context(self) -> Context:
+    def context(self) -> library.Context:
         """What is shown, as the evaluator takes it; converted once."""
         if self._context is None:
-            with_functions = functions if self._matches else None
+            with_functions = library.functions if self._matches else None
             try:
-                self._context = Context(self.variables, with_functions)
+                self._context = library.Context(self.variables, with_functions)
             except ValueError:
                 self._make_convertible()
-                self._context = Context(self.variables, with_functions)
+                self._context = library.Context(self.variables, with_functions)
         return self._context
 
     @property

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
@@ -16,7 +16,8 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 # that a daemon has no use for.
 sys.modules.setdefault("cel.cli", ModuleType("cel.cli"))
 
-from cel import Context, Program, compile  # noqa: A004, E402 - the library's word; after the line above on purpose
+if TYPE_CHECKING:
+    from cel import Context, Program, compile  # noqa: A004 - the library's word
 
 __all__ = ["MATCHES", "Context", "Program", "compile", "functions", "pattern"]
 
@@ -50,6 +51,16 @@ def _matches(text: Any, source: str) -> bool:
     if not isinstance(text, str):
         raise TypeError(f"`matches` is for text, not for {type(text).__name__}")
     return pattern(source)(text)
+
+
+def __getattr__(name: str) -> Any:
+    """Give what is the package's own. Who asks first loads it: a bridge may have no expression."""
+    if name not in ("Context", "Program", "compile"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import cel
+
+    globals()[name] = given = getattr(cel, name)
+    return given
 
 
 functions: dict[str, Callable[..., Any]] = {MATCHES: _matches}

@@ -7,11 +7,10 @@ from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 
 from bridge.core.errors import Mistake
+from bridge.pipeline import library
 from bridge.pipeline.analysis import Tokens, bound_names
 from bridge.pipeline.context import VARIABLES
 from bridge.pipeline.expression import patterns
-from bridge.pipeline.library import compile as compile_expression
-from bridge.pipeline.library import pattern
 from bridge.settings.document import Loc, Value, dotted
 
 # cel-spec, "List of Standard Definitions", as far as common-expression-language 0.10 has them (a test
@@ -249,7 +248,7 @@ class _Checker:
 def mistakes_in(expression: str) -> list[str]:
     """Say what is wrong with a CEL expression over an event; nothing when it can be evaluated."""
     try:
-        program = compile_expression(expression)
+        program = library.compile(expression)
     except ValueError as error:
         return [_explain(str(error), expression)]
     tokens = Tokens(expression)
@@ -267,7 +266,7 @@ def mistakes_in(expression: str) -> list[str]:
     messages += _wrongly_called(tokens)
     for called, written in patterns(expression, tokens):
         try:
-            pattern(written)
+            library.pattern(written)
         except ValueError as error:
             where = _where(expression, *_line_and_column(expression, called.start))
             messages.append(f"`{written}` is no regular expression: {error} (`matches` at {where})")

@@ -240,7 +240,7 @@ def test_what_is_not_simple_is_left_to_the_evaluator(written: str) -> None:
 
 
 def test_an_event_that_leaves_no_doubt_costs_no_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context_module, "Context", None)
+    monkeypatch.setattr("bridge.pipeline.library.Context", None)
     expression = Expression("data.size > 0 && subject.endsWith('.nc')")
     for data, found in (('{"size": 1}', True), ('{"size": 0.5}', True), ('{"size": -1}', False)):
         view = View(_event(data, "x.nc"), expression.names, expression.reads, False)

@@ -113,6 +113,46 @@ def test_no_client_of_a_broker_is_loaded() -> None:
     assert done.stdout.strip() == "[]"
 
 
+_KAFKA_ALONE = """\
+state_dir: state
+clusters: {main: {endpoint: "http://oscar", auth: {type: basic, username: oscar, password: secret}}}
+services: {plants: {cluster: main}}
+sources: {uploads: {type: kafka, bootstrap_servers: "kafka:9092", topics: [uploads], group_id: bridge}}
+routes: [{from: uploads, to: plants}]
+"""
+_ELSEWHERE = {
+    "cel.cel",
+    "aiobotocore",
+    "botocore",
+    "aiormq",
+    "pamqp",
+    "moto",
+    "cryptography",
+    "gssapi",
+    "rich",
+}
+"""Of the packages that a bridge may need, what one with Kafka alone and no expression does not."""
+
+
+def test_a_bridge_loads_nothing_that_its_configuration_does_not_need(tmp_path: Path) -> None:
+    (tmp_path / "bridge.yaml").write_text(_KAFKA_ALONE, encoding="utf-8")
+    code = f"""
+import sys
+sys.modules["rich"] = None  # as `run` has it
+from pathlib import Path
+from bridge import app
+from bridge.settings import load
+load(Path("bridge.yaml"), {{}})
+import bridge.sources.kafka.source
+print(sorted(name for name in {sorted(_ELSEWHERE)} if sys.modules.get(name)))
+print("aiokafka" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path
+    )
+    assert done.stdout.splitlines() == ["[]", "True"]
+
+
 _values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,3 +56,49 @@ async def test_a_call_is_the_one_that_the_client_makes(path: str) -> None:
     assert our_headers["Authorization"].split(",")[0] == their_headers["Authorization"].split(",")[0]
     assert ours.value.response["Error"] == theirs.value.response["Error"]
     assert ours.value.response["Error"]["Code"] == "AWS.SimpleQueueService.NonExistentQueue"
+
+
+@pytest.mark.parametrize(
+    ("region", "environment", "endpoint", "url"),
+    [
+        ("eu-west-1", {}, None, "https://sqs.eu-west-1.amazonaws.com/"),
+        (
+            "us-iso-east-1",
+            {"AWS_USE_FIPS_ENDPOINT": "true"},
+            None,
+            "https://sqs-fips.us-iso-east-1.c2s.ic.gov/",
+        ),
+        (
+            "us-iso-east-1",
+            {"AWS_USE_DUALSTACK_ENDPOINT": "true"},
+            None,
+            "https://sqs.us-iso-east-1.api.aws.ic.gov/",
+        ),
+        ("eu-west-1", {}, "http://sqs.example?x=1", "http://sqs.example/?x=1"),
+    ],
+)
+async def test_a_call_goes_where_the_client_goes(
+    region: str,
+    environment: dict[str, str],
+    endpoint: str | None,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    urls: list[str] = []
+
+    async def send(request: Any) -> None:
+        urls.append(request.url)
+        raise ConnectionRefusedError
+
+    config = SqsConfig(
+        type="sqs", queue="uploads", region=region, access_key_id="key", secret_access_key="secret"
+    )
+    async with closing(client_of(config, "sqs", endpoint)) as client:
+        monkeypatch.setattr(client._endpoint.http_session, "send", send)
+        calls = Calls(client, "agent")
+        for call in (client.receive_message, partial(calls.call, "ReceiveMessage")):
+            with pytest.raises(ConnectionRefusedError):
+                await call(QueueUrl="http://q/1/uploads")
+    assert urls == [url, url]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -24,8 +25,9 @@ class Calls:
 
     def __init__(self, client: Any, user_agent: str) -> None:
         """Go the way of an open `client` of SQS's."""
-        endpoint = str(client.meta.endpoint_url)
-        self._url = endpoint if endpoint.partition("://")[2].partition("/")[1] else f"{endpoint}/"
+        self._client = client
+        self._url: str | None = None
+        """Once it was asked for: it is one for all calls."""
         self._region = client.meta.region_name
         self._user_agent = user_agent
         self._http = client._endpoint.http_session  # noqa: SLF001 - nothing public gives it
@@ -36,6 +38,8 @@ class Calls:
         """Give what SQS answers. Raises as a call of the client does, and ValueError for what is no JSON."""
         if self._credentials is None:
             raise NoCredentialsError
+        if self._url is None:
+            self._url = await self._find_url(operation)
         request = AWSRequest(
             method="POST",
             url=self._url,
@@ -62,3 +66,10 @@ class Calls:
             raise TypeError(f"{type(answer).__name__} in place of an object")
         answer["ResponseMetadata"] = {"HTTPHeaders": headers, "HTTPStatusCode": status}
         return answer
+
+    async def _find_url(self, operation: str) -> str:
+        """Ask the rules for endpoints; `meta.endpoint_url` is of older ones, which know fewer hosts."""
+        model = self._client.meta.service_model.operation_model(operation)
+        endpoint, _, _ = await self._client._resolve_endpoint_ruleset(model, {}, {})  # noqa: SLF001 - likewise
+        parts = urlsplit(str(endpoint))
+        return parts._replace(path=parts.path or "/").geturl()

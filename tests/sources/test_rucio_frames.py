@@ -611,6 +611,21 @@ def test_a_frame_of_stomp_that_is_too_large_is_faulty_and_can_be_acknowledged(
     assert (second.headers["ack"], second.body) == ("1", body)
 
 
+@pytest.mark.parametrize("length", [100, 2000, 40_000])
+def test_a_body_that_is_counted_much_too_long_keeps_none_behind_it(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(monkeypatch)
+    parser = Parser()
+    assert parser.feed(b"MESSAGE\nack:1\ncontent-length:%d\n\n{}\x00\n" % length + GOOD % 2) == []
+    assert parser.is_in_doubt
+    first, second = parser.end_body()
+    assert (first.headers["ack"], first.body) == ("1", b"{}")
+    assert first.fault == f"its content-length of {length} is not the length of its body"
+    assert second.headers["ack"] == "2"
+    assert not parser.is_in_doubt
+
+
 @pytest.mark.parametrize(
     ("begin", "more", "reason"),
     [

@@ -134,10 +134,16 @@ class Parser:
     def _body(self, frame: Frame) -> Steps:
         buffer = self._buffer
         length = _content_length(frame)
-        if length is not None and length <= MOST_BODY:
+        if length is not None:
+            if length > MOST_PASSED_OVER:
+                raise LinkLost(f"sends a body of {length} bytes")
             self._counts = True
-            while self._counts and len(buffer) <= length:
+            while self._counts and len(buffer) <= min(length, MOST_BODY):
                 yield None
+            if self._counts and length > MOST_BODY:
+                self._counts = False
+                yield from self._oversize_body(frame, length)
+                return
             self._counts = False
             if len(buffer) > length and buffer[length] == 0:
                 frame.body = bytes(buffer[:length])
@@ -145,25 +151,19 @@ class Parser:
                 return
             # Somebody has miscounted. A body of JSON has no zero byte, so the next one ends it.
             frame.is_faulty(f"its content-length of {length} is not the length of its body")
-            length = None
-        if length is None:
-            searched = 0
-            while (end := buffer.find(b"\x00", searched)) < 0 and len(buffer) <= MOST_BODY:
-                searched = len(buffer)
-                yield None
-            if 0 <= end <= MOST_BODY:
-                frame.body = bytes(buffer[:end])
-                del buffer[: end + 1]
-                return
-        yield from self._oversize_body(frame, length)
+        searched = 0
+        while (end := buffer.find(b"\x00", searched)) < 0 and len(buffer) <= MOST_BODY:
+            searched = len(buffer)
+            yield None
+        if 0 <= end <= MOST_BODY:
+            frame.body = bytes(buffer[:end])
+            del buffer[: end + 1]
+            return
+        yield from self._oversize_body(frame, None)
 
     def _oversize_body(self, frame: Frame, length: int | None) -> Steps:
-        """Keep the beginning of a body, and pass over the rest: as far as `length`, or to a zero byte."""
+        """Keep the beginning, and pass over the rest of a body: as far as `length`, or to a zero byte."""
         buffer, passed = self._buffer, 0
-        if length is not None and length > MOST_PASSED_OVER:
-            raise LinkLost(f"sends a body of {length} bytes")
-        while len(buffer) < OVERSIZE_KEPT:
-            yield None
         frame.body = bytes(buffer[:OVERSIZE_KEPT])
         if length is None:
             while (end := buffer.find(b"\x00")) < 0:

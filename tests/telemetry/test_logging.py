@@ -330,6 +330,8 @@ async def test_a_line_that_can_not_be_made_ends_neither_its_caller_nor_the_log(
         def __repr__(self) -> str:
             raise LookupError("no text")
 
+    now = 0.0
+    monkeypatch.setattr(damping, "monotonic", lambda: now)  # the window ends when we say so
     monkeypatch.setattr(damping, "WINDOW_SECONDS", 0.1)
     logger = log.configure()
     for _ in range(2):  # the second is held back, and told in the writer's thread
@@ -338,6 +340,7 @@ async def test_a_line_that_can_not_be_made_ends_neither_its_caller_nor_the_log(
     logger.warning("odd too", odd=Odd())
     handler = logging.getLogger().handlers[0]
     monkeypatch.setattr(handler, "_render", lambda _line: 1 / 0)
+    now = 1.0
     told = ""
 
     def is_told(text: str) -> bool:

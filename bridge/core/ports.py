@@ -91,11 +91,11 @@ class Answer:
 
     Not where nothing of the event was sent, nor where the credentials or the service were refused. REJECTED
     and UNKNOWN need no sibling to tell."""
+    accepted: bool = field(init=False, repr=False)
+    """Whether the destination has the event: now, or before."""
 
-    @property
-    def accepted(self) -> bool:
-        """Whether the destination has the event: now, or before."""
-        return self.verdict in _TAKEN
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "accepted", self.verdict in _TAKEN)  # asked four times at each attempt
 
 
 class Invocation(Protocol):

@@ -41,14 +41,15 @@ class Failures:
         """Hear that `delivery` has settled; tell whether an attempt at it had failed."""
         return self._past.pop(delivery, None) is not None
 
-    def accepted(self, delivery: Delivery, now: float) -> None:
-        """Hear that `delivery` was accepted at the monotonic time `now`."""
+    def accepted(self, delivery: Delivery, now: float) -> Past | None:
+        """Hear that `delivery` was accepted at the monotonic time `now`; give what is remembered of it."""
         self._last_acceptance = now
         if self._put_off:
             self._put_off.clear()
         past = self._past.get(delivery)
         if past is not None and past.put_off:
             self._last_recovery = now
+        return past
 
     def judge(self, attempt: Attempt, answer: Answer, now: float) -> tuple[Past, DeadLetter | float]:
         """Give the letter of an event that is given up, or the seconds until it may be tried again.

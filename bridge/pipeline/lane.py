@@ -399,7 +399,7 @@ class Lane:
 
     def _accepted(self, attempt: Attempt, answer: Answer, now: float) -> None:
         delivery, event, job = attempt.delivery, attempt.delivery.event, attempt.job
-        past = self._failures.past(delivery)
+        past = self._failures.accepted(delivery, now)
         what: What = "accepted" if answer.verdict is Verdict.ACCEPTED else "duplicate"
         attempts = 0 if past is None else past.attempts + 1
         # By position: named, they would cost each event a tenth of its line.
@@ -408,7 +408,6 @@ class Lane:
             self._log.debug("accepted", source=event.source, id=event.id, subject=event.subject, job=job)
         self._throughput.count(now)
         self._waiting.accepted()
-        self._failures.accepted(delivery, now)
         happened = event.seconds
         if happened is not None:
             self._metrics.age.observe(max(0.0, time.time() - happened))

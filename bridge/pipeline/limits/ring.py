@@ -60,7 +60,8 @@ class Ring:
         """Hear how `attempt` ended, and give its place to the next."""
         for limit in self._limits:
             limit.ended(attempt, answer, seconds)
-        self.look()
+        if self._standing:
+            self.look()
 
     def look(self) -> None:
         """Give the turns that are free."""

@@ -122,9 +122,17 @@ class Loop(uvloop.Loop):
         Raises OSError when none does.
         """
         if host is None or options.get("local_addr") is not None:
-            return await super().create_connection(
-                protocol_factory, host, port, family=family, proto=proto, flags=flags, **options
-            )
+            plug = options.get("sock")
+            try:
+                return await super().create_connection(
+                    protocol_factory, host, port, family=family, proto=proto, flags=flags, **options
+                )
+            except BaseException:
+                # uvloop closes what it has taken over, which it counts here. Of a connection that is reset at
+                # once it forgets the socket, which the collector would close again: by then it is another's.
+                if getattr(plug, "_io_refs", 0):
+                    plug.detach()
+                raise
         addresses = await self.getaddrinfo(
             host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags
         )
@@ -132,7 +140,7 @@ class Loop(uvloop.Loop):
         try:
             if options.get("ssl") and options.get("server_hostname") is None:
                 options["server_hostname"] = host
-            return await super().create_connection(protocol_factory, sock=plug, **options)
+            return await self.create_connection(protocol_factory, sock=plug, **options)
         except BaseException:
             plug.close()
             raise

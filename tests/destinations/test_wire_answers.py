@@ -158,6 +158,16 @@ IN_ONE_SEGMENT: list[Row] = [
     ("a byte too many", [ANSWER + b"x"], NAME, CLOSED),
 ]
 """What comes with what can't be read, or with half an answer: the lean client alone is strict with it."""
+CUT_BEHIND_INTERIMS: list[Row] = [
+    ("100, and half a status", [CONTINUE + b"HTTP/1.1 20", close], LOST, CLOSED),
+    ("100, and a status", [CONTINUE + S[:-2], close], Headless, CLOSED),
+    ("100, then a status", [CONTINUE, turns(9), b"HTTP/1.1 STATUS", close], Headless, CLOSED),
+    ("100 in parts, and a status", [CONTINUE[:10], turns(9), CONTINUE[10:], S[:-2], close], Headless, CLOSED),
+    ("100 cut in its end", [CONTINUE[:-1], turns(9), CONTINUE[-1:] + S[:-2], close], Headless, CLOSED),
+    ("100, then a status in parts", [CONTINUE, drip(S[:-2]), close], Headless, CLOSED),
+    ("100 and 103, and a status", [CONTINUE + HINTS + E + S[:-2], close], Headless, CLOSED),
+]
+"""Status lines that break off behind interim answers: aiohttp loses them."""
 KINDS: list[tuple[str, Script, Outcome, bool]] = [
     # Those of one status each.
     ("no reason", [b"HTTP/1.1 409\r\n" + L + E + b"NAME"], (409, NAME), KEPT),
@@ -294,6 +304,16 @@ async def test_what_comes_with_what_can_t_be_read_is_lost_by_aiohttp_at_most(
             assert came in (comes_to(status, outcome), comes_to(status, Headless)), status
 
 
+@rows(CUT_BEHIND_INTERIMS)
+async def test_a_success_counts_from_its_status_on_behind_interim_answers_too(
+    script: Script, outcome: Beginning, kept: bool
+) -> None:
+    for status in STATUSES:
+        async with world("wire", "plain", [request, *script], status) as (server, caller):
+            assert await caller.ask(FIRST.decode()) == comes_to(status, outcome), status
+            await see_next(server, caller, kept=kept)
+
+
 @both
 @rows(KINDS)
 async def test_an_answer_of_its_own_kind_comes_to_what_the_table_says(
@@ -307,13 +327,17 @@ async def test_an_answer_of_its_own_kind_comes_to_what_the_table_says(
 
 
 @large
-@both
+@pytest.mark.parametrize(
+    ("client", "transport"),
+    # By TLS aiohttp keeps a connection whose request is half sent.
+    [("wire", "plain"), ("aiohttp", "plain"), ("wire", "TLS")],
+)
 @rows(EARLY)
 async def test_an_answer_to_a_body_that_is_not_read_comes_to_what_the_table_says(
-    client: str, script: Script, outcome: Beginning, kept: bool
+    client: str, transport: str, script: Script, outcome: Beginning, kept: bool
 ) -> None:
     for status in ("413 Too Large", "201 Created"):
-        async with world(client, "plain", script, status, receive_buffer=4096) as (server, caller):
+        async with world(client, transport, script, status, receive_buffer=4096) as (server, caller):
             call = asyncio.create_task(caller.ask(FIRST.decode(), LARGE[: 1 << 20] if kept else LARGE))
             if told in script:
                 await server.told.wait()

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import trustme
+from aiohappyeyeballs import start_connection
 
-from bridge.destinations.oscar.wire import _Connection
+from bridge.destinations.oscar.wire import Wire, _Connection
 from tests.destinations.wires import CLIENTS, LOST, NOT_SENT, Caller, Loop, Outcome, calling, until
 from tests.servers.black_hole import black_hole
 from tests.servers.nasty import (
@@ -40,6 +41,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nNAME"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKS = b"HTTP/1.1 409\r\nTransfer-Encoding:chunked\r\n\r\n4\r\nNAME\r\n0\r\n\r\n"
 
+NAMED = "oscar.test"
+"""A server's name."""
+
 both = pytest.mark.parametrize("client", CLIENTS)
 transports = pytest.mark.parametrize("transport", ["plain", "TLS"])
 
@@ -63,18 +67,21 @@ class Party(NamedTuple):
     """Of a client that believes in another authority."""
 
 
+async def hello(connection: Connection) -> None:
+    """Read what begins a handshake."""
+    await connection.receive()
+
+
 @cache
 def party() -> Party:
     authority, other = trustme.CA(), trustme.CA()
     yesterday = datetime.now(UTC) - timedelta(days=1)
 
-    def server(
-        name: str = "127.0.0.1", *, demands: bool = False, ends: datetime | None = None
-    ) -> ssl.SSLContext:
+    def server(*names: str, demands: bool = False, ends: datetime | None = None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(name, not_before=yesterday - timedelta(days=1), not_after=ends).configure_cert(
-            context
-        )
+        authority.issue_cert(
+            *(names or ("127.0.0.1", NAMED)), not_before=yesterday - timedelta(days=1), not_after=ends
+        ).configure_cert(context)
         if demands:
             context.verify_mode = ssl.CERT_REQUIRED
             authority.configure_trust(context)
@@ -154,6 +161,147 @@ async def test_who_speaks_before_it_is_asked_gives_no_answer_to_what_comes_next(
         assert await caller.ask("j-02") == (200, b"j-02")
 
 
+@pytest.mark.parametrize("end", [None, close, reset], ids=["", "close", "reset"])
+async def test_what_came_before_the_question_is_no_answer(
+    end: Callable[[Connection], object] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+    script = [created, told, *([] if end is None else [end])]
+
+    async def connect_late(*arguments: Any, **options: Any) -> socket.socket:
+        plug = await start_connection(*arguments, **options)
+        await server.told.wait()
+        return plug
+
+    monkeypatch.setattr("bridge.destinations.oscar.wire.start_connection", connect_late)
+    async with world("wire", "plain", script) as (server, caller):
+        assert await caller.ask("j-01") is NOT_SENT
+        assert caller.told.endswith("the other side hung up, or spoke before it was asked")
+        assert server.heard == []
+        assert await caller.ask("j-02") == (200, b"j-02")
+
+
+# --- Names ------------------------------------------------------------------------------------------------
+
+
+class Names:
+    """Tells the addresses of `NAMED` in the loop's place."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *addresses: str, seconds: float = 0.0) -> None:
+        self.asked: list[str] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self._addresses = addresses
+        self._seconds = seconds
+        loop = asyncio.get_running_loop()
+        self._loop_s = loop.getaddrinfo
+        monkeypatch.setattr(loop, "getaddrinfo", self._tell)
+
+    async def _tell(self, host: Any, port: Any, **more: Any) -> Any:
+        if host not in (NAMED, f"{NAMED}."):
+            return await self._loop_s(host, port, **more)
+        self.asked.append(host)
+        await asyncio.sleep(self._seconds)
+        await self.go.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in self._addresses]
+
+
+BAD: list[tuple[str, str, Script]] = [
+    ("another's name", "misnamed", []),
+    ("expired", "expired", []),
+    ("closed before it", "", [close]),
+    ("reset before it", "", [reset]),
+    ("closed in it", "", [hello, close]),
+]
+
+
+@both
+@pytest.mark.parametrize(("shown", "script"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+async def test_an_address_whose_handshake_fails_leaves_the_call_to_the_others(
+    client: str, shown: str, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Names(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.3")
+    tls = getattr(party(), shown) if shown else None
+    async with (
+        served(tls=party().good) as good,
+        served(*[script] * 9, tls=tls, at=("127.0.0.2", good.port)) as bad,
+        served(*[script] * 9, tls=tls, at=("127.0.0.3", good.port)) as worse,
+        calling(client, f"https://{NAMED}:{good.port}", party().trusting) as caller,
+    ):
+        for job in ("j-01", "j-02", "j-03", "j-04"):
+            assert await caller.ask(job, fresh=True) == (200, job.encode())
+            gc.collect()  # which may close no socket, as that may be another's by now
+        assert bad.connections > 0
+        assert worse.connections > 0
+        assert (bad.heard, worse.heard) == ([], [])
+
+
+async def test_who_connects_at_once_shares_a_look_up_and_the_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = Names(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.3")
+    names.go.clear()
+    async with (
+        served() as one,
+        served(at=("127.0.0.2", one.port)) as two,
+        served(at=("127.0.0.3", one.port)) as three,
+        calling("wire", f"http://{NAMED}:{one.port}") as caller,
+    ):
+        calls = [asyncio.create_task(caller.ask(f"j-{number:02}")) for number in range(7)]
+        await until(lambda: names.asked)
+        calls[0].cancel()
+        await asyncio.wait(calls[:1])
+        names.go.set()
+        assert await asyncio.gather(*calls[1:]) == [(200, b"j-%02d" % number) for number in range(1, 7)]
+        assert [server.connections for server in (one, two, three)] == [2, 2, 2]
+        assert names.asked == [NAMED]
+
+
+async def test_a_look_up_under_way_ends_when_all_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(monkeypatch)
+    names.go.clear()
+    async with calling("wire", f"http://{NAMED}:80") as caller:
+        call = asyncio.create_task(caller.ask("j-01"))
+        await until(lambda: names.asked)
+        await caller.client.close()
+        assert await call is NOT_SENT
+        assert caller.told.endswith("the bridge is stopping")
+
+
+@both
+async def test_a_name_is_looked_up_with_its_last_dot_and_certified_without(
+    client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names(monkeypatch, "127.0.0.1")
+    async with (
+        served(tls=party().good) as server,
+        calling(client, f"https://{NAMED}.:{server.port}", party().trusting) as caller,
+    ):
+        assert await caller.ask("j-01") == (200, b"j-01")
+        assert names.asked == [f"{NAMED}."]
+
+
+@both
+def test_a_slow_name_server_takes_none_of_the_time_to_connect(
+    client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        names = Names(monkeypatch, "127.0.0.1", seconds=11)
+        async with served() as server, calling(client, f"http://{NAMED}:{server.port}") as caller:
+            assert await caller.ask("j-01") == (200, b"j-01")
+        async with served() as server, calling(client, f"http://{NAMED}:{server.port}") as caller:
+            assert await caller.ask("j-02", seconds=10) is NOT_SENT
+            assert isinstance(caller.cause, TimeoutError)
+            if client == "wire":
+                assert caller.told == f"the name server did not answer in time where {NAMED}:{server.port} is"
+            await asyncio.sleep(2)
+            assert await caller.ask("j-03", seconds=5) == (200, b"j-03")  # by what was found late
+            assert len(names.asked) == 2
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+
+
 # --- TLS --------------------------------------------------------------------------------------------------
 
 
@@ -187,29 +335,31 @@ async def test_only_who_is_believed_gets_the_request(
         await until(lambda: server.open == (0 if isinstance(outcome, type) else 1))
 
 
-async def hello(connection: Connection) -> None:
-    """Read what begins a handshake."""
-    await connection.receive()
-
-
-HANDSHAKES: list[tuple[str, Script]] = [
-    ("closed before it", [close]),
-    ("reset before it", [reset]),
-    ("closed in it", [hello, close]),
-    ("reset in it", [hello, reset]),
-    ("plain HTTP", [hello, b"HTTP/1.1 400 Plain\r\n\r\n", close]),
-    ("half a record", [hello, b"\x16\x03\x03", close]),
+HUNG_UP = "hung up during the TLS handshake"
+HANDSHAKES: list[tuple[str, Script, str]] = [
+    ("closed before it", [close], HUNG_UP),
+    ("reset before it", [reset], "reset by peer"),
+    ("closed in it", [hello, close], HUNG_UP),
+    ("reset in it", [hello, reset], "reset by peer"),
+    ("plain HTTP", [hello, b"HTTP/1.1 400 Plain\r\n\r\n", close], "SSL"),
+    ("half a record", [hello, b"\x16\x03\x03", close], HUNG_UP),
 ]
+"""And of what the lean client tells in each case."""
 
 
 @both
-@pytest.mark.parametrize("script", [row[1] for row in HANDSHAKES], ids=[row[0] for row in HANDSHAKES])
-async def test_a_handshake_that_fails_sends_nothing(client: str, script: Script) -> None:
+@pytest.mark.parametrize(
+    ("script", "said"), [row[1:] for row in HANDSHAKES], ids=[row[0] for row in HANDSHAKES]
+)
+async def test_a_handshake_that_fails_sends_nothing(client: str, script: Script, said: str) -> None:
     async with served(script) as server:
         url = server.url.replace("http:", "https:")
         async with calling(client, url, party().trusting) as caller:
             assert await caller.ask("j-01") is NOT_SENT
             assert isinstance(caller.cause, OSError)
+            if client == "wire":
+                assert caller.told.startswith(f"no connection to 127.0.0.1:{server.port}: ")
+                assert said in caller.told
             await until(lambda: not server.open)
 
 
@@ -365,3 +515,54 @@ async def test_a_connection_that_is_over_leaves_nothing_to_the_collector(transpo
             await until(lambda: left() == before)
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("came", "outcome", "most"),
+    [
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000, LOST, 5_000),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000,
+            (200, b"x" * 4096),
+            12_100,
+        ),
+        (
+            b"HTTP/1.1 201 So\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000,
+            (201, b""),
+            12_100,
+        ),
+        (
+            b"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000,
+            (500, b"x" * 4096),
+            6_000,
+        ),
+        (b"HTTP/1.1 500 Oh\r\n" + b"a:\r\n" * 60_000, LOST, 17_000),
+    ],
+    ids=["interim answers", "chunks", "a job's chunks", "a failure's chunks", "headers"],
+)
+async def test_what_comes_at_once_is_read_in_few_steps(
+    came: bytes, outcome: Outcome, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many pieces it has, they hold up the loop for a few milliseconds only."""
+    steps = 0
+    for name in ("on_message_begin", "on_header", "on_body"):
+
+        def counted(
+            self: _Connection,
+            *given: bytes,
+            step: Callable[..., None] = getattr(_Connection, name),  # noqa: B008
+        ) -> None:
+            nonlocal steps
+            steps += 1
+            step(self, *given)
+
+        monkeypatch.setattr(_Connection, name, counted)
+    async with world("wire", "plain", [request, told, until_gone]) as (server, caller):
+        call = asyncio.create_task(caller.ask("j-01"))
+        await server.told.wait()
+        assert isinstance(caller.client, Wire)
+        (connection,) = caller.client._open
+        connection.data_received(came)
+        assert await call == outcome
+        assert 0 < steps <= most
+        await until(lambda: not server.open)

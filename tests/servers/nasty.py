@@ -232,7 +232,11 @@ class Server:
 
 @asynccontextmanager
 async def served(
-    *scripts: Script, then: Step = serve, tls: ssl.SSLContext | None = None, receive_buffer: int | None = None
+    *scripts: Script,
+    then: Step = serve,
+    tls: ssl.SSLContext | None = None,
+    receive_buffer: int | None = None,
+    at: tuple[str, int] = ("127.0.0.1", 0),
 ) -> AsyncIterator[Server]:
     """Serve a connection by each of `scripts`, in the order in which they come, and the later ones by `then`.
 
@@ -268,7 +272,7 @@ async def served(
             tasks.add(task)
             task.add_done_callback(left)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(at) as listener:
         listener.setblocking(False)
         if receive_buffer is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import select
 import socket
+import termios
+from fcntl import ioctl
 from ssl import SSLContext
 from typing import Any
 
@@ -17,6 +20,7 @@ from aiohappyeyeballs import start_connection
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from yarl import URL
 
+from bridge.destinations.oscar.addresses import Addresses
 from bridge.destinations.oscar.exchange import (
     CONNECT_SECONDS,
     EXCERPT_BYTES,
@@ -32,8 +36,14 @@ from bridge.net.loop import NEXT_ADDRESS_SECONDS
 
 _KEPT_SECONDS = 15.0
 """An idle connection's: common servers hang up after 60 s and more, and perhaps on the request that comes."""
-_KNOWN_SECONDS = 10.0
-"""How long the addresses of a name are believed."""
+_ALWAYS_FITS = 4096
+"""Bytes of a request that a connection takes up at once, when the one before has been answered."""
+_SLICE_BYTES = 16 << 10
+"""Of an answer, between two looks at whether it is too long."""
+_MOST_CHUNKS = 12_000
+"""Pieces of a body that may come at once: an answer in more of them would hold the loop above 5 ms."""
+_BEHIND = re.compile(rb"(?:\A|\n)\r?\n")
+"""The end of an interim answer, or of its end, and empty lines before an answer."""
 _CREATED = Reply(201)
 _TOO_LONG = f"the answer has more than {LONGEST_LINE} bytes before its body, or behind it"
 
@@ -43,13 +53,13 @@ class Wire:
 
     def __init__(self, url: URL, tls: SSLContext | None) -> None:
         """Connect to the host and port of `url`, encrypted if there is `tls`. Made while a loop runs."""
-        self._host = (url.raw_host or "").rstrip(".")
-        self._port = url.port
+        host = url.raw_host or ""
+        self._addresses = Addresses(host, url.port)
+        self._name = host.rstrip(".") if tls else None
+        """In the server's certificate, where no name ends in a dot."""
         self._place = f"{url.host_subcomponent}:{url.port}"
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._addresses: list[Any] = []
-        self._addresses_until = -math.inf
         self._open: set[_Connection] = set()
         self._kept: dict[_Connection, None] = {}
         """Those that nobody uses, the one used last at the end."""
@@ -96,6 +106,7 @@ class Wire:
     async def close(self) -> None:
         """Close all connections."""
         self._closed = True
+        await self._addresses.close()
         for connection in tuple(self._open):
             connection.end(ConnectionError("the bridge is stopping"))
         while self._open:  # noqa: ASYNC110 - the loop does it in its next turns, and waits for nobody
@@ -114,30 +125,18 @@ class Wire:
 
     async def _connect(self, due: float) -> _Connection:
         """Raises NotSent."""
-        ends = min(due, self._loop.time() + CONNECT_SECONDS)
+        addresses: list[Any] = []
+        ends = due
         try:
-            async with asyncio.timeout_at(ends):
-                plug = await start_connection(
-                    await self._look_up(), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=self._loop
-                )
-                try:
-                    plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    _, connection = await self._loop.create_connection(
-                        lambda: _Connection(plug, self._open, self._kept),
-                        sock=plug,
-                        ssl=self._tls,
-                        server_hostname=self._host if self._tls else None,
-                    )
-                except BaseException:
-                    plug.close()
-                    raise
-            if self._closed or connection.is_closing():
-                connection.end()
-                raise ConnectionError("it broke off at once")
-            # Not as it is made: uvloop tells no connection of its end that was made for one who gave up.
-            self._open.add(connection)
-            return connection
+            async with asyncio.timeout_at(due) as limit:
+                addresses = await self._addresses.take()
+                ends = min(due, self._loop.time() + CONNECT_SECONDS)
+                limit.reschedule(ends)
+                return await self._connect_to(addresses)
         except TimeoutError as error:
+            if not addresses:
+                told = f"the name server did not answer in time where {self._place} is"
+                raise NotSent(error, told) from error
             if error.errno is not None or ends == due:
                 raise NotSent(error, f"no connection to {self._place} in time") from error
             told = f"no connection to {self._place} within {CONNECT_SECONDS:g} s"
@@ -145,15 +144,54 @@ class Wire:
         except (OSError, RuntimeError, ValueError) as error:
             raise NotSent(error, f"no connection to {self._place}: {error}") from error
 
-    async def _look_up(self) -> list[Any]:
-        """Return the addresses, beginning with another one each time."""
-        if self._loop.time() >= self._addresses_until:
-            self._addresses = await self._loop.getaddrinfo(
-                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+    async def _connect_to(self, addresses: list[Any]) -> _Connection:
+        """Connect to the first that answers, where one that fails behind that leaves it to the others.
+
+        Raises OSError, RuntimeError and ValueError.
+        """
+        tried: dict[socket.socket, Any] = {}
+
+        def plug_for(address: Any) -> socket.socket:
+            plug = socket.socket(*address[:3])
+            tried[plug] = address
+            return plug
+
+        while True:
+            plug = await start_connection(
+                addresses,
+                happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
+                loop=self._loop,
+                socket_factory=plug_for,
             )
-            self._addresses_until = self._loop.time() + _KNOWN_SECONDS
-        self._addresses = self._addresses[1:] + self._addresses[:1]
-        return self._addresses
+            try:
+                return await self._begin(plug)
+            except OSError:
+                addresses = [address for address in addresses if address is not tried[plug]]
+                if not addresses:
+                    raise
+
+    async def _begin(self, plug: socket.socket) -> _Connection:
+        """Make a connection of a socket. Raises OSError, RuntimeError and ValueError."""
+        try:
+            plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _, connection = await self._loop.create_connection(
+                lambda: _Connection(plug, self._open, self._kept),
+                sock=plug,
+                ssl=self._tls,
+                server_hostname=self._name,
+            )
+        except BaseException as error:
+            plug.close()
+            if self._tls and isinstance(error, ConnectionError) and not error.errno:
+                raise ConnectionError("the other side hung up during the TLS handshake") from error
+            raise
+        # By TLS tickets for later may have come.
+        if self._closed or connection.is_closing() or (not self._tls and connection.unseen(0)):
+            connection.end()
+            raise ConnectionError("the other side hung up, or spoke before it was asked")
+        # Not as it is made: uvloop tells no connection of its end that was made for one who gave up.
+        self._open.add(connection)
+        return connection
 
     def _wake(self, when: float) -> None:
         if self._timer is not None:
@@ -183,13 +221,16 @@ class _Connection(asyncio.Protocol):
         self.unseen = look.poll
         """With 0: what came, if only that the other side hung up, and the loop has not seen yet."""
         self._new_future = asyncio.get_running_loop().create_future
+        self._plug = plug
         self._every = every
         self._kept = kept
         self._answer: asyncio.Future[Reply | Exception] | None = None
         self.due = math.inf
         """The loop's time at which it ends, unless what is awaited has come."""
-        self._bodiless = self._lines = 0
-        """Bytes since the last of a body, and bytes of header lines."""
+        self._fits = True
+        """Whether the request is so short that all of it has gone."""
+        self._bodiless = self._lines = self._chunks = 0
+        """Bytes since the last of a body; bytes of header lines; pieces of a body that came at once."""
         self._begin()
 
     def _begin(self) -> None:
@@ -204,13 +245,20 @@ class _Connection(asyncio.Protocol):
         self._begin()
         self._bodiless = self._lines = 0
         self.due = due
+        self._fits = len(request) <= _ALWAYS_FITS
         self._answer = answer = self._new_future()
         self._transport.write(request)
         return answer
 
     def is_reusable(self) -> bool:
         """Tell whether it can be used once more: question and answer have gone their ways, wholly."""
-        return self._whole and not self.is_closing() and not self._transport.get_write_buffer_size()
+        return (
+            self._whole
+            and not self.is_closing()
+            and not self._transport.get_write_buffer_size()
+            # By TLS uvloop does not say what it has encrypted and not sent; then the kernel has too much too.
+            and (self._fits or not any(ioctl(self._plug, termios.TIOCOUTQ, bytes(4))))
+        )
 
     def end(self, error: Exception | None = None) -> None:
         """Close at once; what came of an answer is its answer, if it is enough, and `error` otherwise."""
@@ -243,6 +291,16 @@ class _Connection(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
+        self._chunks = 0
+        if len(data) <= _SLICE_BYTES:
+            self._read(data)
+            return
+        for start in range(0, len(data), _SLICE_BYTES):
+            if self.is_closing():
+                return
+            self._read(data[start : start + _SLICE_BYTES])
+
+    def _read(self, data: bytes) -> None:
         self._bodiless += len(data)
         try:
             self._parser.feed_data(data)
@@ -252,7 +310,7 @@ class _Connection(asyncio.Protocol):
             self.end(ours if isinstance(ours, ValueError) else ValueError(f"the answer is no HTTP: {error}"))
         else:
             if not self._status:
-                self._start += data[:STATUS_BYTES]
+                self._start = _BEHIND.split(self._start + data)[-1][:STATUS_BYTES]
             if self._bodiless > LONGEST_LINE:
                 self.end(ValueError(_TOO_LONG))
 
@@ -287,7 +345,10 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._bodiless = 0
-        if self._status != 201:
+        self._chunks += 1
+        if self._chunks > _MOST_CHUNKS:
+            raise ValueError("the answer comes in too many pieces")
+        if self._status != 201 and len(self._beginning) < EXCERPT_BYTES:
             self._beginning += data[: EXCERPT_BYTES - len(self._beginning)]
             if len(self._beginning) == EXCERPT_BYTES and not 200 <= self._status < 300:
                 self.end()

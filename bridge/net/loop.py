@@ -130,7 +130,7 @@ class Loop(uvloop.Loop):
             except BaseException:
                 # uvloop closes what it has taken over, which it counts here. Of a connection that is reset at
                 # once it forgets the socket, which the collector would close again: by then it is another's.
-                if getattr(plug, "_io_refs", 0):
+                if plug is not None and plug._io_refs:  # noqa: SLF001 - nobody else says it
                     plug.detach()
                 raise
         addresses = await self.getaddrinfo(

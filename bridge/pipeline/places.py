@@ -15,7 +15,8 @@ _PREPARE_AHEAD = 32
 """Events that are encoded in one run: between two attempts each would find the processor's caches full of
 other things, which doubles its cost."""
 _PREPARE_BYTES = 2**16
-"""More of their data are not encoded in one run: nothing else in the process goes on meanwhile."""
+"""More of them, their attributes included, are not encoded in one run: nothing else in the process goes on
+meanwhile, and a service may be given the attributes too."""
 _KEPT = 512
 _KEPT_BYTES = 2**19
 """So many events that failed, of so many bytes together, need no encoding for the next attempt: in an outage
@@ -151,9 +152,9 @@ class Places:
         if invocation is None:
             invocation = prepare(delivery.event)
             if not ready:
-                size = len(delivery.event.data)
+                size = delivery.event.size
                 for other in self._waiting.ahead(_PREPARE_AHEAD):
-                    size += len(other.event.data)
+                    size += other.event.size
                     if size > _PREPARE_BYTES:
                         break
                     ready[other] = prepare(other.event)

@@ -459,6 +459,32 @@ def test_what_is_far_too_large_is_refused_without_being_encoded(
     assert MAX_EVENT_BYTES < refused.value.size <= len(data)
 
 
+@pytest.mark.parametrize("data", [b"", b'{"a": 1}', b"\xff" * 40_000], ids=["none", "json", "binary"])
+def test_attributes_that_are_far_too_large_are_refused_without_being_encoded(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> NoReturn:
+        raise AssertionError("it is encoded")
+
+    large = Event(id="1", source="s", type="t", data=data, attributes={"key": "é" * 1_000_000})
+    for part in ("_parse", "_re_encode"):
+        monkeypatch.setattr(payload, part, never)
+    with pytest.raises(PayloadTooLargeError, match=r"briefly.* has 10\d{5} bytes.* 131065 at most") as refused:
+        encode(large, mode="cloudevent")
+    monkeypatch.undo()
+    with pytest.raises(PayloadTooLargeError) as encoded:
+        encode(large, mode="cloudevent", max_bytes=refused.value.size)
+    assert encoded.value.size > refused.value.size, "it is no more than it has at least"
+
+
+def test_attributes_that_are_not_sent_make_no_event_too_large() -> None:
+    others = {"Not-Allowed": "x" * 1_000_000, "event": "y" * 1_000_000}
+    large = Event(id="1", source="s", type="t", data=b'{"a":1}', attributes={**others, "key": "k"})
+    value = json.loads(encode(large, mode="cloudevent"))
+    assert (value["key"], value["data"]) == ("k", {"a": 1})
+    assert not value.keys() & others.keys()
+
+
 def test_white_space_and_what_chooses_credentials_make_no_event_too_large() -> None:
     spaced = b"{" + b" \n" * 200_000 + b'"a":1}'
     assert encode(Event(id="1", source="s", type="t", data=spaced)) == b'{"a":1}'

@@ -14,7 +14,7 @@ from bridge.core.event import Event
 from bridge.core.ports import Answer
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import _BEGIN_AT_ONCE
-from bridge.pipeline.router import RouteConfig, Router
+from bridge.pipeline.router import _LOOK, RouteConfig, Router
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.gathering import Gathering
 from tests.pipeline.scripted import (
@@ -178,3 +178,31 @@ async def test_events_that_nothing_holds_up_enter_their_lane_in_one_run(
             with pytest.raises(StopIteration):
                 router.route(delivery).send(None)
     assert [bench.value("bridge_lane_queued") for bench in benches] == [600, 300]
+
+
+@pytest.mark.parametrize("when", [None, 'id != ""'])
+async def test_many_that_enter_their_lane_leave_the_loop_to_others_in_between(
+    when: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each 5 ms, or a few events more: nothing else of theirs may wait for anything."""
+    seconds = 0.0
+    monkeypatch.setattr("bridge.pipeline.router.perf_counter", lambda: seconds)
+    bench = Bench(ScriptedDestination(), queue=2000)
+    source = Metrics().source("uploads")
+    route = RouteConfig.model_validate({"from": "uploads", "when": when, "to": "plants"})
+    intake = Intake(10_000, 2**30, source)
+    router = Router([route], {"plants": bench.lane}, MemoryKeeper(), source, intake)
+    in_one_run, longest = 0, 0
+    for delivery in deliveries(1000):
+        seconds += 0.001
+        in_one_run += 1
+        routing = router.route(delivery)
+        try:
+            while True:
+                routing.send(None)
+                longest, in_one_run = max(longest, in_one_run), 0
+        except StopIteration:
+            pass
+    assert 5 <= longest <= _LOOK
+    assert in_one_run <= _LOOK
+    assert bench.value("bridge_lane_queued") == 1000

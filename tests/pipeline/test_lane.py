@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -126,11 +127,12 @@ async def test_events_are_made_ready_in_bounded_batches_and_one_released_is_forg
     bench.assert_nothing_is_remembered()
 
 
-async def test_large_events_are_made_ready_one_by_one() -> None:
+@pytest.mark.parametrize("what", [{"data": b"x" * 40_000}, {"attributes": {"key": "x" * 40_000}}])
+async def test_large_events_are_made_ready_one_by_one(what: dict[str, Any]) -> None:
     """Each takes milliseconds, in which nothing else goes on."""
     destination = ScriptedDestination(seconds=1)
     bench = Bench(destination, concurrency=1)
-    given = [Delivery(event(number, b"x" * 40_000)) for number in range(10)]
+    given = [Delivery(event(number, **what)) for number in range(10)]
     await bench.put(given)
     async with bench.running():
         await asyncio.sleep(0.5)

@@ -43,6 +43,8 @@ _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 _MOST_REMOVED = 2**20
 """Bytes of an event that choose credentials, at most: none that has more of them is sent without them."""
 
+_BRIEFLY = "the event, encoded as briefly as can be,"
+
 _MAX_DEPTH = 500
 """Deeper JSON goes as base64: the supervisor's Python gives up at 1,000 levels, its own calls included."""
 
@@ -81,11 +83,11 @@ def encode(
         if mode == "auto" and not trusted and _may_lose_members(data):
             least -= _MOST_REMOVED
         if least > max_bytes:
-            raise PayloadTooLargeError(least, max_bytes, "the event, encoded as briefly as can be,")
+            raise PayloadTooLargeError(least, max_bytes, _BRIEFLY)
     if mode == "base64":
         encoded = _base64(data)
     elif mode == "cloudevent":
-        encoded = _re_encode(_cloudevent(event).encode("utf-8"))
+        encoded = _re_encode(_cloudevent(event, max_bytes).encode("utf-8"))
     else:
         encoded = _auto(event, trusted, max_bytes)
     if len(encoded) > max_bytes:
@@ -450,12 +452,13 @@ _TAKEN_NAMES = frozenset(
 )
 
 
-def _cloudevent(event: Event) -> str:
+def _cloudevent(event: Event, max_bytes: int) -> str:
     """Give the CloudEvent in its structured JSON form (CloudEvents 1.0, JSON Event Format).
 
     Attributes whose names CloudEvents allows become extensions. `data` is JSON exactly as it came, where it
     is JSON; `data_base64` otherwise; neither where there is none. Nothing in it can choose credentials:
-    OSCAR looks for that at the top, under names that CloudEvents does not allow.
+    OSCAR looks for that at the top, under names that CloudEvents does not allow. Raises PayloadTooLargeError
+    of one that is longer than `max_bytes` whatever is still done to it.
     """
     context = {"specversion": "1.0", "id": event.id, "source": event.source, "type": event.type}
     if event.subject:
@@ -467,6 +470,10 @@ def _cloudevent(event: Event) -> str:
         for name, value in event.attributes.items()
         if name not in _TAKEN_NAMES and _EXTENSION_NAME.fullmatch(name)
     }
+    if event.size > max_bytes:  # as with the data alone: megabytes of attributes take as long to encode
+        least = sum(map(len, context.values())) + len(event.data.translate(None, _WHITE_SPACE))
+        if least > max_bytes:
+            raise PayloadTooLargeError(least, max_bytes, _BRIEFLY)
     if not event.data:
         return json.dumps(context)
     try:

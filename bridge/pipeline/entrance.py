@@ -52,7 +52,10 @@ class Entrance:
         self._all_stored = True
 
     def admits(self, delivery: Delivery) -> bool:
-        """Tell whether `delivery`, which goes in no order, may enter an open lane: none is before it."""
+        """Tell whether `delivery`, which goes in no order, may enter an open lane: none is before it.
+
+        Unlike `put`, it does not ask how old the event is: `run` parks one that has waited too long.
+        """
         if self._held or self._parking.backlog or len(self._waiting) >= self._config.queue:
             return False
         if delivery.outcome is not None or delivery.nearly_dead:

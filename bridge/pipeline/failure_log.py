@@ -9,19 +9,20 @@ from typing import NamedTuple
 from structlog.typing import FilteringBoundLogger
 
 from bridge.core.event import Event
-from bridge.core.ports import Answer
+from bridge.core.ports import Answer, Verdict
 
 TELL_SECONDS = 60.0
 """Between two lines of one cause."""
 
 
 class _Failed(NamedTuple):
-    """What a line tells of one attempt."""
+    """What a line tells of one attempt, and no more: an event may settle long before its line is written."""
 
-    event: Event
-    answer: Answer
+    id: str
+    verdict: Verdict
+    cause: str
+    detail: str
     attempts: int
-    again_in: float
 
 
 class _Minute:
@@ -32,6 +33,8 @@ class _Minute:
     def __init__(self, timer: asyncio.TimerHandle) -> None:
         self.timer = timer
         self.held = 0
+        """Attempts that are told of in the next line: the last, which that describes, is among them, as it is
+        where the damper counts lines."""
         self.last: _Failed | None = None
 
 
@@ -50,15 +53,16 @@ class FailureLog:
 
     def failed(self, event: Event, answer: Answer, attempts: int, again_in: float) -> None:
         """Tell of an attempt at `event`, made again in so many seconds; or count it, and tell it then."""
+        failed = _Failed(event.id, answer.verdict, answer.cause, answer.detail, attempts)
         minute = self._minutes.get(answer.cause)
+        if minute is not None and not self._tells_each:
+            minute.held += 1
+            minute.last = failed
+            return
         if minute is None:
             self._begin(answer.cause)
-            self._log.info("attempt failed", **_told(_Failed(event, answer, attempts, again_in)))
-        elif self._tells_each:
-            self._log.debug("attempt failed", **_told(_Failed(event, answer, attempts, again_in)))
-        else:
-            minute.held += 1
-            minute.last = _Failed(event, answer, attempts, again_in)
+        tell = self._log.info if minute is None else self._log.debug
+        tell("attempt failed", **_told(failed), again_in_seconds=round(again_in, 3))
 
     def close(self) -> None:
         """Tell at once what was counted: the lane has ended."""
@@ -79,16 +83,16 @@ class FailureLog:
 
     def _tell(self, minute: _Minute) -> None:
         if minute.last is not None:
+            # Without `again_in_seconds`: by now that attempt has been made, or is due at another time.
             more = minute.held
             self._log.info("attempt failed", **_told(minute.last), and_more_in_the_last_minute=more)
 
 
 def _told(failed: _Failed) -> dict[str, object]:
     return {
-        "id": failed.event.id,
-        "outcome": failed.answer.verdict.value,
-        "cause": failed.answer.cause,
-        "detail": failed.answer.detail,
+        "id": failed.id,
+        "outcome": failed.verdict.value,
+        "cause": failed.cause,
+        "detail": failed.detail,
         "attempts": failed.attempts,
-        "again_in_seconds": round(failed.again_in, 3),
     }

@@ -392,7 +392,8 @@ class Lane:
             self._parking.look()
         if self._ring is not None:
             self._ring.ended(attempt, answer, seconds)
-            if self._ring.keeps(self):  # it has looked, or there is nothing for it yet
+            if self._ring.keeps(self):
+                # No alarm is needed: the ring calls `look` when this lane's turn comes, and that sets it.
                 self._weigh()
                 return
         self._look(now)
@@ -512,7 +513,9 @@ class Lane:
         if self._failures.forget(delivery):
             self._burials.left(delivery)
         elif outcome is Outcome.ACCEPTED and self.jobs is None and not self._order.keys:
-            return  # at its first attempt, so that it is nowhere else any more
+            # It was accepted at its first attempt, so it is nowhere else any more. This holds because without
+            # jobs and keys `_accepted` alone may settle ACCEPTED.
+            return
         self._places.forget(delivery)
         self._parking.left(delivery)
         if self._order.keys:

@@ -20,7 +20,8 @@ meanwhile, and a service may be given the attributes too."""
 _KEPT = 512
 _KEPT_BYTES = 2**19
 """So many events that failed, of so many bytes together, need no encoding for the next attempt: in an outage
-many wait, and the memory is for them."""
+many wait, and the memory is for them. The event's size is counted, though its encoding is what is kept, which
+is longer by a third as base64, and by more where much of it has to be escaped."""
 _NEVER_LEFT = 0.0001
 """Seconds in which no answer comes over a network."""
 

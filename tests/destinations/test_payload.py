@@ -469,7 +469,9 @@ def test_attributes_that_are_far_too_large_are_refused_without_being_encoded(
     large = Event(id="1", source="s", type="t", data=data, attributes={"key": "é" * 1_000_000})
     for part in ("_parse", "_re_encode"):
         monkeypatch.setattr(payload, part, never)
-    with pytest.raises(PayloadTooLargeError, match=r"briefly.* has 10\d{5} bytes.* 131065 at most") as refused:
+    with pytest.raises(
+        PayloadTooLargeError, match=r"briefly.* has 10\d{5} bytes.* 131065 at most"
+    ) as refused:
         encode(large, mode="cloudevent")
     monkeypatch.undo()
     with pytest.raises(PayloadTooLargeError) as encoded:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -15,6 +17,7 @@ from bridge.core.delivery import Delivery
 from bridge.core.event import Event
 from bridge.core.ports import Answer
 from bridge.pipeline import lane as lane_module
+from bridge.pipeline.failure_log import FailureLog
 from tests.pipeline.scripted import (
     ACCEPTED,
     BUSY,
@@ -86,6 +89,34 @@ async def test_an_outage_is_one_line_a_minute_that_tells_how_many_failed() -> No
     assert all(line["and_more_in_the_last_minute"] > 50 for line in others[:-1])
     assert others[-1]["attempts"] > 10, "it is the last attempt that is told"
     assert told(lines) == bench.value("bridge_retries_total", cause="connect") == before
+
+
+async def test_the_line_of_a_minute_counts_the_attempt_it_tells_and_says_nothing_of_a_time_gone_by() -> None:
+    with capture_logs() as lines:
+        log = FailureLog(lane_module._log.bind())
+        for attempt in (1, 2, 3):
+            log.failed(event("a"), UNREACHABLE, attempt, 0.25)
+        log.close()
+    first, last = failures(lines)
+    assert (first["attempts"], first["again_in_seconds"]) == (1, 0.25)
+    assert (last["attempts"], last["and_more_in_the_last_minute"]) == (3, 2)
+    assert last["cause"] == "connect"
+    assert "again_in_seconds" not in last
+
+
+async def test_an_event_is_not_kept_for_the_line_that_will_tell_of_it() -> None:
+    class Watched(Event):
+        __slots__ = ("__weakref__",)
+
+    log = FailureLog(lane_module._log.bind())
+    failed = Watched(id="a", source="uploads", type="test", data=b"x" * 1_000_000)
+    for attempt in (1, 2):
+        log.failed(failed, UNREACHABLE, attempt, 0.25)
+    gone = weakref.ref(failed)
+    del failed
+    gc.collect()
+    assert gone() is None
+    log.close()
 
 
 async def test_each_cause_and_each_service_has_its_own_lines() -> None:

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from bench.parked import SERVICE, bring_back, park, rates, some
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
-from bridge.core.ports import Keeper
+from bridge.core.ports import InOrder, Keeper
 from bridge.store import Filter, Store, orders, read_dead_letters
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, parked, parked_ids, until, value
@@ -178,6 +178,47 @@ async def test_a_dead_letter_buried_before_it_is_forgotten_stays(state_dir: Path
         await burying
         assert store.waiting("plants") == 0
     assert rows(state_dir) == [(row.number, "1", "plants", "dead")]
+
+
+async def test_what_is_forgotten_and_parked_in_order_before_that_is_written_is_kept(
+    state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        await store.park(event(), "plants")
+        (row,) = await parked(store)
+        store.forget(row.number)
+        assert store._going == [row.number], "it waits for others to go with"
+        await store.park_in_order("plants", [InOrder(event=event(), order_key=7)])
+        await until(lambda: not store._leaving)
+        assert store.waiting("plants") == 1
+        (again,) = await parked(store)
+        assert (again.number > row.number, again.order_key) == (True, 7)
+    assert rows(state_dir) == [(again.number, "1", "plants", "parked")]
+
+
+@pytest.mark.parametrize("buried_first", [False, True])
+async def test_one_that_is_buried_while_it_is_forgotten_is_counted_as_gone_once(
+    buried_first: bool, state_dir: Path, metrics: Metrics
+) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        for name in ("1", "2", "3"):
+            await store.park(event(name), "plants")
+        first, *_ = await parked(store)
+        if buried_first:
+            burying = asyncio.ensure_future(store.bury(letter()))
+            await asyncio.sleep(0)
+            store.forget(first.number)
+        else:
+            store.forget(first.number)
+            burying = asyncio.ensure_future(store.bury(letter()))
+        assert store.waiting("plants") == 2
+        await burying
+        assert store.waiting("plants") == 2
+        await until(lambda: not store._leaving)
+        assert store.waiting("plants") == 2
+        assert value(metrics, "bridge_kept_events", service="plants", reason="parked") == 2
+        assert value(metrics, "bridge_kept_events", service="plants", reason="dead") == 1
+    assert [reason for *_, reason in rows(state_dir)].count("dead") == 1
 
 
 async def test_burying_takes_a_parked_event_out_of_its_lane(state_dir: Path, metrics: Metrics) -> None:

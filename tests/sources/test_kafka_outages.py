@@ -333,7 +333,7 @@ async def test_a_broker_where_connections_hang_holds_up_no_other(
         loop = asyncio.get_running_loop()
         connect = loop.create_connection
 
-        async def create_connection(protocol: Any, host: Any, port: Any, **more: Any) -> Any:
+        async def create_connection(protocol: Any, host: Any = None, port: Any = None, **more: Any) -> Any:
             if port == dead.port:
                 await asyncio.sleep(3600)
             return await connect(protocol, host, port, **more)

@@ -109,8 +109,9 @@ def _notes(effort: Effort) -> Mapping[str, str]:
         "arrival at the sink, by one monotonic clock: the bare loop shows the broker's part and the client "
         "libraries' in it.",
         "sqs": "SQS is a stand-in of its wire protocol, made for this bench: moto serves some 60 messages a "
-        f"second, and is not measured. {POLLERS} receives are under way at once. Most of a message's cost is "
-        "aiobotocore's (signing and parsing of two calls for ten messages): the bare loop pays it too.",
+        f"second, and is not measured. {POLLERS} receives are under way at once. Of a bare loop's "
+        "message most of the cost is aiobotocore's, around two calls for ten messages; the bridge makes them "
+        "by botocore's signature and aiobotocore's connections alone.",
         "rucio": f"Rucio's brokers are those of Debian; before, stomp.py puts {effort.rucio * 3 // 2:,} "
         "messages into a queue of each (RabbitMQ's a quorum queue), as hermes does. AMQP is read with aiormq "
         f"{version('aiormq')}, STOMP by the bridge itself.",

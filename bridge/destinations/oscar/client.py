@@ -16,7 +16,7 @@ from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.core.ports import Answer, Verdict
 from bridge.credentials import NoCredentialError
-from bridge.destinations.oscar.answers import CREATED, about_the_token, judge, needs_an_introduction
+from bridge.destinations.oscar.answers import about_the_token, judge, needs_an_introduction
 from bridge.destinations.oscar.cluster import OscarCluster, token_in
 from bridge.destinations.oscar.config import ServiceConfig
 from bridge.destinations.oscar.exchange import Head, NoReply, Reply
@@ -57,8 +57,8 @@ class OscarService:
         self._url = url if config.owner is None else url.with_query(owner=config.owner)
         self._bearer = cluster.bearer(self.name, config.owner)
         self._seconds = config.timeout_seconds
-        self._authorization = ""
-        """That of the heads."""
+        self._authorization = self._token = ""
+        """Those of the heads."""
         self._heads: dict[bool, Head] = {}
         """By whether the body is JSON."""
         self._fresh = config.mode == "run" and not config.idempotent
@@ -226,11 +226,13 @@ class OscarService:
 
     async def _post(self, name: str, body: bytes, authorization: str) -> Answer:
         if authorization != self._authorization:
+            self._token = token_in(authorization)
             self._heads = {
                 True: self._cluster.head(self._url, authorization, "application/json"),
                 False: self._cluster.head(self._url, authorization, "application/octet-stream"),
             }
             self._authorization = authorization
+        token = self._token  # of this call, whatever comes for others meanwhile
         came: Reply | NoReply
         accepted = False
         self._throttle.began()
@@ -247,14 +249,12 @@ class OscarService:
             came = error.with_traceback(None)  # it would hold this frame, which holds it
         finally:
             self._throttle.ended(accepted=accepted)
-        if accepted:
-            return CREATED
         return judge(
             self._mode,
             name,
             came,
             idempotent=self._config.idempotent,
-            token=token_in(authorization),
+            token=token,
             path=self._url.path,
         )
 

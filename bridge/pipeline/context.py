@@ -81,16 +81,18 @@ class View:
         if self._shape is None:
             if "data" not in self._names:
                 raise LookupError("data")
-            self._data, self._shape = _data(self.event.data, self._reads)
+            self._read()
         return self._data
 
     @property
     def shape(self) -> Shape:
         """What `data` is."""
         if self._shape is None:
-            if "data" not in self._names:
-                return Shape.OBJECT
-            self._data, self._shape = _data(self.event.data, self._reads)
+            return self._read() if "data" in self._names else Shape.OBJECT
+        return self._shape
+
+    def _read(self) -> Shape:
+        self._data, self._shape = _data(self.event.data, self._reads)
         return self._shape
 
     @property

@@ -48,10 +48,7 @@ class HttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is not ty
             if type(error) is HTTPClientError and isinstance(cause, aiohttp.ClientResponseError):
                 raise HTTPClientError(error=why_unanswered(cause)) from None
             raise
-        has_messages = request.headers.get("X-Amz-Target") in (
-            "AmazonSQS.ReceiveMessage",
-            b"AmazonSQS.ReceiveMessage",
-        )
+        has_messages = request.headers.get("X-Amz-Target") == "AmazonSQS.ReceiveMessage"
         try:
             most = _LONGEST_MESSAGES if has_messages else _LONGEST_ANSWER
             async with response.raw:  # or its connection stays taken where this is cancelled

@@ -65,17 +65,24 @@ async def post_bodies(url: str, count: int) -> None:
         await asyncio.Event().wait()  # its memory and CPU time are read while it is there
 
 
-async def post_records(url: str, bootstrap: str, topic: str, group: str, session_seconds: int) -> None:
-    """Post what a group reads, until cancelled."""
-    consumer = AIOKafkaConsumer(
+def consumer_of(
+    bootstrap: str, topic: str, group: str, session_seconds: int, **committing: Any
+) -> AIOKafkaConsumer:
+    """Make a consumer of a group that begins with the first record; `committing` says how it commits."""
+    return AIOKafkaConsumer(
         topic,
         bootstrap_servers=bootstrap,
         group_id=group,
         auto_offset_reset="earliest",
         session_timeout_ms=session_seconds * 1000,
         heartbeat_interval_ms=session_seconds * 300,
-        auto_commit_interval_ms=1000,
+        **committing,
     )
+
+
+async def post_records(url: str, bootstrap: str, topic: str, group: str, session_seconds: int) -> None:
+    """Post what a group reads, until cancelled."""
+    consumer = consumer_of(bootstrap, topic, group, session_seconds, auto_commit_interval_ms=1000)
     joins = _time_joins(consumer)
     records: asyncio.Queue[bytes] = asyncio.Queue(1000)
     await consumer.start()

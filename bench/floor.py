@@ -19,10 +19,10 @@ from typing import cast
 
 import httptools
 import uvloop
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from yarl import URL
 
-from bench.bare import WORKERS
+from bench.bare import WORKERS, consumer_of
 
 _QUEUED = 1000
 _COMMIT_SECONDS = 1.0
@@ -77,15 +77,7 @@ class _Connection(asyncio.Protocol):
 
 async def run(url: str, bootstrap: str, topic: str, group: str, session_seconds: int) -> None:
     """Post what a group reads, and commit it, until cancelled."""
-    consumer = AIOKafkaConsumer(
-        topic,
-        bootstrap_servers=bootstrap,
-        group_id=group,
-        auto_offset_reset="earliest",
-        session_timeout_ms=session_seconds * 1000,
-        heartbeat_interval_ms=session_seconds * 300,
-        enable_auto_commit=False,
-    )
+    consumer = consumer_of(bootstrap, topic, group, session_seconds, enable_auto_commit=False)
     queue: asyncio.Queue[_Record] = asyncio.Queue(_QUEUED)
     unsettled: dict[TopicPartition, deque[_Record]] = {}
     where = URL(url)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections.abc import Callable
-from functools import cache
 from itertools import count
 from typing import NamedTuple
 
 import pytest
-import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
@@ -20,7 +17,7 @@ from bridge.core.ports import Verdict
 from bridge.destinations.oscar.answers import judge
 from bridge.destinations.oscar.exchange import Head, NoReply, Reply
 from bridge.destinations.oscar.wire import Wire
-from tests.destinations.wires import CLIENTS, LOST, NOT_SENT, Caller, Outcome, calling, until
+from tests.destinations.wires import CLIENTS, LOST, NOT_SENT, Caller, Outcome, calling, contexts, until
 from tests.servers.nasty import (
     Connection,
     Script,
@@ -176,15 +173,6 @@ class Oscar:
         await play(connection, script(answer % (status, connection.body, len(text), text)))
 
 
-@cache
-def _contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    authority = trustme.CA()
-    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    authority.issue_cert("127.0.0.1").configure_cert(server)
-    authority.configure_trust(client)
-    return server, client
-
-
 @pytest.mark.parametrize(
     ("transport", "attempts"),
     [
@@ -225,7 +213,7 @@ async def test_through_every_fault_each_job_is_made_once_and_no_answer_is_anothe
             assert name.encode() in oscar.jobs, "accepted, and there is no job"
             accepted[name] = verdict
 
-    server_tls, client_tls = _contexts() if transport == "TLS" else (None, None)
+    server_tls, client_tls = contexts() if transport == "TLS" else (None, None)
     async with served(then=oscar.answer, tls=server_tls) as server:
         client, head = Wire(URL(server.url), client_tls), Head(URL(server.url) / "job" / "plants", {})
         async with asyncio.TaskGroup() as lanes:

@@ -6,9 +6,11 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ssl import SSLContext
+from functools import cache
+from ssl import PROTOCOL_TLS_SERVER, SSLContext, create_default_context
 from typing import Any
 
+import trustme
 from yarl import URL
 
 from bridge.destinations.oscar.exchange import AnswerLost, Head, NoReply, NotSent
@@ -75,3 +77,13 @@ async def until(condition: Callable[[], object]) -> None:
             return
         await asyncio.sleep(0)
     raise AssertionError("it never came to be")
+
+
+@cache
+def contexts() -> tuple[SSLContext, SSLContext]:
+    """Contexts of a server and of a client that believe in each other."""
+    authority = trustme.CA()
+    server, client = SSLContext(PROTOCOL_TLS_SERVER), create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(client)
+    return server, client

@@ -134,6 +134,7 @@ class Reader:
                 try:
                     await self._read_at(place)
                 except LinkLost as lost:
+                    _end_if_cancelled()
                     failures = 1 if time.monotonic() - begun > STEADY_SECONDS else failures + 1
                     self._tell(str(place), str(lost))
                 self._changed.set()
@@ -153,6 +154,7 @@ class Reader:
         )
         try:
             async with self._open_link(place, self._prefetch(), subscription.take) as link:
+                _end_if_cancelled()
                 self._up[place] = link
                 self._recovered(str(place))
                 self._metrics.up.set(1)
@@ -208,6 +210,17 @@ class Reader:
     def _offer(self, delivery: Delivery) -> None:
         self._ready.append(delivery)
         self._some_ready.set()
+
+
+def _end_if_cancelled() -> None:
+    """Raise CancelledError where this task is to end.
+
+    A client library that is cancelled while its connection ends may raise the reason of that end instead, or
+    return. Taken for the loss of one link, that had us read on, and the daemon waited for us without end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _pause(failures: int) -> float:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +88,8 @@ class Daemon:
         self._lines: list[dict[str, Any]] = []
         self._seen = 0
         """Bytes of the log that those lines were read from."""
+        self._begun = 0
+        """How often it had begun before the last start."""
         self._prelude = f"from bridge.core import steady; steady.HELD_SECONDS = 1.0\n{prelude}"
 
     @property
@@ -102,6 +104,7 @@ class Daemon:
         return [sys.executable, "-c", code, "run", "-c", str(self.file)]
 
     def start(self) -> None:
+        self._begun = len(self.said("bridge started"))
         if self._fresh:
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(self.command_line, stdout=log, stderr=log)
@@ -119,9 +122,14 @@ class Daemon:
             self.process = None
 
     async def stop(self, *, seconds: float = 30.0) -> int:
-        """SIGTERM; gives the exit status."""
+        """SIGTERM, once it has begun, where it tells that in its log; gives the exit status."""
         assert self.process is not None
         process, self.process = self.process, None
+        with suppress(TimeoutError):
+            # All that a test waits for may have been done before the last start: a moment ago.
+            async with asyncio.timeout(10):
+                while process.poll() is None and len(self.said("bridge started")) == self._begun:
+                    await asyncio.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         try:
             return await asyncio.to_thread(process.wait, seconds)

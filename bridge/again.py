@@ -19,6 +19,7 @@ from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.core.ports import NO_LANE
 from bridge.settings import Settings
 from bridge.sources import GoneError
+from bridge.sources.registry import kind_of
 from bridge.store import Filter, Store, find, history, orders
 from bridge.store.find import Traces
 from bridge.store.history import Needle
@@ -173,7 +174,8 @@ class Again:
     async def _read(self, key: str, event: _Remembered) -> Event:
         try:
             async with asyncio.timeout(_READ_SECONDS):
-                return await self._settings.sources[key].read_again(event.first, event.subject)
+                config = self._settings.sources[key]
+                return await kind_of(config).read_again(config, event.first, event.subject)
         except TimeoutError:
             raise GoneError(f"its upstream gave no answer within {_READ_SECONDS:g} s") from None
 

@@ -36,6 +36,7 @@ from bridge.pipeline.windows import Recipient, Windows
 from bridge.questions import Questions
 from bridge.settings import Settings
 from bridge.sources import Keeping, Rescan
+from bridge.sources.registry import kind_of
 from bridge.status import Status
 from bridge.store import JournalFiles, Store, Stranded, losses, overrides
 from bridge.store.directory import whole
@@ -329,7 +330,7 @@ def _runners(
             lost=partial(lost.add, key),
             rescan=rescan,
         )
-        source = config.build(key, own, keeping)
+        source = kind_of(config).build(config, key, own, keeping)
         listens = partial(windows.listens, config.identity or key)
         runners.append(
             Runner(

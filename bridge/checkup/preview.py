@@ -11,6 +11,7 @@ from bridge.destinations.oscar.payload import PayloadError, encode
 from bridge.pipeline.router import Decision, RouteConfig, decide
 from bridge.settings import Settings
 from bridge.sources import NoEvent
+from bridge.sources.registry import kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def preview(settings: Settings, source: str, message: Event) -> Sequence[Preview
     routes = [route for route in settings.routes if route.from_ == source]
     return [
         event if isinstance(event, NoEvent) else _preview(settings, routes, event, config.trusted)
-        for event in config.events_of(message)
+        for event in kind_of(config).events_of(config, message)
     ]
 
 

@@ -14,6 +14,7 @@ from bridge.destinations.oscar.check import check as check_cluster
 from bridge.net.certificates import OwnCertificate
 from bridge.pipeline.entrance import OPEN_PATIENCE
 from bridge.settings import Settings
+from bridge.sources.registry import installed, kind_of
 from bridge.telemetry.logging import excerpt
 
 _MOST_SECONDS = 19.0
@@ -23,7 +24,7 @@ async def check(settings: Settings) -> Sequence[Finding]:
     """Reach every cluster and broker of `settings` without consuming or invoking, all at once.
 
     Gives findings in the order of the configuration: this machine, clusters with their services, sources,
-    routes. Takes less than 20 s, whatever hangs.
+    plugs that can't be used, routes. Takes less than 20 s, whatever hangs.
     """
     parts: list[tuple[str, Coroutine[Any, Any, Sequence[Finding]]]] = [("store", check_local(settings))]
     if (certificate := settings.http.own_certificate()) is not None:
@@ -36,10 +37,26 @@ async def check(settings: Settings) -> Sequence[Finding]:
     for key, source in settings.sources.items():
         if (certificate := source.own_certificate()) is not None:
             parts.append((f"source {key}", _look_at(f"source {key}", certificate)))
-        parts.append((f"source {key}", source.check(key, _patience(settings, key))))
+        parts.append((f"source {key}", _check_source(settings, key)))
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_bounded(about, part), name=f"check {about}") for about, part in parts]
-    return [*(finding for task in running for finding in task.result()), *check_routes(settings)]
+    return [
+        *(finding for task in running for finding in task.result()),
+        *_check_plugs(),
+        *check_routes(settings),
+    ]
+
+
+async def _check_source(settings: Settings, key: str) -> Sequence[Finding]:
+    config = settings.sources[key]
+    return await kind_of(config).check(config, key, _patience(settings, key))
+
+
+def _check_plugs() -> Sequence[Finding]:
+    findings = Findings("sources")
+    for why in installed().unusable.values():
+        findings.warning(why, "no source here is of that type, so it does no harm: mend or uninstall it")
+    return findings.found
 
 
 async def _look_at(about: str, certificate: OwnCertificate) -> Sequence[Finding]:

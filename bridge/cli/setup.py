@@ -13,7 +13,7 @@ from bridge.cli.lines import on_one_line
 from bridge.cli.options import Commands, chosen_source, load, wrong
 
 if TYPE_CHECKING:
-    from bridge.settings import AnySource
+    from bridge.sources import SourceConfig
     from bridge.sources.sqs.config import SqsConfig
     from bridge.sources.sqs.setup import Wish
 
@@ -54,7 +54,9 @@ def _setup(options: argparse.Namespace) -> int:
     key, config = _source(options)
     events = tuple(dict.fromkeys(options.event or [_CREATED]))
     if options.minio is not None:
-        if config.type != "kafka":
+        from bridge.sources.kafka.config import KafkaConfig
+
+        if not isinstance(config, KafkaConfig):
             raise wrong(
                 "--source", f"commands of `mc` are known for type kafka, and `{key}` is of type {config.type}"
             )
@@ -74,9 +76,11 @@ def _setup(options: argparse.Namespace) -> int:
         ):
             print(on_one_line(line))
         return 0
-    if config.type != "sqs":
-        raise wrong("--source", f"S3 sends to a source of type sqs, and `{key}` is of type {config.type}")
+    from bridge.sources.sqs.config import SqsConfig
     from bridge.sources.sqs.setup import Wish
+
+    if not isinstance(config, SqsConfig):
+        raise wrong("--source", f"S3 sends to a source of type sqs, and `{key}` is of type {config.type}")
 
     wish = Wish(
         bucket=options.bucket,
@@ -91,7 +95,7 @@ def _setup(options: argparse.Namespace) -> int:
     return 0
 
 
-def _source(options: argparse.Namespace) -> tuple[str, AnySource]:
+def _source(options: argparse.Namespace) -> tuple[str, SourceConfig]:
     """Return the source that is meant, and its key. Raises ConfigurationError."""
     if (options.config is None) == (options.queue is None):
         raise wrong("-c", "say which queue is meant: by -c FILE with --source, or by --queue")

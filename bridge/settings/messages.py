@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from bridge.core.errors import Mistake
 from bridge.settings.document import Loc, Place, Value, dotted, hide, is_secret, secrets_of
 from bridge.settings.references import did_you_mean
+from bridge.sources.registry import installed
 from bridge.telemetry.logging import REDACTED, redact_text
 from bridge.values import NOT_THERE
 
@@ -144,6 +145,8 @@ class Translator:
         if kind == "extra_forbidden":
             return f"unknown key{did_you_mean(str(loc[-1]), self._keys_at(details['loc'][:-1]))}"
         if kind == "union_tag_invalid":
+            if loc[0] == "sources" and (why := installed().unusable.get(str(context.get("tag")))):
+                return why
             known = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
             shown = value.written or value.content if value is not None else None
             return f"`{shown}` is no type there is{did_you_mean(str(context.get('tag')), known)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -11,11 +11,8 @@ from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.limits.config import ClusterLimitsConfig
 from bridge.pipeline.router import RouteConfig
-from bridge.sources.amqp.config import AmqpConfig
-from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.kafka.config import KafkaConfig
-from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.sqs.config import SqsConfig
+from bridge.sources import SourceConfig
+from bridge.sources.registry import any_source
 from bridge.store import JournalConfig, StoreConfig
 from bridge.values import Located, Model, Seconds
 from bridge.web import HttpConfig
@@ -23,10 +20,11 @@ from bridge.web import HttpConfig
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=63)]
 """What an operator calls a cluster, service or source: it appears in metrics, logs and commands."""
 
-AnySource: TypeAlias = Annotated[
-    AmqpConfig | DcacheConfig | KafkaConfig | RucioConfig | SqsConfig, Field(discriminator="type")
-]
-"""Every source there is."""
+if TYPE_CHECKING:
+    AnySource = SourceConfig
+else:
+    AnySource = any_source()
+"""A source of one of the kinds that are installed."""
 
 
 def _with_defaults(entry: Any, defaults: dict[str, Any]) -> Any:

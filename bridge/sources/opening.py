@@ -25,12 +25,14 @@ class OpeningConfig(SourceConfig):
     open: Open
     """Which messages are opened; each source has its own default."""
 
-    def events_of(self, event: Event) -> Sequence[Event | NoEvent]:
-        try:
-            parts = open_message(event, self.open)
-        except Unreadable as error:
-            return [NoEvent(str(error), dead=True)]
-        return [event] if parts is None else [_told(part) for part in parts]
+
+def events_of(config: OpeningConfig, event: Event) -> Sequence[Event | NoEvent]:
+    """Return what a source makes of one message, taken as `event`, as `SourceKind` says."""
+    try:
+        parts = open_message(event, config.open)
+    except Unreadable as error:
+        return [NoEvent(str(error), dead=True)]
+    return [event] if parts is None else [_told(part) for part in parts]
 
 
 def _told(part: Part) -> Event | NoEvent:

@@ -13,6 +13,7 @@ from bridge.core.identity import invocation_name
 from bridge.core.ports import Spooled
 from bridge.settings import Settings
 from bridge.sources import Upstream, Whereabouts
+from bridge.sources.registry import kind_of
 from bridge.store import find, history
 from bridge.store.find import Named, Names, Traces, Wanted
 from bridge.store.history import Found, Line, Needle
@@ -197,8 +198,8 @@ class _Asking:
             key = self._keys.get(named.source)
             if key is None:
                 return
-            spooled = Spooled(key=named.event_id, data=named.unread)
-            subject = self._settings.sources[key].subject_of(spooled)
+            config = self._settings.sources[key]
+            subject = kind_of(config).subject_of(config, Spooled(key=named.event_id, data=named.unread))
             if not any(each is not None and self._name.fits(each) for each in (named.event_id, subject)):
                 return
         event = self._candidate(named.source, named.event_id, named.kept_at, subject, named.key)
@@ -331,9 +332,10 @@ class _Asking:
 
     async def _still(self, identity: str, key: str) -> Still:
         entered = partial(find.entered, self._settings.state_dir, identity)
+        config = self._settings.sources[key]
         try:
             async with asyncio.timeout(_UPSTREAM_SECONDS):
-                found = await self._settings.sources[key].look_for(self._name.text, self._name.fits, entered)
+                found = await kind_of(config).look_for(config, self._name.text, self._name.fits, entered)
         except TimeoutError:
             found = Upstream(Whereabouts.UNKNOWN, f"no answer within {_UPSTREAM_SECONDS:g} s")
         return Still(source=key, whereabouts=found.whereabouts, detail=found.detail)

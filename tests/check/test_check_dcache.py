@@ -13,6 +13,7 @@ from bridge.core.ports import Finding, Patience
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.dcache.events import Events
 from bridge.sandbox.kafka import free_port
+from bridge.sources.dcache import KIND
 from bridge.sources.dcache.config import DcacheConfig
 from tests.check.findings import is_well, said
 
@@ -38,7 +39,7 @@ async def check(endpoint: str, **more: Any) -> Sequence[Finding]:
             **more,
         }
     )
-    found = await config.check("arrivals", PATIENCE)
+    found = await KIND.check(config, "arrivals", PATIENCE)
     assert PASSWORD not in str(found)
     return found
 

@@ -13,6 +13,7 @@ from aiokafka.protocol.coordination import FindCoordinatorResponse_v0
 from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from bridge.core.ports import Finding, Patience
+from bridge.sources.kafka import KIND
 from bridge.sources.kafka.config import KafkaConfig
 from tests.check.findings import is_well, said
 from tests.check.stubs import broker_that_answers, describing_broker, refusing_broker
@@ -34,7 +35,7 @@ async def check(servers: str, topic: str, patience: Patience = PATIENCE, **more:
             **more,
         }
     )
-    return await config.check("uploads", patience)
+    return await KIND.check(config, "uploads", patience)
 
 
 async def test_a_new_group_is_told_where_it_begins(tansu: Tansu, unique: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from bridge.core.ports import Finding, Patience
 from bridge.net.loop import Loop
 from bridge.sandbox.kafka import free_port
+from bridge.sources.rucio import KIND
 from bridge.sources.rucio.config import RucioConfig
 from tests.check.findings import is_well, said
 from tests.servers import activemq as active
@@ -29,7 +30,7 @@ async def check(patience: Patience = PATIENCE, **keys: Any) -> Sequence[Finding]
     config = RucioConfig.model_validate(
         {"type": "rucio", "username": rabbit.USERNAME, "password": rabbit.PASSWORD, **keys}
     )
-    found = await config.check("closed", patience)
+    found = await KIND.check(config, "closed", patience)
     assert "odd%" not in str(found)
     return found
 

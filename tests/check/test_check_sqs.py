@@ -10,6 +10,7 @@ import pytest
 
 from bridge.core.ports import Finding, Patience
 from bridge.sandbox.kafka import free_port
+from bridge.sources.sqs import KIND
 from bridge.sources.sqs.config import SqsConfig
 from tests.check.findings import is_well, said
 from tests.check.stubs import sqs_that_answers
@@ -30,7 +31,7 @@ async def check(url: str, queue: str, patience: Patience = PATIENCE, **more: Any
             **more,
         }
     )
-    found = await config.check("bucket", patience)
+    found = await KIND.check(config, "bucket", patience)
     assert SECRET_ACCESS_KEY not in str(found)
     return found
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from bridge.core.event import Event
 from bridge.core.ports import Source
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.settings.models import AnySource
+from bridge.sources.registry import any_source, kind_of
 from bridge.store import Store
 from bridge.telemetry.metrics import Metrics
 from tests.servers import activemq, hermes, rabbitmq
@@ -26,7 +26,7 @@ from tests.servers.tansu import Tansu
 from tests.sources.kafka_batches import batch
 from tests.sources.reading import keeping
 
-_CONFIG: TypeAdapter[Any] = TypeAdapter(AnySource)
+_CONFIG: TypeAdapter[Any] = TypeAdapter(any_source())
 
 
 def number(event: Event | bytes) -> int:
@@ -77,8 +77,7 @@ class Bed(ABC):
     def source(self, **more: Any) -> Source:
         config = _CONFIG.validate_python({**self.settings(), **more})
         self.metrics = Metrics()
-        built: Source = config.build("uploads", self.metrics.source("uploads"), self.keeping)
-        return built
+        return kind_of(config).build(config, "uploads", self.metrics.source("uploads"), self.keeping)
 
     async def leaves(self, count: int, *, seconds: float = 30.0) -> None:
         """Return once `count` are left."""

@@ -23,6 +23,7 @@ from bridge.net.reach import reach
 from bridge.sources import SourceConfig
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.kafka.config import KafkaConfig
+from bridge.sources.registry import kind_of
 from bridge.sources.rucio.config import RucioConfig
 from tests.check.findings import said
 from tests.net.authority import HOUR, NOW, Authority, refusing, server_context
@@ -194,7 +195,7 @@ async def test_check_blames_our_certificate_and_not_the_authority_of_the_server(
     context.minimum_version = context.maximum_version = version
     async with refusing(context) as port:
         config = make({"ca_file": str(tmp_path / "ca.pem"), "cert_file": str(tmp_path / "ours.pem")}, port)
-        found = await config.check("x", Patience(attempt=1, unsettled=1))
+        found = await kind_of(config).check(config, "x", Patience(attempt=1, unsettled=1))
     said(found, "problem", "refuses our certificate: it has expired", remedy="client certificate")
     assert not any("authority that signed it into" in finding.remedy for finding in found)
 

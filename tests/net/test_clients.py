@@ -15,11 +15,14 @@ import bridge
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Patience
 from bridge.destinations.oscar.check import check as check_cluster
+from bridge.sources.dcache.check import check as check_dcache
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import Connection
 from bridge.sources.dcache.http import Unanswered
+from bridge.sources.kafka.check import check as check_kafka
 from bridge.sources.kafka.config import KafkaConfig, OAuthConfig
 from bridge.sources.kafka.security import token_provider
+from bridge.sources.sqs.check import check as check_sqs
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import connect
 from tests.destinations.fake_oscar import cluster_config, event, service, token
@@ -181,9 +184,9 @@ async def test_check_tells_the_proxy_before_each(proxy: Proxy) -> None:
     for found in (
         await check_cluster("main", cluster_config(NOWHERE), {}),
         await check_cluster("main", cluster_config("http://127.0.0.1:9", oidc), {}),
-        await dcache_config(NOWHERE).check("arrivals", patience),
-        await KafkaConfig.model_validate({**kafka, **sasl, "oauth": oauth}).check("uploads", patience),
-        await SqsConfig.model_validate({**sqs, **keys}).check("bucket", patience),
+        await check_dcache(dcache_config(NOWHERE), "arrivals", patience),
+        await check_kafka(KafkaConfig.model_validate({**kafka, **sasl, "oauth": oauth}), "uploads", patience),
+        await check_sqs(SqsConfig.model_validate({**sqs, **keys}), "bucket", patience),
     ):
         assert [one.message for one in found].count(told) == 1
         assert "word" not in str(found)

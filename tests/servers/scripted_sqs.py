@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from bridge.sources.sqs.config import SqsConfig
+from bridge.sources.sqs.source import SqsSource
 from bridge.telemetry.metrics import Metrics
 
 Answer = Callable[[dict[str, Any]], web.Response]
@@ -74,7 +75,7 @@ class ScriptedSqs:
             "session_token": "correct-horse",
             **more,
         }
-        return SqsConfig.model_validate(values).build("bucket", (metrics or Metrics()).source("bucket"))
+        return SqsSource(SqsConfig.model_validate(values), "bucket", (metrics or Metrics()).source("bucket"))
 
     def changes(self, visibility: int | None = None) -> Counter[str]:
         """Count how often the visibility of each message was changed, by its receipt."""

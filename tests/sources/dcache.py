@@ -39,11 +39,8 @@ def source(
         **more,
     }
     kept = replace(keeping(), spool=lambda: store.spool("arrivals"), state_dir=state_dir, rescan=rescan)
-    built = DcacheConfig.model_validate(values).build(
-        "arrivals", (metrics or Metrics()).source("arrivals"), kept
-    )
-    assert isinstance(built, DcacheSource)
-    return built
+    own = (metrics or Metrics()).source("arrivals")
+    return DcacheSource(DcacheConfig.model_validate(values), "arrivals", own, kept)
 
 
 class Bridge:

@@ -119,9 +119,8 @@ def source(
         **({} if "topic_pattern" in more else {"topics": [topic]}),
         **more,
     }
-    built = KafkaConfig.model_validate(values).build(key, (metrics or Metrics()).source(key), keeping(lost))
-    assert isinstance(built, KafkaSource)
-    return built
+    own = (metrics or Metrics()).source(key)
+    return KafkaSource(KafkaConfig.model_validate(values), key, own, keeping(lost).lost)
 
 
 @asynccontextmanager

@@ -22,6 +22,4 @@ def source(queue: MotoQueue, /, *, metrics: Metrics | None = None, **more: Any) 
         "wait_seconds": 1,
         **more,
     }
-    built = SqsConfig.model_validate(values).build("bucket", (metrics or Metrics()).source("bucket"))
-    assert isinstance(built, SqsSource)
-    return built
+    return SqsSource(SqsConfig.model_validate(values), "bucket", (metrics or Metrics()).source("bucket"))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bridge.sources.rucio.config import RucioConfig
+from bridge.sources.rucio.source import source as rucio_source
 from bridge.telemetry.metrics import Metrics
 from tests.servers import activemq as active
 from tests.servers import hermes
@@ -21,7 +22,7 @@ KINDS = ("amqp", "stomp-rabbitmq", "stomp-activemq")
 
 def source(metrics: Metrics | None = None, **keys: Any) -> Any:
     config = RucioConfig.model_validate({**keys, "type": "rucio"})
-    return config.build("closed", (metrics or Metrics()).source("closed"))
+    return rucio_source(config, "closed", (metrics or Metrics()).source("closed"))
 
 
 def on_rabbit(broker: RabbitMQ, **keys: Any) -> dict[str, Any]:

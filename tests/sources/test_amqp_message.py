@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from bridge.core.event import Event
 from bridge.core.ports import Patience, Severity
+from bridge.sources.amqp.check import check
 from bridge.sources.amqp.config import AmqpConfig
 from bridge.sources.amqp.message import to_event
+from bridge.sources.amqp.source import source
 from bridge.sources.broker.message import Message
 from bridge.telemetry.metrics import Metrics
 from tests.check.findings import is_well
@@ -93,7 +95,7 @@ async def test_a_queue_is_made_and_read_and_what_is_told_of_messages_comes_with_
 ) -> None:
     metrics = Metrics()
     built = config(rabbitmq, queue=unique, declare={"exchange": "amq.topic", "routing_key": "level.#"})
-    async with opened(built.build("station", metrics.source("station"))) as hands:
+    async with opened(source(built, "station", metrics.source("station"))) as hands:
         channel = await rabbitmq.channel()
         properties = spec.Basic.Properties(
             message_id="m-1", headers={"unit": "m", "n": 7}, timestamp=datetime(2026, 1, 31, tzinfo=UTC)
@@ -122,13 +124,13 @@ async def test_check_tells_of_the_queue_and_takes_no_message(rabbitmq: RabbitMQ,
     patience = Patience(attempt=30, unsettled=600)
     (problem,) = [
         finding
-        for finding in await config(rabbitmq, queue=unique).check("station", patience)
+        for finding in await check(config(rabbitmq, queue=unique), "station", patience)
         if finding.severity is Severity.PROBLEM
     ]
     assert f"no queue {unique}" in problem.message
     await rabbitmq.declare(unique)
     await rabbitmq.publish(unique, Foreign())
-    found = await config(rabbitmq, queue=unique).check("station", patience)
+    found = await check(config(rabbitmq, queue=unique), "station", patience)
     assert is_well(found)
     assert any("1 messages waiting" in finding.message for finding in found)
     assert await rabbitmq.ready(unique) == 1

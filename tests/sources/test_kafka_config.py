@@ -105,8 +105,8 @@ def test_the_client_library_is_loaded_only_by_who_builds_a_kafka_source() -> Non
 
 def test_a_static_members_name_reaches_the_client() -> None:
     # Joining with one takes tansu 6 s, and librdkafka's mock cluster 7 s.
-    static = config(group_instance_id="replica-0").build("uploads", Metrics().source("uploads"), keeping())
-    assert isinstance(static, KafkaSource)
+    told = config(group_instance_id="replica-0")
+    static = KafkaSource(told, "uploads", Metrics().source("uploads"), keeping().lost)
     assert static._options()["group_instance_id"] == "replica-0"
 
 

@@ -16,6 +16,7 @@ from bridge.core.event import Event
 from bridge.pipeline.router import RouteConfig, decide
 from bridge.sources import NoEvent
 from bridge.sources.broker.message import Message, Unreadable, Unwanted
+from bridge.sources.rucio import KIND
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.message import load, read
 from tests.servers.hermes import message
@@ -174,7 +175,7 @@ def test_a_configuration_can_say_what_becomes_of_a_message() -> None:
 
     def ask(body: Any) -> Any:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return told.events_of(Event(id="1", source="closed", type="", data=data, attributes={"a": "b"}))
+        return KIND.events_of(told, Event(id="1", source="closed", type="", data=data, attributes={"a": "b"}))
 
     (event,) = ask(message())
     assert (event.type, event.subject, event.attributes) == ("close", "user.jdoe:dataset-0", {"a": "b"})

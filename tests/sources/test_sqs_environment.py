@@ -8,6 +8,7 @@ import pytest
 
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Patience
+from bridge.sources.sqs.check import check
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import connect
 from bridge.sources.sqs.environment import suspects
@@ -75,7 +76,7 @@ async def test_check_names_it_too(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = await config(keys).check("bucket", Patience(attempt=1, unsettled=1))
+    found = await check(config(keys), "bucket", Patience(attempt=1, unsettled=1))
     assert [named in finding.message for finding in found if finding.severity == "problem"] == [True]
 
 

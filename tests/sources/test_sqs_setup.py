@@ -15,7 +15,7 @@ from botocore.parsers import ResponseParserError
 from bridge.cli import main
 from bridge.core.errors import BridgeError
 from bridge.core.event import Event
-from bridge.sources.sqs import setup
+from bridge.sources.sqs import KIND, setup
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.setup import Aws, There, Wish, apply, plan
 from tests.servers.moto import ACCESS_KEY_ID, ACCOUNT, REGION, SECRET_ACCESS_KEY, Moto
@@ -69,9 +69,10 @@ class Site:
         while messages := self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10).get("Messages"):
             for message in messages:
                 self.sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message["ReceiptHandle"])
-                told = config.events_of(
-                    Event(id=message["MessageId"], source="bucket", type="", data=message["Body"].encode())
+                event = Event(
+                    id=message["MessageId"], source="bucket", type="", data=message["Body"].encode()
                 )
+                told = KIND.events_of(config, event)
                 events += [one for one in told if isinstance(one, Event)]
         return events
 

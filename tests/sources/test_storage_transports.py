@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from bridge.core.ports import Source
 from bridge.sources.amqp.config import AmqpConfig
+from bridge.sources.amqp.source import source as amqp_source
 from bridge.telemetry.metrics import Metrics
 from tests.servers.moto import Moto
 from tests.servers.rabbitmq import Foreign, RabbitMQ
@@ -39,7 +40,7 @@ async def _by_amqp(request: pytest.FixtureRequest, name: str, metrics: Metrics, 
     told = on_rabbit(rabbit, queue=name, **keys)
     del told["protocol"]
     config = AmqpConfig.model_validate({**told, "type": "amqp"})
-    return config.build("uploads", metrics.source("uploads"))
+    return amqp_source(config, "uploads", metrics.source("uploads"))
 
 
 async def _by_sqs(request: pytest.FixtureRequest, name: str, metrics: Metrics, **keys: Any) -> Source:

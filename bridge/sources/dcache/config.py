@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from bridge.core.event import Event
-from bridge.core.ports import Finding, Patience, Source, Spooled
 from bridge.credentials import BasicAuth, OidcAuth
 from bridge.net.certificates import OwnCertificate
-from bridge.sources import Entered, Keeping, SourceConfig, Upstream
-from bridge.telemetry.metrics import SourceMetrics
+from bridge.sources import SourceConfig
 from bridge.values import (
     CertifiedKey,
     HttpUrl,
@@ -132,31 +128,6 @@ class DcacheConfig(SourceConfig):
 
     def own_certificate(self) -> OwnCertificate | None:
         return OwnCertificate(self.auth.cert_file) if isinstance(self.auth, X509Auth) else None
-
-    def build(self, key: str, metrics: SourceMetrics, keeping: Keeping) -> Source:
-        from bridge.sources.dcache.source import DcacheSource  # only who reads dCache loads its client
-
-        return DcacheSource(self, key, metrics, keeping)
-
-    async def check(self, key: str, patience: Patience) -> Sequence[Finding]:
-        from bridge.sources.dcache.check import check  # likewise
-
-        return await check(self, key, patience)
-
-    async def look_for(self, name: str, fits: Callable[[str], bool], entered: Entered) -> Upstream:
-        from bridge.sources.dcache.looking import look_for  # likewise
-
-        return await look_for(self, name, entered)
-
-    async def read_again(self, event_id: str, subject: str | None) -> Event:
-        from bridge.sources.dcache.looking import read_again  # likewise
-
-        return await read_again(self, event_id, subject)
-
-    def subject_of(self, spooled: Spooled) -> str | None:
-        from bridge.sources.dcache.looking import subject_of  # likewise
-
-        return subject_of(spooled)
 
 
 def _is_below(path: str, other: str) -> bool:

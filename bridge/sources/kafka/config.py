@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, model_validator
 
-from bridge.core.event import Event
-from bridge.core.ports import Finding, Patience, Source
 from bridge.net.certificates import OwnCertificate
-from bridge.sources import Entered, Keeping, Upstream
 from bridge.sources.opening import OpeningConfig
 from bridge.sources.storage_events import Open
-from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, address, addresses, secret
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -202,26 +197,6 @@ class KafkaConfig(OpeningConfig):
 
     def own_certificate(self) -> OwnCertificate | None:
         return None if self.tls is None else self.tls.own_certificate()
-
-    def build(self, key: str, metrics: SourceMetrics, keeping: Keeping) -> Source:
-        from bridge.sources.kafka.source import KafkaSource  # only who reads Kafka loads its client
-
-        return KafkaSource(self, key, metrics, keeping.lost)
-
-    async def check(self, key: str, patience: Patience) -> Sequence[Finding]:
-        from bridge.sources.kafka.check import check  # likewise
-
-        return await check(self, key, patience)
-
-    async def look_for(self, name: str, fits: Callable[[str], bool], entered: Entered) -> Upstream:
-        from bridge.sources.kafka.looking import look_for  # likewise
-
-        return await look_for(self, name, fits)
-
-    async def read_again(self, event_id: str, subject: str | None) -> Event:
-        from bridge.sources.kafka.looking import read_again  # likewise
-
-        return await read_again(self, event_id)
 
 
 def _with_tls(config: KafkaConfig) -> str:

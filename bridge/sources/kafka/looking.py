@@ -19,6 +19,7 @@ from bridge.sources.kafka.check_group import ASK_SECONDS, TROUBLE, text_of
 from bridge.sources.kafka.config import KafkaConfig, whole
 from bridge.sources.kafka.connection import client_options
 from bridge.sources.kafka.records import to_event
+from bridge.sources.opening import events_of
 
 _ID = re.compile(r"(?P<topic>[^/@]+)/(?P<partition>\d{1,9})/(?P<offset>\d{1,18})(@-?\d+)?(#\d+)?(\+\d+)?")
 _CONNECT_SECONDS = 3.0
@@ -197,7 +198,7 @@ def _events(config: KafkaConfig, record: batches.Record) -> list[Event]:
     if record.fault is not None:
         return []
     event = to_event(record, TopicPartition(record.topic, record.partition), config.identity or "")
-    return [each for each in config.events_of(event) if isinstance(each, Event)]
+    return [each for each in events_of(config, event) if isinstance(each, Event)]
 
 
 def _goes_by(event: Event, fits: Callable[[str], bool]) -> bool:

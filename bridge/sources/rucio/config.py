@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from bridge.core.event import Event
-from bridge.core.ports import Finding, Patience, Source
-from bridge.sources import Keeping, NoEvent
 from bridge.sources.broker.config import BrokerConfig, DeclareConfig
-from bridge.sources.broker.message import Message, Unreadable, Unwanted
-from bridge.sources.rucio.message import read
-from bridge.telemetry.metrics import SourceMetrics
 
 _DESTINATION = re.compile(r"/(?:queue|topic|exchange|amq/queue|dsub|reply-queue|temp-queue)/\S+")
 
@@ -91,21 +84,3 @@ class RucioConfig(BrokerConfig):
         # What is sent to another destination while nobody reads it is lost.
         kept = (self.destination or "").startswith(("/queue/", "/amq/queue/"))
         return kept or self.queue is not None or self.subscription is not None
-
-    def build(self, key: str, metrics: SourceMetrics, keeping: Keeping | None = None) -> Source:
-        from bridge.sources.rucio.source import source  # only who reads Rucio loads its clients
-
-        return source(self, key, metrics)
-
-    async def check(self, key: str, patience: Patience) -> Sequence[Finding]:
-        from bridge.sources.rucio.check import check  # likewise
-
-        return await check(self, key, patience)
-
-    def events_of(self, event: Event) -> Sequence[Event | NoEvent]:
-        found = read(Message("", event.data, event.attributes), event.source, frozenset(self.event_types))
-        if isinstance(found, Unwanted):
-            return [NoEvent(found.reason)]
-        if isinstance(found, Unreadable):
-            return [NoEvent(found.reason, dead=True)]
-        return [found.replace(attributes={**event.attributes, **found.attributes})]

@@ -8,7 +8,7 @@ deleting sends the same body again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from bridge.core.event import Event
+from bridge.sources import NoEvent
 from bridge.sources.broker.message import Message, Unreadable, Unwanted
 
 UNKNOWN = "rucio.unknown"
@@ -58,6 +59,16 @@ def read(message: Message, source: str, wanted: frozenset[str]) -> Event | Unwan
     if not isinstance(payload, dict):
         return Unreadable(event(kind), "no payload")
     return event(kind, _subject(payload), _time(told.get("created_at")))
+
+
+def events_of(event: Event, wanted: frozenset[str]) -> Sequence[Event | NoEvent]:
+    """Return what is made of one message, taken as `event`, as `SourceKind` says."""
+    found = read(Message("", event.data, event.attributes), event.source, wanted)
+    if isinstance(found, Unwanted):
+        return [NoEvent(found.reason)]
+    if isinstance(found, Unreadable):
+        return [NoEvent(found.reason, dead=True)]
+    return [found.replace(attributes={**event.attributes, **found.attributes})]
 
 
 def load(body: bytes) -> Any:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from bridge.core.ports import Finding, Patience, Source
-from bridge.sources import Keeping
 from bridge.sources.opening import OpeningConfig
 from bridge.sources.storage_events import Open
-from bridge.telemetry.metrics import SourceMetrics
 from bridge.values import Seconds, SecretFile
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo")
@@ -106,13 +102,3 @@ class SqsConfig(OpeningConfig):
     @property
     def holds_unread(self) -> bool:
         return True
-
-    def build(self, key: str, metrics: SourceMetrics, keeping: Keeping | None = None) -> Source:
-        from bridge.sources.sqs.source import SqsSource  # only who reads SQS loads its client
-
-        return SqsSource(self, key, metrics)
-
-    async def check(self, key: str, patience: Patience) -> Sequence[Finding]:
-        from bridge.sources.sqs.check import check  # likewise
-
-        return await check(self, key, patience)

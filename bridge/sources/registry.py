@@ -1,0 +1,102 @@
+"""Which kinds of source there are: those that installed packages give under the entry points of `GROUP`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, Union, get_args
+
+from pydantic import Field
+
+from bridge.core.errors import BridgeError, reason
+from bridge.sources import SourceConfig, SourceKind
+
+GROUP = "oscar_bridge.sources"
+"""Entry points by this name give a SourceKind each, named as its `type`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """What the installed packages give."""
+
+    kinds: Mapping[str, SourceKind[Any]]
+    """By the `type` of the configuration, in the order of these."""
+    unusable: Mapping[str, str]
+    """Types that a package names and of which no source can be made, and why: for a person."""
+
+
+@cache
+def installed() -> Registry:
+    """Return the kinds of the packages installed. Raises BridgeError when there is none, not even ours."""
+    found = read(entry_points(group=GROUP))
+    if not found.kinds:
+        raise BridgeError(
+            "no kind of source is installed, not even the bridge's own: its package was installed before it "
+            "had any; install it once more (in a clone `pip install --no-deps --editable .`)"
+        )
+    return found
+
+
+def kind_of(config: SourceConfig) -> SourceKind[Any]:
+    """Return the kind that `config`, which is of the configuration, is of."""
+    return installed().kinds[config.type]
+
+
+def any_source() -> Any:
+    """Return the type of what may stand below `sources`, for pydantic, which chooses by `type`."""
+    return Annotated[
+        Union[tuple(kind.config for kind in installed().kinds.values())],  # noqa: UP007 - of a length not known
+        Field(discriminator="type"),
+    ]
+
+
+def read(entries: Iterable[EntryPoint]) -> Registry:
+    """Load `entries`. What is wrong with one is its own: the others are there all the same."""
+    by_type = defaultdict[str, list[EntryPoint]](list)
+    for entry in entries:
+        by_type[entry.name].append(entry)
+    kinds, unusable = dict[str, SourceKind[Any]](), dict[str, str]()
+    for name, given in sorted(by_type.items()):
+        try:
+            kinds[name] = _the_one(name, given)
+        except BridgeError as error:
+            unusable[name] = str(error)
+    return Registry(kinds, unusable)
+
+
+def _the_one(name: str, given: Iterable[EntryPoint]) -> SourceKind[Any]:
+    entry, *others = given
+    if others:
+        plugs = " and ".join(sorted(_named(each) for each in (entry, *others)))
+        raise BridgeError(f"there is more than one plug of type `{name}`, {plugs}: uninstall all but one")
+    return _load(entry)
+
+
+def _load(entry: EntryPoint) -> SourceKind[Any]:
+    """Load what `entry` names. Raises BridgeError when it is no kind of source that can be used."""
+    plug = f"the plug of type `{entry.name}`, {_named(entry)},"
+    try:
+        kind = entry.load()
+    except Exception as error:  # whatever another's package raises, the rest works without it
+        raise BridgeError(f"{plug} can't be loaded: {reason(error)}") from error
+    if not isinstance(kind, SourceKind):
+        raise BridgeError(f"{plug} gives a {type(kind).__name__}, where a SourceKind is expected")
+    config: object = kind.config
+    if not isinstance(config, type) or not issubclass(config, SourceConfig):
+        raise BridgeError(f"{plug} has a configuration that is no subclass of SourceConfig")
+    try:
+        kind.config.model_rebuild()
+    except Exception as error:
+        raise BridgeError(f"{plug} has a configuration that can't be used: {reason(error)}") from error
+    field = kind.config.model_fields.get("type")
+    if field is None or get_args(field.annotation) != (entry.name,):
+        raise BridgeError(f"{plug} has a configuration without `type: Literal[{entry.name!r}]`")
+    return kind
+
+
+def _named(entry: EntryPoint) -> str:
+    given_by = "" if entry.dist is None else f" of {entry.dist.name} {entry.dist.version}"
+    return f"{entry.value}{given_by}"

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
+from bridge.sources.rucio import KIND
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.source import source as rucio_source
 from bridge.telemetry.metrics import Metrics
 from tests.servers import activemq as active
 from tests.servers import hermes
 from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
 from tests.servers.rabbitmq import RabbitMQ
+from tests.sources.reading import keeping
 
 KINDS = ("amqp", "stomp-rabbitmq", "stomp-activemq")
 """See `tests.conformance.beds.make`."""
@@ -22,7 +23,7 @@ KINDS = ("amqp", "stomp-rabbitmq", "stomp-activemq")
 
 def source(metrics: Metrics | None = None, **keys: Any) -> Any:
     config = RucioConfig.model_validate({**keys, "type": "rucio"})
-    return rucio_source(config, "closed", (metrics or Metrics()).source("closed"))
+    return KIND.build(config, "closed", (metrics or Metrics()).source("closed"), keeping())
 
 
 def on_rabbit(broker: RabbitMQ, **keys: Any) -> dict[str, Any]:

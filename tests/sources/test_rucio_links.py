@@ -22,8 +22,8 @@ from bridge.core.errors import SourceLost
 from bridge.sources.broker import reader
 from bridge.sources.broker.link import LinkLost, resolve
 from bridge.sources.broker.message import Message
+from bridge.sources.rucio import over_amqp, over_stomp
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.source import opener
 from bridge.telemetry.metrics import Metrics
 from tests.conformance.beds import RucioBed, number
 from tests.servers import hermes
@@ -200,7 +200,8 @@ async def test_a_defect_is_told_and_not_waited_for(bed: RucioBed, monkeypatch: p
 async def test_an_answer_that_meets_a_closed_connection_is_a_lost_link_and_no_defect(bed: RucioBed) -> None:
     """Whichever notices first: who waits for the link's end, or who has something to say on it."""
     config = RucioConfig.model_validate(bed.settings())
-    open_link = opener(config)
+    protocol = over_amqp if config.protocol == "amqp" else over_stomp
+    open_link = protocol.opener(config)
     (place,) = await resolve(config.brokers[0])
     await bed.put(1)
     got: list[Message] = []

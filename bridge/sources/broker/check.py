@@ -12,8 +12,8 @@ from bridge.core.ports import Finding, Findings, Patience
 from bridge.net.addresses import host_and_port
 from bridge.net.certificates import REFUSED, REMEDY
 from bridge.net.reach import reach
-from bridge.sources.broker.config import BrokerConfig, DeclareConfig
-from bridge.sources.broker.link import NEARLY_DEAD, NO_STREAM, LinkLost, Place, resolve
+from bridge.sources.broker.config import BrokerConfig
+from bridge.sources.broker.link import NO_STREAM, LinkLost, Place, resolve
 
 _PLACE_SECONDS = 8.0
 _CONSUMER_TIMEOUT = 1800
@@ -38,40 +38,6 @@ async def check(config: BrokerConfig, key: str, patience: Patience, look: Look) 
     for found in each:
         findings.found += found
     return findings.found
-
-
-async def look_by_amqp(
-    findings: Findings,
-    place: Place,
-    *,
-    config: BrokerConfig,
-    queue: str,
-    declare: DeclareConfig | None,
-    key: str,
-    patience: Patience,
-) -> None:
-    """Look at the queue that is to be read at `place`. Raise LinkLost."""
-    from bridge.sources.broker.amqp import look  # only who speaks AMQP loads its client
-
-    found = await look(config, queue, place)
-    if found is not None and found.is_stream:
-        tell_stream(findings, key, f"{place}: {queue}", "queue")
-    elif found is not None:
-        limit = "" if found.delivery_limit is None else f", a delivery limit of {found.delivery_limit}"
-        findings.ok(
-            f"{place}: queue {queue} found, {found.waiting} messages waiting, "
-            f"{found.consumers} consumers{limit}"
-        )
-        if found.consumers > 1:
-            patience.tell_of_company(findings, f"{place}: queue {queue} has {found.consumers} consumers")
-        _judge_limit(findings, f"{place}: queue {queue}", found.delivery_limit, patience)
-    elif declare is not None:
-        findings.ok(f"{place}: logged in; queue {queue} is not there, and will be made")
-    else:
-        findings.problem(
-            f"{place}: there is no queue {queue} in virtual host {config.virtual_host}",
-            f"make it, correct `sources.{key}.queue` or `virtual_host`, or have it made (`declare`)",
-        )
 
 
 def tell_stream(findings: Findings, key: str, what: str, of: str) -> None:
@@ -111,23 +77,6 @@ async def _look_at(findings: Findings, config: BrokerConfig, key: str, place: Pl
         _tell(findings, config, key, place, "no answer in time")
     except LinkLost as lost:
         _tell(findings, config, key, place, str(lost))
-
-
-def _judge_limit(findings: Findings, queue: str, limit: int | None, patience: Patience) -> None:
-    if limit is None:
-        return
-    if limit < NEARLY_DEAD:
-        findings.warning(
-            f"{queue} drops what has come back {limit + 1} times: a bridge that dies as often loses it",
-            "give the queue no limit (`x-delivery-limit: -1`, from RabbitMQ 4.0), or the default of 20",
-        )
-    elif not patience.parks:
-        findings.warning(
-            f"{queue} drops what has come back more than {limit} times, and a service with `park: false` "
-            "holds it at the broker: each end of the bridge is one time more",
-            "let the services park (`park: true`), or lift the limit (`x-delivery-limit: -1`, from RabbitMQ "
-            "4.0)",
-        )
 
 
 def _tell(findings: Findings, config: BrokerConfig, key: str, place: Place, trouble: str) -> None:

@@ -14,13 +14,21 @@ from bridge.telemetry.metrics import SourceMetrics
 def _build(config: RucioConfig, key: str, metrics: SourceMetrics, _keeping: Keeping) -> Source:
     from bridge.sources.rucio.source import source
 
-    return source(config, key, metrics)
+    if config.protocol == "amqp":
+        from bridge.sources.rucio.over_amqp import opener
+    else:
+        from bridge.sources.rucio.over_stomp import opener
+    return source(config, key, metrics, opener(config))
 
 
 async def _check(config: RucioConfig, key: str, patience: Patience) -> Sequence[Finding]:
     from bridge.sources.rucio.check import check
 
-    return await check(config, key, patience)
+    if config.protocol == "amqp":
+        from bridge.sources.rucio.over_amqp import look
+    else:
+        from bridge.sources.rucio.over_stomp import look
+    return await check(config, key, patience, look(config, key, patience))
 
 
 def _events_of(config: RucioConfig, event: Event) -> Sequence[Event | NoEvent]:

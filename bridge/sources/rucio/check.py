@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from bridge.core.ports import Finding, Findings, Patience
-from bridge.sources.broker import check as broker
-from bridge.sources.broker.link import Place
+from bridge.sources.broker.check import Look
+from bridge.sources.broker.check import check as check_brokers
 from bridge.sources.rucio.config import RucioConfig
 
 
-async def check(config: RucioConfig, key: str, patience: Patience) -> Sequence[Finding]:
-    """Look at the brokers of `sources.{key}`."""
-    look = (
-        partial(_look_by_stomp, config=config, key=key)
-        if config.queue is None
-        else partial(
-            broker.look_by_amqp,
-            config=config,
-            queue=config.queue,
-            declare=config.declare,
-            key=key,
-            patience=patience,
-        )
-    )
-    found = list(await broker.check(config, key, patience, look))
+async def check(config: RucioConfig, key: str, patience: Patience, look: Look) -> Sequence[Finding]:
+    """Look at the brokers of `sources.{key}`, at each as `look` does by the configured protocol."""
+    found = list(await check_brokers(config, key, patience, look))
     if (config.destination or "").startswith("/topic/") and config.subscription is None:
         findings = Findings(f"source {key}")
         findings.warning(
@@ -36,12 +23,3 @@ async def check(config: RucioConfig, key: str, patience: Patience) -> Sequence[F
         )
         found += findings.found
     return found
-
-
-async def _look_by_stomp(findings: Findings, place: Place, *, config: RucioConfig, key: str) -> None:
-    from bridge.sources.rucio.stomp import look  # only who speaks STOMP loads its client
-
-    if await look(config, place):
-        broker.tell_stream(findings, key, f"{place}: {config.destination}", "destination")
-        return
-    findings.ok(f"{place}: logged in; {config.destination} was not tried, since that would take messages")

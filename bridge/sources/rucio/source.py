@@ -11,24 +11,13 @@ from bridge.sources.rucio.message import read
 from bridge.telemetry.metrics import SourceMetrics
 
 
-def source(config: RucioConfig, key: str, metrics: SourceMetrics) -> BrokerSource:
-    """Make the source configured as `sources.{key}`."""
+def source(config: RucioConfig, key: str, metrics: SourceMetrics, opener: Opener) -> BrokerSource:
+    """Make the source configured as `sources.{key}`, which reads by links of `opener`."""
     wanted = frozenset(config.event_types)
     return BrokerSource(
         config,
         key,
         metrics,
-        open_link=opener(config),
+        open_link=opener,
         read=partial(read, source=config.identity or key, wanted=wanted),
     )
-
-
-def opener(config: RucioConfig) -> Opener:
-    """Return what opens a link by the configured protocol; only its client library is loaded."""
-    if config.protocol == "amqp":
-        from bridge.sources.broker.amqp import open_link as open_amqp
-
-        return partial(open_amqp, config, str(config.queue), config.declare)
-    from bridge.sources.rucio.stomp import open_link as open_stomp
-
-    return partial(open_stomp, config)

@@ -256,7 +256,7 @@ async def open_link(
         yield link
 
 
-async def look(config: RucioConfig, place: Place) -> bool:
+async def is_stream(config: RucioConfig, place: Place) -> bool:
     """Log in, and tell whether the destination is a stream. No message is taken. Raises LinkLost."""
     async with _connected(config, place, lambda _message: None) as link:
         with _losing():

@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from bridge.core.errors import CredentialError
 from bridge.net.addresses import host_and_port
+from bridge.net.certificates import OwnCertificate
 from bridge.net.tls import Context
 
 NOT_THERE = "not_there"
@@ -320,6 +321,31 @@ class Tls(Model):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+class ClientTls(Tls):
+    """Whom to believe, and who we are. Files are read at each connecting, so renewed ones are taken up."""
+
+    cert_file: ReadableFile | None = None
+    """PEM: the client certificate with its chain."""
+    key_file: ReadableFile | None = None
+    """PEM; when it is not given, `cert_file` holds the key too."""
+
+    @model_validator(mode="after")
+    def _key_has_a_certificate(self) -> Self:
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file is given, so expected cert_file too")
+        return self
+
+    def own_certificate(self) -> OwnCertificate | None:
+        """Return the client certificate, if there is one."""
+        return None if self.cert_file is None else OwnCertificate(self.cert_file)
+
+    def show(self, context: ssl.SSLContext, password: str | None = None) -> None:
+        """Load the certificate of `cert_file`, if it is given, into `context`. Raises OSError."""
+        if self.cert_file is not None:
+            # A password that is never None: OpenSSL would ask for a missing one at the terminal.
+            context.load_cert_chain(self.cert_file, self.key_file, password or "")
 
 
 class CertifiedKey(Model):

@@ -21,6 +21,9 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
 
     def __init__(self) -> None:
         self._batch: list[Delivery] = []
+        self._queue: deque[Delivery] = deque()
+        """What `feed` makes batches of."""
+        self._some_queued = asyncio.Event()
         self._lost: BaseException | None = None
         self._is_lost = asyncio.Event()
         self._wakes = asyncio.Event()
@@ -32,7 +35,7 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
             await self._wakes.wait()
             if self._lost is not None:
                 raise self._lost
-            batch = [delivery for delivery in self.withdraw() if delivery.outcome is None]
+            batch = [delivery for delivery in self._take_back() if delivery.outcome is None]
             if batch:
                 return batch
 
@@ -41,26 +44,38 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
         return self._empty.is_set()
 
     @property
-    def size(self) -> int:
+    def waiting(self) -> int:
         """How many Deliveries wait to be taken."""
-        return len(self._batch)
+        return len(self._queue) + len(self._batch)
 
-    async def feed(self, ready: deque[Delivery], some: asyncio.Event, slots: Slots) -> NoReturn:
-        """Hand over from `ready` as much as there are slots, oldest first; `some` tells there are any."""
+    def offer(self, delivery: Delivery) -> None:
+        """Have `delivery` handed over by `feed`, behind those offered before."""
+        self._queue.append(delivery)
+        self._some_queued.set()
+
+    async def feed(self, slots: Slots) -> NoReturn:
+        """Hand over what was offered, as much as there are slots, oldest first."""
+        queue = self._queue
         while True:
-            await some.wait()
+            await self._some_queued.wait()
             await self.emptied()
             await slots.wait()
             free = slots.free
             batch: list[Delivery] = []
-            while ready and len(batch) < free:
-                delivery = ready.popleft()
+            while queue and len(batch) < free:
+                delivery = queue.popleft()
                 if delivery.outcome is None:
                     batch.append(delivery)
-            if not ready:
-                some.clear()
+            if not queue:
+                self._some_queued.clear()
             if batch:
                 self.put(batch)
+
+    def drop_settled(self) -> None:
+        """Hold none of those offered that were settled meanwhile."""
+        left = [delivery for delivery in self._queue if delivery.outcome is None]
+        self._queue.clear()
+        self._queue.extend(left)
 
     async def emptied(self) -> None:
         """Return once the batch was taken."""
@@ -73,6 +88,12 @@ class Handover(AsyncIterator[Sequence[Delivery]]):
         self._wakes.set()
 
     def withdraw(self) -> list[Delivery]:
+        """Take back what was not taken."""
+        queued = list(self._queue)
+        self._queue.clear()
+        return [*self._take_back(), *queued]
+
+    def _take_back(self) -> list[Delivery]:
         """Take the batch back, if there is one."""
         batch, self._batch = self._batch, []
         self._empty.set()

@@ -13,7 +13,7 @@ from bridge.net.addresses import host_and_port
 from bridge.net.certificates import REFUSED, REMEDY
 from bridge.net.reach import reach
 from bridge.sources.broker.config import BrokerConfig
-from bridge.sources.broker.link import NO_STREAM, LinkLost, Place, resolve
+from bridge.sources.broker.link import NO_STREAM, LinkLost, Place, context_of, resolve
 
 _PLACE_SECONDS = 8.0
 _CONSUMER_TIMEOUT = 1800
@@ -30,7 +30,7 @@ async def check(config: BrokerConfig, key: str, patience: Patience, look: Look) 
     _judge(findings, key, config, patience)
     try:
         config.read_password()
-        context = None if config.tls is None else config.tls.context()
+        context = None if config.tls is None else context_of(config.tls)
     except (CredentialError, OSError, ValueError) as error:
         findings.problem(f"a credential can't be used: {error}", f"mend the file that `sources.{key}` names")
         return findings.found

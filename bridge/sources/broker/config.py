@@ -8,32 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from bridge.net.certificates import OwnCertificate
-from bridge.net.tls import Context
 from bridge.sources import SourceConfig
-from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, address, addresses, secret
-
-
-class ClientTls(Tls):
-    """Whom to believe, and who we are. Files are read at each connecting, so renewed ones are taken up."""
-
-    cert_file: ReadableFile | None = None
-    """PEM: the client certificate with its chain."""
-    key_file: ReadableFile | None = None
-    """PEM; when it is not given, `cert_file` holds the key too."""
-
-    @model_validator(mode="after")
-    def _key_has_a_certificate(self) -> Self:
-        if self.key_file is not None and self.cert_file is None:
-            raise ValueError("key_file is given, so expected cert_file too")
-        return self
-
-    def context(self) -> Context:
-        """Make the context for connecting. Raises OSError or ValueError when a file can't be used."""
-        context = super().context()
-        if self.cert_file is not None:
-            # A password that is never None: OpenSSL would ask for a missing one at the terminal.
-            context.load_cert_chain(self.cert_file, self.key_file, "")
-        return context
+from bridge.values import ClientTls, Model, Seconds, SecretFile, address, addresses, secret
 
 
 class DeclareConfig(Model):
@@ -94,5 +70,4 @@ class BrokerConfig(SourceConfig, ABC):
         return secret(self.password, self.password_file)
 
     def own_certificate(self) -> OwnCertificate | None:
-        file = None if self.tls is None else self.tls.cert_file
-        return None if file is None else OwnCertificate(file)
+        return None if self.tls is None else self.tls.own_certificate()

@@ -20,6 +20,7 @@ from bridge.net.certificates import refusal
 from bridge.net.loop import NEXT_ADDRESS_SECONDS
 from bridge.sources.broker.config import BrokerConfig
 from bridge.sources.broker.message import Message, Tag
+from bridge.values import ClientTls
 
 _RESOLVE_SECONDS = 10.0
 _STEP_SECONDS = 20.0
@@ -125,6 +126,13 @@ def patience(config: BrokerConfig) -> float:
     return min(_STEP_SECONDS, 2 * config.heartbeat)
 
 
+def context_of(tls: ClientTls) -> ssl.SSLContext:
+    """Make the context for connecting. Raises OSError or ValueError when a file can't be used."""
+    context = tls.context()
+    tls.show(context)
+    return context
+
+
 async def resolve(broker: str) -> list[Place]:
     """Give the addresses behind `HOST:PORT`: of IPv4 where there are any, as hermes does. Raises LinkLost.
 
@@ -171,7 +179,8 @@ class Wire:
         context: ssl.SSLContext | None = None
         if config.tls is not None:
             try:
-                context = await asyncio.to_thread(config.tls.context)  # a directory of authorities takes time
+                # In a thread: a directory of authorities takes time.
+                context = await asyncio.to_thread(context_of, config.tls)
             except (OSError, ValueError) as error:
                 raise CredentialError(f"the TLS files can't be used: {error}") from error
         loop = asyncio.get_running_loop()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost
 from bridge.core.leftovers import free_leftovers
 from bridge.core.ports import Slots
@@ -21,6 +19,7 @@ from bridge.sources.broker.message import Read
 from bridge.sources.broker.subscription import Full, Subscription
 from bridge.sources.handover import Handover
 from bridge.sources.opening import Opening
+from bridge.sources.reading import lost_with, pause
 from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -64,10 +63,7 @@ class Reader:
         """What can't be reached, or could not be until a moment ago: names and addresses."""
         self._changed = asyncio.Event()
         """Some link came about, or an attempt at one failed."""
-        self._ready: deque[Delivery] = deque()
-        """Received, and not handed over yet."""
-        self._some_ready = asyncio.Event()
-        self._opening = Opening(how, self._offer, metrics, log)
+        self._opening = Opening(how, self.batches.offer, metrics, log)
         self._message_bytes = 1
         """Of a message, for the prefetch: twice what they had on average where they were too many."""
 
@@ -91,18 +87,20 @@ class Reader:
     async def run(self) -> None:
         """Read until cancelled."""
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with lost_with(
+                self.batches,
+                "the reader of brokers failed",
+                self._log,
+                release=self._release_all,
+                explain=explain,
+            ) as tasks:
                 tasks.create_task(self._opening.run())
-                tasks.create_task(self.batches.feed(self._ready, self._some_ready, self._slots))
+                tasks.create_task(self.batches.feed(self._slots))
                 tasks.create_task(self._watch())
                 for broker in dict.fromkeys(self._config.brokers):
                     tasks.create_task(self._look_up(broker, tasks))
-        except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
-            self._log.error("the reader of brokers failed", exc_info=group)
-            self.batches.fail(SourceLost(explain(group)))
         finally:
-            self.batches.withdraw()
-            self._metrics.lag(None)
+            self._release_all()
 
     async def _look_up(self, broker: str, tasks: asyncio.TaskGroup) -> None:
         """Keep a link to each address behind `broker`. One that has gone is read until it is lost."""
@@ -170,9 +168,7 @@ class Reader:
             raise
         finally:
             subscription.release()
-            waiting = [delivery for delivery in self._ready if delivery.outcome is None]
-            self._ready.clear()
-            self._ready.extend(waiting)
+            self.batches.drop_settled()
             self._up.pop(place, None)
             if not self._up:
                 self._metrics.up.set(0)
@@ -207,9 +203,10 @@ class Reader:
             known = [waiting for waiting in told if waiting is not None]
             self._metrics.lag(sum(known) if known else None)
 
-    def _offer(self, delivery: Delivery) -> None:
-        self._ready.append(delivery)
-        self._some_ready.set()
+    def _release_all(self) -> None:
+        """Hand over nothing more; what each link held has been given back at its end."""
+        self.batches.withdraw()
+        self._metrics.lag(None)
 
 
 def _end_if_cancelled() -> None:
@@ -224,5 +221,4 @@ def _end_if_cancelled() -> None:
 
 
 def _pause(failures: int) -> float:
-    """Draw the seconds to wait after `failures` in a row: full jitter, 10 at most."""
-    return random.uniform(0.05, min(LONGEST_PAUSE, 0.5 * 2 ** min(failures, 10)))
+    return pause(failures, first=1.0, longest=LONGEST_PAUSE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -14,6 +13,7 @@ from bridge.sources.broker.config import BrokerConfig
 from bridge.sources.broker.link import Opener
 from bridge.sources.broker.message import Read
 from bridge.sources.broker.reader import Reader
+from bridge.sources.reading import reading
 from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -56,17 +56,12 @@ class BrokerSource:
             metrics=self._metrics,
             log=self._log,
         )
-        # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
-        running = asyncio.create_task(reader.run(), name=f"{self._config.type} reader")
-        reader.batches.rests_on(running)
-        try:
-            await reader.batches.begun(reader.opened())
+        async with reading(reader, f"{self._config.type} reader", reader.opened()) as batches:
             self._reader = reader
-            yield reader.batches
-        finally:
-            self._reader = None
-            running.cancel()
-            await asyncio.wait([running])
+            try:
+                yield batches
+            finally:
+                self._reader = None
 
     def problems(self) -> Sequence[str]:
         """Tell what can't be read now, and why."""

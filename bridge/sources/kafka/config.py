@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Secr
 from bridge.net.certificates import OwnCertificate
 from bridge.sources.opening import OpeningConfig
 from bridge.sources.storage_events import Open
-from bridge.values import Model, ReadableFile, Seconds, SecretFile, Tls, address, addresses, secret
+from bridge.values import ClientTls, Model, ReadableFile, Seconds, SecretFile, Tls, address, addresses, secret
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -41,17 +41,13 @@ def _pattern(value: str) -> str:
     return value
 
 
-class TlsConfig(Tls):
+class TlsConfig(ClientTls):
     """Whom to trust and who we are. Files are read at each connecting, so renewed ones are taken up."""
 
     truststore_file: ReadableFile | None = None
     """PKCS#12 with the trusted certificates, instead of `ca_file` and `ca_path`."""
     truststore_password: SecretStr | None = None
     truststore_password_file: SecretFile | None = None
-    cert_file: ReadableFile | None = None
-    """PEM: the client certificate with its chain."""
-    key_file: ReadableFile | None = None
-    """PEM; when it is not given, `cert_file` holds the key too."""
     key_password: SecretStr | None = None
     key_password_file: SecretFile | None = None
     pkcs12_file: ReadableFile | None = None
@@ -68,7 +64,6 @@ class TlsConfig(Tls):
         if self.truststore_file is not None and not self.verify:
             raise ValueError("`truststore_file` means nothing with `verify: false`; remove one or the other")
         _one_at_most(self, "cert_file", "pkcs12_file")
-        _needs(self, "key_file", "cert_file")
         for name, owner in (
             ("truststore_password", "truststore_file"),
             ("key_password", "cert_file"),
@@ -79,12 +74,11 @@ class TlsConfig(Tls):
         return self
 
     def own_certificate(self) -> OwnCertificate | None:
-        """Return the client certificate, if there is one."""
-        if self.pkcs12_file is not None:
-            return OwnCertificate(
-                self.pkcs12_file, lambda: secret(self.pkcs12_password, self.pkcs12_password_file)
-            )
-        return None if self.cert_file is None else OwnCertificate(self.cert_file)
+        if self.pkcs12_file is None:
+            return super().own_certificate()
+        return OwnCertificate(
+            self.pkcs12_file, lambda: secret(self.pkcs12_password, self.pkcs12_password_file)
+        )
 
 
 class OAuthConfig(Model):

@@ -31,6 +31,7 @@ from bridge.sources.kafka.records import to_delivery
 from bridge.sources.kafka.unreadable import Unreadable
 from bridge.sources.kafka.watch import CALL_SECONDS, Watch, answer
 from bridge.sources.opening import Opening
+from bridge.sources.reading import lost_with
 from bridge.sources.storage_events import may_be_one
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -132,21 +133,20 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
 
     async def run(self) -> None:
         """Read until cancelled, or until the upstream is lost: then release everything, tell the runner."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read())
-                tasks.create_task(self._commit_settled())
-                tasks.create_task(self._watch.run())
-                tasks.create_task(self._unreadable.run())
-                tasks.create_task(self._positions.begin_late())
-                tasks.create_task(self._heed_failure())
-        except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
-            error = root_cause(group)
-            if not isinstance(error, (SourceLost, KafkaError)):
-                self._log.error("kafka reader failed", exc_info=error)
-            self._release_all()
-            self._metrics.lag(None)
-            self.batches.fail(error if isinstance(error, SourceLost) else SourceLost(reason_of(error)))
+        async with lost_with(
+            self.batches,
+            "kafka reader failed",
+            self._log,
+            release=self._release_all,
+            expected=(KafkaError,),
+            explain=reason_of,
+        ) as tasks:
+            tasks.create_task(self._read())
+            tasks.create_task(self._commit_settled())
+            tasks.create_task(self._watch.run())
+            tasks.create_task(self._unreadable.run())
+            tasks.create_task(self._positions.begin_late())
+            tasks.create_task(self._heed_failure())
 
     async def close(self) -> None:
         """Commit what is settled, release the rest, leave the group. Never raises what the broker did."""
@@ -160,7 +160,6 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
             )
         finally:
             self._release_all()
-            self._metrics.lag(None)
             await aiokafka_private.close_consumer(self._consumer)
 
     # Reading
@@ -348,6 +347,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._ready.clear()
         for ledger in self._ledgers.values():
             self._release(ledger.unsettled())
+        self._metrics.lag(None)
 
     async def _drained(self) -> None:
         try:

@@ -55,11 +55,8 @@ def ssl_context(tls: TlsConfig | None) -> ssl.SSLContext:
 
 
 def _load_certificate(context: ssl.SSLContext, tls: TlsConfig) -> None:
-    if tls.cert_file is not None:
-        # A password that is never None: OpenSSL would ask for a missing one at the terminal.
-        password = secret(tls.key_password, tls.key_password_file) or ""
-        context.load_cert_chain(tls.cert_file, tls.key_file, password)
-    elif tls.pkcs12_file is not None:
+    tls.show(context, secret(tls.key_password, tls.key_password_file))
+    if tls.pkcs12_file is not None:
         _load_pkcs12(context, tls.pkcs12_file, secret(tls.pkcs12_password, tls.pkcs12_password_file))
 
 

@@ -20,6 +20,7 @@ from bridge.sources.kafka.config import KafkaConfig, whole
 from bridge.sources.kafka.connection import client_options, complaints, reason_of
 from bridge.sources.kafka.health import Health
 from bridge.sources.kafka.reader import Reader
+from bridge.sources.reading import reading
 from bridge.telemetry.metrics import SourceMetrics
 
 _CONNECT_SECONDS = 30.0
@@ -82,16 +83,11 @@ class KafkaSource:
         else:
             consumer.subscribe(list(self._config.topics), listener=reader)
         self._consumer, self._reader = consumer, reader
-        # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
-        running = asyncio.create_task(reader.run(), name="kafka reader")
-        reader.batches.rests_on(running)
         try:
-            await reader.batches.begun(reader.joined())
-            yield reader.batches
+            async with reading(reader, "kafka reader", reader.joined()) as batches:
+                yield batches
         finally:
             self._consumer = self._reader = None
-            running.cancel()
-            await asyncio.wait([running])
             await reader.close()
 
     def problems(self) -> Sequence[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from bridge.core.steady import Steady
+from bridge.sources.reading import pause
 from bridge.sources.sqs.connection import BATCH, CALL_SECONDS, Entry, Queue, Refusal, Throttled, Unanswered
 from bridge.sources.sqs.held import Held
 from bridge.telemetry.metrics import SourceMetrics
@@ -142,7 +142,7 @@ class Answers:
         failures = max((held.failures for held in self._owed), default=0)
         if failures:
             self._some.set()
-            await asyncio.sleep(pause(failures))
+            await asyncio.sleep(pause_after(failures))
 
     def _settle(self, held: Held, receipt: str, refusal: Refusal | None) -> None:
         if refusal is not None and not refusal.stale:
@@ -161,9 +161,9 @@ class Answers:
         self._answered(held)
 
 
-def pause(failures: int) -> float:
-    """Draw the seconds to wait after `failures` in a row: full jitter, 10 at most."""
-    return random.uniform(0.05, min(10.0, 0.25 * 2 ** min(failures, 10)))
+def pause_after(failures: int) -> float:
+    """Draw the seconds to wait after `failures` calls of one kind in a row."""
+    return pause(failures, first=0.5, longest=10.0)
 
 
 def batches(messages: Sequence[Held]) -> Iterator[Sequence[Held]]:

@@ -6,19 +6,19 @@ import asyncio
 import math
 import random
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
 from bridge.core.delivery import Delivery, Outcome
-from bridge.core.errors import SourceLost, reason, root_cause
+from bridge.core.errors import SourceLost, reason
 from bridge.core.ports import Slots
 from bridge.core.steady import Steady
 from bridge.sources.handover import Handover
 from bridge.sources.opening import Opening
-from bridge.sources.sqs.answers import GATHER_SECONDS, Answers, batches, pause
+from bridge.sources.reading import lost_with
+from bridge.sources.sqs.answers import GATHER_SECONDS, Answers, batches, pause_after
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import BATCH, Queue, Refusal, Throttled, Unanswered
 from bridge.sources.sqs.held import Groups, Held
@@ -76,9 +76,6 @@ class Reader:
         """Slots reserved for what a receive may bring."""
         self._room = asyncio.Event()
         """There may be room again."""
-        self._ready: deque[Delivery] = deque()
-        """Received, and not handed over yet."""
-        self._some_ready = asyncio.Event()
         self._opening = Opening(config.open, self._offer, metrics, log)
 
         self._held: dict[str, Held] = {}
@@ -102,24 +99,18 @@ class Reader:
 
     async def run(self) -> None:
         """Read until cancelled, or until the queue is lost: then release everything, tell the runner."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(self._config.pollers):
-                    tasks.create_task(self._poll())
-                tasks.create_task(self._opening.run())
-                # A message with many records goes in pieces.
-                tasks.create_task(self.batches.feed(self._ready, self._some_ready, self._slots))
-                tasks.create_task(self._put_off())
-                tasks.create_task(self._give_way())
-                tasks.create_task(self._answers.run())
-                tasks.create_task(self._watch())
-        except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
-            error = root_cause(group)
-            if not isinstance(error, SourceLost):
-                self._log.error("sqs reader failed", exc_info=error)
-                error = SourceLost(reason(error))
-            self._release_all()
-            self.batches.fail(error)
+        async with lost_with(
+            self.batches, "sqs reader failed", self._log, release=self._release_all
+        ) as tasks:
+            for _ in range(self._config.pollers):
+                tasks.create_task(self._poll())
+            tasks.create_task(self._opening.run())
+            # A message with many records goes in pieces.
+            tasks.create_task(self.batches.feed(self._slots))
+            tasks.create_task(self._put_off())
+            tasks.create_task(self._give_way())
+            tasks.create_task(self._answers.run())
+            tasks.create_task(self._watch())
 
     async def close(self) -> None:
         """Delete what is settled, give back the rest. Never raises what the queue did."""
@@ -167,8 +158,7 @@ class Reader:
                 if self._slots.free <= 0:
                     await self._slots.wait()
                     await asyncio.sleep(ROOM_SECONDS)
-                taken = self._asked + self._opening.waiting + len(self._ready) + self.batches.size
-                taken += self._groups.waiting
+                taken = self._asked + self._opening.waiting + self.batches.waiting + self._groups.waiting
                 room = min(BATCH, self._slots.free - taken)
                 if room > 0:
                     self._asked += room
@@ -217,8 +207,7 @@ class Reader:
 
     def _offer(self, delivery: Delivery) -> None:
         delivery.watch(self._freed)
-        self._ready.append(delivery)
-        self._some_ready.set()
+        self.batches.offer(delivery)
 
     def _freed(self, _delivery: Delivery, _outcome: Outcome) -> None:
         self._room.set()
@@ -242,7 +231,6 @@ class Reader:
 
     def _release_all(self) -> None:
         self.batches.withdraw()
-        self._ready.clear()
         for held in list(self._held.values()):
             held.delivery.settle(Outcome.RELEASED)
 
@@ -337,7 +325,7 @@ class Reader:
             self._throttled.failed(f"throttled: {failure}")
         elif time.monotonic() - since >= LOST_SECONDS:
             raise SourceLost(str(failure))
-        return pause(times + 1)
+        return pause_after(times + 1)
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -12,6 +11,7 @@ from bridge.core.delivery import Delivery
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Slots
 from bridge.core.steady import Steady
+from bridge.sources.reading import reading
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import Throttled, Unanswered, connect
 from bridge.sources.sqs.reader import Reader
@@ -56,15 +56,11 @@ class SqsSource:
                 log=self._log,
             )
             self._reader = reader
-            # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
-            running = asyncio.create_task(reader.run(), name="sqs reader")
-            reader.batches.rests_on(running)
             try:
-                yield reader.batches
+                async with reading(reader, "sqs reader") as batches:
+                    yield batches
             finally:
                 self._reader = None
-                running.cancel()
-                await asyncio.wait([running])
                 await reader.close()
 
     def problems(self) -> Sequence[str]:

@@ -219,6 +219,11 @@ def basic_header(username: str, password: str) -> str:
     return "Basic " + b64encode(f"{username}:{password}".encode()).decode("ascii")
 
 
+def client_header(client_id: str, client_secret: str) -> str:
+    """Return the `Authorization` value by which a client logs in to a token endpoint (RFC 6749, 2.3.1)."""
+    return basic_header(quote_plus(client_id), quote_plus(client_secret))
+
+
 class RefreshTokenGrant:
     """Access tokens by the refresh-token grant (RFC 6749, section 6).
 
@@ -245,8 +250,8 @@ class RefreshTokenGrant:
         client_secret = await read_secret_of(auth, "client_secret")
         if client_secret is None:
             form["client_id"] = auth.client_id
-        else:  # RFC 6749, 2.3.1: form-encoded, then basic
-            headers["Authorization"] = basic_header(quote_plus(auth.client_id), quote_plus(client_secret))
+        else:
+            headers["Authorization"] = client_header(auth.client_id, client_secret)
         reply = await self._post(auth.token_endpoint, form, headers)
         hidden = (self._newest, client_secret or "")
         if reply.status != 200:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import time
 from pathlib import Path
 from secrets import token_hex
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
-from urllib.parse import quote_plus
 
 import aiohttp
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError
 
 from bridge.core.errors import CredentialError
+from bridge.credentials import client_header, json_object
 from bridge.net.bodies import body_of
 from bridge.net.proxies import proxy_for
 from bridge.net.tls import Context
@@ -128,10 +127,6 @@ class _TokenFile(AbstractTokenProvider):  # type: ignore[misc] # aiokafka is not
             raise KafkaConnectionError(str(error)) from error
 
 
-_ODD = (ValueError, RecursionError, OverflowError)
-"""What reading an answer raises that is no grant."""
-
-
 class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafka is not typed
     def __init__(self, oauth: OAuthConfig, endpoint: str, client_id: str) -> None:
         self._oauth = oauth
@@ -146,7 +141,7 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
             if time.monotonic() >= self._usable_until:
                 try:
                     await self._ask()
-                except (aiohttp.ClientError, OSError, CredentialError, *_ODD) as error:
+                except (aiohttp.ClientError, OSError, CredentialError, ValueError, OverflowError) as error:
                     why = excerpt(why_unanswered(error))
                     raise KafkaConnectionError(f"no access token from {self._endpoint}: {why}") from error
             return self._token
@@ -157,15 +152,13 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
         if oauth.scope is not None:
             form["scope"] = oauth.scope
         client_secret = secret(oauth.client_secret, oauth.client_secret_file) or ""
-        # Form-encoded before they are put together: RFC 6749, 2.3.1.
-        login = aiohttp.encode_basic_auth(quote_plus(self._client_id), quote_plus(client_secret))
         asked = time.monotonic()
         async with (
             aiohttp.ClientSession(timeout=_TOKEN_TIMEOUT) as session,
             session.post(
                 self._endpoint,
                 data=form,
-                headers={"Authorization": login},
+                headers={"Authorization": client_header(self._client_id, client_secret)},
                 allow_redirects=False,
                 proxy=proxy_for(self._endpoint),
                 ssl=True if oauth.tls is None else oauth.tls.context(),
@@ -174,8 +167,8 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
             text = (await body_of(response, _LONGEST_GRANT)).decode("utf-8", "replace")
             if response.status != 200:
                 raise CredentialError(f"status {response.status}: {text[:200]}")
-            answer = json.loads(text)
-        token = answer.get("access_token") if isinstance(answer, dict) else None
+        answer = json_object(text)
+        token = answer.get("access_token")
         if not isinstance(token, str) or not token:
             raise CredentialError("the answer holds no access_token")
         lifetime = answer.get("expires_in")

@@ -16,8 +16,8 @@ import pytest
 
 from bridge.sandbox.dcache import SandboxDcache, Version
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from bridge.sources.dcache.keeping import MOST_PENDING_BYTES
 from bridge.sources.dcache.session import LOOKUPS
-from bridge.sources.dcache.stream import MOST_PENDING_BYTES
 from tests.promises.dcache_world import ROOT, DcacheWorld
 from tests.promises.world import Daemon, until
 

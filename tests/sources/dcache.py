@@ -13,6 +13,8 @@ from bridge.core.event import Event
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sources import Rescan
 from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.progress import Phase
+from bridge.sources.dcache.session import Session
 from bridge.sources.dcache.source import DcacheSource
 from bridge.store import Store
 from bridge.store.config import StoreConfig
@@ -79,6 +81,12 @@ class Running:
         self.hands = hands
 
     @property
+    def session(self) -> Session:
+        """What was opened."""
+        assert self.source._session is not None
+        return self.source._session
+
+    @property
     def spool(self) -> Any:
         return self.store.spool("arrivals")
 
@@ -87,7 +95,11 @@ class Running:
 
         def is_so() -> bool:
             session = self.source._session
-            return session is not None and session.lister.healed and self.bridge.site.connected > 0
+            return (
+                session is not None
+                and session.progress.phase is Phase.KNOWN
+                and self.bridge.site.connected > 0
+            )
 
         await until(is_so, 20)
 

@@ -61,9 +61,7 @@ def meter(site: SandboxDcache) -> Meter:
 
 async def relisted(running: Running) -> None:
     """Have all listed, as once a day."""
-    session = running.source._session
-    assert session is not None
-    session.lister.list_all_soon()
+    running.session.agenda.list_all_soon()
     await running.healed()
 
 
@@ -110,7 +108,7 @@ async def test_a_file_costs_what_the_page_says(site: SandboxDcache, meter: Meter
 async def test_a_file_without_a_size_costs_what_the_page_says(
     site: SandboxDcache, meter: Meter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("UNFINISHED_SECONDS", "_AGAIN"):  # both, so that the pauses keep their number
+    for name in ("UNFINISHED_SECONDS", "_RETRY"):  # both, so that the pauses keep their number
         monkeypatch.setattr(lookups, name, getattr(lookups, name) / 5)
     async with Bridge(site, tmp_path).running() as running:
         await running.healed()

@@ -18,9 +18,10 @@ from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
 from bridge.core.identity import invocation_name
 from bridge.sandbox.dcache import SandboxDcache, Settings
-from bridge.sources.dcache import connection, listing, lookups, session
+from bridge.sources.dcache import connection, following, lookups
 from bridge.sources.dcache.connection import Connection
 from bridge.sources.dcache.http import Denied, Unanswered
+from bridge.sources.dcache.listing import lister
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
@@ -51,7 +52,7 @@ def lose_store(state_dir: Path) -> Path:
 async def test_another_client_on_the_channel_is_told_and_left_alone_for_long(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "COMPETING_SECONDS", (0.4, 0.4))
+    monkeypatch.setattr(following, "COMPETING_SECONDS", (0.4, 0.4))
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
         await running.healed()
@@ -119,8 +120,8 @@ async def test_a_metronome_s_ticks_keep_a_stream_and_show_that_one_has_stalled(
 async def test_a_full_store_disconnects_and_nothing_is_lost(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_FULL_SECONDS", (0.05, 2.0))
-    monkeypatch.setattr(listing, "FULL_SECONDS", 0.5)
+    monkeypatch.setattr(following, "_FULL_SECONDS", (0.05, 2.0))
+    monkeypatch.setattr(lister, "FULL_SECONDS", 0.5)
     site.settings.ring = 500
     bridge = Bridge(site, tmp_path)
     bridge.store_config = StoreConfig(max_bytes=2**20)
@@ -291,7 +292,7 @@ async def test_a_vanished_file_is_an_event_where_that_is_asked_for(
 async def test_a_root_that_is_made_later_is_watched_then(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(lister, "RETRY_SECONDS", 0.2)
     bridge = Bridge(site, tmp_path, paths=["/data/in", "/data/late"])
     async with bridge.running() as running:
         await until(lambda: any("/data/late" in one for one in running.source.problems()))

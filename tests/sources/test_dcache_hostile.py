@@ -16,17 +16,19 @@ from structlog.testing import capture_logs
 from bridge.core.errors import SourceLost
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.dcache.streams import Stream
-from bridge.sources.dcache import arrivals, connection, listing, session
+from bridge.sources.dcache import arrivals, connection, session
 from bridge.sources.dcache.connection import Connection, Unreadable
+from bridge.sources.dcache.health import Health
 from bridge.sources.dcache.http import Unanswered
+from bridge.sources.dcache.listing import lister
+from bridge.sources.dcache.moves import Half
 from bridge.sources.dcache.sse import ServerSentEvent
 from bridge.sources.dcache.state import OwnFile
-from bridge.sources.dcache.watches import Half
 from bridge.sources.spool import Later, SpoolReader
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
-from tests.sources.dcache import Bridge, Running, source
+from tests.sources.dcache import Bridge, source
 from tests.sources.reading import Room, until
 
 pytestmark = pytest.mark.usefixtures("told_no_longer")
@@ -37,12 +39,6 @@ async def site() -> AsyncIterator[SandboxDcache]:
     async with SandboxDcache() as site:
         await site.mkdir("/data/in")
         yield site
-
-
-def reading_of(running: Running) -> session.Session:
-    found = running.source._session
-    assert found is not None
-    return found
 
 
 @asynccontextmanager
@@ -116,7 +112,7 @@ def test_a_name_that_is_no_text_is_not_taken() -> None:
 async def test_a_watched_path_that_was_renamed_away_is_told_and_one_made_anew_is_watched(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(lister, "RETRY_SECONDS", 0.1)
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
         await running.healed()
@@ -125,8 +121,8 @@ async def test_a_watched_path_that_was_renamed_away_is_told_and_one_made_anew_is
         await site.upload("/data/in/d/a", b"x")
         (event,) = await running.accept(1)
         assert event.subject == "/data/in/d/a"
-        lister = reading_of(running).lister
-        await until(lambda: not (running.source.problems() or lister._urgent or lister._began))
+        agenda = running.session.agenda
+        await until(lambda: agenda.is_empty and not running.source.problems())
         await site.upload("/data/in/b", b"x")
         (event,) = await running.accept(1)
         assert event.attributes["found"] == "event"
@@ -140,7 +136,7 @@ async def test_a_directory_that_is_back_while_its_watch_is_being_ended_is_watche
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
         await running.healed()
-        unwatch, watches, ended = Connection.unwatch, reading_of(running)._watches, asyncio.Event()
+        unwatch, watches, ended = Connection.unwatch, running.session.watches, asyncio.Event()
 
         async def late(self: Connection, channel: str, key: str) -> None:
             await site.rename("/data/out/d", "/data/in/d")
@@ -162,7 +158,7 @@ async def test_a_directory_that_is_back_while_its_watch_is_being_ended_is_watche
 async def test_what_the_first_listing_could_not_read_is_skipped_later_but_for_what_came_since(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(lister, "RETRY_SECONDS", 0.1)
     for path in ("/data/in/denied/old", "/data/in/denied/deep/old", "/data/in/open/old"):
         await site.upload(path, b"x")
     site.mark_unreadable("/data/in/denied")
@@ -179,7 +175,7 @@ async def test_what_the_first_listing_could_not_read_is_skipped_later_but_for_wh
         await until(lambda: not running.source.problems())
         await running.nothing_more()
         # Listed by now: what is moved in enters however old it is.
-        await until(lambda: reading_of(running)._position.unlisted == {})
+        await until(lambda: running.session.site.position.unlisted == {})
         await site.upload("/data/out/moved", b"x")
         site.namespace.lookup("/data/out/moved").mtime = 1
         await site.rename("/data/out", "/data/in/denied/out")
@@ -190,8 +186,8 @@ async def test_what_the_first_listing_could_not_read_is_skipped_later_but_for_wh
 async def test_a_directory_that_failed_in_the_first_listing_brings_no_files_of_the_past(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "AGAIN_SECONDS", 0.1)
-    monkeypatch.setattr(listing, "_PAUSE", 0.001)
+    monkeypatch.setattr(lister, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(lister, "_PAUSE", 0.001)
     listed = Connection.list_page
     fails = True
 
@@ -411,13 +407,13 @@ async def test_a_token_refused_while_the_stream_is_opened_is_renewed_before_it_c
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connected: list[bool] = []
-    hear = session.Session.connected
+    hear = Health.connected
 
-    def hearing(self: session.Session, *, resumed: bool) -> None:
+    def hearing(self: Health) -> None:
         connected.append(site.connected > 0)
-        hear(self, resumed=resumed)
+        hear(self)
 
-    monkeypatch.setattr(session.Session, "connected", hearing)
+    monkeypatch.setattr(Health, "connected", hearing)
     token = tmp_path / "token"
     token.write_text("bridge-token")
     bridge = Bridge(site, tmp_path / "state", auth={"type": "bearer", "token_file": str(token)})
@@ -439,7 +435,7 @@ async def test_a_token_refused_while_the_stream_is_opened_is_renewed_before_it_c
 async def test_a_backlog_bigger_than_the_store_s_room_comes_in_parts(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(listing, "FULL_SECONDS", 0.2)
+    monkeypatch.setattr(lister, "FULL_SECONDS", 0.2)
     append = SpoolReader.append
 
     async def slowly(self: SpoolReader, *what: Any) -> None:
@@ -469,7 +465,7 @@ async def test_the_small_file_is_written_beside_the_loop(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its disk may be slow, and nothing else goes on meanwhile."""
-    monkeypatch.setattr(session, "_NOTE_SECONDS", 0.05)
+    monkeypatch.setattr(session, "_SAVE_SECONDS", 0.05)
     monkeypatch.setattr(connection, "TICK_SECONDS", 0.05)
     save, threads = OwnFile.save, []
 
@@ -491,7 +487,7 @@ async def test_nothing_is_remembered_of_what_was_waited_for(site: SandboxDcache,
     bridge = Bridge(site, tmp_path, flags=["IN_CLOSE_WRITE"])
     async with bridge.running() as running:
         await running.healed()
-        lookups, moves = reading_of(running).lookups, reading_of(running)._moves
+        lookups, moves = running.session.lookups, running.session.moves
         told = arrivals.Occurrence(
             directory="/data/in", name="a", mask=["IN_MOVED_TO"], cookie="c", event="1"
         ).spooled("1")
@@ -501,7 +497,7 @@ async def test_nothing_is_remembered_of_what_was_waited_for(site: SandboxDcache,
         moves.left("c", Half("/data/in/b", now))
         await site.upload("/data/in/a", b"x")
         assert not isinstance(await lookups.resolve(told), Later)
-        assert lookups._waiting == {}
+        assert len(lookups.waits) == 0
 
 
 # --- what is told of an answer ---

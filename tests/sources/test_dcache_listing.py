@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sources.dcache import listing
 from bridge.sources.dcache.connection import Connection
+from bridge.sources.dcache.listing import directory
+from bridge.sources.dcache.progress import Phase
 from tests.sources.dcache import Bridge, Running
 from tests.sources.reading import until
 
@@ -28,18 +29,17 @@ async def site() -> AsyncIterator[SandboxDcache]:
 
 async def listed_again(running: Running) -> None:
     """Have all listed, and return once it is."""
-    session = running.source._session
-    assert session is not None
-    before = session._position.listed
-    session.lister.list_all_soon()
-    await until(lambda: session._position.listed != before and session.lister.healed, 20)
+    session = running.session
+    before = session.site.position.listed
+    session.agenda.list_all_soon()
+    await until(lambda: session.site.position.listed != before and session.progress.phase is Phase.KNOWN, 20)
 
 
 async def test_a_big_directory_is_listed_in_pages(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "PAGE", 50)
-    monkeypatch.setattr(listing, "OVERLAP", 5)
+    monkeypatch.setattr(directory, "PAGE", 50)
+    monkeypatch.setattr(directory, "OVERLAP", 5)
     for n in range(333):
         await site.upload(f"/data/in/{n}", b"x")
     bridge = Bridge(site, tmp_path, first_start="everything")
@@ -53,8 +53,8 @@ async def test_a_big_directory_is_listed_in_pages(
 async def test_files_that_move_up_between_two_pages_are_not_missed(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "PAGE", 50)
-    monkeypatch.setattr(listing, "OVERLAP", 5)
+    monkeypatch.setattr(directory, "PAGE", 50)
+    monkeypatch.setattr(directory, "OVERLAP", 5)
     for n in range(200):
         await site.upload(f"/data/in/{n:03}", b"x")
     page = Connection.list_page

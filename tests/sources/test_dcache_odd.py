@@ -17,9 +17,12 @@ from bridge.core import steady
 from bridge.core.delivery import Outcome
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sources import failing, spool
-from bridge.sources.dcache import connection, http, listing, lookups, session
+from bridge.sources.dcache import connection, following, http, lookups, settling
 from bridge.sources.dcache.connection import Connection
+from bridge.sources.dcache.health import Health
 from bridge.sources.dcache.http import Unanswered
+from bridge.sources.dcache.listing import directory, lister
+from bridge.sources.dcache.progress import Phase
 from tests.sources.dcache import Bridge, Running, source
 from tests.sources.reading import until
 
@@ -96,10 +99,9 @@ async def test_an_entry_that_can_not_be_read_is_one_dead_letter_and_the_listing_
         for one in deliveries:
             one.settle(Outcome.ACCEPTED if one.fault is None else Outcome.DEAD_LETTERED)
         await running.healed()
-        assert running.source._session is not None
-        assert running.source._session._position.listed is None, "it was not complete"
-        running.source._session.lister.list_all_soon()
-        await until(lambda: running.source._session.lister.healed)  # type: ignore[union-attr]
+        assert running.session.site.position.listed is None, "it was not complete"
+        running.session.agenda.list_all_soon()
+        await until(lambda: running.session.progress.phase is Phase.KNOWN)
         await running.nothing_more()
 
 
@@ -165,7 +167,7 @@ async def test_limits_of_any_type_are_no_reason_not_to_read(
 async def test_a_stream_refused_while_its_channel_is_listed_is_asked_for_less_and_less_often(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(session, "_PAUSES", (0.05, 30.0))
+    monkeypatch.setattr(following, "_PAUSES", (0.05, 30.0))
     site.faults.stream_status = status
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
@@ -184,19 +186,19 @@ async def test_a_stream_refused_while_its_channel_is_listed_is_asked_for_less_an
 async def test_a_channel_that_is_gone_each_time_is_made_anew_less_and_less_often(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_PAUSES", (0.05, 30.0))
+    monkeypatch.setattr(following, "_PAUSES", (0.05, 30.0))
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
         await running.healed()
         began, made = time.monotonic(), site.requests["POST events"]
-        connected = session.Session.connected
+        connected = Health.connected
 
-        def forgetting(self: session.Session, *, resumed: bool) -> None:
-            connected(self, resumed=resumed)
+        def forgetting(self: Health) -> None:
+            connected(self)
             if time.monotonic() - began < 1.0:
                 site.trouble.forget_channels()
 
-        monkeypatch.setattr(session.Session, "connected", forgetting)
+        monkeypatch.setattr(Health, "connected", forgetting)
         site.trouble.forget_channels()
         await until(lambda: time.monotonic() - began > 1.0)
         await running.healed()
@@ -315,8 +317,8 @@ async def _write_without_end(transport: Any) -> None:
 async def test_a_dcache_that_ignores_the_offset_is_listed_in_one_page(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "PAGE", 10)
-    monkeypatch.setattr(listing, "OVERLAP", 2)
+    monkeypatch.setattr(directory, "PAGE", 10)
+    monkeypatch.setattr(directory, "OVERLAP", 2)
     site.faults.ignores_offset = True
     for number in range(35):
         await site.upload(f"/data/in/{number}", b"x")
@@ -331,10 +333,10 @@ async def test_a_dcache_that_ignores_the_offset_is_listed_in_one_page(
 async def test_a_directory_that_no_page_can_show_whole_is_told(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "PAGE", 10)
-    monkeypatch.setattr(listing, "MOST_PAGE", 20)
-    monkeypatch.setattr(listing, "OVERLAP", 2)
-    monkeypatch.setattr(listing, "_PAUSE", 0.001)
+    monkeypatch.setattr(directory, "PAGE", 10)
+    monkeypatch.setattr(directory, "MOST_PAGE", 20)
+    monkeypatch.setattr(directory, "OVERLAP", 2)
+    monkeypatch.setattr(lister, "_PAUSE", 0.001)
     site.faults.ignores_offset = True
     for number in range(35):
         await site.upload(f"/data/in/{number}", b"x")
@@ -342,7 +344,7 @@ async def test_a_directory_that_no_page_can_show_whole_is_told(
     async with bridge.running() as running:
         await until(lambda: "no page goes on where the one before ended" in problems(running))
         asked = site.requests["GET namespace"]
-        assert asked <= 4 * listing.ATTEMPTS
+        assert asked <= 4 * lister.ATTEMPTS
         await site.upload("/data/in/more", b"x")
         while "/data/in/more" not in bridge.paths:
             await running.accept(1)
@@ -351,8 +353,8 @@ async def test_a_directory_that_no_page_can_show_whole_is_told(
 async def test_a_watch_without_a_location_is_told_and_made_again(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "_PAUSE", 0.001)
-    monkeypatch.setattr(listing, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(lister, "_PAUSE", 0.001)
+    monkeypatch.setattr(lister, "RETRY_SECONDS", 0.1)
     site.faults.no_location = True
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
@@ -387,7 +389,7 @@ async def test_files_that_may_not_be_looked_up_stop_no_others_and_enter_once_the
         (event,) = await running.accept(1)
         assert event.subject == "/data/in/a"
         assert "look-ups fail" in problems(running)
-        assert len(running.source._session.reader._rows) <= 30  # type: ignore[union-attr]
+        assert len(running.session.reader._rows) <= 30
         await until(lambda: running.spool.waiting == 100)
         site.mark_unreadable("/data/in/forbidden", unreadable=False)
         assert len({event.subject for event in await running.accept(100)}) == 100
@@ -444,14 +446,13 @@ async def test_a_file_that_is_written_again_and_again_enters_once_it_is_quiet(
         assert time.time() - version.mtime / 1000 >= 0.9, "each of the 50 is a millisecond younger"
         await running.nothing_more()
         assert site.requests["GET namespace"] < 60, "those that come meanwhile are not looked up"
-        assert running.source._session is not None
-        assert running.source._session.lookups._settling == {}
+        assert len(running.session.lookups.settling) == 0
 
 
 async def test_files_that_are_waited_for_until_they_are_quiet_stop_no_others(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookups, "MOST_SETTLING", 5)
+    monkeypatch.setattr(settling, "MOST_SETTLING", 5)
     monkeypatch.setattr(spool, "HELD", 20)
     monkeypatch.setattr(spool, "WINDOW", 10)
     monkeypatch.setattr(failing, "ROUND_SECONDS", 0.05)

@@ -16,7 +16,9 @@ from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.connection import ChannelGone, Connection
 from bridge.sources.dcache.http import Denied, Missing, Refusal, Unanswered
+from bridge.sources.dcache.scope import Scope
 from bridge.sources.dcache.session import Session
+from bridge.sources.dcache.site import Site
 from bridge.sources.dcache.state import OwnFile
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -55,18 +57,19 @@ class DcacheSource:
             except (Unanswered, Denied, Missing, ChannelGone, StoreError) as error:
                 raise SourceLost(str(error)) from None
             self._rescan = None
-            session = Session(
-                self._config,
-                connection,
-                channel,
-                position,
-                spool,
-                slots,
-                own=self._own,
+            site = Site(
+                config=self._config,
                 identity=self._identity,
+                scope=Scope(self._config),
+                connection=connection,
+                channel=channel,
+                spool=spool,
+                position=position,
+                own=self._own,
                 metrics=self._metrics,
                 log=self._log,
             )
+            session = Session(site, slots)
             # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
             running = asyncio.create_task(session.run(), name="dcache source")
             session.reader.batches.rests_on(running)

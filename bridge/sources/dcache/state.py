@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -43,6 +44,16 @@ class Position:
             return next((since for since in self.unlisted.values() if since is not None), None)
         above = [at for at in self.unlisted if is_at_or_below(directory, at)]
         return self.unlisted[max(above, key=len)] if above else None
+
+    def unlisted_after(self, paths: Sequence[str], unseen: Sequence[str]) -> dict[str, float | None]:
+        """Return what `unlisted` is once `paths` were listed with all below them, but for `unseen`."""
+        still = {at: self.since_in(at) for at in unseen}
+        others = {
+            at: since
+            for at, since in self.unlisted.items()
+            if not any(is_at_or_below(at, path) for path in paths)
+        }
+        return others | {at: since for at, since in still.items() if since is not None}
 
     def text(self) -> str:
         """Write it for the store."""

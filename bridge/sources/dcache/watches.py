@@ -1,16 +1,10 @@
-"""Which subscription watches which directory. dCache tells a subscription with an event, never a path."""
+"""Which subscription watches which directory: an event of dCache names a subscription, never a path."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from bridge.sources.dcache.scope import joined
-
-PAIR_SECONDS = 2.0
-"""The two halves of a rename come within this time of each other, in either order, or never."""
-_MOST_COOKIES = 20_000
 
 
 def key_of(subscription: str) -> str:
@@ -111,66 +105,3 @@ class Watches:
         if path is not None and self._keys.get(path) == key:
             del self._keys[path]
         return path
-
-
-@dataclass(frozen=True, slots=True)
-class Half:
-    """One half of a rename."""
-
-    path: str | None
-    """None where the directory it is in is not known."""
-    at: float
-    keys: frozenset[str] = frozenset()
-    """The watches at and below a directory that left."""
-
-
-class Moves:
-    """Pairs the halves of renames by their cookie, in whatever order they come."""
-
-    def __init__(self) -> None:
-        self._from: OrderedDict[str, Half] = OrderedDict()
-        self._to: OrderedDict[str, Half] = OrderedDict()
-        self._within: OrderedDict[str, None] = OrderedDict()
-
-    def left(self, cookie: str, half: Half) -> Half | None:
-        """Take an IN_MOVED_FROM; return the other half when that has come already."""
-        return self._pair(cookie, half, self._from, self._to)
-
-    def came(self, cookie: str, half: Half) -> Half | None:
-        """Take an IN_MOVED_TO; return the other half when that has come already."""
-        return self._pair(cookie, half, self._to, self._from)
-
-    def was_within(self, cookie: str) -> bool:
-        """Return whether both halves of the rename have come."""
-        return cookie in self._within
-
-    def gone(self, now: float) -> list[Half]:
-        """Return what left and has not come anywhere in time, each told once."""
-        _outdated(self._to, now)
-        return _outdated(self._from, now)
-
-    def due(self) -> float | None:
-        """Return when `gone` is worth asking next, None while nothing waits for its other half."""
-        oldest = [next(iter(halves.values())).at for halves in (self._from, self._to) if halves]
-        return min(oldest) + PAIR_SECONDS if oldest else None
-
-    def _pair(
-        self, cookie: str, half: Half, mine: OrderedDict[str, Half], others: OrderedDict[str, Half]
-    ) -> Half | None:
-        other = others.pop(cookie, None)
-        if other is None or half.at - other.at > PAIR_SECONDS:
-            mine[cookie] = half
-            mine.move_to_end(cookie)
-            return None
-        self._within[cookie] = None
-        if len(self._within) > _MOST_COOKIES:
-            self._within.popitem(last=False)
-        return other
-
-
-def _outdated(halves: OrderedDict[str, Half], now: float) -> list[Half]:
-    """Take out those that have waited long enough; the oldest come first."""
-    taken = []
-    while halves and now - next(iter(halves.values())).at > PAIR_SECONDS:
-        taken.append(halves.popitem(last=False)[1])
-    return taken

@@ -1,41 +1,27 @@
-"""What becomes of the files that a listing shows."""
+"""Lets the files that a listing shows enter, if they have not entered before."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from bridge.core.ports import Spool, Spooled
+from bridge.core.ports import Spooled
 from bridge.sources.dcache.arrivals import CLOSED, Occurrence, digest_of, unreadable, version_of
 from bridge.sources.dcache.connection import Entry, Unreadable
-from bridge.sources.dcache.scope import Scope, joined
-from bridge.sources.dcache.state import Position
-from bridge.sources.spool import portions_of
+from bridge.sources.dcache.scope import joined
+from bridge.sources.dcache.site import Site
+from bridge.sources.spool import SpoolReader, portions_of
 
 
 class Entering:
-    """Compares what listings show with what has entered, and spools the rest."""
+    """Compares the files that listings show with those that have entered; the others go to the store."""
 
-    def __init__(
-        self,
-        spool: Spool,
-        position: Position,
-        scope: Scope,
-        append: Callable[[Sequence[Spooled], str | None], Awaitable[None]],
-        *,
-        with_path: bool,
-        log: Any,
-    ) -> None:
-        """Spool by `append`; `with_path`: a file under another name is another version."""
-        self._spool = spool
-        self._position = position
-        self._scope = scope
-        self._append = append
-        self._with_path = with_path
-        self._log = log
+    def __init__(self, site: Site, reader: SpoolReader) -> None:
+        self._site = site
+        self._spool = site.spool
+        self._reader = reader
 
     async def enter(self, path: str, subscription: str, entries: Sequence[Entry], listing: int) -> None:
-        """Let enter what has not. Its files are known with their versions: no look-up is needed.
+        """Let the files among `entries` enter that have not. No look-up is needed: a listing shows versions.
 
         Raise StoreError.
         """
@@ -43,23 +29,25 @@ class Entering:
         unfinished: list[Spooled] = []
         for entry in entries:
             at = joined(path, entry.name)
-            if entry.kind != "REGULAR" or not self._scope.has_file(at):
+            if entry.kind != "REGULAR" or not self._site.scope.has_file(at):
                 continue
             if entry.size is not None:
-                files[digest_of(version_of(at, entry, with_path=self._with_path))] = entry
+                files[digest_of(version_of(at, entry, with_path=self._site.config.renames == "arrival"))] = (
+                    entry
+                )
                 continue
-            # Its end may be told under another name that it had, where nothing is by then: it is looked up.
+            # It is still being written. The event of its end may give a name that it had before, where
+            # nothing is by then, so its end is waited for here too.
             occurrence = Occurrence(directory=path, name=entry.name, mask=[CLOSED], subscription=subscription)
             unfinished.append(occurrence.spooled(f"unfinished/{entry.pnfsid}:{at}"))
         if unfinished:
-            for portion in portions_of(unfinished):
-                await self._append(portion, None)
+            await self._append(unfinished)
         if not files:
             return
         entered = await self._spool.entered(files.keys())
         if entered:
             await self._spool.shown(entered, listing)
-        since = self._position.since_in(path)
+        since = self._site.position.since_in(path)
         old = [
             digest
             for digest, entry in files.items()
@@ -76,28 +64,31 @@ class Entering:
                 for digest, entry in sorted(files.items(), key=lambda each: each[1].mtime)
                 if digest in new
             ]
-            for portion in portions_of(rows):
-                await self._append(portion, None)
-            self._log.debug("dcache: found by listing", path=path, files=len(rows))
+            await self._append(rows)
+            self._site.log.debug("dcache: found by listing", path=path, files=len(rows))
 
     async def bury(self, path: str, entries: Sequence[Unreadable], listing: int) -> None:
         """Have entries that can't be read become dead letters, each once. Raise StoreError."""
-        self._log.warning(
+        self._site.log.warning(
             "dcache: entries of a directory can't be read",
             path=path,
             entries=len(entries),
             reason=str(entries[0]),
         )
-        told = {digest_of(f"unreadable {path} {entry.received!r}"): entry for entry in entries}
-        entered = await self._spool.entered(told.keys())
+        digests = {digest_of(f"unreadable {path} {entry.received!r}"): entry for entry in entries}
+        entered = await self._spool.entered(digests.keys())
         rows = [
             unreadable(
                 f"unreadable/{digest.hex()}", f"an entry of {path} can't be read: {entry}", entry.received
             )
-            for digest, entry in told.items()
+            for digest, entry in digests.items()
             if digest not in entered
         ]
         if entered:
             await self._spool.shown(entered, listing)
-        for portion in portions_of(rows):
-            await self._append(portion, None)
+        if rows:
+            await self._append(rows)
+
+    async def _append(self, occurrences: Sequence[Spooled]) -> None:
+        for portion in portions_of(occurrences):
+            await self._reader.append(portion)

@@ -1,0 +1,1 @@
+"""What is found: directories are watched and listed, and their files enter."""

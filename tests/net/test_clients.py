@@ -17,8 +17,8 @@ from bridge.core.ports import Patience
 from bridge.destinations.oscar.check import check as check_cluster
 from bridge.sources.dcache.check import check as check_dcache
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import Connection
-from bridge.sources.dcache.http import Unanswered
+from bridge.sources.dcache.rest.answers import Unanswered
+from bridge.sources.dcache.rest.connection import Connection
 from bridge.sources.kafka.check import check as check_kafka
 from bridge.sources.kafka.config import KafkaConfig, OAuthConfig
 from bridge.sources.kafka.security import token_provider

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge.sources.dcache.listing.agenda import Agenda, Directory, Listing
+from bridge.sources.dcache.agenda import Agenda, Directory, Listing
 from bridge.sources.dcache.progress import TRANSITIONS, Phase, Progress
 from bridge.sources.dcache.scope import Scope
 from tests.sources.test_dcache_pure import config

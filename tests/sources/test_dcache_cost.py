@@ -214,5 +214,5 @@ def test_the_page_quotes_what_the_bridge_says() -> None:
 
 
 def test_who_reads_no_dcache_does_not_load_its_client() -> None:
-    code = "import sys, bridge.app; sys.exit('bridge.sources.dcache.connection' in sys.modules)"
+    code = "import sys, bridge.app; sys.exit('bridge.sources.dcache.rest.connection' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

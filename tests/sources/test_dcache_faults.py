@@ -18,10 +18,11 @@ from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
 from bridge.core.identity import invocation_name
 from bridge.sandbox.dcache import SandboxDcache, Settings
-from bridge.sources.dcache import connection, following, lookups
-from bridge.sources.dcache.connection import Connection
-from bridge.sources.dcache.http import Denied, Unanswered
+from bridge.sources.dcache import following, lookups
 from bridge.sources.dcache.listing import lister
+from bridge.sources.dcache.rest import connection
+from bridge.sources.dcache.rest.answers import Denied, Unanswered
+from bridge.sources.dcache.rest.connection import Connection
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics

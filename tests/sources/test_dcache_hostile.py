@@ -16,15 +16,19 @@ from structlog.testing import capture_logs
 from bridge.core.errors import SourceLost
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.dcache.streams import Stream
-from bridge.sources.dcache import arrivals, connection, session
-from bridge.sources.dcache.connection import Connection, Unreadable
+from bridge.sources.dcache import inotify, session
+from bridge.sources.dcache.backlog.reader import SpoolReader
+from bridge.sources.dcache.backlog.resolution import Later
 from bridge.sources.dcache.health import Health
-from bridge.sources.dcache.http import Unanswered
 from bridge.sources.dcache.listing import lister
 from bridge.sources.dcache.moves import Half
-from bridge.sources.dcache.sse import ServerSentEvent
+from bridge.sources.dcache.occurrence import Occurrence
+from bridge.sources.dcache.rest import connection
+from bridge.sources.dcache.rest.answers import Unanswered
+from bridge.sources.dcache.rest.connection import Connection
+from bridge.sources.dcache.rest.namespace import Unreadable, entry_of
+from bridge.sources.dcache.rest.sse import ServerSentEvent
 from bridge.sources.dcache.state import OwnFile
-from bridge.sources.spool import Later, SpoolReader
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
@@ -98,12 +102,12 @@ async def test_a_file_or_directory_of_any_name_enters_by_its_event_and_by_a_list
 def test_a_name_that_is_no_text_is_not_taken() -> None:
     """It could be neither kept nor looked up: each opening of the source would end at it again."""
     told = r'{"event": {"mask": ["IN_CLOSE_WRITE"], "name": "a%s"}, "subscription": "s"}'
-    assert arrivals.read(ServerSentEvent("1", "inotify", told % r"\ud800")) == "its name is no text"
-    assert not isinstance(arrivals.read(ServerSentEvent("1", "inotify", told % r"\ud83c\udf31")), str)
+    assert inotify.read(ServerSentEvent("1", "inotify", told % r"\ud800")) == "its name is no text"
+    assert not isinstance(inotify.read(ServerSentEvent("1", "inotify", told % r"\ud83c\udf31")), str)
     entry = {"fileType": "DIR", "pnfsId": "0", "mtime": 0}
     with pytest.raises(Unreadable, match="no text"):
-        connection.entry_of({**entry, "fileName": "a\ud800"})
-    assert connection.entry_of({**entry, "fileName": "\U0001f331"})
+        entry_of({**entry, "fileName": "a\ud800"})
+    assert entry_of({**entry, "fileName": "\U0001f331"})
 
 
 # --- directories that move ---
@@ -488,7 +492,7 @@ async def test_nothing_is_remembered_of_what_was_waited_for(site: SandboxDcache,
     async with bridge.running() as running:
         await running.healed()
         lookups, moves = running.session.lookups, running.session.moves
-        told = arrivals.Occurrence(
+        told = Occurrence(
             directory="/data/in", name="a", mask=["IN_MOVED_TO"], cookie="c", event="1"
         ).spooled("1")
         assert isinstance(await lookups.resolve(told), Later)  # its other half may come

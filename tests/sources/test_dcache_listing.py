@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sources.dcache.connection import Connection
 from bridge.sources.dcache.listing import directory
 from bridge.sources.dcache.progress import Phase
+from bridge.sources.dcache.rest.connection import Connection
 from tests.sources.dcache import Bridge, Running
 from tests.sources.reading import until
 

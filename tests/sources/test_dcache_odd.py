@@ -16,13 +16,14 @@ from aiohttp import web
 from bridge.core import steady
 from bridge.core.delivery import Outcome
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sources import failing, spool
-from bridge.sources.dcache import connection, following, http, lookups, settling
-from bridge.sources.dcache.connection import Connection
+from bridge.sources.dcache import following, lookups, settling
+from bridge.sources.dcache.backlog import failing, hand
 from bridge.sources.dcache.health import Health
-from bridge.sources.dcache.http import Unanswered
 from bridge.sources.dcache.listing import directory, lister
 from bridge.sources.dcache.progress import Phase
+from bridge.sources.dcache.rest import connection, http
+from bridge.sources.dcache.rest.answers import Unanswered
+from bridge.sources.dcache.rest.connection import Connection
 from tests.sources.dcache import Bridge, Running, source
 from tests.sources.reading import until
 
@@ -373,11 +374,11 @@ async def test_files_that_may_not_be_looked_up_stop_no_others_and_enter_once_the
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failing, "MOST", 5)
-    monkeypatch.setattr(spool, "HELD", 20)
-    monkeypatch.setattr(spool, "WINDOW", 10)
+    monkeypatch.setattr(hand, "HELD", 20)
+    monkeypatch.setattr(hand, "WINDOW", 10)
     monkeypatch.setattr(failing, "ROUND_SECONDS", 0.05)
     monkeypatch.setattr(failing, "LONGEST_ROUND_SECONDS", 0.3)
-    monkeypatch.setattr(spool, "LONGEST_PAUSE", 0.3)
+    monkeypatch.setattr(hand, "LONGEST_PAUSE", 0.3)
     await site.mkdir("/data/in/forbidden")
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
@@ -389,7 +390,7 @@ async def test_files_that_may_not_be_looked_up_stop_no_others_and_enter_once_the
         (event,) = await running.accept(1)
         assert event.subject == "/data/in/a"
         assert "look-ups fail" in problems(running)
-        assert len(running.session.reader._rows) <= 30
+        assert len(running.session.reader.hand.rows) <= 30
         await until(lambda: running.spool.waiting == 100)
         site.mark_unreadable("/data/in/forbidden", unreadable=False)
         assert len({event.subject for event in await running.accept(100)}) == 100
@@ -453,8 +454,8 @@ async def test_files_that_are_waited_for_until_they_are_quiet_stop_no_others(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settling, "MOST_SETTLING", 5)
-    monkeypatch.setattr(spool, "HELD", 20)
-    monkeypatch.setattr(spool, "WINDOW", 10)
+    monkeypatch.setattr(hand, "HELD", 20)
+    monkeypatch.setattr(hand, "WINDOW", 10)
     monkeypatch.setattr(failing, "ROUND_SECONDS", 0.05)
     bridge = Bridge(site, tmp_path, settle="1h")
     async with bridge.running() as running:

@@ -12,21 +12,22 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bridge.core.ports import Spooled
-from bridge.sources.dcache.arrivals import (
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.inotify import read
+from bridge.sources.dcache.moves import PAIR_SECONDS, Half, Moves
+from bridge.sources.dcache.occurrence import (
     BrokenOccurrenceError,
     Occurrence,
     digest_of,
     event_of,
-    read,
     unreadable,
     version_of,
 )
-from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import Entry, Unreadable, entry_of, limits_of, page_of
-from bridge.sources.dcache.moves import PAIR_SECONDS, Half, Moves
+from bridge.sources.dcache.rest.connection import key_of, limits_of
+from bridge.sources.dcache.rest.namespace import Entry, Unreadable, entry_of, page_of
+from bridge.sources.dcache.rest.sse import Parser, ServerSentEvent
 from bridge.sources.dcache.scope import Scope, joined
-from bridge.sources.dcache.sse import Parser, ServerSentEvent
-from bridge.sources.dcache.watches import Watches, key_of
+from bridge.sources.dcache.watches import Watches
 
 NAMES = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1, max_size=8)
 PATHS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(

@@ -14,9 +14,9 @@ from bridge.core.identity import invocation_name
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.oscar import SandboxOscar
 from bridge.settings import Settings
-from bridge.sources.dcache.arrivals import version_of
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import Connection
+from bridge.sources.dcache.occurrence import version_of
+from bridge.sources.dcache.rest.connection import Connection
 from bridge.store.segments import COLUMNS, DIRECTORY, HEAD, escape
 from bridge.why import Answer, lines, why
 

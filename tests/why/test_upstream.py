@@ -6,7 +6,7 @@ from bridge.core.ports import Spooled
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.kafka import free_port
 from bridge.sources import Whereabouts
-from bridge.sources.dcache.arrivals import Occurrence, digest_of
+from bridge.sources.dcache.occurrence import Occurrence, digest_of
 from bridge.store import Store
 from bridge.telemetry.metrics import Metrics
 from bridge.why import Fate

@@ -9,22 +9,22 @@ from bridge.core.errors import SourceLost
 from bridge.core.ports import Spool
 from bridge.sources import Rescan
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import METRONOME, ChannelGone, Connection
-from bridge.sources.dcache.http import Denied, Missing
+from bridge.sources.dcache.rest.answers import Denied, Missing
+from bridge.sources.dcache.rest.connection import METRONOME, ChannelGone, Connection
 from bridge.sources.dcache.scope import is_at_or_below
 from bridge.sources.dcache.state import OwnFile, Position
 
 LOST_STORE_MARGIN = 3600.0
-"""A file keeps the time at which its writing began, or one that its writer chose: so long before the last
-known time a file's own may be though it came later."""
+"""After the store was lost, files enter whose time is up to so many seconds before the last known one. A file
+keeps the time at which its writing began, or one that its writer chose, so it may have come later."""
 
 
 class StillThere(Exception):  # noqa: N818
-    """The channel that is to be replaced is not gone."""
+    """The channel that was to be replaced still exists."""
 
 
 class Channel:
-    """Finds or makes the channel, and tells from where to go on."""
+    """Finds or makes the channel of this replica, and knows from where to go on."""
 
     def __init__(
         self, connection: Connection, config: DcacheConfig, own: OwnFile, spool: Spool, log: Any
@@ -37,11 +37,12 @@ class Channel:
         self._longest = 0
         self.has_metronome = False
         self.left_over: Set[str] = frozenset()
-        """Keys of the watches it had when it was found: some may be of what is watched no more."""
+        """Keys of the watches that the channel had when it was found, also of directories that the
+        configuration no longer names."""
 
     @property
     def client_id(self) -> str:
-        """Names this replica's channel at dCache."""
+        """The name of this replica's channel at dCache."""
         return f"{self._config.client_id}-{self._own.suffix}"
 
     async def open(self, rescan: Rescan | None) -> Position:
@@ -73,7 +74,7 @@ class Channel:
         return position
 
     def _since(self, was_there: bool, rescan: Rescan | None) -> float | None:
-        """Return from when files enter, where the store knows nothing: it is new, or was lost."""
+        """Return from what time files enter if the store knows nothing, as it is new or was lost."""
         wanted = rescan if was_there else rescan or self._config.first_start
         if wanted is not None:
             self._log.info("dcache: no position is known", first_start=wanted)
@@ -88,7 +89,7 @@ class Channel:
         )
 
     def _new_paths(self, known: Sequence[str] | None) -> dict[str, float | None]:
-        """Return what of `paths` was not watched before, and what below it was (`Position.unlisted`)."""
+        """Return which of `paths` were not watched before, and which below them were, for `unlisted`."""
         if known is None:
             return {}
         whole = self._config.recursive
@@ -104,26 +105,26 @@ class Channel:
         return dict.fromkeys(new, self._connection.now()) | dict.fromkeys(old)
 
     async def replace(self, position: Position) -> None:
-        """Take another channel for `position`. Raise StillThere when dCache lists it among this user's."""
+        """Give `position` another channel. Raise StillThere when dCache still lists the old one."""
         mine = await self._connection.channels(self.client_id)
         if position.channel in mine:
             raise StillThere(position.channel)
         await self._take(position, mine)
 
     async def _take(self, position: Position, mine: Sequence[str]) -> None:
-        """Take a channel for `position`: one that is left of ours, or a new one."""
+        """Give `position` a channel: one of ours that still exists, or a new one."""
         if position.channel in mine:
             mine = [position.channel]
         for other in mine[1:]:
             await self._connection.delete_channel(other)
         channel = mine[0] if mine else await self._connection.make_channel(self.client_id)
         self._log.info("dcache: channel", channel=channel, client_id=self.client_id, found=bool(mine))
-        # Not taken before: should this fail, the next attempt finds it as one of ours, and prepares it.
+        # The position names it only now: should preparing fail, the next attempt finds it as one of ours.
         await self._prepare(channel)
         position.channel, position.event = channel, None
 
     async def _prepare(self, channel: str) -> None:
-        """Let the channel live long without a client, and tick."""
+        """Have the channel live long without a client, and have it tick."""
         try:
             if self._longest:
                 await self._connection.set_timeout(channel, self._longest)

@@ -13,8 +13,8 @@ from bridge.credentials import OidcAuth
 from bridge.net.certificates import REFUSED, REMEDY
 from bridge.net.reach import note_proxy, reach_url
 from bridge.sources.dcache.config import DcacheConfig, X509Auth
-from bridge.sources.dcache.connection import ChannelGone, Connection, Limits
-from bridge.sources.dcache.http import Denied, Missing, Refused, Unanswered
+from bridge.sources.dcache.rest.answers import Denied, Missing, Refused, Unanswered
+from bridge.sources.dcache.rest.connection import ChannelGone, Connection, Limits
 
 _ALL_SECONDS = 9.0
 _CLOCK_SECONDS = 30.0
@@ -50,7 +50,7 @@ async def check(config: DcacheConfig, key: str, _patience: Patience) -> Sequence
 def _warn_of_openness(findings: Findings, key: str, config: DcacheConfig) -> None:
     if not config.tls.verify:
         findings.warning(
-            "`tls.verify: false`: whoever answers is believed to be dCache, and gets the credentials",
+            "`tls.verify: false`: any server that answers is taken for dCache, and gets the credentials",
             f"set `sources.{key}.tls.ca_file` or `ca_path`, and remove `verify`",
         )
     if config.endpoint.startswith("http:") and not isinstance(config.auth, X509Auth):

@@ -1,4 +1,4 @@
-"""What the stream tells of directories: new ones are listed, and the watches of those that have left end."""
+"""Events of directories: those that are new are listed, and the watches of those that have left are ended."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import time
 from collections import deque
 from contextlib import suppress
 
-from bridge.sources.dcache.arrivals import MOVED_IN, MOVED_OUT, InotifyEvent
-from bridge.sources.dcache.http import Denied, Unanswered
-from bridge.sources.dcache.listing.agenda import Agenda
+from bridge.sources.dcache.agenda import Agenda
+from bridge.sources.dcache.inotify import MOVED_IN, MOVED_OUT, InotifyEvent
 from bridge.sources.dcache.moves import Half, Moves
+from bridge.sources.dcache.rest.answers import Denied, Unanswered
+from bridge.sources.dcache.rest.connection import key_of
 from bridge.sources.dcache.scope import is_at_or_below, joined
 from bridge.sources.dcache.site import Site
-from bridge.sources.dcache.watches import Watches, key_of
+from bridge.sources.dcache.watches import Watches
 
 _MOST_REMEMBERED = 1000
 """Watches ended by this bridge that are remembered."""

@@ -7,16 +7,16 @@ import random
 import time
 from typing import NoReturn
 
+from bridge.sources.dcache.backlog.reader import SpoolReader
 from bridge.sources.dcache.channel import StillThere
-from bridge.sources.dcache.connection import ChannelGone
 from bridge.sources.dcache.gaps import Gaps
 from bridge.sources.dcache.health import Health
-from bridge.sources.dcache.http import Denied, Missing, Refused, Unanswered
 from bridge.sources.dcache.keeping import Overrun
+from bridge.sources.dcache.rest.answers import Denied, Missing, Refused, Unanswered
+from bridge.sources.dcache.rest.connection import ChannelGone
 from bridge.sources.dcache.site import Site
 from bridge.sources.dcache.stream import Competing, Stream, StreamEnded
 from bridge.sources.dcache.watches import Watches
-from bridge.sources.spool import SpoolReader
 
 COMPETING_SECONDS = (60.0, 900.0)
 """The first and the longest pause before the channel is taken back from another client. Each pause makes it
@@ -26,7 +26,7 @@ _PAUSES = (0.25, 30.0)
 _REFUSED_SECONDS = 30.0
 """dCache blocks an address that is refused three times, each soon after the other."""
 _FULL_SECONDS = (0.5, 30.0)
-"""How often to look whether the store has room again, and after which time to try whether it has."""
+"""Seconds between two looks whether the store has room again, and after which the stream is opened anyway."""
 
 
 class Follower:
@@ -100,7 +100,7 @@ class Follower:
         return pause
 
     async def _wait_for_room(self) -> None:
-        """Return when the store has room, or may have: it is looked at again and again, as nobody tells."""
+        """Return when the store has room, or may have: the store does not say when it has."""
         interval, longest = _FULL_SECONDS
         enough, until = self._site.spool.waiting * 0.9, time.monotonic() + longest
         while self._site.spool.waiting > enough and time.monotonic() < until:  # noqa: ASYNC110 - see above

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 
-from bridge.sources.dcache.listing.agenda import Agenda
+from bridge.sources.dcache.agenda import Agenda
 from bridge.sources.dcache.site import Site
 
 _LOG_SECONDS = 60.0
-"""Between two log lines about events that were missed for one reason; the metric counts them all. A single
-overflow in dCache is told by every watch there is."""
+"""Between two log lines about events that were missed for one reason; the metric counts them all. For a
+single overflow in dCache every watch sends an event."""
 
 
 class Gaps:
@@ -24,15 +24,15 @@ class Gaps:
         self._metrics = site.metrics
         self._log = site.log
         self._logged_at: dict[str, float] = {}
-        """When the log last told of missed events (monotonic), by reason."""
+        """When the last log line about missed events was written (monotonic), by reason."""
         self._is_channel_new = True
         """The stream of this channel has not been connected yet by this process."""
 
     def connected(self, *, resumed: bool) -> None:
         """Have listed what happened before the stream was connected, unless it is `resumed`.
 
-        Of a channel that is new to this process everything is listed, and not sooner: no event tells of a
-        file that is closed after its directory was listed and before the stream is connected.
+        Of a channel that is new to this process everything is listed, and not sooner: a file that is closed
+        after its directory was listed and before the stream is connected would be missed.
         """
         if self._is_channel_new:
             self._is_channel_new = False
@@ -57,7 +57,7 @@ class Gaps:
     def missed(self, reason: str, directory: str | None = None) -> None:
         """Note that events were missed, and have `directory` listed; None: any, so that all are listed.
 
-        `reason` is a word for the metrics, one of those told them at the beginning.
+        `reason` is one of the words that the metrics were given at the beginning.
         """
         self._count(reason, directory)
         if directory is None:

@@ -1,4 +1,4 @@
-"""Whether the stream is connected, as readiness, the metrics and the log tell it."""
+"""Whether the stream is connected, as readiness, the metrics and the log show it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Health:
             self._trouble.failed(f"not connected: {reason}")
 
     def failed(self, problem: str) -> None:
-        """Note another reason why the stream is not read: `problem` is told as it is."""
+        """Note another reason why the stream is not read: readiness shows `problem` as it is."""
         self._trouble.failed(problem)
 
     def was_good(self) -> bool:

@@ -1,4 +1,4 @@
-"""Keeps in the store what the stream tells, and how far that is, before anything is made of it."""
+"""Keeps what the stream brings in the store, with the stream's position, before anything is made of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 from bridge.core.errors import StoreFullError
 from bridge.core.ports import Spooled
+from bridge.sources.dcache.backlog.asking import portions_of
+from bridge.sources.dcache.backlog.reader import SpoolReader
 from bridge.sources.dcache.health import Health
 from bridge.sources.dcache.site import Site
-from bridge.sources.spool import SpoolReader, portions_of
 
 MOST_PENDING_BYTES = 16 * 2**20
 """Memory for what was read and is not kept yet. Where it is not enough the connection is left, and resumed
 later from what is kept."""
 _EVENT_BYTES = 400
-"""What an event takes of it beside its data."""
+"""Memory that an event takes beside its data."""
 
 
 class Overrun(Exception):  # noqa: N818 - the stream is left, and that is no fault of ours
@@ -38,7 +39,7 @@ class Keeper:
         self._has_work = asyncio.Event()
 
     def read_up_to(self, event_id: str) -> None:
-        """Note that the event `event_id` was read, whatever is made of it."""
+        """Note that the event with this SSE id was read, whatever is made of it."""
         self._newest = event_id
         self._has_work.set()
 
@@ -51,7 +52,7 @@ class Keeper:
             raise Overrun("events come faster than the store can write them")
 
     def end(self) -> None:
-        """Have `run` return once all is kept that was read until now: it may not be told again."""
+        """Have `run` return once all is kept that was read until now: dCache may not send it again."""
         self._is_over = True
         self._has_work.set()
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from bridge.core.event import Event
 from bridge.core.ports import Spooled
 from bridge.sources import Entered, GoneError, Upstream, Whereabouts
-from bridge.sources.dcache.arrivals import (
-    CLOSED,
+from bridge.sources.dcache.config import DcacheConfig
+from bridge.sources.dcache.inotify import CLOSED
+from bridge.sources.dcache.occurrence import (
     BrokenOccurrenceError,
     Occurrence,
     digest_of,
@@ -17,16 +18,16 @@ from bridge.sources.dcache.arrivals import (
     time_of,
     version_of,
 )
-from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import Connection, Entry, Unreadable, is_name
-from bridge.sources.dcache.http import Denied, Missing, Unanswered
+from bridge.sources.dcache.rest.answers import Denied, Missing, Unanswered
+from bridge.sources.dcache.rest.connection import Connection
+from bridge.sources.dcache.rest.namespace import Entry, Unreadable, is_name
 from bridge.sources.dcache.scope import Scope, joined
 
 _SECONDS = 5.0
 
 
 def subject_of(spooled: Spooled) -> str | None:
-    """Return the path of what is told of, or its name where the directory is not known yet."""
+    """Return the path of the file that `spooled` is about, or its name if its directory is not known yet."""
     try:
         occurrence = Occurrence.of(spooled)
     except BrokenOccurrenceError:

@@ -8,9 +8,10 @@ import time
 from bridge.core.errors import StoreError
 from bridge.core.event import Event
 from bridge.core.ports import Spooled
-from bridge.sources.dcache.arrivals import (
-    ARRIVALS,
-    MOVED_IN,
+from bridge.sources.dcache.backlog.resolution import Dropped, Found, Later, Trouble
+from bridge.sources.dcache.inotify import ARRIVALS, MOVED_IN
+from bridge.sources.dcache.moves import PAIR_SECONDS, Moves
+from bridge.sources.dcache.occurrence import (
     BrokenOccurrenceError,
     Occurrence,
     broken_event,
@@ -18,26 +19,25 @@ from bridge.sources.dcache.arrivals import (
     event_of,
     version_of,
 )
-from bridge.sources.dcache.connection import Entry, Unreadable
-from bridge.sources.dcache.http import Denied, Failing, Missing, Unanswered
-from bridge.sources.dcache.moves import PAIR_SECONDS, Moves
 from bridge.sources.dcache.progress import Progress
+from bridge.sources.dcache.rest.answers import Denied, Failing, Missing, Unanswered
+from bridge.sources.dcache.rest.namespace import Entry, Unreadable
 from bridge.sources.dcache.scope import joined
 from bridge.sources.dcache.settling import Settling
 from bridge.sources.dcache.site import Site
 from bridge.sources.dcache.waits import Waits
 from bridge.sources.dcache.watches import Watches
-from bridge.sources.spool import Dropped, Found, Later, Trouble
 
 _RETRY_KNOWN_SOON = 0.25
 """Seconds until the next look at what will be known in a moment."""
 _RETRY = 1.0
 """Seconds until the second look-up; the pause grows from there."""
 UNFINISHED_SECONDS = 10.0
-"""For which a file whose event says that it was closed is looked up again while it has no size: then another
-upload is under way, and an event tells its end."""
+"""For which a file whose event says that it was closed is looked up again while it has no size. Then another
+upload of it is under way, and an event will say that that one was closed."""
 GIVE_UP_SECONDS = 86400.0
-"""From the first look-up of a file that dCache refuses to tell of, or fails to, until it is a dead letter."""
+"""From the first look-up of a file, which dCache refuses or fails to answer each time, until it is a dead
+letter."""
 UNKNOWN_SECONDS = 10.0
 """For which an event waits for the path of its watch, once all directories were watched."""
 _LOG_SECONDS = 60.0
@@ -103,7 +103,7 @@ class Lookups:
             path, entry = await self._entry(occurrence, path)
         except Missing:
             if occurrence.action == MOVED_IN and self.waits.goes_on(key, "move", PAIR_SECONDS):
-                return Later(_RETRY)  # An event may tell in a moment that its directory was moved.
+                return Later(_RETRY)  # The event that its directory was moved may be about to come.
             return Dropped("gone")
         except Unreadable as error:
             event = self._event(occurrence, path, None, key)

@@ -1,4 +1,4 @@
-"""Renames: dCache sends an event where a file or directory left and one where it came, in either order."""
+"""Renames: dCache sends one event where something left and one where it came, in either order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Half:
     path: str | None
     """Where it left, or came; None if the directory that it is in is not known."""
     at: float
-    """When that was told (monotonic)."""
+    """When the event came (monotonic)."""
     keys: frozenset[str] = frozenset()
     """Keys of the watches at and below a directory that left."""
 

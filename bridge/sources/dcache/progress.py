@@ -58,7 +58,7 @@ class Progress:
         self._go("end")
 
     def replace_channel(self) -> None:
-        """Begin anew: no watch is left, and a listing that is under way no longer counts."""
+        """Start again: no watch is left, and a listing that is under way no longer counts."""
         self.has_watched_all = False
         self._go("replace_channel")
 

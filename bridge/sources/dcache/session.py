@@ -6,11 +6,12 @@ import asyncio
 
 from bridge.core.errors import SourceLost, StoreError, root_cause
 from bridge.core.ports import Slots
+from bridge.sources.dcache.agenda import Agenda
+from bridge.sources.dcache.backlog.reader import SpoolReader
 from bridge.sources.dcache.departures import Departures
 from bridge.sources.dcache.following import Follower
 from bridge.sources.dcache.gaps import Gaps
 from bridge.sources.dcache.health import Health
-from bridge.sources.dcache.listing.agenda import Agenda
 from bridge.sources.dcache.listing.lister import Lister
 from bridge.sources.dcache.lookups import Lookups
 from bridge.sources.dcache.moves import Moves
@@ -18,7 +19,6 @@ from bridge.sources.dcache.progress import Progress
 from bridge.sources.dcache.site import Site
 from bridge.sources.dcache.stream import Stream
 from bridge.sources.dcache.watches import Watches
-from bridge.sources.spool import SpoolReader
 
 LOOKUPS = 16
 """Files looked up at once."""
@@ -51,7 +51,7 @@ class Session:
         self._follower = Follower(site, stream, self.watches, gaps, self._health, self.reader)
 
     async def run(self) -> None:
-        """Read until cancelled, or until it can't go on: then the runner is told."""
+        """Read until cancelled, or until a part can't go on, which the runner hears from `batches`."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.reader.run(), name="dcache hands out")

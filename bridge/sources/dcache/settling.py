@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bridge.sources.dcache.connection import Entry
+from bridge.sources.dcache.rest.namespace import Entry
 from bridge.sources.dcache.site import Site
 
 MOST_SETTLING = 5000
-"""Files waited for in memory at once until they are quiet; more are laid aside in the store meanwhile."""
+"""Files that are waited for in memory; more are laid aside in the store meanwhile."""
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class _Restless:
     """A file that is not quiet yet."""
 
     key: str
-    """Of the occurrence that waits for it."""
+    """The key of the occurrence that waits for it."""
     version: tuple[str, int | None, int]
     since: float
     """When this version was seen first (monotonic)."""
@@ -34,7 +34,7 @@ class Settling:
         self._seconds = site.config.settle or 0.0
         self._connection = site.connection
         self._files: dict[str, _Restless] = {}
-        """By path."""
+        """Files that are not quiet yet, by path."""
         self._looked_up: set[str] = set()
         """Paths that are being looked up, to see whether they are quiet."""
 

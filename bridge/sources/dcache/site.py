@@ -8,7 +8,7 @@ from typing import Any
 from bridge.core.ports import Spool
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import Connection
+from bridge.sources.dcache.rest.connection import Connection
 from bridge.sources.dcache.scope import Scope
 from bridge.sources.dcache.state import OwnFile, Position
 from bridge.telemetry.metrics import SourceMetrics

@@ -14,8 +14,9 @@ from bridge.core.ports import Slots
 from bridge.sources import Keeping
 from bridge.sources.dcache.channel import Channel
 from bridge.sources.dcache.config import DcacheConfig
-from bridge.sources.dcache.connection import ChannelGone, Connection
-from bridge.sources.dcache.http import Denied, Missing, Refusal, Unanswered
+from bridge.sources.dcache.rest.answers import Denied, Missing, Unanswered
+from bridge.sources.dcache.rest.connection import ChannelGone, Connection
+from bridge.sources.dcache.rest.login import Refusal
 from bridge.sources.dcache.scope import Scope
 from bridge.sources.dcache.session import Session
 from bridge.sources.dcache.site import Site
@@ -26,9 +27,9 @@ from bridge.telemetry.metrics import SourceMetrics
 class DcacheSource:
     """One `type: dcache` of the configuration.
 
-    What the stream tells is in the store, with the stream's position, before anything is made of it. What
-    it can't tell (files in a directory that was not watched yet; whatever was lost in a gap) is found by
-    listing, and a file's version that has entered is marked, so that it enters once, whoever tells it.
+    The stream's events are in the store, with the stream's position, before anything is made of them. Files
+    that it has no event for, such as those in a directory that was not watched yet, are found by listing. A
+    version of a file that has entered is marked, so that it enters once, however often it is found.
     """
 
     def __init__(self, config: DcacheConfig, key: str, metrics: SourceMetrics, keeping: Keeping) -> None:
@@ -47,7 +48,7 @@ class DcacheSource:
         """Find the channel or make one, and read it. Raise SourceLost with the reason when it can't be."""
         if not self._config.tls.verify:
             self._log.warning(
-                "dcache: whoever answers is believed, and gets the credentials (tls.verify: false)"
+                "dcache: TLS is not verified (tls.verify): any server that answers gets the credentials"
             )
         spool = self._keeping.spool()
         async with Connection(self._config, self._refusal) as connection:
@@ -84,5 +85,5 @@ class DcacheSource:
                     self._own.save()
 
     def problems(self) -> Sequence[str]:
-        """Tell what is between this source and a whole picture."""
+        """Return what is wrong now; nothing while the source is not open."""
         return [] if self._session is None else self._session.problems()

@@ -70,7 +70,7 @@ class Position:
 
 
 class OwnFile:
-    """A file in `state_dir` with what must outlive the store: whose channel it is, and until when it heard.
+    """A file in `state_dir` with what must outlive the store: this replica's name, and until when it heard.
 
     Not in the store, so that a bridge whose store was lost neither throws away what came since nor makes
     jobs of everything.
@@ -89,9 +89,9 @@ class OwnFile:
         """Read it; True when it was there, though perhaps not whole."""
         there = True
         try:
-            told: Any = json.loads(self.path.read_text(encoding="utf-8"))
-            self.suffix = str(told["suffix"])
-            self.heard = None if told.get("heard") is None else float(told["heard"])
+            kept: Any = json.loads(self.path.read_text(encoding="utf-8"))
+            self.suffix = str(kept["suffix"])
+            self.heard = None if kept.get("heard") is None else float(kept["heard"])
         except FileNotFoundError:
             there = False
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -12,24 +12,17 @@ import aiohttp
 
 from bridge.core.errors import root_cause
 from bridge.net.unanswered import why_unanswered
-from bridge.sources.dcache.arrivals import (
-    ARRIVALS,
-    MOVED_IN,
-    MOVED_SELF,
-    InotifyEvent,
-    Occurrence,
-    read,
-    unreadable,
-)
-from bridge.sources.dcache.connection import Silence, silence_seconds
+from bridge.sources.dcache.backlog.reader import SpoolReader
 from bridge.sources.dcache.departures import Departures
 from bridge.sources.dcache.gaps import Gaps
 from bridge.sources.dcache.health import Health
+from bridge.sources.dcache.inotify import ARRIVALS, MOVED_IN, MOVED_SELF, InotifyEvent, read
 from bridge.sources.dcache.keeping import Keeper, Overrun
+from bridge.sources.dcache.occurrence import Occurrence, unreadable
+from bridge.sources.dcache.rest.connection import silence_seconds
+from bridge.sources.dcache.rest.sse import ServerSentEvent, Silence
 from bridge.sources.dcache.site import Site
-from bridge.sources.dcache.sse import ServerSentEvent
 from bridge.sources.dcache.watches import Watches
-from bridge.sources.spool import SpoolReader
 
 _ID = re.compile(r"-?[0-9]{1,19}")
 """dCache counts the events of a channel (Channel.java)."""
@@ -43,7 +36,7 @@ class StreamEnded(Exception):  # noqa: N818 - the usual end of a stream
         self.expected = expected
         """The server announced the end, or had nothing to send: that is no trouble."""
         self.held_back = held_back
-        """Not even a tick came, though there are some."""
+        """Not even a tick came, though the channel has a metronome."""
 
 
 class Competing(Exception):  # noqa: N818 - a person has to see to it
@@ -113,7 +106,7 @@ class Stream:
             self._keeper.end()
 
     def _take(self, event: ServerSentEvent) -> None:
-        if event.id and not _ID.fullmatch(event.id):  # it could not be asked from
+        if event.id and not _ID.fullmatch(event.id):  # the stream could not be resumed from it
             self._keep_unreadable(event._replace(id=""), "its id is no number")
             return
         if event.id:
@@ -153,8 +146,8 @@ class Stream:
         elif event.action == "IN_IGNORED":
             self._departures.take_watch_ended(event.subscription)
         elif event.name is None:
-            # It is about the watched directory itself. Where the directory above it is watched too, an event
-            # of that one tells the same.
+            # It is about the watched directory itself. Where the directory above it is watched too, that one
+            # has an event that says the same.
             if event.action == MOVED_SELF:
                 self._departures.take_self_moved(directory)
         else:
@@ -176,7 +169,7 @@ class Stream:
         self._keeper.keep(occurrence.spooled(f"{self._position.channel}/{event_id}"), event_id)
 
     def _keep_unreadable(self, event: ServerSentEvent, reason: str) -> None:
-        """Have it become a dead letter, and find by listing what it may have told of."""
+        """Have it become a dead letter, and find by listing the file that it may have been about."""
         received = event.data.encode()
         key = event.id or blake2b(received, digest_size=16).hexdigest()
         occurrence = unreadable(

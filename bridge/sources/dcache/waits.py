@@ -12,9 +12,9 @@ UPLOAD_SECONDS = 86400.0
 """For which a file that was moved, or found unfinished by a listing, is looked up again while it has no size:
 the event of its end gives the name it had when it was opened."""
 _MOST_UPLOADS = 1000
-"""Files waited for so long at once: they take room in the hands of `SpoolReader`."""
+"""Files waited for so long at once, as they take room in the hands of `SpoolReader`."""
 _MOST_WAITS = 30_000
-"""More than `SpoolReader` holds: those that would be left out would begin to wait anew."""
+"""Waits that are remembered: more than `SpoolReader` holds, as those forgotten would begin again."""
 
 
 class Waits:

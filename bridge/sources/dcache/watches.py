@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from bridge.sources.dcache.rest.connection import key_of
 from bridge.sources.dcache.scope import joined
-
-
-def key_of(subscription: str) -> str:
-    """Return what names a subscription within its channel: the end of its URL.
-
-    The front of it may be another for each client, where the frontend is behind a proxy.
-    """
-    return subscription.rpartition("/subscriptions/")[2]
 
 
 class Watches:
     """The watched directories of a channel.
 
     A subscription is the directory's, whatever it is called (dCache keys it by the PNFS-ID), so a moved
-    directory keeps its own, and making the watch again tells its new path.
+    directory keeps its own, and making the watch again shows its new path.
     """
 
     def __init__(self) -> None:
         self._paths: dict[str, str] = {}
-        """By subscription."""
+        """The directories, by the key of their subscription."""
         self._keys: dict[str, str] = {}
-        """By path."""
+        """The keys of the subscriptions, by path."""
         self._seen: dict[str, tuple[str, str]] = {}
-        """PNFS-ID and subscription, by key, where it is sure which directory it is about."""
+        """PNFS-ID and subscription, by key, of those for which it is sure which directory they watch."""
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -38,7 +31,7 @@ class Watches:
         key = key_of(subscription)
         self._drop(key)
         other = self._keys.get(path)
-        if other is not None:  # it is about a directory that was here before
+        if other is not None:  # That one is about a directory that was here before.
             self._drop(other)
         self._paths[key] = path
         self._keys[path] = key
@@ -55,12 +48,12 @@ class Watches:
         return subscription if seen == pnfsid else None
 
     def distrust(self, keys: Collection[str]) -> None:
-        """Be sure no longer of these."""
+        """No longer be sure of what the subscriptions with these keys watch, or whether they exist."""
         for key in keys:
             self._seen.pop(key, None)
 
     def keys(self) -> set[str]:
-        """Return the keys of all."""
+        """Return the keys of all subscriptions."""
         return set(self._paths)
 
     def path_of(self, subscription: str) -> str | None:
@@ -94,7 +87,7 @@ class Watches:
                 self._seen[key] = seen
 
     def clear(self) -> None:
-        """Forget all: the channel is gone."""
+        """Forget all subscriptions: the channel is gone."""
         self._paths.clear()
         self._keys.clear()
         self._seen.clear()

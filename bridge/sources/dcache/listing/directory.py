@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from bridge.sources.dcache.arrivals import ARRIVALS, MOVED_IN, MOVED_OUT, MOVED_SELF
-from bridge.sources.dcache.connection import Entry
-from bridge.sources.dcache.http import Unanswered
-from bridge.sources.dcache.listing.agenda import Agenda, Directory
+from bridge.sources.dcache.agenda import Agenda, Directory
+from bridge.sources.dcache.inotify import ARRIVALS, MOVED_IN, MOVED_OUT, MOVED_SELF
 from bridge.sources.dcache.listing.entering import Entering
+from bridge.sources.dcache.rest.answers import Unanswered
+from bridge.sources.dcache.rest.namespace import Entry
 from bridge.sources.dcache.scope import joined
 from bridge.sources.dcache.site import Site
 from bridge.sources.dcache.watches import Watches
@@ -81,7 +81,7 @@ class DirectoryLister:
             offset += size - OVERLAP
 
     async def _watch(self, path: str) -> str:
-        # The directory above a root is not watched, so a root tells itself when it is moved.
+        # The directory above a root is not watched, so only a root's own event says that it was moved.
         flags = [*self._flags, MOVED_SELF] if path in self._site.scope.roots else self._flags
         subscription = await self._site.connection.watch(self._site.position.channel, path, flags)
         self._watches.add(subscription, path)

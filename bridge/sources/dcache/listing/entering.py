@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bridge.core.ports import Spooled
-from bridge.sources.dcache.arrivals import CLOSED, Occurrence, digest_of, unreadable, version_of
-from bridge.sources.dcache.connection import Entry, Unreadable
+from bridge.sources.dcache.backlog.asking import portions_of
+from bridge.sources.dcache.backlog.reader import SpoolReader
+from bridge.sources.dcache.inotify import CLOSED
+from bridge.sources.dcache.occurrence import Occurrence, digest_of, unreadable, version_of
+from bridge.sources.dcache.rest.namespace import Entry, Unreadable
 from bridge.sources.dcache.scope import joined
 from bridge.sources.dcache.site import Site
-from bridge.sources.spool import SpoolReader, portions_of
 
 
 class Entering:

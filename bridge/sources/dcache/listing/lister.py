@@ -7,17 +7,17 @@ import random
 from itertools import islice
 
 from bridge.core.errors import StoreFullError
-from bridge.sources.dcache.connection import ChannelGone
+from bridge.sources.dcache.agenda import Agenda, Directory, Listing
+from bridge.sources.dcache.backlog.reader import SpoolReader
 from bridge.sources.dcache.departures import Departures
-from bridge.sources.dcache.http import Denied, Missing, Unanswered
-from bridge.sources.dcache.listing.agenda import Agenda, Directory, Listing
 from bridge.sources.dcache.listing.directory import DirectoryLister
 from bridge.sources.dcache.listing.entering import Entering
 from bridge.sources.dcache.listing.unreadable import UnreadableDirectories
 from bridge.sources.dcache.progress import Progress
+from bridge.sources.dcache.rest.answers import Denied, Missing, Unanswered
+from bridge.sources.dcache.rest.connection import ChannelGone
 from bridge.sources.dcache.site import Site
 from bridge.sources.dcache.watches import Watches
-from bridge.sources.spool import SpoolReader
 
 WALKERS = 4
 """Directories that are watched and listed at once."""

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+import aiohttp
+
 MOST_BYTES = 64 * 2**10
-"""Of one line, and of the data of one event. dCache's longest event takes less than 5 KiB: a name of 255
+"""Longest line, and longest data of one event. dCache's longest event takes less than 5 KiB: a name of 255
 characters and a URL."""
+
+
+_SLICE_BYTES = 8192
+"""Bytes that are parsed at once, before others have the loop: about 40 events, or a millisecond."""
+
+
+class Silence(Exception):  # noqa: N818 - it is for its reader to say what it means
+    """No event has come for long."""
 
 
 class ServerSentEvent(NamedTuple):
     """One event."""
 
     id: str
-    """Its own; empty where it has none."""
+    """The event's own id; empty where it has none."""
     kind: str
     data: str
     fault: str | None = None
@@ -23,7 +35,7 @@ class ServerSentEvent(NamedTuple):
 class Parser:
     """Makes events of the bytes of one connection, in whatever pieces they come.
 
-    It keeps `MOST_BYTES` of a line and of an event; what is longer is told as an event with a fault.
+    It keeps `MOST_BYTES` of a line and of an event; what is longer becomes an event with a fault.
     """
 
     def __init__(self) -> None:
@@ -100,3 +112,28 @@ class Parser:
         self._data.clear()
         self._size, self._fault = 0, None
         return event
+
+
+async def events_of(content: aiohttp.StreamReader, silence: float) -> AsyncIterator[ServerSentEvent]:
+    """Read to the end. Raise Silence after `silence` seconds without an event, and what reading raises.
+
+    What is no event, such as a proxy's comment, is no sign that dCache lives.
+    """
+    parser, loop = Parser(), asyncio.get_running_loop()
+    until = loop.time() + silence
+    while True:
+        if loop.time() >= until:
+            raise Silence(f"silent for {silence:g} s")
+        try:
+            async with asyncio.timeout_at(until):
+                piece = await content.readany()
+        except TimeoutError:
+            raise Silence(f"silent for {silence:g} s") from None
+        if not piece:
+            return
+        for at in range(0, len(piece), _SLICE_BYTES):
+            if at:
+                await asyncio.sleep(0)
+            for event in parser.feed(piece[at : at + _SLICE_BYTES]):
+                until = loop.time() + silence
+                yield event

@@ -3,101 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
 from aiohttp import hdrs
-from yarl import URL
 
 from bridge.net.bodies import body_of
-from bridge.sources.dcache.http import (
-    CONNECT_SECONDS,
-    MOST_BYTES,
-    Denied,
-    Http,
-    Missing,
-    Unanswered,
-    mapping,
-    message,
-    reason_of,
-)
-from bridge.sources.dcache.sse import Parser, ServerSentEvent
-from bridge.sources.dcache.watches import key_of
-from bridge.telemetry.logging import excerpt
+from bridge.sources.dcache.rest.answers import Denied, Missing, Unanswered, mapping, message, reason_of
+from bridge.sources.dcache.rest.http import CONNECT_SECONDS, MOST_BYTES, Http
+from bridge.sources.dcache.rest.namespace import MOST_ENTRY_BYTES, Entry, Page, entry_of, page_of
+from bridge.sources.dcache.rest.sse import ServerSentEvent, events_of
 
 STREAM_ANSWER_SECONDS = 30.0
+"""Time for the stream's answer to begin."""
 TICK_SECONDS = 20.0
 """Between two ticks of the metronome. dCache itself sends nothing on a quiet channel."""
 METRONOME = "metronome/"
 """How the key of a metronome's subscription begins."""
 QUIET_SECONDS = 600.0
-"""See `silence_seconds`, where there is no metronome."""
-MOST_ENTRY_BYTES = 4096
-"""Of an answer, for each entry of a listing: a name of 255 characters, each of them escaped, takes 1,530."""
+"""For how long no event may come, where there is no metronome, before the stream is taken for dead."""
 MOST_SUBSCRIPTION_BYTES = 32 * 2**20
-"""Of the list of a channel's subscriptions: 100,000 URLs, twice what a node of ZooKeeper has room for."""
-_MOST_CHARACTERS = 1024
-"""Of a name. dCache takes 255 (Chimera's `t_dirs`)."""
-_SLICE_BYTES = 8192
-"""Of the stream that are taken before others have the loop: some 40 events, or a millisecond."""
+"""Longest list of a channel's subscriptions: 100,000 URLs, twice what a node of ZooKeeper has room for."""
 
 
 class ChannelGone(Exception):  # noqa: N818
     """The channel is no more: its time was over, or the frontend was restarted."""
 
 
-class Silence(Exception):  # noqa: N818
-    """The stream has told nothing for long."""
-
-
-class Unreadable(Exception):  # noqa: N818
-    """What is told of one file or directory is not what every entry has."""
-
-    def __init__(self, reason: str, received: bytes) -> None:
-        super().__init__(reason)
-        self.received = received
-        """What was told."""
-
-
 class Limits(NamedTuple):
     """What the site allows of channels."""
 
     per_user: int | None
-    """None where it is told by no number."""
+    """None where dCache gives no number."""
     longest_timeout: int
-    """Seconds a channel may live with nobody connected; 0 where it is told by no number."""
-
-
-class Entry(NamedTuple):
-    """What the namespace tells of one file or directory."""
-
-    name: str
-    kind: str
-    """`REGULAR`, `DIR`, `LINK` or `SPECIAL`."""
-    pnfsid: str
-    size: int | None
-    """None while it is being written."""
-    mtime: int
-    """Milliseconds since 1970 UTC."""
-
-
-class Page(NamedTuple):
-    """A part of what is in a directory."""
-
-    pnfsid: str
-    """Of the directory."""
-    entries: Sequence[Entry]
-    unreadable: Sequence[Unreadable]
-
-    @property
-    def size(self) -> int:
-        """How many there are, whether they can be read or not."""
-        return len(self.entries) + len(self.unreadable)
+    """Seconds a channel may live with nobody connected; 0 where dCache gives no number."""
 
 
 class Connection(Http):
@@ -122,7 +65,7 @@ class Connection(Http):
         """
         answer = await self.ask("POST", "/events/channels", send={"client-id": client_id}, known={201, 429})
         if answer.status == 429:
-            self.hold(None)
+            self._hold(None)
             allowed = (await self.limits()).per_user
             if allowed and len(await self.channels()) >= allowed:
                 raise Denied(
@@ -146,7 +89,7 @@ class Connection(Http):
         """Let the channel live for `seconds` with nobody connected. Raise Missing, Denied."""
         answer = await self.ask("PATCH", self._channel(channel), send={"timeout": seconds}, known={400})
         if answer.status == 400:
-            raise Denied(self.describe("the channel's life-time", answer.status, answer.text))
+            raise Denied(self._describe("the channel's life-time", answer.status, answer.text))
 
     async def delete_channel(self, channel: str) -> None:
         """End a channel; one that is gone is well too."""
@@ -175,22 +118,22 @@ class Connection(Http):
             if not _SUBSCRIPTION.search(answer.location):
                 raise Unanswered(f"the watch of {path} was answered without the subscription's Location")
             return answer.location
-        reason = message(answer.text) or self.describe(f"the watch of {path}", 400, answer.text)
+        reason = message(answer.text) or self._describe(f"the watch of {path}", 400, answer.text)
         if "permission" in reason.lower() or "not allowed" in reason.lower():
             raise Denied(reason)
         raise Missing(reason)
 
     async def unwatch(self, channel: str, key: str) -> None:
-        """End the subscription named `key` (see `watches.key_of`); one that is gone is well too."""
+        """End the subscription named `key` (`key_of`); one that is gone is well too."""
         try:
             await self.ask("DELETE", f"{self._channel(channel)}/subscriptions/{key}")
         except Missing:
             pass
 
     async def subscriptions(self, channel: str) -> Sequence[str]:
-        """Return the keys of all subscriptions there are (see `watches.key_of`). Raise Missing."""
-        told = await self.get(f"{self._channel(channel)}/subscriptions", most=MOST_SUBSCRIPTION_BYTES)
-        return [key_of(url) for url in _texts(told) if _SUBSCRIPTION.search(url)]
+        """Return the keys of all subscriptions there are (`key_of`). Raise Missing."""
+        urls = await self.get(f"{self._channel(channel)}/subscriptions", most=MOST_SUBSCRIPTION_BYTES)
+        return [key_of(url) for url in _texts(urls) if _SUBSCRIPTION.search(url)]
 
     async def start_metronome(self, channel: str) -> bool:
         """Have the channel tick; False where this dCache has no metronome.
@@ -209,10 +152,10 @@ class Connection(Http):
 
     async def look_up(self, path: str) -> Entry:
         """Ask what is at `path` now. Raise Missing, Denied, Unanswered, Unreadable."""
-        told = mapping(await self.get(_namespace(path)))
-        if not told:
+        content = mapping(await self.get(_namespace(path)))
+        if not content:
             raise Unanswered(f"{path}: not what a look-up answers")
-        return entry_of({**told, "fileName": path.rpartition("/")[2]})
+        return entry_of({**content, "fileName": path.rpartition("/")[2]})
 
     async def list_page(self, path: str, *, offset: int, limit: int) -> Page:
         """Return a part of what is in a directory.
@@ -221,10 +164,10 @@ class Connection(Http):
         """
         query = {"children": "true", "offset": str(offset), "limit": str(limit)}
         most = MOST_BYTES + limit * MOST_ENTRY_BYTES
-        told = mapping(await self.get(_namespace(path), query, most=most))
-        if told.get("fileType") != "DIR":
+        content = mapping(await self.get(_namespace(path), query, most=most))
+        if content.get("fileType") != "DIR":
             raise Missing(f"{path} is no directory")
-        return page_of(told)
+        return page_of(content)
 
     # The stream
 
@@ -237,27 +180,26 @@ class Connection(Http):
         Reading raises Silence after `silence` seconds without an event, aiohttp.ClientError or OSError when
         the connection breaks. Raise Missing, Denied, Unanswered, Refused.
         """
-        headers = {hdrs.ACCEPT: "text/event-stream", hdrs.CACHE_CONTROL: "no-store", **await self.turn()}
+        headers = {hdrs.ACCEPT: "text/event-stream", hdrs.CACHE_CONTROL: "no-store", **await self._turn()}
         if last_id is not None:
             headers[hdrs.LAST_EVENT_ID] = last_id
-        url = URL(f"{self._config.endpoint}{self._channel(channel)}", encoded=True)
-        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS)
+        url, timeout = self._url(self._channel(channel)), aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS)
         try:
             async with asyncio.timeout(STREAM_ANSWER_SECONDS):
-                response = await self.session.get(
-                    url, headers=headers, timeout=timeout, allow_redirects=False, proxy=self.proxy
+                response = await self._session.get(
+                    url, headers=headers, timeout=timeout, allow_redirects=False, proxy=self._proxy
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unanswered(f"the stream: {reason_of(error)}") from None
         try:
             if response.status != 200:
-                what = self.describe("the stream", response.status, await _text(response))
-                await self.judge(response.status, what, headers, response.headers.get(hdrs.RETRY_AFTER))
+                reason = self._describe("the stream", response.status, await _text(response))
+                await self._judge(response.status, reason, headers, response.headers.get(hdrs.RETRY_AFTER))
                 raise Unanswered("the stream: the credential was refused, and is renewed")
             if response.content_type != "text/event-stream":
                 raise Unanswered(f"the stream: answered {response.content_type}, no stream of events")
-            self._accepted()
-            yield _events(response.content, silence)
+            self._login.accepted()
+            yield events_of(response.content, silence)
         finally:
             response.close()
 
@@ -274,30 +216,16 @@ async def _text(response: aiohttp.ClientResponse) -> str:
         return ""
 
 
-async def _events(content: aiohttp.StreamReader, silence: float) -> AsyncIterator[ServerSentEvent]:
-    """Read to the end. What is no event, such as a proxy's comment, is no sign that dCache lives."""
-    parser, loop = Parser(), asyncio.get_running_loop()
-    until = loop.time() + silence
-    while True:
-        if loop.time() >= until:
-            raise Silence(f"silent for {silence:g} s")
-        try:
-            async with asyncio.timeout_at(until):
-                piece = await content.readany()
-        except TimeoutError:
-            raise Silence(f"silent for {silence:g} s") from None
-        if not piece:
-            return
-        for at in range(0, len(piece), _SLICE_BYTES):
-            if at:
-                await asyncio.sleep(0)
-            for event in parser.feed(piece[at : at + _SLICE_BYTES]):
-                until = loop.time() + silence
-                yield event
+def key_of(subscription: str) -> str:
+    """Return what names a subscription within its channel: the end of its URL.
+
+    The front of it may be another for each client, where the frontend is behind a proxy.
+    """
+    return subscription.rpartition("/subscriptions/")[2]
 
 
 def silence_seconds(*, ticks: bool) -> float:
-    """Return for how long a stream may tell nothing until it is taken for dead."""
+    """Return for how long no event may come before the stream is taken for dead."""
     return 3 * TICK_SECONDS if ticks else QUIET_SECONDS
 
 
@@ -316,68 +244,18 @@ def _channel_of(url: str) -> str | None:
     return found if _CHANNEL.fullmatch(found) else None
 
 
-def _texts(told: Any) -> Iterator[str]:
+def _texts(content: Any) -> Iterator[str]:
     """Return the strings of a JSON list."""
-    return (each for each in told if isinstance(each, str)) if isinstance(told, list) else iter(())
+    return (each for each in content if isinstance(each, str)) if isinstance(content, list) else iter(())
 
 
-def limits_of(told: Any) -> Limits:
-    """Read what `GET events` tells."""
-    channels = mapping(mapping(told).get("channels"))
+def limits_of(content: Any) -> Limits:
+    """Read the answer to `GET events`."""
+    channels = mapping(mapping(content).get("channels"))
     lifetime = mapping(channels.get("lifetimeWhenDisconnected"))
     return Limits(_count(channels.get("maximumPerUser")), _count(lifetime.get("maximum")) or 0)
 
 
-def _count(told: Any) -> int | None:
-    is_one = isinstance(told, int) and not isinstance(told, bool) and 0 <= told < 2**63
-    return int(told) if is_one else None
-
-
-def page_of(told: Mapping[str, Any]) -> Page:
-    """Read what the namespace tells of a directory with its children."""
-    entries: list[Entry] = []
-    unreadable: list[Unreadable] = []
-    children = told.get("children")
-    for child in children if isinstance(children, list) else ():
-        try:
-            entries.append(entry_of(child))
-        except Unreadable as error:
-            unreadable.append(error)
-    return Page(str(told.get("pnfsId")), entries, unreadable)
-
-
-def entry_of(told: Any) -> Entry:
-    """Read what the namespace tells of one entry. Raise Unreadable when that is not what every entry has."""
-    known = mapping(told)
-    name, kind, pnfsid = (known.get(key) for key in ("fileName", "fileType", "pnfsId"))
-    if not (isinstance(name, str) and is_name(name) and isinstance(kind, str)):
-        raise _unreadable("an entry has no name or no type", told)
-    if not (isinstance(pnfsid, str) and pnfsid):
-        raise _unreadable(f"an entry has no PNFS-ID: {name}", told)
-    try:
-        f"{name}{kind}{pnfsid}".encode()
-    except UnicodeEncodeError:  # half of a surrogate pair can be neither kept nor sent
-        raise _unreadable("the name of an entry is no text", told) from None
-    size, mtime = known.get("size"), known.get("mtime", 0)
-    if kind == "REGULAR" and not (_is_whole(mtime) and (size is None or (_is_whole(size) and size >= 0))):
-        raise _unreadable(f"an entry has a size or a time that is no number: {name}", told)
-    return Entry(name, kind, pnfsid, size if _is_whole(size) else None, mtime if _is_whole(mtime) else 0)
-
-
-def is_name(text: str) -> bool:
-    """Return whether it can be the name of something in a directory."""
-    return text not in ("", ".", "..") and "/" not in text and len(text) <= _MOST_CHARACTERS
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _unreadable(reason: str, told: Any) -> Unreadable:
-    try:
-        received = json.dumps(told)
-    except RecursionError:
-        received = ""
-    # A name may be what is wrong with it.
-    reason = excerpt(reason.encode(errors="backslashreplace").decode())
-    return Unreadable(reason, received.encode()[:MOST_ENTRY_BYTES])
+def _count(content: Any) -> int | None:
+    is_one = isinstance(content, int) and not isinstance(content, bool) and 0 <= content < 2**63
+    return int(content) if is_one else None

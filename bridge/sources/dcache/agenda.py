@@ -57,7 +57,7 @@ class Agenda:
         self._progress = progress
         self._recursive = recursive
         self._count = 0
-        """Counts requests and beginnings, to tell which of two came first."""
+        """Counts requests and beginnings, to know which of two came first."""
         self._channel = 0
         """Counts channels: a listing that began on an earlier one is abandoned."""
         self._requested: dict[str, int] = {}

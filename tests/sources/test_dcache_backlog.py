@@ -20,9 +20,9 @@ from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.ports import Spooled
 from bridge.pipeline.intake import Intake
-from bridge.sources import failing
-from bridge.sources import spool as module
-from bridge.sources.spool import Dropped, Found, Later, SpoolReader, Trouble
+from bridge.sources.dcache.backlog import asking, failing, hand
+from bridge.sources.dcache.backlog.reader import SpoolReader
+from bridge.sources.dcache.backlog.resolution import Dropped, Found, Later, Trouble
 from bridge.store import Store, StoreConfig
 from bridge.telemetry.metrics import Metrics
 
@@ -207,12 +207,12 @@ async def test_no_more_is_looked_up_at_once_than_was_said(tmp_path: Path) -> Non
 
 
 async def test_no_more_is_read_than_the_window_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WINDOW", 10)
+    monkeypatch.setattr(hand, "WINDOW", 10)
     keys = [str(number) for number in range(100)]
     async with world(tmp_path, slots=3, before=keys) as here:
         for _ in range(33):
             await until(lambda: not here.intake.free)
-            assert len(here.reader._rows) <= 13
+            assert len(here.reader.hand.rows) <= 13
             here.settle(*list(here.deliveries))
         await until(lambda: len(here.order) == 100)
     assert here.order == keys
@@ -222,13 +222,13 @@ async def test_big_occurrences_are_read_by_their_bytes(tmp_path: Path) -> None:
     async with world(tmp_path, slots=1) as here:
         for number in range(40):
             await here.spool.append([Spooled(key=str(number), data=bytes(2**20))])
-        here.reader.wake()
+        here.reader.hand.wake()
         for number in range(40):
             await here.handed_out(number + 1)
             # Below 8 MiB one page more is read, of 16 MiB at most.
-            assert here.reader._window_bytes == 2**20 * here.reader._window <= 24 * 2**20
+            assert here.reader.hand.window_bytes == 2**20 * here.reader.hand.window <= 24 * 2**20
             here.settle(*list(here.deliveries))
-        assert here.reader._window_bytes == 0
+        assert here.reader.hand.window_bytes == 0
 
 
 # Looked up in vain
@@ -257,7 +257,7 @@ async def test_a_look_up_that_failed_is_tried_again_while_others_go_on(tmp_path:
     async with world(tmp_path, resolve, before=["1", "2", "3"]) as here:
         await here.came("2", "3", "1")
         assert await here.kept() == ["1", "2", "3"]
-        assert (failures, here.reader._failures, here.reader._passed) == (0, {}, 0)
+        assert (failures, here.reader._put_off.failures, here.reader.hand.passed_by) == (0, {}, 0)
 
 
 async def test_the_pauses_between_look_ups_grow(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ async def test_the_pauses_between_look_ups_grow(tmp_path: Path) -> None:
 async def test_what_is_passed_by_is_bounded_and_nothing_of_it_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HELD", 20)
+    monkeypatch.setattr(hand, "HELD", 20)
     down = True
 
     async def resolve(occurrence: Spooled) -> Resolution:
@@ -284,8 +284,8 @@ async def test_what_is_passed_by_is_bounded_and_nothing_of_it_is_forgotten(
 
     keys = [str(number) for number in range(100)]
     async with world(tmp_path, resolve, before=keys) as here:
-        await until(lambda: here.reader._passed == 20)
-        assert len(here.reader._rows) <= 20 + 8, "those passed by, and those being looked up again"
+        await until(lambda: here.reader.hand.passed_by == 20)
+        assert len(here.reader.hand.rows) <= 20 + 8, "those passed by, and those being looked up again"
         assert here.order == []
         down = False
         await until(lambda: len(here.order) == 100)
@@ -309,7 +309,7 @@ async def test_a_version_that_has_entered_is_dropped(tmp_path: Path) -> None:
         await until(lambda: here.spool.remembered == 1)
         await here.reader.append(some("3"))
         await until(lambda: here.filtered("repeated") == 2)
-        assert (here.order, here.spool.waiting, here.reader._rows) == (["1"], 0, {})
+        assert (here.order, here.spool.waiting, here.reader.hand.rows) == (["1"], 0, {})
 
 
 async def test_a_version_in_hand_holds_back_its_others_until_it_is_settled(tmp_path: Path) -> None:
@@ -318,12 +318,12 @@ async def test_a_version_in_hand_holds_back_its_others_until_it_is_settled(tmp_p
 
     async with world(tmp_path, resolve, before=["1", "2", "3"]) as here:
         await here.came("1")
-        await until(lambda: here.reader._passed == 2)
+        await until(lambda: here.reader.hand.passed_by == 2)
         # A crash now must find the file by one of them, wherever it was moved.
         assert await here.kept() == ["1", "2", "3"]
         here.settle("1")
         await until(lambda: here.filtered("repeated") == 2)
-        assert (here.spool.waiting, here.order, here.reader._passed) == (0, ["1"], 0)
+        assert (here.spool.waiting, here.order, here.reader.hand.passed_by) == (0, ["1"], 0)
 
 
 async def test_after_a_release_another_of_the_same_version_brings_it_in(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ async def test_after_a_release_another_of_the_same_version_brings_it_in(tmp_path
 
     async with world(tmp_path, resolve, before=["old-name", "new-name"]) as here:
         await here.came("old-name")
-        await until(lambda: here.reader._passed == 1)
+        await until(lambda: here.reader.hand.passed_by == 1)
         moved = True
         here.settle("old-name", outcome=Outcome.RELEASED)
         await here.came("old-name", "new-name")
@@ -409,7 +409,7 @@ async def test_a_full_store_is_told_until_an_append_succeeds_and_drains_meanwhil
 async def test_a_store_that_can_not_be_read_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STORE_PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(asking, "STORE_PAUSES", (0.01, 0.02))
     async with world(tmp_path) as here:
         real, times = here.spool.oldest, 0
 
@@ -463,7 +463,7 @@ async def drain(tmp_path: Path, amount: int) -> tuple[float, list[int]]:
             data = json.dumps({"event": {"name": "x" * 200}}).encode()
             await here.spool.append([Spooled(key=str(key), data=data) for key in keys])
         began = time.process_time()
-        here.reader.wake()
+        here.reader.hand.wake()
         for done in range(1000, amount + 1, 1000):
             # Half of what is in hand is answered, as a lane would: the store keeps 1,000 to leave out.
             left = min(2000, amount - done + 1000)
@@ -503,11 +503,11 @@ async def test_what_fails_by_itself_is_laid_aside_over_a_restart_and_stops_nothi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failing, "MOST", 5)
-    monkeypatch.setattr(module, "HELD", 8)
-    monkeypatch.setattr(module, "WINDOW", 4)
+    monkeypatch.setattr(hand, "HELD", 8)
+    monkeypatch.setattr(hand, "WINDOW", 4)
     monkeypatch.setattr(failing, "ROUND_SECONDS", 0.01)
     monkeypatch.setattr(failing, "LONGEST_ROUND_SECONDS", 0.05)
-    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(hand, "LONGEST_PAUSE", 0.05)
     forbidden = True
     bad = [f"bad-{number}" for number in range(40)]
 
@@ -521,7 +521,7 @@ async def test_what_fails_by_itself_is_laid_aside_over_a_restart_and_stops_nothi
         this.settle("good")
         assert this.reader.problems() == ["look-ups fail: 403"]
         await until(lambda: this.spool.waiting == 40)
-        assert len(this.reader._rows) <= 8 + 4
+        assert len(this.reader.hand.rows) <= 8 + 4
     async with world(tmp_path, resolve, before=["better"]) as this:
         await this.came("better")
         forbidden = False

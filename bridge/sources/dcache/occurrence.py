@@ -1,4 +1,4 @@
-"""What a stream or a listing tells, as it is kept in the store; and the Event it becomes."""
+"""What is kept in the store of an event, or of a file that a listing found; and the Event it becomes."""
 
 from __future__ import annotations
 
@@ -7,82 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 from bridge.core.event import Event
 from bridge.core.ports import Spooled
-from bridge.sources.dcache.connection import Entry, is_name
+from bridge.sources.dcache.rest.namespace import Entry
 from bridge.sources.dcache.scope import Scope, joined
-from bridge.sources.dcache.sse import ServerSentEvent
 
-CLOSED = "IN_CLOSE_WRITE"
-MOVED_IN = "IN_MOVED_TO"
-MOVED_OUT = "IN_MOVED_FROM"
-MOVED_SELF = "IN_MOVE_SELF"
-ARRIVALS = frozenset((CLOSED, MOVED_IN))
-"""Flags after which there is a file to look up; what is made of them is known by the file's version."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class InotifyEvent(NamedTuple):
-    """One inotify event of the stream (InotifyEventPayload.java)."""
-
-    subscription: str
-    name: str | None
-    """None in events about the watched directory itself."""
-    action: str
-    is_directory: bool
-    cookie: str | None
-    mask: Sequence[str]
-
-
-def read(sent: ServerSentEvent) -> InotifyEvent | str:
-    """Read an `inotify` event; return why it is none where it is none."""
-    if sent.fault is not None:
-        return sent.fault
-    try:
-        told = json.loads(sent.data)
-        event, subscription = told["event"], told["subscription"]
-        mask = [flag for flag in _list(event["mask"]) if isinstance(flag, str)]
-        name, cookie = event.get("name"), event.get("cookie")
-        # Half of a surrogate pair can be neither kept nor sent.
-        f"{name}{cookie}{subscription}{''.join(mask)}".encode()
-    except RecursionError:
-        return "it is no JSON"
-    except UnicodeEncodeError:
-        return "its name is no text"
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"it is no inotify event ({type(error).__name__}: {error})"
-    actions = [flag for flag in mask if flag != "IN_ISDIR"]
-    if not actions or not isinstance(subscription, str):
-        return "it tells no action, or no subscription"
-    if name is not None and not (isinstance(name, str) and (is_name(name) or not name)):
-        return "its name is none of a file"
-    if not sent.id and name:
-        return "it has no id"
-    return InotifyEvent(
-        subscription,
-        name or None,
-        actions[0],
-        "IN_ISDIR" in mask,
-        cookie if isinstance(cookie, str) else None,
-        mask,
-    )
-
-
-def _list(told: Any) -> list[Any]:
-    if not isinstance(told, list):
-        raise TypeError("no list")
-    return told
-
-
 class BrokenOccurrenceError(Exception):
-    """What is kept of an occurrence can't be read; the text tells why."""
+    """What is kept of an occurrence can't be read; the text says why."""
 
     def __init__(self, reason: str, received: bytes) -> None:
         super().__init__(reason)
         self.received = received
-        """What dCache told."""
+        """What dCache sent."""
 
 
 def unreadable(key: str, reason: str, received: bytes) -> Spooled:
@@ -105,8 +46,8 @@ class Occurrence:
     event: str = ""
     """Its SSE id."""
     is_new: bool = False
-    """Told by the stream while the first listing was under way: it enters, though that may have seen its file
-    and marked it as one that was there before."""
+    """The stream told of it while the first listing was under way: it enters, though that listing may have
+    seen its file and marked it as one that was there before."""
     entry: Entry | None = None
     """What a listing showed."""
     found: str = "event"
@@ -178,7 +119,7 @@ def digest_of(version: str) -> bytes:
 
 
 def broken_event(key: str, broken: BrokenOccurrenceError, identity: str) -> Event:
-    """Return what becomes a dead letter: what dCache told, as it was received."""
+    """Return what becomes a dead letter: what dCache sent, as it was received."""
     return Event(id=key, source=identity, type="org.dcache.unreadable", data=broken.received)
 
 
@@ -196,7 +137,7 @@ def event_of(
     """Make the Event. Its data are what OSCAR's supervisor reads of dCache, `name` being the path below the
     watched one (faas-supervisor, storage/events): a service's input path is the watched one."""
     relative = scope.relative(path)
-    told: dict[str, Any] = {"name": relative, "mask": list(occurrence.mask)}
+    content: dict[str, Any] = {"name": relative, "mask": list(occurrence.mask)}
     attributes = {
         "path": path,
         "name": relative,
@@ -204,7 +145,7 @@ def event_of(
         "found": occurrence.found,
     }
     if occurrence.cookie is not None:
-        told["cookie"] = attributes["cookie"] = occurrence.cookie
+        content["cookie"] = attributes["cookie"] = occurrence.cookie
     if occurrence.event:
         attributes |= {"channel": occurrence.channel, "event": occurrence.event}
     time = None
@@ -218,7 +159,7 @@ def event_of(
         subject=path,
         time=time,
         data=json.dumps(
-            {"event": told, "subscription": occurrence.subscription}, ensure_ascii=False
+            {"event": content, "subscription": occurrence.subscription}, ensure_ascii=False
         ).encode(),
         attributes=attributes,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from bridge.core.errors import SourceLost, StoreError, root_cause
+from bridge.core.errors import StoreError
 from bridge.core.ports import Slots
 from bridge.sources.dcache.agenda import Agenda
 from bridge.sources.dcache.backlog.reader import SpoolReader
@@ -19,6 +19,8 @@ from bridge.sources.dcache.progress import Progress
 from bridge.sources.dcache.site import Site
 from bridge.sources.dcache.stream import Stream
 from bridge.sources.dcache.watches import Watches
+from bridge.sources.handover import Handover
+from bridge.sources.reading import lost_with
 
 LOOKUPS = 16
 """Files looked up at once."""
@@ -27,14 +29,13 @@ _SAVE_SECONDS = 10.0
 
 
 class Session:
-    """Owns what was opened, from `run` to its end; the runner iterates `reader.batches`.
+    """Owns what was opened, from `run` to its end; the runner iterates `batches`.
 
     Each part knows only those made before it. The folder's docstring draws how they hand on what they have.
     """
 
     def __init__(self, site: Site, slots: Slots) -> None:
         self.site = site
-        self._log = site.log
         self.watches = Watches()
         self.moves = Moves()
         self.progress = Progress(site.position.listed or 0)
@@ -50,22 +51,25 @@ class Session:
         stream = Stream(site, self.watches, self._departures, gaps, self._health, self.reader)
         self._follower = Follower(site, stream, self.watches, gaps, self._health, self.reader)
 
+    @property
+    def batches(self) -> Handover:
+        """What the runner iterates."""
+        return self.reader.batches
+
     async def run(self) -> None:
         """Read until cancelled, or until a part can't go on, which the runner hears from `batches`."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.reader.run(), name="dcache hands out")
-                tasks.create_task(self._lister.run(), name="dcache lists")
-                tasks.create_task(self._follower.run(), name="dcache follows its stream")
-                tasks.create_task(self._departures.run(), name="dcache ends watches")
-                tasks.create_task(self._save(), name="dcache saves until when it heard")
-        except* Exception as group:  # noqa: BLE001 - whatever it was, the runner must hear of it
-            error = root_cause(group)
-            if not isinstance(error, SourceLost):
-                if not isinstance(error, StoreError):
-                    self._log.error("dcache source failed", exc_info=error)
-                error = SourceLost(str(error) or type(error).__name__)
-            self.reader.batches.fail(error)
+        async with lost_with(
+            self.batches,
+            "dcache source failed",
+            self.site.log,
+            release=self.reader.release,
+            expected=(StoreError,),
+        ) as tasks:
+            tasks.create_task(self.reader.run(), name="dcache hands out")
+            tasks.create_task(self._lister.run(), name="dcache lists")
+            tasks.create_task(self._follower.run(), name="dcache follows its stream")
+            tasks.create_task(self._departures.run(), name="dcache ends watches")
+            tasks.create_task(self._save(), name="dcache saves until when it heard")
 
     def problems(self) -> list[str]:
         """Return what is wrong now."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -21,6 +20,7 @@ from bridge.sources.dcache.scope import Scope
 from bridge.sources.dcache.session import Session
 from bridge.sources.dcache.site import Site
 from bridge.sources.dcache.state import OwnFile
+from bridge.sources.reading import reading
 from bridge.telemetry.metrics import SourceMetrics
 
 
@@ -71,16 +71,12 @@ class DcacheSource:
                 log=self._log,
             )
             session = Session(site, slots)
-            # Not a TaskGroup: it would wrap what the runner raises through this context into a group.
-            running = asyncio.create_task(session.run(), name="dcache source")
-            session.reader.batches.rests_on(running)
             self._session = session
             try:
-                yield session.reader.batches
+                async with reading(session, "dcache source") as batches:
+                    yield batches
             finally:
                 self._session = None
-                running.cancel()
-                await asyncio.wait([running])
                 with suppress(SourceLost):
                     self._own.save()
 

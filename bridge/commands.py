@@ -13,7 +13,7 @@ from pydantic import Field
 from bridge.core.errors import StoreError, StoreLockedError
 from bridge.core.event import Event
 from bridge.core.journal import NO_JOURNAL, Journal
-from bridge.pipeline.router import matcher
+from bridge.pipeline.decisions import matcher
 from bridge.settings import Settings
 from bridge.settings.references import mistakes_in
 from bridge.store import Choice, Count, Filter, JournalFiles, Known, Store, Summary, orders

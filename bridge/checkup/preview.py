@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.destinations.oscar.payload import PayloadError, encode
-from bridge.pipeline.router import Decision, RouteConfig, decide
+from bridge.pipeline.decisions import Decision, decide
+from bridge.pipeline.routes import RouteConfig
 from bridge.settings import Settings
 from bridge.sources import NoEvent
 from bridge.sources.registry import kind_of

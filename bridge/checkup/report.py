@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge.checkup.preview import Preview, ServicePreview
 from bridge.core.ports import Finding, Severity
-from bridge.pipeline.router import Decision
+from bridge.pipeline.decisions import Decision
 from bridge.sources import NoEvent
 
 _SHOWN_PAYLOAD = 500

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from time import monotonic
 
@@ -53,14 +53,15 @@ class Delivery:
         *,
         fault: str | None = None,
         nearly_dead: bool = False,
+        since: float | None = None,
     ) -> None:
         self.event = event
         self.fault = fault
         """Why its source can't read it, for a person: no route can want it, so it becomes a dead letter."""
         self.nearly_dead = nearly_dead
         """Half of the deliveries that its upstream allows are used up: it is parked as it comes, not held."""
-        self.since = monotonic()
-        """When it came into the bridge's hands."""
+        self.since = monotonic() if since is None else since
+        """When it came into the bridge's hands, by the monotonic clock."""
         self.outcome: Outcome | None = None
         """None while it is owed an answer."""
         self._watchers: list[Watcher] | None = None if on_settled is None else [on_settled]
@@ -81,11 +82,12 @@ class Delivery:
         else:
             self._watchers.append(watcher)
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome, by: Watcher | None = None) -> None:
         """Answer the source; a second answer is ignored.
 
-        A parent that is settled from above (its source is lost) settles its open children with it,
-        so that none of them stays in a lane beside its own redelivery.
+        The watcher `by` is not called: it is that of the caller, who knows. A parent that is settled from
+        above (its source is lost) settles its open children with it, so that none of them stays in a lane
+        beside its own redelivery.
         """
         if self.outcome is not None:
             return
@@ -96,7 +98,8 @@ class Delivery:
                 child.settle(outcome)
         watchers, self._watchers = self._watchers, None
         for watcher in watchers or ():
-            watcher(self, outcome)
+            if watcher is not by:
+                watcher(self, outcome)
 
     def split(self, events: Sequence[Event]) -> list[Delivery]:
         """Make one child for each of `events`; this settles with the worst outcome of theirs.
@@ -122,3 +125,13 @@ class Delivery:
         self._open_children -= 1
         if self._open_children == 0:
             self.settle(self._worst)
+
+
+def watch_all(deliveries: Iterable[Delivery], watcher: Watcher) -> None:
+    """Have each of `deliveries` call `watcher` once it settles, as `watch` does."""
+    for delivery in deliveries:
+        watchers = delivery._watchers  # noqa: SLF001 - of the class above, whose `watch` is a call for each
+        if watchers is None:
+            delivery.watch(watcher)
+        else:
+            watchers.append(watcher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from bridge.core.delivery import Delivery, Outcome
@@ -12,6 +12,9 @@ from bridge.pipeline.order import Order
 from bridge.pipeline.parking import Parking
 from bridge.pipeline.waiting import Waiting
 
+_RUN = 64
+"""Places that gather in a full lane before those who wait for room go on, so that the router works in
+runs."""
 OPEN_PATIENCE = 10
 """Times `park_after` that an event waits in a lane which takes events, but slowly: upstream deadlines
 (RabbitMQ's `consumer_timeout` of 30 minutes is the nearest) do not ask why."""
@@ -50,18 +53,27 @@ class Entrance:
         self._held: dict[Delivery, asyncio.Future[None]] = {}
         """The line, the longest held first."""
         self._all_stored = True
+        self.roomy = config.queue - max(1, min(_RUN, config.queue // 4))
+        """With so few waiting there is room for some of those who wait for it."""
 
-    def admits(self, delivery: Delivery) -> bool:
-        """Tell whether `delivery`, which goes in no order, may enter an open lane: none is before it.
+    def admit(self, deliveries: Sequence[Delivery]) -> int:
+        """Return how many of `deliveries`, which go in no order, may enter an open lane: none is before them.
 
-        Unlike `put`, it does not ask how old the event is: `run` parks one that has waited too long.
+        It stops before one that has settled, and one that can't be read. Unlike `put`, it does not ask how
+        old they are: `run` parks what has waited too long.
         """
-        if self._held or self._parking.backlog or len(self._waiting) >= self._config.queue:
-            return False
-        if delivery.outcome is not None or delivery.nearly_dead:
-            return False
-        self._all_stored = False
-        return True
+        if self._held or self._parking.backlog:
+            return 0
+        room = min(len(deliveries), self._config.queue - len(self._waiting))
+        admitted = 0
+        while admitted < room:
+            delivery = deliveries[admitted]
+            if delivery.outcome is not None or delivery.nearly_dead or delivery.fault is not None:
+                break
+            admitted += 1
+        if admitted:
+            self._all_stored = False
+        return admitted
 
     async def put(self, delivery: Delivery, crowded: Callable[[], bool], *, at_once: bool = False) -> None:
         """Bring `delivery` in, or to the store; wait while it is neither. It may settle meanwhile.
@@ -94,11 +106,6 @@ class Entrance:
                 self._next()
 
     @property
-    def holds_any(self) -> bool:
-        """Whether anything waits for room."""
-        return bool(self._held)
-
-    @property
     def held(self) -> list[Delivery]:
         """What waits for room, the longest held first."""
         return list(self._held)
@@ -108,6 +115,21 @@ class Entrance:
         held = self._held.get(delivery)
         if held is not None:
             _set(held)
+
+    def has_room(self) -> None:
+        """Hear that an event has left the lane: there may be room for those who wait, here and parked."""
+        if not (self._held or self._parking.backlog):
+            return
+        waiting = len(self._waiting)
+        if waiting <= self.roomy:
+            self.look_again()
+        if self._parking.backlog and 2 * waiting <= self._config.queue:
+            self._parking.look()
+
+    def patience_changed(self) -> None:
+        """Hear that the lane has shut, or opened: those who wait here have another patience now."""
+        self.look_again()
+        self._parking.look()
 
     def look_again(self) -> None:
         """There may be room, or less time; all who wait see for themselves, in their order."""

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import time
+from time import monotonic
 
 from bridge.core.delivery import Delivery
 from bridge.core.ports import Answer, DeadLetter, Verdict
 from bridge.pipeline.limits.limit import Attempt
 from bridge.pipeline.retry import Backoff, Past, RetryConfig
+from bridge.pipeline.throughput import Throughput
 
 
 class Failures:
     """Judges the events of one lane by their failed attempts, each beside what others came to meanwhile."""
 
-    def __init__(self, service: str, config: RetryConfig) -> None:
+    def __init__(self, service: str, config: RetryConfig, throughput: Throughput) -> None:
+        """Judge those of the lane `service`, whose acceptances `throughput` counts."""
+        self._throughput = throughput
+        self.none = True
+        """Whether nothing is remembered, so that an acceptance changes nothing here."""
         self._service = service
         self._config = config
         self._backoff = Backoff(first=0.5, longest=config.max_backoff)
         self._past: dict[Delivery, Past] = {}
-        self._last_acceptance = 0.0
         self._last_recovery = 0.0
         """Monotonic time at which an event was accepted that had been put off before."""
         self._put_off: set[tuple[str, str]] = set()
         """Two events put off since the last acceptance, by an answer that says "not now" or by none."""
-        self.not_before = float("-inf")
+        self._not_before = float("-inf")
         """Monotonic time before which the time of `give_up_after` does not begin."""
 
     def __len__(self) -> int:
@@ -36,16 +41,24 @@ class Failures:
     def remember(self, delivery: Delivery, past: Past) -> None:
         """Take over what the store remembered of `delivery`."""
         self._past[delivery] = past
+        self.none = False
 
     def forget(self, delivery: Delivery) -> bool:
         """Hear that `delivery` has settled; tell whether an attempt at it had failed."""
-        return self._past.pop(delivery, None) is not None
+        if self._past.pop(delivery, None) is None:
+            return False
+        self.none = not (self._past or self._put_off)
+        return True
+
+    def forgive(self) -> None:
+        """Begin now with the time of `give_up_after`: until now a person wanted no attempts."""
+        self._not_before = monotonic()
 
     def accepted(self, delivery: Delivery, now: float) -> Past | None:
         """Hear that `delivery` was accepted at the monotonic time `now`; give what is remembered of it."""
-        self._last_acceptance = now
         if self._put_off:
             self._put_off.clear()
+            self.none = not self._past
         past = self._past.get(delivery)
         if past is not None and past.put_off:
             self._last_recovery = now
@@ -62,6 +75,7 @@ class Failures:
             began = attempt.began
             past = Past(first_attempt=clock - (now - began), began=began, tried_at=began)
             self._past[attempt.delivery] = past
+            self.none = False
         past.attempts += 1
         own = self._is_its_own(attempt, answer, past)
         past.own_failures += own
@@ -71,7 +85,7 @@ class Failures:
             own and past.own_failures >= self._config.max_attempts
         ):
             cause = answer.cause
-        elif now - max(past.began, self.not_before) >= self._config.give_up_after:
+        elif now - max(past.began, self._not_before) >= self._config.give_up_after:
             cause = "gave_up"
         if cause:
             return past, DeadLetter(
@@ -100,4 +114,4 @@ class Failures:
                 self._put_off.add(attempt.event)
             if len(self._put_off) > 1 or self._last_recovery > past.tried_at:
                 return False
-        return answer.perhaps_its_own and self._last_acceptance > past.tried_at
+        return answer.perhaps_its_own and (self._throughput.last or 0.0) > past.tried_at

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from time import monotonic
 
-from bridge.core.delivery import Delivery, Outcome
+from bridge.core.delivery import Delivery, Outcome, watch_all
 from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -37,6 +37,7 @@ class Intake:
         self._paused = False
         self._room = asyncio.Event()
         self._room.set()
+        self._room_is_awaited = False
         self._empty = asyncio.Event()
         self._empty.set()
         self._awake = asyncio.Event()
@@ -75,16 +76,16 @@ class Intake:
     async def wait(self) -> None:
         """Return when a slot is free; never again once closed."""
         while not self.free:
-            self._room.clear()
-            await self._room.wait()
+            await self.settled()
 
     def admit(self, batch: Sequence[Delivery]) -> None:
         """Give each of `batch` a slot. A source that gives more than was free is let in all the same."""
-        settled = self._settled
+        unsettled, size = self._unsettled, 0
         for delivery in batch:
-            self._unsettled[delivery] = size = delivery.event.size
-            self._bytes += size
-            delivery.watch(settled)
+            unsettled[delivery] = one = delivery.event.size
+            size += one
+        self._bytes += size
+        watch_all(batch, self._settled)
         if self._unsettled:  # some may have been settled before
             self._empty.clear()
             self._rested.clear()
@@ -100,6 +101,7 @@ class Intake:
     async def settled(self) -> None:
         """Return when something has settled."""
         self._room.clear()
+        self._room_is_awaited = True
         await self._room.wait()
 
     def pause(self, on: bool) -> None:
@@ -146,10 +148,12 @@ class Intake:
         self._bytes -= self._unsettled.pop(delivery)
         if self._grown:
             self._grown.discard(delivery)
-        self._count[outcome].inc()
+        self._count[outcome].value += 1
         if outcome is Outcome.RELEASED:
             self._journal.note("released", delivery.event, since=delivery.since)
-        self._room.set()
+        if self._room_is_awaited:
+            self._room_is_awaited = False
+            self._room.set()
         if not self._unsettled:
             self._empty.set()
             if self._paused:

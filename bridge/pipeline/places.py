@@ -29,26 +29,26 @@ _NEVER_LEFT = 0.0001
 class _Place:
     """Where one attempt is made after the other; it sleeps while it has none."""
 
-    __slots__ = ("attempt", "delivery", "told")
+    __slots__ = ("attempt", "given", "told")
 
-    def __init__(self, attempt: Attempt) -> None:
-        self.attempt: Attempt | None = attempt
-        self.delivery: Delivery | None = None
-        """Of the attempt under way."""
+    def __init__(self, given: Attempt) -> None:
+        self.given: Attempt | None = given
+        """What is to be attempted next."""
+        self.attempt: Attempt | None = None
+        """What is under way."""
         self.told: asyncio.Future[None] | None = None
 
 
 class Places:
     """As many as there were ever attempts at once: one that ends leaves its place to the next."""
 
-    def __init__(
-        self, destination: Destination, waiting: Waiting, ended: Callable[[Attempt, Answer, float], None]
-    ) -> None:
-        """Make attempts at `destination`; `ended` hears how each ended, and when by the monotonic clock."""
+    def __init__(self, destination: Destination, waiting: Waiting) -> None:
+        """Make attempts at `destination`; what comes next is at the front of those `waiting`."""
         self._destination = destination
         self._waiting = waiting
-        self._ended = ended
         self._tasks: asyncio.TaskGroup | None = None
+        self.are_open = False
+        """Whether attempts may be given to them."""
         self._all: list[_Place] = []
         self._idle: list[_Place] = []
         self._ready: dict[Delivery, Invocation] = {}
@@ -62,22 +62,24 @@ class Places:
         self._none_busy.set()
 
     @property
-    def are_open(self) -> bool:
-        """Whether attempts may be given to them."""
-        return self._tasks is not None
+    def under_way(self) -> list[Attempt]:
+        """The attempts that have begun, or are about to."""
+        begun = (place.attempt or place.given for place in self._all)
+        return [attempt for attempt in begun if attempt is not None]
 
-    @property
-    def under_way(self) -> list[Delivery]:
-        """Whose attempts are under way."""
-        return [place.delivery for place in self._all if place.delivery is not None]
+    def open(self, tasks: asyncio.TaskGroup, ended: Callable[[Attempt, Answer, float], None]) -> None:
+        """Make attempts in `tasks` from now on.
 
-    def open(self, tasks: asyncio.TaskGroup) -> None:
-        """Make attempts in `tasks` from now on."""
+        `ended` hears how each ended, and when by the monotonic clock.
+        """
         self._tasks = tasks
+        self._ended = ended
+        self.are_open = True
 
     def close(self) -> None:
         """Take none any more: `tasks` ends. What it cancels is not heard of."""
         self._tasks = None
+        self.are_open = False
         self._all.clear()
         self._idle.clear()
         self.busy = 0
@@ -94,7 +96,7 @@ class Places:
             self._tasks.create_task(self._work(place), name="attempts")
             return
         place = self._idle.pop()
-        place.attempt = attempt
+        place.given = attempt
         if place.told is not None:
             place.told.set_result(None)
             place.told = None
@@ -112,27 +114,29 @@ class Places:
     async def _work(self, place: _Place) -> None:
         """Make the attempts that `place` is given."""
         loop = asyncio.get_running_loop()
+        ready = self._ready
         while True:
-            if place.attempt is None:
+            if place.given is None:
                 place.told = loop.create_future()
                 await place.told
                 continue
-            attempt, place.attempt = place.attempt, None
-            place.delivery = attempt.delivery
-            invocation = self._invocation(attempt.delivery)
+            place.attempt = attempt = place.given
+            place.given = None
+            delivery = attempt.delivery
+            invocation = ready.pop(delivery, None) or self._prepared(delivery)
             attempt.job = invocation.job
             attempt.began = monotonic()
             answer = await invocation.attempt()
             now = monotonic()
             if now - attempt.began < _NEVER_LEFT:
                 await asyncio.sleep(0)  # or thousands of such would keep all others from their turn
-            place.delivery = None
+            place.attempt = None
             self.busy -= 1
             if not self.busy:
                 self._none_busy.set()
             self._idle.append(place)  # before anything can begin in its place
             if not answer.accepted:
-                self._keep(attempt.delivery, invocation)
+                self._keep(delivery, invocation)
             self._ended(attempt, answer, now)
 
     def _keep(self, delivery: Delivery, invocation: Invocation) -> None:
@@ -147,9 +151,10 @@ class Places:
             self._failed_bytes -= delivery.event.size
         return invocation
 
-    def _invocation(self, delivery: Delivery) -> Invocation:
+    def _prepared(self, delivery: Delivery) -> Invocation:
+        """Give what was kept of an attempt before, or make it ready; with it those that come next."""
         ready, prepare = self._ready, self._destination.prepare
-        invocation = ready.pop(delivery, None) or self._take_failed(delivery)
+        invocation = self._take_failed(delivery)
         if invocation is None:
             invocation = prepare(delivery.event)
             if not ready:

@@ -161,8 +161,7 @@ class Runner:
             async for batch in batches:
                 self._failures = 0
                 self.intake.admit(batch)
-                for delivery in batch:
-                    await self._router.route(delivery)
+                await self._router.route_all(batch)
                 if self.intake.full:
                     self._router.make_way()
                 await self.intake.wait()

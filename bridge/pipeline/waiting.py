@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count, islice
 from typing import TypeAlias
@@ -31,8 +31,8 @@ class Waiting:
     """
 
     def __init__(self) -> None:
-        self._fresh: OrderedDict[Delivery, int] = OrderedDict()
-        """With the place of each in the order in which all came."""
+        self.fresh: OrderedDict[Delivery, int] = OrderedDict()
+        """Those not tried yet, with the place of each in the order in which all came."""
         self._unready: OrderedDict[Delivery, int] = OrderedDict()
         """What is behind them, and may not go before it is `ready`; likewise."""
         self._behind: dict[Delivery, None] = {}
@@ -44,13 +44,14 @@ class Waiting:
         self._due: list[tuple[int, _Tried]] = []
         """What was due when it was last looked for, in the order of age: by place."""
         self._places = count()
-        self._tried_anew = 0
-        """Events tried for the first time since the last acceptance."""
+        self.tried_anew = 0
+        """Events tried for the first time since the last acceptance, at which whoever takes them sets it to
+        0."""
         self._retried = False
         """Whether the last that went had been tried before."""
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._unready) + len(self._tried) + len(self._behind)
+        return len(self.fresh) + len(self._unready) + len(self._tried) + len(self._behind)
 
     @property
     def behind(self) -> int:
@@ -63,18 +64,22 @@ class Waiting:
 
     def __contains__(self, delivery: Delivery) -> bool:
         """Tell whether it waits here."""
-        return any(delivery in those for those in (self._fresh, self._unready, self._tried, self._behind))
+        return any(delivery in those for those in (self.fresh, self._unready, self._tried, self._behind))
 
     def __iter__(self) -> Iterator[Delivery]:
         """Give all, the oldest first."""
         yield from sorted(self._tried, key=lambda delivery: self._tried[delivery][1])
-        yield from list(self._fresh)
+        yield from list(self.fresh)
         yield from list(self._unready)
         yield from list(self._behind)
 
     def come(self, delivery: Delivery) -> None:
         """Take one in behind all others that were not tried."""
-        self._fresh[delivery] = next(self._places)
+        self.fresh[delivery] = next(self._places)
+
+    def come_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Take several in likewise, in their order."""
+        self.fresh.update(zip(deliveries, self._places, strict=False))
 
     def come_unready(self, delivery: Delivery) -> None:
         """Take one in that may not go before `ready` is told of it."""
@@ -88,11 +93,11 @@ class Waiting:
         """Let one go that has come unready, if it is still here."""
         place = self._unready.pop(delivery, None)
         if place is not None:
-            self._fresh[delivery] = place
+            self.fresh[delivery] = place
 
     def missing(self, ahead: int) -> int:
         """Give how many of those not ready are missing until `ahead` are."""
-        return max(0, min(ahead - len(self._fresh), len(self._unready)))
+        return max(0, min(ahead - len(self.fresh), len(self._unready)))
 
     def unready(self, most: int) -> list[Delivery]:
         """Give the first of those that are not ready, in the order they came."""
@@ -116,13 +121,13 @@ class Waiting:
         if delivery in self._behind:
             del self._behind[delivery]
             return True
-        if self._fresh.pop(delivery, None) is not None:
+        if self.fresh.pop(delivery, None) is not None:
             return True
         return self._unready.pop(delivery, None) is not None
 
     def pause(self, now: float, *, probe: bool = False) -> float:
         """Give the seconds until one may go: 0 now, infinite when none waits; to `probe`, due or not."""
-        if self._fresh or (probe and self._tried):
+        if self.fresh or (probe and self._tried):
             return 0.0
         if not self._tried:
             return float("inf")
@@ -139,9 +144,9 @@ class Waiting:
         and no event that always fails hides the others. In an outage few are tried; what failed before the
         last acceptance is not of it, and doesn't count.
         """
-        fresh, tried = self._fresh, self._tried
+        fresh, tried = self.fresh, self._tried
         if probe:
-            anew = fresh and (len(tried) < PROBERS or self._tried_anew < PROBERS)
+            anew = fresh and (len(tried) < PROBERS or self.tried_anew < PROBERS)
             return next(iter(fresh if anew or not tried else tried))
         if tried and not (in_doubt and self._retried and fresh):
             oldest = self._oldest_due(now)
@@ -152,13 +157,19 @@ class Waiting:
 
     def take(self, now: float, *, probe: bool = False, in_doubt: bool = False) -> tuple[Delivery, int]:
         """Take out the one that is the `choice`; give it, and its place. Raise StopIteration likewise."""
-        fresh = self._fresh
-        delivery = self.choice(now, probe=probe, in_doubt=in_doubt) if self._tried else next(iter(fresh))
+        fresh = self.fresh
+        if not self._tried:
+            if not fresh:
+                raise StopIteration
+            self._retried = False
+            self.tried_anew += 1
+            return fresh.popitem(last=False)
+        delivery = self.choice(now, probe=probe, in_doubt=in_doubt)
         place = fresh.pop(delivery, None)
         self._retried = place is None
         if place is None:
             return delivery, self._leave_tried(delivery)
-        self._tried_anew += 1
+        self.tried_anew += 1
         return delivery, place
 
     def _leave_tried(self, delivery: Delivery) -> int:
@@ -168,18 +179,14 @@ class Waiting:
             self._due.clear()
         return place
 
-    def accepted(self) -> None:
-        """An event was accepted: as many may be tried anew."""
-        self._tried_anew = 0
-
     @property
     def probers_wanted(self) -> int:
         """How many more could be of use to probe with."""
-        return max(PROBERS - len(self), PROBERS - self._tried_anew - len(self._fresh))
+        return max(PROBERS - len(self), PROBERS - self.tried_anew - len(self.fresh))
 
     def ahead(self, most: int) -> list[Delivery]:
         """Give those that come next of what was not tried yet."""
-        return list(islice(self._fresh, most))
+        return list(islice(self.fresh, most))
 
     def _oldest_due(self, now: float) -> Delivery | None:
         """Give the first that came of those that are due by now."""

@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.pipeline.config import LaneConfig
 from bridge.pipeline.limits.config import ClusterLimitsConfig
-from bridge.pipeline.router import RouteConfig
+from bridge.pipeline.routes import RouteConfig
 from bridge.sources import SourceConfig
 from bridge.sources.registry import any_source
 from bridge.store import JournalConfig, StoreConfig

@@ -57,7 +57,9 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (
         "core.delivery",
         "core.steady",
+        "pipeline.dispatch",
         "pipeline.entrance",
+        "pipeline.failures",
         "pipeline.intake",
         "pipeline.jobs",
         "pipeline.lane",
@@ -74,6 +76,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (
         "control.control",
         "control.losses",
+        "pipeline.endings",
         "pipeline.failures",
         "pipeline.jobs",
         "pipeline.lane",

@@ -21,7 +21,8 @@ from bridge.pipeline.intake import Intake
 from bridge.pipeline.lane import Lane
 from bridge.pipeline.merging import Merging
 from bridge.pipeline.retry import RetryConfig
-from bridge.pipeline.router import RouteConfig, Router
+from bridge.pipeline.router import Router
+from bridge.pipeline.routes import RouteConfig
 from bridge.pipeline.windows import Recipient, Windows
 from bridge.store import changes, parked, schema
 from bridge.store.changes import Change

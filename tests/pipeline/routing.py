@@ -9,7 +9,8 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer
 from bridge.pipeline.intake import Intake
-from bridge.pipeline.router import RouteConfig, Router
+from bridge.pipeline.router import Router
+from bridge.pipeline.routes import RouteConfig
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.scripted import (
     ACCEPTED,

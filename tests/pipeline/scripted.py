@@ -351,11 +351,11 @@ class Bench:
         assert not lane._places._ready
         assert not lane._places._failed
         assert not lane._places._failed_bytes
-        assert not lane._entrance._held
+        assert not lane._room.entrance._held
         assert not lane._burials._letters
-        assert not lane._parking._to_write
-        assert not lane._parking._to_note
-        assert not lane._parking._back
+        assert not lane._room.parking._to_write
+        assert not lane._room.parking._to_note
+        assert not lane._room.parking._back
         if lane.jobs is not None:
             assert not lane.jobs._of
             assert not lane.jobs._jobs
@@ -363,7 +363,7 @@ class Bench:
             assert not lane.jobs._left_to_do
         if lane._places.are_open:  # what a lane was cancelled in the midst of it does not hear the end of
             assert lane._gate._probe is None
-            assert lane._gate._under_way == 0
+            assert not lane.allowance.under_way
         assert self.value("bridge_lane_queued") == 0
         assert self.value("bridge_lane_in_flight") == 0
 

@@ -17,7 +17,8 @@ from bridge.pipeline.intake import Intake
 from bridge.pipeline.limits.concurrency import Fixed
 from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
-from bridge.pipeline.router import RouteConfig, Router
+from bridge.pipeline.router import Router
+from bridge.pipeline.routes import RouteConfig
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.clock import now
 from tests.pipeline.scripted import (

@@ -25,7 +25,8 @@ from bridge.pipeline.limits.concurrency import Auto, Fixed
 from bridge.pipeline.limits.limit import Limit
 from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
-from bridge.pipeline.router import RouteConfig, Router
+from bridge.pipeline.router import Router
+from bridge.pipeline.routes import RouteConfig
 from bridge.settings import Settings
 from bridge.store.overrides import Override
 from bridge.telemetry.metrics import Metrics
@@ -221,12 +222,12 @@ class World:
     def assert_all_counts_are_exact(self) -> None:
         for bench in self.benches.values():
             bench.assert_nothing_is_remembered()
-            assert not bench.lane.allowance._places.under_way
+            assert not bench.lane.allowance.under_way
             assert not bench.keeper.rows
-        assert not self.allowance._places.under_way
-        assert not self.ring._standing
+        assert not self.allowance.under_way
+        assert not self.ring.standing
         assert self.intake.in_flight == self.intake._bytes == 0
-        assert set(self.router._taken.values()) == {0}
+        assert set(self.router._reached._taken.values()) == {0}
 
 
 # --- pauses ------------------------------------------------------------------------------------------
@@ -401,7 +402,7 @@ async def test_a_cluster_goes_from_a_number_to_auto_and_back_with_attempts_under
             assert (row["found"] is not None) is (wanted == "auto")
             assert isinstance(world.allowance._places, kind)
             under_way = world.destination("plants").active + world.destination("flood").active
-            assert len(world.allowance._places.under_way) >= under_way > 0
+            assert len(world.allowance.under_way) >= under_way > 0
         await asyncio.sleep(2)
         for key in ("plants", "flood"):
             world.destination(key).peak = 0

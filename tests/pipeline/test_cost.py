@@ -12,9 +12,10 @@ import pytest
 from bridge.core.delivery import Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer
+from bridge.pipeline.dispatch import _BEGIN_AT_ONCE
 from bridge.pipeline.intake import Intake
-from bridge.pipeline.lane import _BEGIN_AT_ONCE
-from bridge.pipeline.router import _LOOK, RouteConfig, Router
+from bridge.pipeline.router import _LOOK, Router
+from bridge.pipeline.routes import RouteConfig
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.gathering import Gathering
 from tests.pipeline.scripted import (

@@ -17,7 +17,8 @@ from bridge.pipeline.limits.concurrency import Auto, Fixed
 from bridge.pipeline.limits.pace import Pace
 from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.rerouting import Rerouting
-from bridge.pipeline.router import RouteConfig, Router
+from bridge.pipeline.router import Router
+from bridge.pipeline.routes import RouteConfig
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.clock import now
 from tests.pipeline.scripted import (
@@ -205,7 +206,7 @@ async def test_whatever_happens_nothing_is_lost_attempted_twice_at_once_or_left_
         for bench in benches.values():
             bench.assert_nothing_is_remembered()
             lane = bench.lane
-            assert not lane._parking.backlog
+            assert not lane._room.parking.backlog
             assert len(lane._failures._put_off) <= 2
             assert len(lane._gate._failed) <= 5
             assert not lane._waiting._timetable + lane._waiting._due
@@ -213,8 +214,8 @@ async def test_whatever_happens_nothing_is_lost_attempted_twice_at_once_or_left_
             assert isinstance(destination, Exact)
             assert destination.twice <= again
         for router in routers.values():
-            assert not any(router._taken.values())
-            assert router._putting == 0
+            assert not any(router._reached._taken.values())
+            assert router._reached._putting == 0
         assert not any(intake.in_flight for intake in intakes)
         await stop(rerouting)
     dead = {(letter.service, letter.event.source, letter.event.id) for letter in keeper.letters}

@@ -17,7 +17,8 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
 from bridge.core.ports import Slots
 from bridge.pipeline.intake import Intake
-from bridge.pipeline.router import RouteConfig, Router
+from bridge.pipeline.router import Router
+from bridge.pipeline.routes import RouteConfig
 from bridge.pipeline.runner import Runner
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline import clock

@@ -18,7 +18,7 @@ from bridge.pipeline import windows
 from bridge.pipeline.context import View
 from bridge.pipeline.expression import Expression, NoMatch, Unroutable
 from bridge.pipeline.intake import Intake
-from bridge.pipeline.router import RouteConfig
+from bridge.pipeline.routes import RouteConfig
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.clock import now
 from tests.pipeline.gathering import Gathering
@@ -129,7 +129,7 @@ async def test_at_debug_there_is_a_line_in_the_log_for_each_that_is_accepted() -
 
 async def test_without_debug_the_log_is_not_even_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(ScriptedDestination())
-    bench.lane._tells_each = False
+    bench.lane._endings._tells_each = False
     delivery = Delivery(event("a"))
     with capture_logs() as logs:
         async with bench.running():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from bridge.core.delivery import Delivery, Outcome
 from bridge.core.event import Event
 from bridge.core.ports import Answer
 from bridge.pipeline.limits.concurrency import Fixed
-from bridge.pipeline.limits.limit import Attempt, Limit
+from bridge.pipeline.limits.limit import Attempt
 from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.places import _KEPT, _KEPT_BYTES
 from tests.pipeline import clock
@@ -379,9 +379,9 @@ async def test_a_few_events_that_always_fail_after_a_long_time_do_not_have_all_t
             assert await settled(good, within=250) == [Outcome.ACCEPTED]
 
 
-class _Noting(Ring):
-    def __init__(self, limits: Sequence[Limit]) -> None:
-        super().__init__(limits)
+class _Noting(Fixed):
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
         self.given: list[Attempt] = []
 
     def began(self, attempt: Attempt) -> None:
@@ -391,7 +391,8 @@ class _Noting(Ring):
 
 async def test_a_lane_that_ends_is_given_no_turn_by_another_of_its_cluster() -> None:
     for moment in range(3):
-        ring = _Noting([Fixed(1)])
+        limit = _Noting(1)
+        ring = Ring([limit])
         ending = Bench(ScriptedDestination(seconds=1), ring=ring)
         other = Bench(ScriptedDestination(seconds=10), ring=ring)
         async with other.running():
@@ -405,10 +406,10 @@ async def test_a_lane_that_ends_is_given_no_turn_by_another_of_its_cluster() -> 
             lane.cancel()
             for _turn in range(moment):
                 await asyncio.sleep(0)
-            other.lane._ended(ring.given[-1], ACCEPTED, clock.now())
+            other.lane._endings.ended(limit.given[-1], ACCEPTED, clock.now())
             await asyncio.wait([lane])
             assert lane.cancelled()
-            other.lane._ended = lambda *_: None  # type: ignore[method-assign, assignment] - it has ended
+            other.lane._endings.ended = lambda *_: None  # type: ignore[method-assign, assignment] - it has ended
 
 
 @pytest.mark.parametrize("answer", [ACCEPTED, FAILED, REFUSED, REJECTED], ids=lambda answer: answer.cause)

@@ -53,7 +53,7 @@ async def put(bench: Bench, given: Sequence[Delivery], *, crowded: bool = False)
 
 def assert_nothing_is_remembered(bench: Bench) -> None:
     bench.assert_nothing_is_remembered()
-    order, parking = bench.lane._order, bench.lane._parking
+    order, parking = bench.lane._room.order, bench.lane._room.parking
     assert not order.keys
     assert not order._lines
     assert not order._failing
@@ -176,7 +176,7 @@ async def test_keys_that_come_back_fill_no_lane_that_is_full() -> None:
     await bench.keeper.park_in_order("plants", parked)
     async with bench.running():
         bench.keeper._wakes["plants"]()
-        await until(lambda: len(bench.lane._parking._aside) == len(keys))
+        await until(lambda: len(bench.lane._room.parking._aside) == len(keys))
         broken, most = False, 0.0
         while bench.keeper.rows:
             most = max(most, bench.value("bridge_lane_queued"))
@@ -197,7 +197,7 @@ async def test_what_is_parked_behind_a_replayed_letter_is_written_once() -> None
         await put(bench, given)
         await bench.keeper.park_in_order("plants", [InOrder(event=event("a-late"), order_key=ord("a"))])
         bench.keeper._wakes["plants"]()
-        await until(lambda: bool(bench.lane._parking._aside))
+        await until(lambda: bool(bench.lane._room.parking._aside))
         bench.lane.make_way(for_all=True)
         assert await settled(given) == [Outcome.PARKED] * 40
         broken = False
@@ -357,7 +357,9 @@ async def set_aside(bench: Bench, keys: str) -> None:
     parked = [InOrder(event=event(f"{key}-{n}"), order_key=ord(key)) for key in keys for n in range(50)]
     await bench.keeper.park_in_order("plants", parked)
     bench.keeper._wakes["plants"]()
-    await until(lambda: len(bench.lane._parking._aside) == len(keys) and not bench.lane._parking.backlog)
+    await until(
+        lambda: len(bench.lane._room.parking._aside) == len(keys) and not bench.lane._room.parking.backlog
+    )
 
 
 @pytest.mark.parametrize("park", [False, True])
@@ -375,19 +377,19 @@ async def test_what_can_not_be_parked_behind_its_key_holds_up_no_other(park: boo
         slow, last = deliveries(*(f"a-{n}" for n in range(50, 60))), deliveries("c-0")
         if park:
             await put(bench, slow[:1])
-            await until(lambda: bench.lane._parking.failing)
+            await until(lambda: bench.lane._room.parking.failing)
         putting = asyncio.create_task(put(bench, [*(slow[1:] if park else slow), *last]))
-        await until(lambda: bench.lane._entrance.held)
+        await until(lambda: bench.lane._room.entrance.held)
         good = deliveries("b-0", "b-1")
         async with asyncio.timeout(0.01):
             await put(bench, good)
             await settled(good)
-        assert bench.lane._entrance.held
+        assert bench.lane._room.entrance.held
         bench.keeper.full = broken = False
         await putting
         await until(lambda: not bench.keeper.rows and last[0].outcome is not None)
         await settled(slow)
-        await until(lambda: not bench.lane._order.keys)
+        await until(lambda: not bench.lane._room.order.keys)
         assert_nothing_is_remembered(bench)
     assert list(dict.fromkeys(name for name in destination.ids if name[0] == "a")) == [
         f"a-{n}" for n in range(60)
@@ -462,7 +464,7 @@ async def test_near_the_budget_smaller_events_of_other_keys_are_parked() -> None
         broken = False
         await put(bench, good)
         await until(lambda: not keeper.rows and good[0].outcome is not None)
-        await until(lambda: not bench.lane._order.keys)
+        await until(lambda: not bench.lane._room.order.keys)
         assert_nothing_is_remembered(bench)
     for key, last in ("a", 53), ("b", 55):
         tried = dict.fromkeys(name for name in destination.ids if name[0] == key)

@@ -195,7 +195,7 @@ async def test_big_events_come_back_a_few_at_a_time_and_all_of_them() -> None:
     async with bench.running():
         while keeper.rows:
             await asyncio.sleep(0.1)
-            assert len(bench.lane._parking._back) <= 20
+            assert len(bench.lane._room.parking._back) <= 20
     assert_in_order(service.accepted, slack=1)
     bench.assert_nothing_is_remembered()
 
@@ -212,11 +212,11 @@ async def test_what_comes_behind_a_full_lane_costs_the_same_however_much_waits(
     def owns(delivery: Delivery) -> bool:
         nonlocal looks
         looks += 1
-        return delivery in bench.lane._parking._back
+        return delivery in bench.lane._room.parking._back
 
     async with bench.running():
-        await until(lambda: len(bench.lane._parking._back) == 1000)
-        monkeypatch.setattr(bench.lane._parking, "owns", owns)
+        await until(lambda: len(bench.lane._room.parking._back) == 1000)
+        monkeypatch.setattr(bench.lane._room.parking, "owns", owns)
         given = deliveries(200, "young-")
         for delivery in given:
             await bench.lane.put(delivery, crowded=lambda: True)

@@ -12,7 +12,8 @@ from bridge.core.event import Event
 from bridge.core.ports import NO_LANE, Answer
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.rerouting import Rerouting
-from bridge.pipeline.router import RouteConfig, Router
+from bridge.pipeline.router import Router
+from bridge.pipeline.routes import RouteConfig
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.scripted import ACCEPTED, REFUSED, Bench, MemoryKeeper, ScriptedDestination, event, stop
 

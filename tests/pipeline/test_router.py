@@ -118,7 +118,7 @@ async def test_a_slow_expression_leaves_the_others_as_long_as_it_took(
         pauses.append(seconds)
 
     monkeypatch.setattr(router_module, "perf_counter", lambda: now)
-    monkeypatch.setattr(router_module.Expression, "evaluate", evaluate)
+    monkeypatch.setattr(Expression, "evaluate", evaluate)
     monkeypatch.setattr(router_module.asyncio, "sleep", sleep)
     house = House(route(when="subject == ''"), plants=ACCEPTED)
     for subject in ("slow", "quick", "slow"):
@@ -148,7 +148,7 @@ async def test_a_slow_route_is_warned_of_once(
     """One evaluation in a hundred above 1 ms is told, whatever else the source has for routes."""
     now = 0.0
     evaluations = 0
-    real = router_module.Expression.evaluate
+    real = Expression.evaluate
 
     def evaluate(self: Expression, view: View) -> Any:
         nonlocal now, evaluations
@@ -158,7 +158,7 @@ async def test_a_slow_route_is_warned_of_once(
         return real(self, view)
 
     monkeypatch.setattr(router_module, "perf_counter", lambda: now)
-    monkeypatch.setattr(router_module.Expression, "evaluate", evaluate)
+    monkeypatch.setattr(Expression, "evaluate", evaluate)
     house = House(route(when="subject == 'slow'"), route(when="false"), plants=ACCEPTED)
     with structlog.testing.capture_logs() as logs:
         for _ in range(2_000):
@@ -293,7 +293,7 @@ async def test_an_event_that_fails_in_a_way_nobody_foresaw_is_a_dead_letter_and_
             raise Panic("index out of bounds")
         return View(given, *more)
 
-    monkeypatch.setattr(router_module, "View", fails)
+    monkeypatch.setattr("bridge.pipeline.routes.View", fails)
     house = House(route(when="data.size > 0"), plants=ACCEPTED)
     assert await house.send(event("odd", b'{"size": 1}')) is Outcome.DEAD_LETTERED
     assert await house.send(event("good", b'{"size": 1}')) is Outcome.ACCEPTED

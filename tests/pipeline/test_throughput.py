@@ -135,4 +135,4 @@ async def test_what_is_back_in_the_lane_counts_once() -> None:
         await asyncio.sleep(1)
         waiting = bench.value("bridge_lane_queued")
         assert waiting > 20
-        assert waiting + bench.lane._parking.elsewhere + destination.active == 200
+        assert waiting + bench.lane._room.parking.elsewhere + destination.active == 200

@@ -11,7 +11,8 @@ from bridge.core.ports import Answer, DeadLetter
 from bridge.pipeline.intake import Intake
 from bridge.pipeline.limits.concurrency import Fixed
 from bridge.pipeline.limits.ring import Ring
-from bridge.pipeline.router import RouteConfig, Router
+from bridge.pipeline.router import Router
+from bridge.pipeline.routes import RouteConfig
 from bridge.telemetry.metrics import Metrics
 from tests.pipeline.clock import now
 from tests.pipeline.scripted import (

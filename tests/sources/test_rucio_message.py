@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.core.event import Event
-from bridge.pipeline.router import RouteConfig, decide
+from bridge.pipeline.decisions import decide
+from bridge.pipeline.routes import RouteConfig
 from bridge.sources import NoEvent
 from bridge.sources.broker.message import Message, Unreadable, Unwanted
 from bridge.sources.rucio import KIND

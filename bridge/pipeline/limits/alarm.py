@@ -17,29 +17,30 @@ class Alarm:
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
-        self._timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        """None while no call is to be made."""
         self._rings_at = self._wanted_at = NOT_BEFORE_TOLD
 
     def set(self, pause: float) -> None:
         """Have it made after `pause` seconds, or not at all if no time ends that."""
         if pause == NOT_BEFORE_TOLD:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
             return
         loop = asyncio.get_running_loop()
         self._wanted_at = at = loop.time() + pause
-        if self._timer is not None:
+        if self.timer is not None:
             if self._rings_at <= at:
                 return
-            self._timer.cancel()
+            self.timer.cancel()
         self._rings_at = at
-        self._timer = loop.call_at(at, self._ring)
+        self.timer = loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
         if self._wanted_at > self._rings_at:
             self._rings_at = self._wanted_at
-            self._timer = asyncio.get_running_loop().call_at(self._rings_at, self._ring)
+            self.timer = asyncio.get_running_loop().call_at(self._rings_at, self._ring)
             return
-        self._timer = None
+        self.timer = None
         self._call()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from bridge.pipeline.limits.concurrency import Fixed, places
+from collections.abc import Callable, Collection
+from math import inf
+
+from bridge.pipeline.limits.concurrency import Auto, Fixed, places
 from bridge.pipeline.limits.config import Concurrency
-from bridge.pipeline.limits.limit import Limit
+from bridge.pipeline.limits.limit import Attempt, Limit
 from bridge.pipeline.limits.pace import Pace
 
 
@@ -14,12 +17,26 @@ class Allowance:
     Whoever asks them has to look again after a change.
     """
 
-    def __init__(self, limits: list[Limit], concurrency: Concurrency, rate: float | None) -> None:
+    def __init__(
+        self,
+        limits: list[Limit],
+        concurrency: Concurrency,
+        rate: float | None,
+        counted: Callable[[], Collection[Attempt]] | None = None,
+    ) -> None:
+        """Keep them in `limits`.
+
+        Who knows its attempts under way gives them by `counted`, and compares their number with `most`: then
+        a fixed `concurrency` is none of the limits, and costs an attempt nothing.
+        """
         self._limits = limits
+        self._counted = counted
         self._wanted: Concurrency = concurrency
-        self._places = places(concurrency)
         self._pace: Pace | None = None
-        limits.insert(0, self._places)  # most often in the way, and then the others are not asked
+        self._places = places(concurrency)
+        self.most = inf
+        """Attempts at once, as far as whoever counts them has to see to it."""
+        self._put_in_force()
         self._set_rate(rate)
 
     @property
@@ -28,9 +45,14 @@ class Allowance:
         return self._places.limit
 
     @property
+    def under_way(self) -> Collection[Attempt]:
+        """The attempts that have places."""
+        return self._places.under_way if self._counted is None else self._counted()
+
+    @property
     def held_by(self) -> str | None:
         """Name the limit that lets nothing begin now; None where neither is in the way."""
-        if self._places.pause() > 0:
+        if len(self.under_way) >= self.most or (self.most == inf and self._places.pause() > 0):
             return "concurrency"
         return "rate" if self._pace is not None and self._pace.pause() > 0 else None
 
@@ -42,14 +64,25 @@ class Allowance:
                 self._places.limit = concurrency
             else:
                 self._replace_places(concurrency)
+            self._put_in_force()
         self._set_rate(rate)
 
     def _replace_places(self, concurrency: Concurrency) -> None:
         """Count anew in another object, beginning with what is under way."""
-        fresh = places(concurrency)
-        fresh.take_over(self._places.under_way)
-        self._limits[self._limits.index(self._places)] = fresh
-        self._places = fresh
+        under_way = self.under_way
+        if self._places in self._limits:
+            self._limits.remove(self._places)
+        self._places = places(concurrency)
+        if self._counted is None or isinstance(self._places, Auto):
+            self._places.take_over(under_way)
+
+    def _put_in_force(self) -> None:
+        if self._counted is not None and isinstance(self._places, Fixed):
+            self.most = self._places.limit
+            return
+        self.most = inf
+        if self._places not in self._limits:
+            self._limits.insert(0, self._places)  # most often in the way, and then the others are not asked
 
     def _set_rate(self, rate: float | None) -> None:
         if rate is None:

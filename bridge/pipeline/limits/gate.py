@@ -29,6 +29,9 @@ class Gate:
     One event is no evidence about another. So it shuts when several different events have failed without
     an acceptance between them, or when the service refuses whoever asks; the first acceptance opens it, for
     one attempt more with each acceptance, so that what has gathered is no flood.
+
+    It is asked and told as a limit is, but for what is no news to it: while it is `at_ease` it lets any
+    number begin, and an acceptance changes nothing.
     """
 
     def __init__(self, service: str, backoff: Backoff, metrics: LaneMetrics) -> None:
@@ -38,64 +41,69 @@ class Gate:
         self._failed: set[tuple[str, str]] = set()
         self._in_a_row = 0
         self._state = Steady()
-        self._under_way = 0
         self._at_once = _WIDE_OPEN
         self.shut_since: float | None = None
         """Monotonic time at which it shut; None while it is open."""
         self._probe: Attempt | None = None
         self._probe_at = 0.0
         self._failed_probes = 0
-        metrics.open.set(1)
-
-    @property
-    def in_doubt(self) -> bool:
+        self.in_doubt = False
         """Whether nothing was accepted since the last failure."""
-        return self._in_a_row > 0
+        self.at_ease = True
+        """Whether it is wide open, and not in doubt."""
+        metrics.open.set(1)
 
     @property
     def problem(self) -> str | None:
         """Why nothing is accepted, or was not just now, without the answer's text; None while all is well."""
         return self._state.problem
 
-    def pause(self) -> float:
-        """Give the seconds until the next probe; while it opens, hold what is more than that allows."""
+    def pause(self, under_way: int) -> float:
+        """Give the seconds until the next probe; while it opens, hold what is more than that allows.
+
+        So many attempts are `under_way`.
+        """
         if self.shut_since is None:
-            return 0.0 if self._under_way < self._at_once else NOT_BEFORE_TOLD
+            return 0.0 if under_way < self._at_once else NOT_BEFORE_TOLD
         return NOT_BEFORE_TOLD if self._probe is not None else max(0.0, self._probe_at - monotonic())
 
     def began(self, attempt: Attempt) -> None:
-        """Count it; while shut it is the probe."""
-        self._under_way += 1
-        if self.shut_since is not None:
-            self._probe = attempt
+        """Hear that an attempt begins while it is shut: that is the probe."""
+        self._probe = attempt
 
-    def ended(self, attempt: Attempt, answer: Answer, _seconds: float) -> None:
-        """Judge the service by it. What was under way when the gate shut says nothing new by failing."""
-        self._under_way -= 1
+    def ended(self, attempt: Attempt, answer: Answer, under_way: int) -> None:
+        """Judge the service by it. What was under way when the gate shut says nothing new by failing.
+
+        So many others are `under_way` still.
+        """
         probe = self._probe is attempt
         if probe:
             self._probe = None
-        if not answer.accepted:
-            if probe or self.shut_since is None:
-                self._not_accepted(attempt, answer, probe=probe)
-            return
+        if answer.accepted:
+            self._accepted(under_way)
+        elif probe or self.shut_since is None:
+            self._not_accepted(attempt, answer, under_way, probe=probe)
+        self.in_doubt = self._in_a_row > 0
+        self.at_ease = not self.in_doubt and self.shut_since is None and self._at_once >= _WIDE_OPEN
+
+    def _accepted(self, under_way: int) -> None:
         if self._in_a_row:
             self._failed.clear()
             self._in_a_row = 0
             self._state.recovered()
         if self.shut_since is not None:
-            self._open()
+            self._open(under_way)
         elif self._at_once < _WIDE_OPEN:
             self._at_once += 1
 
-    def _not_accepted(self, attempt: Attempt, answer: Answer, *, probe: bool) -> None:
+    def _not_accepted(self, attempt: Attempt, answer: Answer, under_way: int, *, probe: bool) -> None:
         if answer.ours:  # it tells nothing of the service
             if probe:
                 self._probe_at = monotonic() + self._backoff.seconds(1)
             return
         if answer.verdict is Verdict.REJECTED:
             if probe and answer.status is not None:  # it answered about the event: it takes events again
-                self._open()
+                self._open(under_way)
             return
         self._in_a_row += 1
         self._failed.add(attempt.event)
@@ -120,18 +128,19 @@ class Gate:
         self._failed.clear()
         self._state.failed(f"{why}: {_cause(answer)}")
 
-    def open_slowly(self) -> None:
-        """Let two begin at once, and one more with each acceptance: much has gathered."""
-        self._at_once = self._under_way + 2
+    def open_slowly(self, under_way: int) -> None:
+        """Let two begin beside those `under_way`, and one more with each acceptance: much has gathered."""
+        self._at_once = under_way + 2
+        self.at_ease = False
 
-    def _open(self) -> None:
+    def _open(self, under_way: int) -> None:
         _log.info("gate open", service=self._service)
         self._state.recovered()
         self.shut_since = None
         self._probe = None
         self._failed.clear()
         self._in_a_row = 0
-        self.open_slowly()
+        self.open_slowly(under_way)
         self._metrics.open.set(1)
 
 

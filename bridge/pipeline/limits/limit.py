@@ -16,7 +16,7 @@ class Attempt:
 
     __slots__ = ("began", "delivery", "job", "place", "probe")
 
-    def __init__(self, delivery: Delivery, began: float, place: int = 0, *, probe: bool = False) -> None:
+    def __init__(self, delivery: Delivery, began: float, place: int = 0, probe: bool = False) -> None:
         self.delivery = delivery
         self.began = began
         """Monotonic time."""

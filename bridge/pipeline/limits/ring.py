@@ -6,9 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
-from bridge.core.ports import Answer
 from bridge.pipeline.limits.alarm import Alarm
-from bridge.pipeline.limits.limit import Attempt, Limit
+from bridge.pipeline.limits.limit import Limit
 
 
 class Standing(Protocol):
@@ -25,8 +24,10 @@ class Ring:
     """
 
     def __init__(self, limits: Sequence[Limit]) -> None:
-        self._limits = limits
-        self._standing: OrderedDict[Standing, None] = OrderedDict()
+        self.limits = limits
+        """A lane tells them of each attempt as it begins and as it ends, and has the ring `look` then."""
+        self.standing: OrderedDict[Standing, None] = OrderedDict()
+        """Who waits for a turn."""
         self._turn: Standing | None = None
         self._alarm = Alarm(self.look)
 
@@ -35,51 +36,43 @@ class Ring:
         if self._turn is lane:
             self._turn = None
             return True
-        if self._turn is None and not self._standing and self._pause() <= 0:
-            return True
-        if lane not in self._standing:
-            self._standing[lane] = None
+        if self._turn is None and not self.standing:
+            for limit in self.limits:
+                if limit.pause() > 0:
+                    break
+            else:
+                return True
+        if lane not in self.standing:
+            self.standing[lane] = None
             if self._turn is None:
                 self._alarm.set(self._pause())
         return False
 
     def keeps(self, lane: Standing) -> bool:
         """Tell whether `lane` stands here until it is its turn."""
-        return lane in self._standing
+        return lane in self.standing
 
     def leave(self, lane: Standing) -> None:
         """Stand here no more: `lane` has ended."""
-        self._standing.pop(lane, None)
-
-    def began(self, attempt: Attempt) -> None:
-        """Count `attempt`, which begins now."""
-        for limit in self._limits:
-            limit.began(attempt)
-
-    def ended(self, attempt: Attempt, answer: Answer, seconds: float) -> None:
-        """Hear how `attempt` ended, and give its place to the next."""
-        for limit in self._limits:
-            limit.ended(attempt, answer, seconds)
-        if self._standing:
-            self.look()
+        self.standing.pop(lane, None)
 
     def look(self) -> None:
         """Give the turns that are free."""
         if self._turn is not None:
             return
-        while self._standing:
+        while self.standing:
             pause = self._pause()
             if pause > 0:
                 self._alarm.set(pause)
                 return
-            lane, _ = self._standing.popitem(last=False)
+            lane, _ = self.standing.popitem(last=False)
             self._turn = lane
             lane.look()
             self._turn = None  # it had nothing to begin any more
 
     def _pause(self) -> float:
         pause = 0.0
-        for limit in self._limits:
+        for limit in self.limits:
             longer = limit.pause()
             if longer > pause:
                 pause = longer

@@ -19,7 +19,7 @@ class Event:
     It is frozen, which mypy holds: to have that held at run time costs a call for each attribute.
     """
 
-    __slots__ = ("_time", "attributes", "data", "id", "size", "source", "subject", "type", "value")
+    __slots__ = ("_time", "attributes", "data", "id", "seconds", "size", "source", "subject", "type", "value")
 
     def __init__(
         self,
@@ -40,9 +40,11 @@ class Event:
         """Exactly as received; empty where the upstream sent none."""
         self.subject: Final = subject
         self._time = time
+        self.seconds: Final = time.timestamp() if isinstance(time, datetime) else time
+        """Its `time` in seconds since 1970."""
         self.attributes: Final = {} if attributes is None else attributes
         """What else the upstream told: headers, partition, key … for routing and for a reader."""
-        self.size: Final = len(data) + sum(map(len, self.attributes.values()))
+        self.size: Final = len(data) + len("".join(self.attributes.values()))
         """About how many bytes it takes: its data and the texts of its attributes."""
         self.value: Any = None
         """What `data` says as JSON, where whoever made it has read that; else None. Nobody changes it."""
@@ -53,11 +55,6 @@ class Event:
         if isinstance(self._time, int | float):  # made here since few ask for it
             self._time = datetime.fromtimestamp(self._time, UTC)
         return self._time
-
-    @property
-    def seconds(self) -> float | None:
-        """Its `time` in seconds since 1970."""
-        return self._time.timestamp() if isinstance(self._time, datetime) else self._time
 
     def replace(self, **changes: Any) -> Event:
         """Return one that differs in `changes`, which are named as the parameters are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bridge.core.delivery import Delivery, Outcome
 
@@ -31,6 +31,11 @@ class Ledger:
         """Note that `delivery` of the record at `offset` is handed out. Offsets come in order."""
         self._entries.append((offset, delivery))
         self.position = offset + 1
+
+    def add_all(self, offsets: Sequence[int], deliveries: Sequence[Delivery]) -> None:
+        """Note as much of several records, at least one."""
+        self._entries.extend(zip(offsets, deliveries, strict=True))
+        self.position = offsets[-1] + 1
 
     def skip_to(self, position: int) -> None:
         """Note that there is no record from the present position up to `position`."""

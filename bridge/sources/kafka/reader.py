@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Iterable
+from time import monotonic
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
@@ -18,6 +20,7 @@ from aiokafka.errors import (
 
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost, root_cause
+from bridge.core.event import Event
 from bridge.core.ports import Slots
 from bridge.sources.handover import Handover
 from bridge.sources.kafka import aiokafka_private
@@ -87,13 +90,15 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._ready: deque[Delivery] = deque()
         """Read, and not handed over yet: an opened record may hold more events than there are slots."""
         self._opening = Opening(config.open, self._ready.append, metrics, log)
-        self._take_in = self._ready.append if config.open == "none" else self._opening.take
+        self._opens = config.open != "none"
         self._unsettled = 0
         self._idle = asyncio.Event()
         """Nothing is in the bridge's hands, or nobody may wait for it any more."""
         self._idle.set()
         self._changed = asyncio.Event()
         """There may be something to commit."""
+        self._all_committed = True
+        """Whether nothing has settled since a commit began."""
         self._committing = asyncio.Lock()
         self._assigned = asyncio.Event()
         """Positions of the present assignment are set."""
@@ -218,24 +223,21 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         return min(free, self._batch)
 
     def _take(self, fetched: dict[TopicPartition, list[Any]]) -> None:
+        since, identity, settled = monotonic(), self._identity, self._settled
         for place, records in fetched.items():
             ledger = self._ledgers.get(place)
-            if ledger is None:
+            if ledger is None or not records:
                 continue  # read before `on_partitions_assigned` has set the position, which will seek back
             self._unsettled += len(records)
-            identity, settled = self._identity, self._settled
-            for record in records:
-                delivery = to_delivery(record, place, identity, settled)
-                ledger.add(record.offset, delivery)
-                if self._looks and may_be_one(delivery.event.data):
-                    self._looks = False
-                    self._log.warning(
-                        "kafka: a storage event is taken as it is, and of several records in one the service "
-                        "sees the first; write `open: auto` for one event a record, or `open: none`",
-                        partition=_name(place),
-                        offset=record.offset,
-                    )
-                self._take_in(delivery)
+            deliveries = [to_delivery(record, place, identity, settled, since) for record in records]
+            ledger.add_all([record.offset for record in records], deliveries)
+            if self._looks:
+                self._look_at(random.choice(deliveries).event, place)
+            if self._opens:
+                for delivery in deliveries:
+                    self._opening.take(delivery)
+            else:
+                self._ready.extend(deliveries)
             if len(ledger) >= GAP:
                 ledger.prefix()
                 if len(ledger) >= GAP:
@@ -245,12 +247,27 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         if self._unsettled:
             self._idle.clear()
 
+    def _look_at(self, event: Event, place: TopicPartition) -> None:
+        """Tell, once, of storage events that are taken as they are; one of each fetch is looked at."""
+        if may_be_one(event.data):
+            self._looks = False
+            self._log.warning(
+                "kafka: a storage event is taken as it is, and of several records in one the service "
+                "sees the first; write `open: auto` for one event a record, or `open: none`",
+                partition=_name(place),
+                offset=int(event.attributes["offset"]),
+            )
+
     def _offer(self, room: int) -> None:
-        batch: list[Delivery] = []
-        while self._ready and len(batch) < room:
-            delivery = self._ready.popleft()
-            if delivery.outcome is None:
-                batch.append(delivery)
+        if len(self._ready) <= room:
+            batch = [delivery for delivery in self._ready if delivery.outcome is None]
+            self._ready.clear()
+        else:
+            batch = []
+            while self._ready and len(batch) < room:
+                delivery = self._ready.popleft()
+                if delivery.outcome is None:
+                    batch.append(delivery)
         if batch:
             self.batches.put(batch)
 
@@ -328,7 +345,9 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         self._unsettled -= 1
         if not self._unsettled:
             self._idle.set()
-        self._changed.set()
+        if self._all_committed:
+            self._all_committed = False
+            self._changed.set()
         # Of a record that was opened, part may have been given back by a rebalance; then the rest ends here.
         if outcome is Outcome.RELEASED and not self._releasing and self._assigned.is_set():
             self._fail(SourceLost("an event was given back, so the partition is read again from its commit"))
@@ -360,6 +379,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         while True:
             await self._changed.wait()
             self._changed.clear()
+            self._all_committed = True
             await self._commit(CALL_SECONDS)
             await asyncio.sleep(COMMIT_SECONDS)
 

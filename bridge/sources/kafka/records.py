@@ -19,19 +19,21 @@ _YEAR_10000 = 253_402_300_800_000
 """In milliseconds since 1970: no date is beyond it."""
 
 
-def to_delivery(record: Any, place: TopicPartition, source: str, settled: Watcher) -> Delivery:
+def to_delivery(
+    record: Any, place: TopicPartition, source: str, settled: Watcher, since: float | None = None
+) -> Delivery:
     """Make the Delivery of one record of `place`, as aiokafka reads it or taken apart.
 
-    One that is no Event tells why.
+    One that is no Event tells why. It came `since` that monotonic time, now if that is not given.
     """
     fault = record.fault if type(record) is Record else None
     try:
         if fault is None:
-            return Delivery(to_event(record, place, source), settled)
+            return Delivery(to_event(record, place, source), settled, since=since)
     except Exception as error:  # noqa: BLE001 - one odd record must not stop its neighbours, whatever it is
         fault = f"the record can't be made an event: {type(error).__name__}: {error}"
     event = to_bare_event(place.topic, place.partition, record.offset, record.value, source)
-    return Delivery(event, settled, fault=fault)
+    return Delivery(event, settled, fault=fault, since=since)
 
 
 def to_event(record: Any, place: TopicPartition, source: str) -> Event:
@@ -65,7 +67,9 @@ def to_event(record: Any, place: TopicPartition, source: str) -> Event:
         source=source,
         type=kind or (TOMBSTONE if value is None else RECORD),
         subject=subject or key,
-        time=_seconds(timestamp),
+        # -1 is Kafka's NO_TIMESTAMP. A producer that counts micro- or nanoseconds is beyond the year 9999;
+        # brokers before Kafka 4.0 take that from it (`message.timestamp.after.max.ms`).
+        time=timestamp / 1000 if 0 <= timestamp < _YEAR_10000 else None,
         data=value or b"",
         attributes=attributes,
     )
@@ -80,12 +84,3 @@ def to_bare_event(topic: str, partition: int, offset: int, data: bytes | None, s
         data=data or b"",
         attributes={"topic": topic, "partition": str(partition), "offset": str(offset)},
     )
-
-
-def _seconds(milliseconds: int) -> float | None:
-    """Return when the record was made, as far as its producer tells.
-
-    -1 is Kafka's NO_TIMESTAMP. A producer that counts micro- or nanoseconds is beyond the year 9999; brokers
-    before Kafka 4.0 take that from it (`message.timestamp.after.max.ms`).
-    """
-    return milliseconds / 1000 if 0 <= milliseconds < _YEAR_10000 else None

@@ -121,7 +121,7 @@ def encode_the_long_way(given: Event, **how: Any) -> bytes | str:
         patch.setattr(payload, "_load", lambda data: payload._parse(data.decode("utf-8")))
         patch.setattr(payload, "_may_choose_credentials", lambda *_: True)
         patch.setattr(payload, "_LONGEST_FORM", float("inf"))
-        patch.setattr(payload, "_re_encode", lambda data: quick(data + b" "))  # it has a space to take away
+        patch.setattr(payload, "_re_encode", lambda data: quick(data + b"\n"))  # it has a line to take away
         return encoded(given.replace(), **how)  # a copy, of which nothing was read
 
 

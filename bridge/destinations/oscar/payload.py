@@ -211,6 +211,14 @@ def _re_encode(data: bytes) -> bytes:
         # Of a string that has one the quotes around it would be in different pieces.
         if all(piece.count(b'"') % 2 == 0 for piece in pieces):
             return b"[ ".join(pieces)
+    if not touched.strip(b" ["):
+        quoted = data.split(b'"')
+        # Two spaces are in a string then, or one is at its begin or its end.
+        words = b" ".join([b"", *filter(None, quoted[1::2]), b""])
+        if b"  " not in words and b"[" not in words:
+            tokens = b'"'.join(quoted[::2]).replace(b" ", b"").replace(b"[", b"[ ")
+            quoted[::2] = tokens.split(b'"')
+            return b'"'.join(quoted)
     # No string contains a quote then: every second part is a string.
     parts = _long_escapes(data.decode("utf-8")).split('"')
     structure = "".join('"'.join(parts[::2]).split()).replace("[", "[ ")

@@ -13,7 +13,7 @@ import structlog
 
 from bridge.core.errors import reason
 from bridge.core.event import Event
-from bridge.core.identity import invocation_name
+from bridge.core.identity import invocation_names
 from bridge.core.ports import Answer, Verdict
 from bridge.credentials import NoCredentialError
 from bridge.destinations.oscar.answers import about_the_token, judge, needs_an_introduction
@@ -21,7 +21,6 @@ from bridge.destinations.oscar.cluster import OscarCluster, token_in
 from bridge.destinations.oscar.config import ServiceConfig
 from bridge.destinations.oscar.exchange import Head, NoReply, Reply
 from bridge.destinations.oscar.payload import PayloadError, PayloadTooLargeError, encode
-from bridge.destinations.oscar.throttle import Throttle
 from bridge.telemetry.logging import excerpt
 
 _log = structlog.get_logger(__name__)
@@ -52,9 +51,10 @@ class OscarService:
         self.makes_jobs = config.mode == "job"
         self._payload = config.payload
         self._max_bytes = config.event_bytes
-        self._identity = config.identity(key)
+        self._name = invocation_names(config.identity(key))
         url = cluster.endpoint / config.mode / self.name
         self._url = url if config.owner is None else url.with_query(owner=config.owner)
+        self._path = self._url.path
         self._bearer = cluster.bearer(self.name, config.owner)
         self._seconds = config.timeout_seconds
         self._authorization = self._token = ""
@@ -64,7 +64,7 @@ class OscarService:
         self._fresh = config.mode == "run" and not config.idempotent
         """Whether each call has a connection of its own, as one that may not be repeated must: on one that
         was kept the server may be hanging up, and a call that it never read looks like a lost answer."""
-        self._throttle = cluster.throttle if config.mode == "job" else Throttle()
+        self._throttle = cluster.throttle if config.mode == "job" else None
         self._looking = asyncio.Lock()
         self._looks = 0
         self._there = False
@@ -75,7 +75,7 @@ class OscarService:
     def prepare(self, event: Event) -> OscarInvocation:
         """Name the event's job, and encode what it gets."""
         trusted = event.source in self._trusted_sources
-        name = self.job_of(event)
+        name = self._name(event.source, event.id)
         try:
             body = encode(event, mode=self._payload, trusted=trusted, max_bytes=self._max_bytes)
         except PayloadError as error:
@@ -98,7 +98,7 @@ class OscarService:
 
     def job_of(self, event: Event) -> str:
         """Name the job of `event`."""
-        return invocation_name(event.source, event.id, self._identity)
+        return self._name(event.source, event.id)
 
     @property
     def afterwards(self) -> float:
@@ -235,7 +235,11 @@ class OscarService:
         token = self._token  # of this call, whatever comes for others meanwhile
         came: Reply | NoReply
         accepted = False
-        self._throttle.began()
+        throttle = self._throttle
+        if throttle is not None and throttle.is_wanted:
+            throttle.began()
+        else:
+            throttle = None
         try:
             came = await self._cluster.calls.exchange(
                 self._heads[body.startswith(b"{")],
@@ -248,14 +252,15 @@ class OscarService:
         except NoReply as error:
             came = error.with_traceback(None)  # it would hold this frame, which holds it
         finally:
-            self._throttle.ended(accepted=accepted)
+            if throttle is not None:
+                throttle.ended(accepted=accepted)
         return judge(
             self._mode,
             name,
             came,
             idempotent=self._config.idempotent,
             token=token,
-            path=self._url.path,
+            path=self._path,
         )
 
 

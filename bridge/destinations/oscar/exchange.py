@@ -71,12 +71,9 @@ class Head:
 
     def encode(self, job: str, length: int, *, fresh: bool = False) -> bytes:
         """Return the head for a body of `length` bytes, which makes the Job `job` unless that is empty."""
-        rest = f"Content-Length: {length}\r\n\r\n"
-        if job:
-            rest = f"{JOB_HEADER}: {job}\r\n{rest}"
-        if fresh:
-            rest = f"Connection: close\r\n{rest}"
-        return self._raw + rest.encode("ascii")
+        named = f"{JOB_HEADER}: {job}\r\n" if job else ""
+        closes = "Connection: close\r\n" if fresh else ""
+        return self._raw + f"{closes}{named}Content-Length: {length}\r\n\r\n".encode("ascii")
 
 
 def success_in(start: bytes) -> int:

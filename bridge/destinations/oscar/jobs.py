@@ -68,6 +68,7 @@ class _Turns:
 
     def __init__(self, cluster: OscarCluster) -> None:
         self._cluster = cluster
+        cluster.throttle.is_wanted = True
         self._turn = asyncio.Lock()
         self._next = 0.0
 

@@ -20,6 +20,8 @@ class Throttle:
     """
 
     def __init__(self) -> None:
+        self.is_wanted = False
+        """Whether anybody asks for the `rate`: else nobody need tell of calls."""
         self._under_way = 0
         self._aside = 0
         self._since = 0.0

@@ -45,6 +45,8 @@ _MOST_CHUNKS = 12_000
 _BEHIND = re.compile(rb"(?:\A|\n)\r?\n")
 """The end of an interim answer, or of its end, and empty lines before an answer."""
 _CREATED = Reply(201)
+_USUAL = 1024
+"""Bytes of an answer that is remembered, at most."""
 _TOO_LONG = f"the answer has more than {LONGEST_LINE} bytes before its body, or behind it"
 
 
@@ -231,6 +233,9 @@ class _Connection(asyncio.Protocol):
         """Whether the request is so short that all of it has gone."""
         self._bodiless = self._lines = self._chunks = 0
         """Bytes since the last of a body; bytes of header lines; pieces of a body that came at once."""
+        self._usual = b""
+        """The last 201 that came whole and at once. The same bytes say the same again (dates last a second),
+        and would leave the parser at the beginning of an answer, where it is: it need not read them."""
         self._begin()
 
     def _begin(self) -> None:
@@ -242,8 +247,10 @@ class _Connection(asyncio.Protocol):
 
     def ask(self, request: bytes, due: float) -> asyncio.Future[Reply | Exception]:
         """Send a request, and return what becomes its answer, or the reason why none came by `due`."""
-        self._begin()
-        self._bodiless = self._lines = 0
+        if self._status or self._bodiless:  # else the last answer was the usual one, which leaves no trace
+            self._begin()
+            self._bodiless = self._lines = 0
+        self._whole = False
         self.due = due
         self._fits = len(request) <= _ALWAYS_FITS
         self._answer = answer = self._new_future()
@@ -291,9 +298,18 @@ class _Connection(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
+        begins = not (self._status or self._bodiless) and self._answer is not None
+        if begins and data == self._usual:
+            self._whole = True
+            answer, self._answer = self._answer, None
+            if answer is not None and not answer.done():
+                answer.set_result(_CREATED)
+            return
         self._chunks = 0
         if len(data) <= _SLICE_BYTES:
             self._read(data)
+            if begins and self._whole and self._status == 201 and len(data) <= _USUAL:
+                self._usual = b"" if self.is_closing() else data
             return
         for start in range(0, len(data), _SLICE_BYTES):
             if self.is_closing():

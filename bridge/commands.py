@@ -15,7 +15,7 @@ from bridge.core.event import Event
 from bridge.core.journal import NO_JOURNAL, Journal
 from bridge.pipeline.decisions import matcher
 from bridge.settings import Settings
-from bridge.settings.references import mistakes_in
+from bridge.settings.expressions import mistakes_in
 from bridge.store import Choice, Count, Filter, JournalFiles, Known, Store, Summary, orders
 from bridge.store.schema import FILE
 from bridge.telemetry.metrics import Metrics

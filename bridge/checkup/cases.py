@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from bridge.checkup.preview import End, ends_of, preview
 from bridge.checkup.report import lines_of_routes
 from bridge.core.errors import ConfigurationError, Mistake
 from bridge.core.event import Event
 from bridge.settings import Settings
-from bridge.settings.document import Value, read
-from bridge.settings.messages import Translator
-from bridge.settings.references import did_you_mean
+from bridge.settings.document import read
+from bridge.settings.messages import validated
+from bridge.settings.names import did_you_mean
+from bridge.settings.tree import Value
 from bridge.values import Located, Model
 
 UNKNOWN_ID = "(unknown)"
@@ -132,12 +133,11 @@ def run_cases(settings: Settings, path: Path) -> Iterator[Result]:
     """
     mistakes: list[Mistake] = []
     root = read(path, mistakes, expected="`tests`, a list")
-    translator = Translator(Cases, root)
-    mistakes += translator.switches()
-    try:
-        cases = Cases.model_validate(root.plain(), context={"directory": path.absolute().parent})
-    except ValidationError as error:
-        raise ConfigurationError(mistakes + translator.translate(error)) from None
+    context = {"directory": path.absolute().parent}
+    cases, wrong = validated(Cases, root, lambda: Cases.model_validate(root.plain(), context=context))
+    mistakes += wrong
+    if cases is None:
+        raise ConfigurationError(mistakes)
     tree = root.mapping()["tests"].items()
     for at, (case, value) in enumerate(zip(cases.tests, tree, strict=True)):
         mistakes += _unknown(settings, case, value, f"tests[{at}]")

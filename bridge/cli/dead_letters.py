@@ -156,7 +156,7 @@ def _show_dead_letter(options: argparse.Namespace) -> int:
 
 def _change_dead_letters(options: argparse.Namespace) -> int:
     from bridge.commands import Command, give
-    from bridge.settings.references import mistakes_in
+    from bridge.settings.expressions import mistakes_in
 
     chosen = {
         "numbers": tuple(dict.fromkeys(options.numbers)) or None,

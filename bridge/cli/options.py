@@ -44,7 +44,7 @@ def chosen_source(options: argparse.Namespace, settings: Settings) -> str:
 
 def refuse_unknown(key: str, option: str, room: str, known: Iterable[str]) -> None:
     """Raise ConfigurationError when `key` is not among those `known` in that part of the configuration."""
-    from bridge.settings.references import did_you_mean
+    from bridge.settings.names import did_you_mean
 
     if key not in known:
         raise wrong(option, f"`{key}` is not in `{room}`{did_you_mean(key, known)}")

@@ -13,7 +13,7 @@ import structlog
 
 from bridge.core.errors import StoreError
 from bridge.settings import Settings
-from bridge.settings.references import did_you_mean
+from bridge.settings.names import did_you_mean
 from bridge.store.losses import Loss, remedy, sentences
 from bridge.telemetry.metrics import Metrics
 from bridge.values import Document

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from bridge.pipeline.limits.config import ClusterLimitsConfig, LimitsConfig
 from bridge.settings import Settings
-from bridge.settings.references import did_you_mean
+from bridge.settings.names import did_you_mean
 from bridge.store.overrides import Kind, Override, Value
 from bridge.values import Document
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bridge.dcnios.elements import Element
 from bridge.dcnios.remarks import Origin, What
-from bridge.settings.references import did_you_mean
+from bridge.settings.names import did_you_mean
 
 _ACTIONS = ("Merge", "Encode", "Decode")
 _ENCODINGS = ("base64", "base32", "hex")

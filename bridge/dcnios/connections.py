@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bridge.dcnios.elements import Element
 from bridge.dcnios.layouts import Elements
 from bridge.dcnios.remarks import Origin, Report, What
-from bridge.settings.references import did_you_mean
+from bridge.settings.names import did_you_mean
 
 _TO = "`to`: "
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from bridge.dcnios.remarks import Origin, Report, What
-from bridge.settings.document import Loc, Value, dotted
+from bridge.settings.tree import Loc, Value, dotted
 
 NOTHING = "there is nothing in it"
 _MOST = 10**9

@@ -19,7 +19,8 @@ from bridge.dcnios.pace import Processor, pace_of
 from bridge.dcnios.remarks import Origin, Remark, Report, What
 from bridge.dcnios.trial import mistakes_into
 from bridge.dcnios.writing import written
-from bridge.settings.document import Value, read, secrets_of
+from bridge.settings.document import read
+from bridge.settings.tree import Value, secrets_of
 
 _Reader = Callable[[Element, Entry, Draft], None]
 _SOURCES: Mapping[str, tuple[str, _Reader, Mapping[str, Processor]]] = {

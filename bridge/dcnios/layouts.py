@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from bridge.dcnios.elements import NOTHING, Element
 from bridge.dcnios.remarks import Origin, Report, What
-from bridge.settings.document import Loc, Value, dotted
-from bridge.settings.references import did_you_mean
+from bridge.settings.names import did_you_mean
+from bridge.settings.tree import Loc, Value, dotted
 
 SOURCE, DESTINATION = "Source", "Destination"
 _KINDS = {

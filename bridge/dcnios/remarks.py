@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from bridge.core.errors import ConfigurationError, Mistake
-from bridge.settings.document import Place
-from bridge.settings.document import hide as hidden
+from bridge.settings.tree import Place
+from bridge.settings.tree import hide as hidden
 from bridge.telemetry.logging import REDACTED
 
 

@@ -1,4 +1,4 @@
-"""A configuration file as a tree in which every value knows its place.
+"""Reads a configuration file into a tree.
 
 YAML is read by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), so `on`, `yes`
 and `no` are text, `10:30` is not sixty-based and `010` is ten. Merge keys (`<<`) and tags are not part of it.
@@ -7,170 +7,47 @@ and `no` are text, `10:30` is not sixty-based and `010` is ten. Merge keys (`<<`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from yaml.resolver import BaseResolver
 
 from bridge.core.errors import ConfigurationError, Mistake
+from bridge.settings.tree import Loc, Place, Scalar, Value, dotted
 
-Scalar = str | int | float | bool | None
-Loc = tuple[str | int, ...]
-"""The way to a value from the top: keys of mappings, indexes of lists."""
-
-_SECRET_KEY = re.compile(r"password|passwd|token|secret|passphrase", re.IGNORECASE)
-_NOT_SECRET = re.compile(r"_(file|endpoint|url)$", re.IGNORECASE)
-_NAMED_BY_A_PERSON = (("clusters",), ("services",), ("sources",))
-"""Mappings whose keys are a person's."""
 _MOST_VALUES = 50_000
 DEEPEST = 30
 """Levels of keys and items."""
-_PART_OF_A_WORD = 4
 
-_CORE = {
-    "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", "~nN"),
-    "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "tag:yaml.org,2002:int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    "tag:yaml.org,2002:float": (
+_YAML = "tag:yaml.org,2002:"
+_CORE: Mapping[str, tuple[str, str, Callable[[str], Scalar]]] = {
+    f"{_YAML}null": (r"~|null|Null|NULL|", "~nN", lambda _: None),
+    f"{_YAML}bool": (r"true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text.lower() == "true"),
+    f"{_YAML}int": (
+        r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+        "-+0123456789",
+        lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
+    ),
+    f"{_YAML}float": (
         r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
         "-+.0123456789",
+        lambda text: float(re.sub(r"\.(?=[a-zA-Z])", "", text)),
     ),
 }
-_TEXT = "tag:yaml.org,2002:str"
+"""Tag → the form of such a text, the characters that it can begin with, and what it stands for."""
 # YAML 1.2.2, section 5.1: what a YAML stream can't contain.
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class _CoreResolver(BaseResolver):
-    """The implicit types of YAML 1.2's core schema."""
+class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc] # the stubs lack the first
+    """Knows the types above alone. A PyYAML that was built without libyaml is twenty times slower."""
 
 
-for _tag, (_pattern, _first) in _CORE.items():
+for _tag, (_form, _first, _) in _CORE.items():
     # null comes first, and the empty scalar is only its own.
     _starts = [*_first, ""] if _tag.endswith("null") else list(_first)
-    _CoreResolver.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _starts)
-
-try:
-    from yaml.cyaml import CParser  # type: ignore[attr-defined]  # the stubs hide where it comes from
-
-    class _Loader(CParser, _CoreResolver):
-        def __init__(self, text: str) -> None:
-            CParser.__init__(self, text)
-            _CoreResolver.__init__(self)
-except ImportError:  # a PyYAML built without libyaml: the same answers, twenty times slower
-    from yaml.composer import Composer
-    from yaml.parser import Parser
-    from yaml.reader import Reader
-    from yaml.scanner import Scanner
-
-    class _Loader(Reader, Scanner, Parser, Composer, _CoreResolver):  # type: ignore[no-redef]  # the other form
-        def __init__(self, text: str) -> None:
-            Reader.__init__(self, text)
-            Scanner.__init__(self)
-            Parser.__init__(self)
-            Composer.__init__(self)
-            _CoreResolver.__init__(self)
-
-
-class Place(NamedTuple):
-    """Where something was written. Sorts by line; what is not in the file comes last."""
-
-    line: int
-    column: int
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(slots=True)
-class Value:
-    """One value with its place; inner values are Values again."""
-
-    content: dict[str, Value] | list[Value] | Scalar
-    place: Place
-    key_places: dict[str, Place] = field(default_factory=dict)
-    """Where each key of a mapping stands."""
-    written: str | None = None
-    """The text with its `${NAME}`, when there is one: what came through it may be a secret wherever it
-    stands, so this is shown in its place."""
-    spelt: str = ""
-    """A number, or any other single value, as it stands in the file: `010` is ten."""
-
-    def plain(self) -> Any:
-        """Give the value as plain Python data."""
-        if isinstance(self.content, dict):
-            return {key: value.plain() for key, value in self.content.items()}
-        if isinstance(self.content, list):
-            return [value.plain() for value in self.content]
-        return self.content
-
-    def child(self, key: str | int) -> Value | None:
-        """Give the value at `key`, None when there is none."""
-        if isinstance(self.content, dict) and isinstance(key, str):
-            return self.content.get(key)
-        if isinstance(self.content, list) and isinstance(key, int) and 0 <= key < len(self.content):
-            return self.content[key]
-        return None
-
-    def mapping(self, *keys: str) -> Mapping[str, Value]:
-        """Give the mapping at the end of `keys`, an empty one when it is missing or something else."""
-        value: Value | None = self
-        for key in keys:
-            value = None if value is None else value.child(key)
-        return value.content if value is not None and isinstance(value.content, dict) else {}
-
-    def items(self) -> Sequence[Value]:
-        """Give the items of a list, none when it is something else."""
-        return self.content if isinstance(self.content, list) else ()
-
-    def text(self, key: str) -> str | None:
-        """Give the text at `key`, None when it is missing or something else."""
-        value = self.child(key)
-        return value.content if value is not None and isinstance(value.content, str) else None
-
-    def walk(self, loc: Loc = ()) -> Iterator[tuple[Loc, Value]]:
-        """Give this and every inner value with the way to it."""
-        yield loc, self
-        if isinstance(self.content, dict):
-            for key, value in self.content.items():
-                yield from value.walk((*loc, key))
-        elif isinstance(self.content, list):
-            for index, value in enumerate(self.content):
-                yield from value.walk((*loc, index))
-
-
-def dotted(loc: Loc) -> str:
-    """Write a way as a person does: `routes[0].when`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
-
-
-def is_secret(loc: Loc) -> bool:
-    """Tell whether the value at `loc` must never be shown. What a person calls a source decides nothing."""
-    ours = (*loc[:1], *loc[2:]) if loc[:1] in _NAMED_BY_A_PERSON else loc
-    return any(
-        isinstance(part, str) and _SECRET_KEY.search(part) and not _NOT_SECRET.search(part) for part in ours
-    )
-
-
-def secrets_of(root: Value) -> frozenset[str]:
-    """Give every value that must not be shown."""
-    return frozenset(
-        str(value.content)
-        for loc, value in root.walk()
-        if is_secret(loc) and isinstance(value.content, (str, int, float)) and value.content != ""
-    )
-
-
-def hide(text: str, secret: str, shown: str) -> str:
-    """Put `shown` wherever `text` has `secret`; a very short one only where it is a word of its own."""
-    if len(secret) >= _PART_OF_A_WORD:
-        return text.replace(secret, shown)
-    return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", lambda _: shown, text)
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_form})\Z"), _starts)
 
 
 _AT_LEAST = "at least `state_dir`, `clusters`, `services`, `sources`, `routes`"
@@ -262,34 +139,21 @@ class _Builder:
 
     def _scalar(self, node: Node, loc: Loc, place: Place) -> Scalar:
         text = str(node.value)
-        if node.tag == _TEXT:
-            return text
         if node.tag not in _CORE or not re.fullmatch(_CORE[node.tag][0], text):
-            self._wrong(place, loc, "YAML tags (`!name`) are not understood: remove it")
+            self._check_tag(node, "str", loc, place)
             return text
         try:
-            return _construct(node.tag, text)
+            return _CORE[node.tag][2](text)
         except ValueError:  # Python's limit on the digits of a number
             self._wrong(place, loc, "the number is too long")
             return text
 
     def _check_tag(self, node: Node, expected: str, loc: Loc, place: Place) -> None:
-        if node.tag != f"tag:yaml.org,2002:{expected}":
+        if node.tag != f"{_YAML}{expected}":
             self._wrong(place, loc, "YAML tags (`!name`) are not understood: remove it")
 
     def _wrong(self, place: Place, loc: Loc, message: str) -> None:
         self._mistakes.append(Mistake(str(place), dotted(loc), message))
-
-
-def _construct(tag: str, text: str) -> Scalar:
-    kind = tag.rpartition(":")[2]
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return text.lower() == "true"
-    if kind == "int":
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    return float(text.replace(".inf", "inf").replace(".nan", "nan") if text.lower()[-1] in "fn" else text)
 
 
 def _decode(raw: bytes, name: str) -> str:
@@ -335,9 +199,7 @@ _SYNTAX = (
     ("could not find expected ':'", "expected `key: value`, found no `:`"),
     ("expected ',' or", "this `[…]` or `{…}` is not closed, or a `,` is missing in it"),
     ("unexpected end of stream", "this quote is not closed"),
-    ("undefined alias", "a value that begins with `*` is an alias in YAML: put it in quotes"),
     ("alias", "a value that begins with `*` is an alias in YAML: put it in quotes"),
-    ("duplicate anchor", "a value that begins with `&` is an anchor in YAML: put it in quotes"),
     ("anchor", "a value that begins with `&` is an anchor in YAML: put it in quotes"),
     ("tag", "a value that begins with `!` is a tag in YAML: put it in quotes"),
     ("escape", "an unknown `\\` escape: use 'single quotes', or write `\\\\` inside \"double\" ones"),

@@ -5,17 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from bridge.core.errors import ConfigurationError, Mistake
 from bridge.net.proxies import mistakes_in
-from bridge.settings.document import Value, read
-from bridge.settings.environment import overlay, substitute
-from bridge.settings.messages import Translator
+from bridge.settings.layers import EnvironmentLayer, FileLayer
+from bridge.settings.messages import validated
 from bridge.settings.models import Settings
 from bridge.settings.references import check
+from bridge.settings.tree import Value
 
 
 def load(path: Path, environ: Mapping[str, str], *, files: bool = True) -> Settings:
@@ -24,14 +21,16 @@ def load(path: Path, environ: Mapping[str, str], *, files: bool = True) -> Setti
     Without `files` those that it names, such as secrets, are not looked at: they may be another machine's.
     Raises ConfigurationError with all mistakes, in the order of the file. No secret is in any of them.
     """
-    mistakes: list[Mistake] = []
-    root = read(path, mistakes)
-    _refuse_dcnios(root, path)
-    substitute(root, environ, mistakes)
-    overlay(root, environ, mistakes)
+    file = FileLayer(path, environ)
+    tree, mistakes = file.tree, file.mistakes
+    _refuse_dcnios(tree, path)
+    environment = EnvironmentLayer(file, environ)
     mistakes += mistakes_in(environ)
-    settings, wrong = _validate(root, {"directory": path.absolute().parent, "files": files})
-    unresolved, warnings = check(root)
+    unresolved, warnings = check(tree)
+    context = {"directory": path.absolute().parent, "files": files}
+    settings, wrong = validated(
+        Settings, tree, lambda: Settings.of_layers(environment, file, context=context)
+    )
     for found in (unresolved, wrong):  # of two for one key, the one that knows more
         told = {mistake.key for mistake in mistakes}
         mistakes += [mistake for mistake in found if mistake.key not in told]
@@ -41,28 +40,15 @@ def load(path: Path, environ: Mapping[str, str], *, files: bool = True) -> Setti
     return settings
 
 
-def _refuse_dcnios(root: Value, path: Path) -> None:
+def _refuse_dcnios(tree: Value, path: Path) -> None:
     """Raise ConfigurationError for a file of DCNiOS: it would be unknown keys alone."""
-    nifi = root.child("nifi")
-    if nifi is not None and not (root.mapping().keys() & Settings.model_fields.keys()):
+    nifi = tree.child("nifi")
+    if nifi is not None and not (tree.mapping().keys() & Settings.model_fields.keys()):
         message = (
             f"this is a file of DCNiOS; `oscar-bridge import-dcnios {shlex.quote(str(path))}` makes a "
             "configuration of the bridge of it"
         )
         raise ConfigurationError([Mistake(str(nifi.place), "nifi", message)])
-
-
-def _validate(root: Value, context: Mapping[str, Any]) -> tuple[Settings | None, list[Mistake]]:
-    """Make the settings of the tree, or the mistakes that prevent it.
-
-    Of `context`, relative paths begin at the `directory`, and `files` tells whether any is looked at.
-    """
-    translator = Translator(Settings, root)
-    mistakes = translator.switches()
-    try:
-        return Settings.model_validate(root.plain(), context=dict(context)), mistakes
-    except ValidationError as error:
-        return None, mistakes + translator.translate(error)
 
 
 def _order(mistake: Mistake) -> tuple[int, int, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.pipeline.config import LaneConfig
@@ -77,8 +79,20 @@ class Service(LaneConfig, ServiceConfig):
         return self
 
 
-class Settings(Model):
+_context: ContextVar[Mapping[str, Any] | None] = ContextVar("context", default=None)
+
+
+class _InContext(BaseModel):
+    """A model that is made in a context, which `BaseSettings` can't hand on: pydantic's documented way."""
+
+    def __init__(self, /, **values: Any) -> None:
+        self.__pydantic_validator__.validate_python(values, self_instance=self, context=_context.get())
+
+
+class Settings(BaseSettings, _InContext):
     """The whole configuration."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     state_dir: Located
     """Where the store is kept. Must be writable."""
@@ -122,6 +136,22 @@ class Settings(Model):
             for room, of_key in defaults.items()
             if isinstance(data.get(room), dict)
         }
+
+    @classmethod
+    def of_layers(cls, *layers: PydanticBaseSettingsSource, context: Mapping[str, Any]) -> Self:
+        """Make the settings of what `layers` give, the first over the others. Raises ValidationError."""
+        token = _context.set(context)
+        try:
+            return cls(_build_sources=(layers, {}))
+        finally:
+            _context.reset(token)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: object, init_settings: PydanticBaseSettingsSource, *_: object, **__: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take nothing but what is given: pydantic's own layers know no places."""
+        return (init_settings,)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -2,45 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator
-from difflib import get_close_matches
-
 from bridge.core.errors import Mistake
-from bridge.pipeline import library
-from bridge.pipeline.analysis import Tokens, bound_names
-from bridge.pipeline.context import VARIABLES
-from bridge.pipeline.expression import patterns
-from bridge.settings.document import Loc, Value, dotted
-
-# cel-spec, "List of Standard Definitions", as far as common-expression-language 0.10 has them (a test
-# asks it). With any other function, or one called in the other way, an expression compiles, and then fails
-# for each event on its own.
-FUNCTIONS = frozenset(
-    {"bytes", "double", "duration", "dyn", "int", "size", "string", "timestamp", "type", "uint"}
-)
-"""Called as `int(text)`."""
-METHODS = frozenset(
-    {"contains", "endsWith", "matches", "size", "startsWith"}
-    | {"getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours"}
-    | {"getMilliseconds", "getMinutes", "getMonth", "getSeconds"}
-)
-"""Called as `text.contains(other)`."""
-TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
-"""Names of types, to compare with what `type()` gives (a test asks the library)."""
-_MOST_SHOWN = 12
-_CEL_ERROR = re.compile(r"<input>:(\d+):(\d+): (?:Syntax error: )?(.*)")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Give `; did you mean …?`, the names there are when nothing is close, or nothing when there are none."""
-    names = list(known)
-    by_lower = {each.lower(): each for each in names}
-    if close := get_close_matches(name.lower(), by_lower, n=1):
-        return f"; did you mean `{by_lower[close[0]]}`?"
-    if not names or len(names) > _MOST_SHOWN:
-        return ""
-    return f"; there {'is' if len(names) == 1 else 'are'} " + ", ".join(f"`{each}`" for each in sorted(names))
+from bridge.settings.expressions import mistakes_in
+from bridge.settings.names import did_you_mean
+from bridge.settings.tree import Loc, Place, Value, dotted
 
 
 def check(root: Value) -> tuple[list[Mistake], list[str]]:
@@ -59,78 +24,60 @@ def check(root: Value) -> tuple[list[Mistake], list[str]]:
 class _Checker:
     def __init__(self, root: Value) -> None:
         self._root = root
-        self._clusters = root.mapping("clusters")
-        self._services = root.mapping("services")
-        self._sources = root.mapping("sources")
+        self._rooms = {room: root.mapping(room) for room in ("clusters", "services", "sources")}
+        self._named: dict[str, set[str]] = {room: set() for room in self._rooms}
         self.mistakes: list[Mistake] = []
         self.warnings: list[str] = []
-        self._read: set[str] = set()
-        self._used: set[str] = set()
         self._windows: dict[tuple[object, ...], Loc] = {}
         """The routes that send events together, by what tells their windows apart."""
-        self._routes_known = True
+        self._routes_known = bool(root.items("routes"))
         """Whether every route's names could be read: else nothing is said about what no route names."""
 
     def _wrong(self, value: Value, loc: Loc, message: str) -> None:
         self.mistakes.append(Mistake(str(value.place), dotted(loc), message))
 
     def routes(self) -> None:
-        routes = self._root.child("routes")
-        self._routes_known = routes is not None and bool(routes.items())
-        for index, route in enumerate(routes.items() if routes is not None else ()):
+        for index, route in enumerate(self._root.items("routes")):
             loc: Loc = ("routes", index)
-            self._refer(route, "from", loc, "sources", self._sources, self._read)
-            self._expression(route, "when", loc)
-            self._expression(route, "order_by", loc)
+            self._refer(route.child("from"), (*loc, "from"), "sources")
+            for way in (("when",), ("order_by",), ("merge", "key"), ("complete", "marker")):
+                self._expression(route.child(*way), (*loc, *way))
             self._orders(route, loc)
-            for part, key in (("merge", "key"), ("complete", "marker")):
-                if (holder := route.child(part)) is not None:
-                    self._expression(holder, key, (*loc, part))
             self._merges(route, loc)
-            allow = route.child("allow")
-            if allow is None or allow.content is None:
-                self._refer(route, "to", loc, "services", self._services, self._used)
+            if route.given("allow") is None:
+                self._refer(route.child("to"), (*loc, "to"), "services")
                 continue
-            self._expression(route, "to", loc)
-            for position, entry in enumerate(allow.items()):
-                self._refer_value(entry, (*loc, "allow", position), "services", self._services, self._used)
+            self._expression(route.child("to"), (*loc, "to"))
+            for position, entry in enumerate(route.items("allow")):
+                self._refer(entry, (*loc, "allow", position), "services")
 
     def _merges(self, route: Value, loc: Loc) -> None:
         """Refuse two routes of a source whose windows would be one: same service, and same key."""
-        parts = {part: route.child(part) for part in ("merge", "quiet", "complete")}
-        given = [part for part, value in parts.items() if value is not None and value.content is not None]
+        given = [part for part in ("merge", "quiet", "complete") if route.given(part) is not None]
         if not given:
             return
-        order_by = route.child("order_by")
-        if order_by is not None and order_by.content is not None:
+        if (order_by := route.given("order_by")) is not None:
             message = (
                 f"a route with `{given[0]}` sends events together, so none of them goes behind another: "
                 "leave one of the two out"
             )
             self._wrong(order_by, (*loc, "order_by"), message)
-        merge = parts["merge"]
-        key = None if merge is None else merge.text("key")
-        by_folder = given != ["merge"]
-        allow = route.child("allow")
-        services = (
-            [route.text("to")]
-            if allow is None or allow.content is None
-            else [entry.content for entry in allow.items()]
-        )
-        for service in services:
-            window = (route.text("from"), service, key or by_folder)
-            first = self._windows.setdefault(window, loc)
+        key = route.text("merge", "key") or given != ["merge"]  # or the folder
+        to = route.text("to") if route.given("allow") is None else None
+        for service in [to] if to else [entry.content for entry in route.items("allow")]:
+            first = self._windows.setdefault((route.text("from"), service, key), loc)
             if first != loc:
                 message = (
                     f"`{dotted(first)}` sends events of this source to this service together too, by the "
                     "same `merge.key`: make one route of the two, or give each a key of its own"
                 )
+                merge = route.child("merge")
                 self._wrong(merge or route, (*loc, "merge") if merge is not None else loc, message)
 
     def _orders(self, route: Value, loc: Loc) -> None:
         """Warn of an order that the source has not."""
-        source, order_by = self._sources.get(route.text("from") or ""), route.child("order_by")
-        if source is None or order_by is None or order_by.content is None or source.text("type") != "sqs":
+        source, order_by = self._rooms["sources"].get(route.text("from") or ""), route.given("order_by")
+        if source is None or order_by is None or source.text("type") != "sqs":
             return
         if not (source.text("queue") or "").endswith(".fifo"):
             message = (
@@ -140,18 +87,17 @@ class _Checker:
             self.warnings.append(f"{order_by.place}: {dotted((*loc, 'order_by'))}: {message}")
 
     def services(self) -> None:
-        seen: dict[tuple[str, str | None, str], str] = {}
-        for key, service in self._services.items():
+        seen: dict[tuple[str | None, ...], str] = {}
+        for key, service in self._rooms["services"].items():
             loc: Loc = ("services", key)
-            if self._routes_known and key not in self._used:
-                place = self._root.mapping()["services"].key_places[key]
-                self.warnings.append(f"{place}: services.{key}: no route uses this service")
+            if self._is_unused("services", key):
+                place = self._key_place("services", key)
+                self.warnings.append(f"{place}: {dotted(loc)}: no route uses this service")
             if service.content is not None and not isinstance(service.content, dict):
                 continue
-            name = service.text("service") or key
             cluster = self._cluster_of(service, loc)
             self._lists_jobs(service, cluster, loc)
-            identity = (cluster, service.text("owner"), name)
+            identity = (cluster, service.text("owner"), service.text("service") or key)
             first = seen.setdefault(identity, key)
             if first != key:
                 message = (
@@ -161,146 +107,69 @@ class _Checker:
                 self._wrong(service.child("service") or service, (*loc, "service"), message)
 
     def _cluster_of(self, service: Value, loc: Loc) -> str:
-        cluster = service.text("cluster")
-        if cluster is not None:
-            self._refer(service, "cluster", loc, "clusters", self._clusters, set())
-            return cluster
-        if len(self._clusters) == 1:
-            return next(iter(self._clusters))
-        given = service.child("cluster")
-        if len(self._clusters) > 1 and (given is None or given.content is None):
-            names = ", ".join(f"`{each}`" for each in self._clusters)
-            self._wrong(
-                service, (*loc, "cluster"), f"missing: there are several clusters; name one of {names}"
-            )
+        named, clusters = service.given("cluster"), self._rooms["clusters"]
+        if named is not None and isinstance(named.content, str):
+            self._refer(named, (*loc, "cluster"), "clusters")
+            return named.content
+        if len(clusters) == 1:
+            return next(iter(clusters))
+        if named is None and clusters:
+            names = ", ".join(f"`{each}`" for each in clusters)
+            message = f"missing: there are several clusters; name one of {names}"
+            self._wrong(service, (*loc, "cluster"), message)
         return ""
 
     def _lists_jobs(self, service: Value, cluster: str, loc: Loc) -> None:
         """Refuse what needs a listing of jobs where the credentials don't open the management API."""
-        holder = self._clusters.get(cluster)
-        auth = None if holder is None else holder.child("auth")
-        if auth is None or auth.text("type") != "service-token":
+        if self._root.text("clusters", cluster, "auth", "type") != "service-token":
             return
-        limits = service.child("limits")
-        wants = {
-            ("limits", "active_jobs"): None if limits is None else limits.child("active_jobs"),
-            ("track",): service.child("track"),
-        }
-        for key, value in wants.items():
-            if value is not None and value.content not in (None, False):
+        for way in (("limits", "active_jobs"), ("track",)):
+            value = service.given(*way)
+            if value is not None and value.content:
                 message = (
                     "a service token does not open the listing of jobs, so nobody could tell which have "
                     f"ended; use the cluster's user or OIDC in `clusters.{cluster}.auth`, or remove it"
                 )
-                self._wrong(value, (*loc, *key), message)
+                self._wrong(value, (*loc, *way), message)
 
     def sources(self) -> None:
         seen: dict[str, str] = {}
-        for key, source in self._sources.items():
+        for key, source in self._rooms["sources"].items():
             loc: Loc = ("sources", key)
-            identity = source.text("identity") or key
-            first = seen.setdefault(identity, key)
+            first = seen.setdefault(source.text("identity") or key, key)
             if first != key:
                 message = (
                     f"the identity of `sources.{first}` too: events of the two could be taken for one; "
                     "give each its own `identity`"
                 )
                 self._wrong(source.child("identity") or source, (*loc, "identity"), message)
-            if self._routes_known and key not in self._read:
-                place = self._root.mapping()["sources"].key_places[key]
+            if self._is_unused("sources", key):
                 message = "no route reads this source, so its events would be lost; add a route, or remove it"
-                self.mistakes.append(Mistake(str(place), dotted(loc), message))
+                self.mistakes.append(Mistake(str(self._key_place("sources", key)), dotted(loc), message))
 
-    def _refer(
-        self, holder: Value, key: str, loc: Loc, room: str, known: Collection[str], named: set[str]
-    ) -> None:
-        value = holder.child(key)
-        if value is None:
-            self._routes_known = False
-        else:
-            self._refer_value(value, (*loc, key), room, known, named)
+    def _is_unused(self, room: str, key: str) -> bool:
+        return self._routes_known and key not in self._named[room]
 
-    def _refer_value(
-        self, value: Value, loc: Loc, room: str, known: Collection[str], named: set[str]
-    ) -> None:
-        name = value.content
-        if not isinstance(name, str):
-            self._routes_known = False
-        elif name in known:
-            named.add(name)
-        else:
-            self._routes_known = False  # it may be the name of the one that seems unused
-            if known or self._root.child(room) is None:
-                shown = value.written or name
-                self._wrong(value, loc, f"`{shown}` is not in `{room}`{did_you_mean(name, known)}")
+    def _key_place(self, room: str, key: str) -> Place:
+        return self._root.mapping()[room].key_places[key]
 
-    def _expression(self, holder: Value, key: str, loc: Loc) -> None:
-        value = holder.child(key)
+    def _refer(self, value: Value | None, loc: Loc, room: str) -> None:
+        """Look up what refers to a part of the configuration by its key there."""
+        name, known = None if value is None else value.content, self._rooms[room]
+        if value is not None and isinstance(name, str) and name in known:
+            self._named[room].add(name)
+            return
+        self._routes_known = False  # it may be the name of the one that seems unused
+        if value is not None and isinstance(name, str) and (known or self._root.child(room) is None):
+            self._wrong(
+                value, loc, f"`{value.written or name}` is not in `{room}`{did_you_mean(name, known)}"
+            )
+
+    def _expression(self, value: Value | None, loc: Loc) -> None:
         if value is None or not isinstance(value.content, str):
             return
         messages = mistakes_in(value.content)
         if messages and value.written is not None:  # they would quote what came from the environment
             messages = ["not an expression that can be evaluated, once every ${NAME} is replaced"]
         for message in messages:
-            self._wrong(value, (*loc, key), message)
-
-
-def mistakes_in(expression: str) -> list[str]:
-    """Say what is wrong with a CEL expression over an event; nothing when it can be evaluated."""
-    try:
-        program = library.compile(expression)
-    except ValueError as error:
-        return [_explain(str(error), expression)]
-    tokens = Tokens(expression)
-    known = frozenset(VARIABLES) | TYPES | bound_names(tokens)
-    messages = [
-        f"`{name}` is not known to an expression{did_you_mean(name, VARIABLES)}"
-        for name in program.variables()
-        if name not in known
-    ]
-    messages += [
-        f"there is no function `{name}`{did_you_mean(name, FUNCTIONS | METHODS)}"
-        for name in program.functions()
-        if name.isidentifier() and not name.startswith("_") and name not in FUNCTIONS | METHODS
-    ]
-    messages += _wrongly_called(tokens)
-    for called, written in patterns(expression, tokens):
-        try:
-            library.pattern(written)
-        except ValueError as error:
-            where = _where(expression, *_line_and_column(expression, called.start))
-            messages.append(f"`{written}` is no regular expression: {error} (`matches` at {where})")
-    return messages
-
-
-def _wrongly_called(tokens: Tokens) -> Iterator[str]:
-    for at in range(len(tokens)):
-        if tokens.calls(at):
-            name = tokens[at].text
-            if tokens.is_member(at) and name in FUNCTIONS - METHODS:
-                yield f"`.{name}(…)` is called as `{name}(…)`, with the value in the brackets"
-            elif not tokens.is_member(at) and name in METHODS - FUNCTIONS:
-                yield f"`{name}(…)` is called as `value.{name}(…)`"
-
-
-def _line_and_column(expression: str, at: int) -> tuple[int, int]:
-    return expression.count("\n", 0, at) + 1, at - expression.rfind("\n", 0, at)
-
-
-def _where(expression: str, line: int, column: int) -> str:
-    where = f"column {column}" if "\n" not in expression.rstrip("\n") else f"line {line}, column {column}"
-    return f"{where} of the expression"
-
-
-def _explain(error: str, expression: str) -> str:
-    found = _CEL_ERROR.search(error)
-    if found is None:
-        return "not a CEL expression: it is nested too deeply, or can't be understood"
-    line, column, problem = int(found[1]), int(found[2]), found[3]
-    if "'<EOF>'" in problem:
-        meaning = "it ends too early" if expression.strip() else "it is empty"
-    elif quoted := re.search(r"(?:input|at:) ('.*?')(?: expecting|$)", problem):
-        meaning = f"{quoted[1]} is not understood there"
-    else:
-        meaning = problem
-    return f"not a CEL expression: {meaning} ({_where(expression, line, column)})"
+            self._wrong(value, loc, message)

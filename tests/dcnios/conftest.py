@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from bridge.cli import main
-from bridge.settings.document import Value, dotted
+from bridge.settings.tree import Value, dotted
 
 FILES = Path(__file__).parent / "files"
 NODES = {"rates": "3"}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bridge.cli import main
-from bridge.settings.document import Value, read, secrets_of
+from bridge.settings.document import read
+from bridge.settings.tree import Value, secrets_of
 from tests.dcnios.conftest import FILES, bring, untold
 
 NAMES = sorted(path.stem for path in FILES.glob("*.yaml") if not path.stem.endswith(".bridge"))

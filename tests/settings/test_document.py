@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.errors import ConfigurationError, Mistake
-from bridge.settings.document import dotted, hide, is_secret, parse, read
+from bridge.settings.document import parse, read
+from bridge.settings.tree import dotted, hide, is_secret
 
 
 def plain(text: str) -> Any:
@@ -28,7 +29,7 @@ def plain(text: str) -> Any:
         ("true", True), ("False", False), ("null", None), ("~", None), ("", None),
         ("10:30", "10:30"), ("1:2:3", "1:2:3"), ("010", 10), ("0o10", 8), ("0x1F", 31), ("1_000", "1_000"),
         ("+12", 12), ("-3", -3), ("1.50", 1.5), ("1e3", 1000.0), (".5", 0.5), ("1.", 1.0),
-        ("-.inf", -math.inf),
+        ("-.inf", -math.inf), (".INF", math.inf),
         ("2026-01-31", "2026-01-31"), ('"12"', "12"), ("'true'", "true"), ("=", "="), ("!!str 12", "12"),
         ("[1, a]", [1, "a"]), ("{a: 1}", {"a": 1}), ("10/s", "10/s"),
     ],

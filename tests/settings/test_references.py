@@ -8,7 +8,8 @@ import cel
 import pytest
 
 from bridge.core.errors import ConfigurationError
-from bridge.settings.references import FUNCTIONS, METHODS, TYPES, did_you_mean, mistakes_in
+from bridge.settings.expressions import FUNCTIONS, METHODS, TYPES, mistakes_in
+from bridge.settings.names import did_you_mean
 from tests.settings.conftest import MINIMAL, Loader
 
 

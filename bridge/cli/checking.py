@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import sys
-from collections.abc import Coroutine, Iterable, Sized
+from collections.abc import Coroutine, Sized
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.cli.lines import escaped, on_one_line
-from bridge.cli.options import (
-    FAILED,
-    Commands,
-    chosen_source,
-    load,
-    pair,
-    refuse_unknown,
-    takes_configuration,
-    wrong,
-)
+from bridge.cli.options import FAILED, Commands, add, chosen_source, load, pair, refuse_unknown, wrong
+from bridge.cli.output import complain, escaped, say, say_document
 
 if TYPE_CHECKING:
     from bridge.settings import Settings
@@ -33,10 +23,8 @@ _Answer = TypeVar("_Answer")
 
 def add_to(commands: Commands) -> None:
     """Add the commands."""
-    check = commands.add_parser(
-        "check", help="read the configuration, reach all it names, and tell what to mend; takes no event"
-    )
-    takes_configuration(check)
+    told = "read the configuration, reach all it names, and tell what to mend; takes no event"
+    check = add(commands, "check", _check, told)
     check.add_argument("--offline", action="store_true", help="only read the configuration")
     check.add_argument("--json", action="store_true", help="as one JSON document")
     one = check.add_argument_group("what would become of an event (no network)")
@@ -59,12 +47,8 @@ def add_to(commands: Commands) -> None:
         metavar="SERVICE",
         help="which service must get it; may be repeated, and `none` is for no service: else the status is 1",
     )
-    check.set_defaults(command=_check)
-
-    why = commands.add_parser(
-        "why", aliases=["where"], help="what became of a file, a key, an event or a job, by its name or id"
-    )
-    takes_configuration(why)
+    told = "what became of a file, a key, an event or a job, by its name or id"
+    why = add(commands, "why", _why, told, aliases=["where"])
     why.add_argument(
         "name",
         type=_named,
@@ -73,18 +57,12 @@ def add_to(commands: Commands) -> None:
     )
     why.add_argument("--source", help="only events of this source (a key of `sources`)")
     why.add_argument("--json", action="store_true", help="as one JSON document")
-    why.set_defaults(command=_why)
-
-    again = commands.add_parser(
-        "again",
-        help="have an event that is done go round its routes once more, as a new one: it makes another job",
-    )
-    takes_configuration(again)
+    told = "have an event that is done go round its routes once more, as a new one: it makes another job"
+    again = add(commands, "again", _again, told)
     again.add_argument("id", type=_named, metavar="ID", help="its id, as `why` tells it")
     again.add_argument(
         "--source", help="of which source (a key of `sources`) it is, where several have that id"
     )
-    again.set_defaults(command=_again)
 
 
 def _named(text: str) -> str:
@@ -108,7 +86,7 @@ def _check(options: argparse.Namespace) -> int:
         findings += _asking(check(settings))
     told = json_of_findings(findings)
     if options.json:
-        print(json.dumps(told))
+        say_document(told)
         return 0 if told["ok"] else FAILED
     parts: dict[str, Sized] = {
         "cluster": settings.clusters,
@@ -119,9 +97,9 @@ def _check(options: argparse.Namespace) -> int:
     counts = ", ".join(
         f"{len(items)} {name}{'' if len(items) == 1 else 's'}" for name, items in parts.items()
     )
-    print(f"{options.config}: {counts}: can be used")
+    say(f"{options.config}: {counts}: can be used")
     for line in lines_of_findings(findings):
-        print(on_one_line(line))
+        say(line)
     return 0 if told["ok"] else FAILED
 
 
@@ -151,26 +129,20 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
     found = preview(settings, key, event)
     if options.json:
         told = [json_of_preview(one) for one in found]
-        lines: Iterable[str] = [
-            json.dumps(told[0] if isinstance(found[0], NoEvent) and not told[1:] else told)
-        ]
+        say_document(told[0] if isinstance(found[0], NoEvent) and not told[1:] else told)
     else:
-        lines = (
-            line
-            for one in found
-            for line in (
-                lines_of_no_event(one)
-                if isinstance(one, NoEvent)
-                else lines_of_preview(one, with_job=not one.event.id.startswith(UNKNOWN_ID))
-            )
-        )
-    for line in lines:
-        print(line if options.json else on_one_line(line))
+        for one in found:
+            if isinstance(one, NoEvent):
+                lines = lines_of_no_event(one)
+            else:
+                lines = lines_of_preview(one, with_job=not one.event.id.startswith(UNKNOWN_ID))
+            for line in lines:
+                say(line)
     ends = list(ends_of(found))
     gets = {end.service for end in ends if not end.dead_letter}
     if expected is not None and gets != expected:
         names = [", ".join(sorted(one)) or "no service" for one in (expected, gets)]
-        print(f"oscar-bridge: expected to go to {names[0]}, but goes to {names[1]}", file=sys.stderr)
+        complain(f"expected to go to {names[0]}, but goes to {names[1]}")
         return FAILED
     return FAILED if any(end.dead_letter for end in ends) else 0
 
@@ -198,15 +170,12 @@ def _why(options: argparse.Namespace) -> int:
         told, silent = None, str(error)
     if told is None:
         told = _asking(why.why(settings, options.name, source)).document()
-        print(
-            escaped(f"oscar-bridge: what is in hand is not known: {silent} in {settings.state_dir}"),
-            file=sys.stderr,
-        )
+        complain(f"what is in hand is not known: {silent} in {settings.state_dir}")
     if options.json:
-        print(json.dumps(told))
+        say_document(told)
     else:
         for line in why.lines(told):
-            print(escaped(line))
+            say(escaped(line))
     return 0 if why.knows(told) else FAILED
 
 
@@ -217,16 +186,13 @@ def _again(options: argparse.Namespace) -> int:
     source = None if options.source is None else chosen_source(options, settings)
     done = _asking(give(settings, Order(id=options.id, source=source)))
     how = f"goes round its routes once more, as {done['as']}" if "as" in done else "is replayed as new"
-    letters = ", ".join(map(str, done.get("dead_letters", ())))
-    print(
-        escaped(
-            f"{done['source']}: event {done['id']} {how}{f', from dead letter {letters}' if letters else ''}"
-        )
-    )
+    if letters := ", ".join(map(str, done.get("dead_letters", ()))):
+        how += f", from dead letter {letters}"
+    say(escaped(f"{done['source']}: event {done['id']} {how}"))
     for each in done.get("refused", ()):
-        print(escaped(f"dead letter {each['dead_letter']} is left as it is: {each['reason']}"))
+        say(escaped(f"dead letter {each['dead_letter']} is left as it is: {each['reason']}"))
     for note in done.get("notes", ()):
-        print(escaped(f"oscar-bridge: {note}"), file=sys.stderr)
+        complain(str(note))
     return 0
 
 

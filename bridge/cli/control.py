@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Iterable
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bridge.cli.lines import on_one_line, table, when
-from bridge.cli.options import FAILED, Commands, age, load, pair, refuse_unknown, takes_configuration, wrong
+from bridge.cli.columns import LIMITS, when
+from bridge.cli.options import FAILED, Commands, add, age, load, pair, refuse_unknown, wrong
+from bridge.cli.output import complain, say, say_items
 
 if TYPE_CHECKING:
     from bridge.control import Order, Row
@@ -19,10 +16,8 @@ if TYPE_CHECKING:
 
 def add_to(commands: Commands) -> None:
     """Add the commands."""
-    limits = commands.add_parser(
-        "limits", help="show the limits of services and clusters, or set others, without a restart"
-    )
-    takes_configuration(limits)
+    told = "show the limits of services and clusters, or set others, without a restart"
+    limits = add(commands, "limits", _limits, told)
     limits.add_argument("kind", choices=["service", "cluster"], nargs="?", help="of which kind of thing")
     limits.add_argument("key", metavar="KEY", nargs="?", help="its key in the configuration")
     limits.add_argument(
@@ -31,30 +26,18 @@ def add_to(commands: Commands) -> None:
     limits.add_argument("--reset", action="store_true", help="have the configuration's limits again")
     _takes_time(limits)
     limits.add_argument("--json", action="store_true", help="one JSON document a line")
-    limits.set_defaults(command=_limits)
-    pause = commands.add_parser(
-        "pause", help="stop reading a source, or calling a service or cluster, until it is resumed"
-    )
-    _names_one(pause)
+    told = "stop reading a source, or calling a service or cluster, until it is resumed"
+    pause = add(commands, "pause", _pause, told, do="pause")
+    resume = add(commands, "resume", _pause, "end a pause", do="resume", seconds=None)
+    for parser in (pause, resume):
+        parser.add_argument("kind", choices=["source", "service", "cluster"], help="what kind of thing")
+        parser.add_argument("key", metavar="KEY", help="its key in the configuration")
     _takes_time(pause)
-    pause.set_defaults(command=_pause, do="pause")
-    resume = commands.add_parser("resume", help="end a pause")
-    _names_one(resume)
-    resume.set_defaults(command=_pause, do="resume", seconds=None)
-    seen = commands.add_parser(
-        "acknowledge", help="say that you have seen which events were lost: then /readyz tells of it no more"
-    )
-    takes_configuration(seen)
+    told = "say that you have seen which events were lost: then /readyz tells of it no more"
+    seen = add(commands, "acknowledge", _acknowledge, told)
     seen.add_argument(
         "part", metavar="PART", nargs="*", help="of what, as /readyz names it: source uploads; else of all"
     )
-    seen.set_defaults(command=_acknowledge)
-
-
-def _names_one(parser: argparse.ArgumentParser) -> None:
-    takes_configuration(parser)
-    parser.add_argument("kind", choices=["source", "service", "cluster"], help="what kind of thing")
-    parser.add_argument("key", metavar="KEY", help="its key in the configuration")
 
 
 def _takes_time(parser: argparse.ArgumentParser) -> None:
@@ -84,13 +67,7 @@ def _limits(options: argparse.Namespace) -> int:
         reset=options.reset,
         seconds=_bounded(options.seconds),
     )
-    rows = _given(settings, order, "LIMIT=VALUE")
-    if options.json:
-        for row in rows:
-            print(json.dumps(asdict(row)))
-    else:
-        for line in table([_HEAD, *_cells(rows)]):
-            print(line)
+    say_items(_given(settings, order, "LIMIT=VALUE"), LIMITS, as_json=options.json)
     return 0
 
 
@@ -103,9 +80,9 @@ def _pause(options: argparse.Namespace) -> int:
     (row,) = [row for row in rows if row.name == "paused"]
     named = f"{row.kind} {row.key}"
     if row.since is None:
-        print(f"{named} is not paused")
+        say(f"{named} is not paused")
     else:
-        print(f"{named} is paused until {'it is resumed' if row.until is None else when(row.until)}")
+        say(f"{named} is paused until {'it is resumed' if row.until is None else when(row.until)}")
     return 0
 
 
@@ -121,12 +98,12 @@ def _acknowledge(options: argparse.Namespace) -> int:
         raise wrong("PART", str(error)) from None
     answer, runs = acknowledge(settings, wanted)
     if not answer["acknowledged"]:
-        print(f"nothing {f'of {wanted.part} ' if wanted.part else ''}is to be acknowledged")
+        say(f"nothing {f'of {wanted.part} ' if wanted.part else ''}is to be acknowledged")
     for said, problems in (("acknowledged", answer["acknowledged"]), ("goes on", answer["going_on"])):
         for problem in problems:
-            print(on_one_line(f"{said}: {problem['part']}: {problem['reason']}"))
+            say(f"{said}: {problem['part']}: {problem['reason']}")
     if not runs:
-        print(f"oscar-bridge: no bridge runs in {settings.state_dir}", file=sys.stderr)
+        complain(f"no bridge runs in {settings.state_dir}")
     return FAILED if answer["going_on"] else 0
 
 
@@ -152,30 +129,5 @@ def _given(settings: Settings, order: Order, option: str) -> list[Row]:
     rows, runs = give(settings, order)
     if not runs:
         held = "this holds from its next start" if order.changes else "this is what its next start has"
-        print(f"oscar-bridge: no bridge runs in {settings.state_dir}: {held}", file=sys.stderr)
+        complain(f"no bridge runs in {settings.state_dir}: {held}")
     return rows
-
-
-_HEAD = ("KIND", "KEY", "LIMIT", "CONFIGURED", "IN FORCE", "FOUND", "SINCE", "UNTIL")
-
-
-def _cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
-    return [
-        (
-            row.kind,
-            row.key,
-            row.name,
-            row.configured,
-            row.in_force,
-            "-" if row.found is None else str(row.found),
-            when(row.since),
-            _until(row),
-        )
-        for row in rows
-    ]
-
-
-def _until(row: Row) -> str:
-    if row.since is None or row.until is not None:
-        return when(row.until)
-    return "it is resumed" if row.name == "paused" else "it is reset"

@@ -1,4 +1,4 @@
-"""One command from its arguments to its exit status, whatever is closed, full or gone at its other end."""
+"""One command from its arguments to its exit status."""
 
 from __future__ import annotations
 
@@ -6,33 +6,40 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from io import TextIOWrapper
 
 from bridge import __version__
-from bridge.cli import (
-    checking,
-    control,
-    dead_letters,
-    importing,
-    parked,
-    running,
-    sandbox,
-    schema,
-    setup,
-    testing,
-    top,
-)
-from bridge.cli.lines import escaped
+from bridge.cli.checking import add_to as add_checking
+from bridge.cli.control import add_to as add_control
+from bridge.cli.importing import add_to as add_importing
+from bridge.cli.kept import add_to as add_kept
 from bridge.cli.options import BAD_CONFIGURATION, FAILED, NOT_YET
-from bridge.core.errors import BridgeError, ConfigurationError, StoreError, StoreLockedError
+from bridge.cli.output import complain, let_go_of_output, open_output
+from bridge.cli.running import add_to as add_running
+from bridge.cli.sandbox import add_to as add_sandbox
+from bridge.cli.schema import add_to as add_schema
+from bridge.cli.setup import add_to as add_setup
+from bridge.cli.testing import add_to as add_testing
+from bridge.cli.top import add_to as add_top
+from bridge.core.errors import BridgeError, ConfigurationError, StoreError, StoreLockedError, root_cause
+
+_COMMANDS = (
+    add_running,
+    add_checking,
+    add_kept,
+    add_control,
+    add_top,
+    add_testing,
+    add_schema,
+    add_setup,
+    add_importing,
+    add_sandbox,
+)
+"""In the order of `--help`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
-    _open_what_is_closed()
-    if isinstance(sys.stdout, TextIOWrapper):  # a terminal without UTF-8 shows `→` as an escape
-        sys.stdout.reconfigure(errors="backslashreplace")
+    open_output()
     try:
         try:
             options = _parser().parse_args(arguments)
@@ -40,60 +47,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # here, where a reader that has gone is expected
     except ConfigurationError as error:
-        _say(str(error))
+        complain(str(error), speaker="")
         return NOT_YET if error.may_pass else BAD_CONFIGURATION
     except StoreLockedError as error:
-        _say(f"oscar-bridge: {error}")
+        complain(str(error))
         return BAD_CONFIGURATION
     except BrokenPipeError:  # `| head` has seen enough
-        _let_go_of_output()
+        let_go_of_output()
         return FAILED
     except (BridgeError, OSError, ValueError) as error:
-        unwritten = _let_go_of_output() if isinstance(error, OSError) else None
-        _say(f"oscar-bridge: {unwritten or _told(error)}")
+        unwritten = let_go_of_output() if isinstance(error, OSError) else None
+        complain(unwritten or _told(error))
         return FAILED
     except ExceptionGroup as group:
         broken, defects = group.split(StoreError)
         if broken is None or defects is not None:
             raise
-        first: BaseException = broken  # a StoreError, as deep as the tasks were nested
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        _say(f"oscar-bridge: {first}")
+        complain(str(root_cause(broken)))  # as deep as the tasks were nested
         return FAILED
     except KeyboardInterrupt:
         return 130
-
-
-def _open_what_is_closed() -> None:
-    """Take the standard descriptors that were closed (`2>&-`): to read or print fails, to complain does not.
-
-    Else the next file or socket that is opened gets the number, and what is meant for a person goes there.
-    """
-    for name, access, mode in (
-        ("stdin", os.O_WRONLY, "r"),
-        ("stdout", os.O_RDONLY, "w"),
-        ("stderr", os.O_WRONLY, "w"),
-    ):
-        if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, access)  # the lowest number that is free: this one
-            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", errors="backslashreplace"))
-
-
-def _let_go_of_output() -> str | None:
-    """Tell why standard output can't be written, None when it can; the interpreter must not try again."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return f"standard output can't be written: {error.strerror}"
-    return None
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):  # standard error is closed or full: the exit status tells what it can
-        # What others wrote is in it, such as the path of a file.
-        print("\n".join(map(escaped, text.split("\n"))), file=sys.stderr)
 
 
 def _told(error: Exception) -> str:
@@ -114,15 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    running.add_to(commands)
-    checking.add_to(commands)
-    dead_letters.add_to(commands)
-    parked.add_to(commands)
-    control.add_to(commands)
-    top.add_to(commands)
-    testing.add_to(commands)
-    schema.add_to(commands)
-    setup.add_to(commands)
-    importing.add_to(commands)
-    sandbox.add_to(commands)
+    for add_to in _COMMANDS:
+        add_to(commands)
     return parser

@@ -6,8 +6,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from bridge.cli.lines import on_one_line
 from bridge.cli.options import Commands, at_least_1
+from bridge.cli.output import say
 
 
 def add_to(commands: Commands) -> None:
@@ -46,14 +46,14 @@ def _import(options: argparse.Namespace) -> int:
     to_do = [remark for remark in imported.remarks if remark.what is What.TO_DO]
     for remark in imported.remarks:
         if remark.what is not What.TO_DO:
-            print(on_one_line(str(remark)))
+            say(str(remark))
     if to_do:
-        print()
+        say()
     for remark in to_do:
-        print(on_one_line(str(remark)))
-    print()
+        say(str(remark))
+    say()
     for path in written:
-        print(f"written: {path}")
+        say(f"written: {path}")
     configuration = shlex.quote(str(options.output / "bridge.yaml"))
-    print(f"next: oscar-bridge check -c {configuration}")
+    say(f"next: oscar-bridge check -c {configuration}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,13 +18,22 @@ NOT_YET = os.EX_TEMPFAIL
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name
 """What takes the parsers of commands."""
+Run: TypeAlias = Callable[[argparse.Namespace], int]
 
 
-def takes_configuration(parser: argparse.ArgumentParser) -> None:
-    """Add `-c FILE`, which every command needs."""
+def add(
+    commands: Commands, name: str, run: Run, told: str, *, aliases: Sequence[str] = (), **defaults: object
+) -> argparse.ArgumentParser:
+    """Add a command with `-c FILE`, of which `told` is the help; return its parser.
+
+    `run` is called with its options, which `defaults` are among, and returns the exit status.
+    """
+    parser = commands.add_parser(name, help=told, aliases=aliases)
     parser.add_argument(
         "-c", "--config", type=Path, required=True, metavar="FILE", help="the configuration (YAML)"
     )
+    parser.set_defaults(command=run, **defaults)
+    return parser
 
 
 def load(options: argparse.Namespace, *, files: bool = True) -> Settings:

@@ -7,13 +7,12 @@ import asyncio
 import gc
 import sys
 
-from bridge.cli.options import Commands, load, takes_configuration
+from bridge.cli.options import Commands, add, load
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    run = commands.add_parser("run", help="run the bridge until SIGTERM or Ctrl-C")
-    takes_configuration(run)
+    run = add(commands, "run", _run, "run the bridge until SIGTERM or Ctrl-C")
     run.add_argument(
         "--accept-loss", action="store_true", help="start with what could be saved of a damaged store"
     )
@@ -22,7 +21,6 @@ def add_to(commands: Commands) -> None:
         choices=["now", "everything"],
         help="for a dCache source that can't tell what had entered: skip the files there now, or none",
     )
-    run.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:

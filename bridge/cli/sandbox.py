@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.cli.options import Commands, takes_configuration
+from bridge.cli.options import Commands, add
 from bridge.core.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:
@@ -34,12 +34,9 @@ def add_to(commands: Commands) -> None:
     """Add the command."""
     sandbox = commands.add_parser("sandbox", help="try the bridge without an OSCAR cluster")
     sandbox_commands = sandbox.add_subparsers(metavar="COMMAND", required=True)
-    everything = sandbox_commands.add_parser(
-        "run", help="OSCAR, Kafka, S3, dCache and the bridge on loopback, with a few events to see it by"
-    )
-    takes_configuration(everything)
+    told = "OSCAR, Kafka, S3, dCache and the bridge on loopback, with a few events to see it by"
+    everything = add(sandbox_commands, "run", _run, told)
     everything.add_argument("--once", action="store_true", help="end when all events became jobs")
-    everything.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:

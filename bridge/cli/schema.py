@@ -6,6 +6,7 @@ import argparse
 from importlib.resources import files
 
 from bridge.cli.options import Commands
+from bridge.cli.output import write
 
 
 def add_to(commands: Commands) -> None:
@@ -17,5 +18,5 @@ def add_to(commands: Commands) -> None:
 
 
 def _schema(_options: argparse.Namespace) -> int:
-    print(files("bridge.settings").joinpath("schema.json").read_text(encoding="utf-8"), end="")
+    write(files("bridge.settings").joinpath("schema.json").read_text(encoding="utf-8"))
     return 0

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.cli.lines import on_one_line
 from bridge.cli.options import Commands, chosen_source, load, wrong
+from bridge.cli.output import say
 
 if TYPE_CHECKING:
     from bridge.sources import SourceConfig
@@ -74,7 +73,7 @@ def _setup(options: argparse.Namespace) -> int:
             events=events,
             remove=options.remove,
         ):
-            print(on_one_line(line))
+            say(line)
         return 0
     from bridge.sources.sqs.config import SqsConfig
     from bridge.sources.sqs.setup import Wish
@@ -123,12 +122,11 @@ async def _plan_and_apply(config: SqsConfig, wish: Wish, *, make: bool) -> None:
     async with connect(config, wish) as aws:
         planned = plan(await look(aws, config, wish), config, wish)
         for line in planned.lines:
-            print(on_one_line(line))
+            say(line, at_once=True)
         if not planned.changes:
-            print("nothing is to be done")
+            say("nothing is to be done")
         elif not make:
-            print(f"changes: {len(planned.changes)}; --apply makes them")
+            say(f"changes: {len(planned.changes)}; --apply makes them")
         else:
-            sys.stdout.flush()
             async for change in apply(aws, planned):
-                print(f"done: {change.operation}", flush=True)
+                say(f"done: {change.operation}", at_once=True)

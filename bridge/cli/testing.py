@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bridge.cli.lines import on_one_line
-from bridge.cli.options import FAILED, Commands, load, takes_configuration
+from bridge.cli.options import FAILED, Commands, add, load
+from bridge.cli.output import say
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    test = commands.add_parser(
-        "test", help="compare what the configuration makes of events with what a file expects (no network)"
-    )
-    takes_configuration(test)
+    told = "compare what the configuration makes of events with what a file expects (no network)"
+    test = add(commands, "test", _test, told)
     test.add_argument("files", type=Path, nargs="+", metavar="FILE", help="events, and what comes of them")
-    test.set_defaults(command=_test)
 
 
 def _test(options: argparse.Namespace) -> int:
@@ -29,8 +26,8 @@ def _test(options: argparse.Namespace) -> int:
             done += 1
             failed += bool(result.difference)
             where = f"  ({result.place})" if result.difference else ""
-            print(on_one_line(f"{'FAILED' if result.difference else 'ok':6}  {result.name}{where}"))
+            say(f"{'FAILED' if result.difference else 'ok':6}  {result.name}{where}")
             for line in result.difference:
-                print(f"        {on_one_line(line)}")
-    print(f"{done} {'test' if done == 1 else 'tests'}, {failed} failed; - is expected, + is found")
+                say(f"        {line}")
+    say(f"{done} {'test' if done == 1 else 'tests'}, {failed} failed; - is expected, + is found")
     return FAILED if failed else 0

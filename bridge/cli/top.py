@@ -17,8 +17,8 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-from bridge.cli.lines import on_one_line
-from bridge.cli.options import FAILED, Commands, load, takes_configuration
+from bridge.cli.options import FAILED, Commands, add, load
+from bridge.cli.output import complain, on_one_line, say, write
 
 _EVERY = 1.0
 _ANSWER_SECONDS = 5.0
@@ -35,24 +35,22 @@ _UP, _DOWN = (b"\x1b[A", b"\x1bOA", b"k"), (b"\x1b[B", b"\x1bOB", b"j")
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    top = commands.add_parser("top", help="watch what the bridge that runs does, drawn anew each second")
-    takes_configuration(top)
+    top = add(commands, "top", _top, "watch what the bridge that runs does, drawn anew each second")
     top.add_argument("--once", action="store_true", help="print it once, as into a pipe or a file")
-    top.set_defaults(command=_top)
 
 
 def _top(options: argparse.Namespace) -> int:
     state_dir = load(options, files=False).state_dir
     status = _ask(state_dir)
     if status is None:
-        print(f"oscar-bridge: no bridge runs in {state_dir}", file=sys.stderr)
+        complain(f"no bridge runs in {state_dir}")
         return FAILED
     if options.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
         from bridge.cli.overview import lines
 
         width = max(_LEAST_WIDTH, shutil.get_terminal_size((200, 24)).columns)
         for _, line in lines(status, width):
-            print(line)
+            say(line)
         return 0
     _watch(state_dir, status)
     return 0
@@ -105,11 +103,11 @@ class _Screen:
     def enter(self) -> None:
         """Take it: keys come one by one, unseen."""
         tty.setcbreak(self._descriptor)
-        _write(_ENTER)
+        write(_ENTER)
 
     def leave(self) -> None:
         """Give it back as it was."""
-        _write(_LEAVE)
+        write(_LEAVE)
         termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
 
     def suspend(self) -> None:
@@ -135,13 +133,8 @@ class _Screen:
             frame.append(f"{style}{line}{_PLAIN if style else ''}{_LINE_END}")
         kind, line = last
         frame.append(f"{_STYLES.get(kind, '')}{on_one_line(line, columns)}{_PLAIN}\x1b[K{_REST}")
-        _write("".join(frame))
+        write("".join(frame))
         return first
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 @contextmanager

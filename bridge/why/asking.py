@@ -10,15 +10,15 @@ from time import monotonic
 from typing import Any
 
 from bridge.core.identity import invocation_name
-from bridge.core.ports import Spooled
 from bridge.settings import Settings
 from bridge.sources import Upstream, Whereabouts
 from bridge.sources.registry import kind_of
 from bridge.store import find, history
-from bridge.store.find import Named, Names, Traces, Wanted
+from bridge.store.find import Traces, Wanted
 from bridge.store.history import Found, Line, Needle
 from bridge.why import jobs
-from bridge.why.fates import NOTHING_KNOWN, Asked, Candidate, Told, fates, told
+from bridge.why.candidates import Candidate, Candidates
+from bridge.why.fates import NOTHING_KNOWN, Asked, Told, fates, told
 from bridge.why.hands import Hands
 from bridge.why.jobs import JobAnswer, Presence, Question
 from bridge.why.name import Name
@@ -51,9 +51,9 @@ class Story:
     """Key of its source; its identity where the configuration has none such any more."""
     id: str
     """Empty for a job whose event is not known."""
-    subject: str | None
-    key: str | None
-    story: Sequence[Mapping[str, Any]]
+    subject: str | None = None
+    key: str | None = None
+    story: Sequence[Mapping[str, Any]] = ()
     """What the journal has of it, the oldest first."""
     fates: Sequence[Told]
 
@@ -109,13 +109,9 @@ class _Asking:
         self._settings = settings
         self._name = Name(query)
         self._ask_hands = ask_hands
-        self._keys = {
-            one.identity or key: key for key, one in settings.sources.items() if source in (None, key)
-        }
-        """Of the sources meant, by their identities."""
-        self._any = source is None
+        self._candidates = Candidates(settings, self._name, source)
+        self._keys = self._candidates.keys
         self._notes: list[str] = []
-        self._candidates: dict[tuple[str, str], Candidate] = {}
 
     async def answer(self) -> Answer:
         settings, name = self._settings, self._name
@@ -125,8 +121,8 @@ class _Asking:
             asyncio.to_thread(find.find, settings.state_dir, list(self._keys), name.text),
             self._hands(),
         )
-        self._take_in(found, names, exact, hands)
-        newest = sorted(self._first_ones(), key=lambda each: each.last, reverse=True)
+        self._candidates.take_in(found, names, exact, hands)
+        newest = sorted(self._candidates.first_ones(), key=lambda each: each.last, reverse=True)
         stories = await self._stories(newest[:MOST], hands)
         if not stories:
             stories = await self._jobs_alone(thorough=found.begins is None)
@@ -176,63 +172,8 @@ class _Asking:
         config = self._settings.services.get(service)
         return None if config is None else invocation_name(source, event_id, config.identity(service))
 
-    def _take_in(self, found: Found, names: Names, exact: Traces, hands: Hands) -> None:
-        for line in found.lines:
-            event = self._candidate(line.source, line.id, line.t, line.subject, line.key)
-            if event is not None:
-                event.lines.append(line)
-        for named in names.found:
-            self._take_named(named)
-        for kept in exact.kept:
-            self._candidate(kept.source, self._name.text, kept.kept_at)
-        for identity, _ in (*exact.renewed, *exact.merged):
-            self._candidate(identity, self._name.text, 0.0)
-        for here in hands.events:
-            event = self._candidate(here.source, here.event_id, here.since, here.subject, here.key)
-            if event is not None:
-                event.hands.append(here)
-
-    def _take_named(self, named: Named) -> None:
-        subject = named.subject
-        if named.unread is not None:
-            key = self._keys.get(named.source)
-            if key is None:
-                return
-            config = self._settings.sources[key]
-            subject = kind_of(config).subject_of(config, Spooled(key=named.event_id, data=named.unread))
-            if not any(each is not None and self._name.fits(each) for each in (named.event_id, subject)):
-                return
-        event = self._candidate(named.source, named.event_id, named.kept_at, subject, named.key)
-        if event is not None:
-            event.unread = named.unread is not None
-
-    def _candidate(
-        self, source: str, event_id: str, at: float, subject: str | None = None, key: str | None = None
-    ) -> Candidate | None:
-        """Return the event of that id; None where it is of none of the sources meant."""
-        if source not in self._keys and not self._any:
-            return None
-        event = self._candidates.setdefault((source, event_id), Candidate(source, event_id))
-        event.last = max(event.last, at)
-        event.subject, event.key = event.subject or subject, event.key or key
-        return event
-
     async def _hands(self) -> Hands:
         return Hands() if self._ask_hands is None else await self._ask_hands(self._name)
-
-    def _first_ones(self) -> list[Candidate]:
-        """Return the events, but for those replayed as new: they are of the event that was first."""
-        first_ones = []
-        for (source, event_id), event in self._candidates.items():
-            first_id, plus, generation = event_id.rpartition("+")
-            first = self._candidates.get((source, first_id)) if plus and generation.isdecimal() else None
-            if first is None:
-                first_ones.append(event)
-                continue
-            first.lines += event.lines
-            first.hands += event.hands
-            first.last = max(first.last, event.last)
-        return first_ones
 
     # What became of it
 
@@ -313,16 +254,7 @@ class _Asking:
             if answer.presence is Presence.THERE or question in gone:
                 key = of_event[question]
                 fate = told(Asked(question, None, None), answer, was_removed=question in gone)
-                stories.append(
-                    Story(
-                        source=key,
-                        id=self._name.text if key else "",
-                        subject=None,
-                        key=None,
-                        story=(),
-                        fates=[fate],
-                    )
-                )
+                stories.append(Story(source=key, id=self._name.text if key else "", fates=[fate]))
             elif answer.presence is Presence.UNKNOWN:
                 self._notes.append(f"service {question.service}: {answer.detail}")
         return stories

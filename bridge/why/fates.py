@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from bridge.store.clock import date
 from bridge.store.find import Kept, Traces, Waited
 from bridge.store.history import Line
 from bridge.store.schema import PARKED
+from bridge.why.candidates import Candidate
 from bridge.why.hands import Hands, InHand
 from bridge.why.jobs import JobAnswer, Presence, Question
 
@@ -66,23 +67,6 @@ class Told:
     """The job's, as OSCAR tells it: Pending, Running, Succeeded, Failed, Suspended."""
     number: int | None = None
     """Of the event in the store: `dead-letters` and `parked` know it by that."""
-
-
-@dataclass(slots=True)
-class Candidate:
-    """An event that goes by the name asked for, with what was found of it first."""
-
-    source: str
-    """The identity of its source."""
-    event_id: str
-    last: float = 0.0
-    """The newest that is known of it, in seconds since 1970 UTC."""
-    subject: str | None = None
-    key: str | None = None
-    lines: list[Line] = field(default_factory=list)
-    hands: list[InHand] = field(default_factory=list)
-    unread: bool = False
-    """Whether its source was told of it, and there is no event of it yet."""
 
 
 class Asked(NamedTuple):
@@ -152,14 +136,12 @@ _WITHOUT_JOB = frozenset(("filtered", "dead", "discarded", "released"))
 
 
 def _of_hand(here: InHand, shut: str | None) -> Told:
-    tries = "" if not here.attempts else f", after {_count(here.attempts, 'attempt')}"
-    why = "" if shut is None else f"; the service takes nothing now: {shut}"
-    return Told(service=here.service, fate=Fate.IN_HAND, detail=f"{here.doing}{tries}{why}")
+    detail = f"{here.doing}{_tries(here.attempts)}{_why_shut(shut)}"
+    return Told(service=here.service, fate=Fate.IN_HAND, detail=detail)
 
 
 def _of_row(settings: Settings, row: Kept, traces: Traces, shut: str | None) -> Told:
-    since = f"since {date(row.kept_at)}"
-    tries = "" if not row.attempts else f", after {_count(row.attempts, 'attempt')}"
+    since, tries = f"since {date(row.kept_at)}", _tries(row.attempts)
     if row.number in traces.windows:
         fate, detail = Fate.WINDOW, _window(traces.windows[row.number])
     elif row.reason == "dead":
@@ -168,14 +150,21 @@ def _of_row(settings: Settings, row: Kept, traces: Traces, shut: str | None) -> 
     elif row.service == NO_LANE:
         fate, detail = Fate.PARKED, f"{since}, to go round its routes again"
     elif row.service in settings.services:
-        why = "" if shut is None else f"; the service takes nothing now: {shut}"
-        fate, detail = Fate.PARKED, f"{since}{tries}, until its service takes it{why}"
+        fate, detail = Fate.PARKED, f"{since}{tries}, until its service takes it{_why_shut(shut)}"
     else:
         gone = "its service is not in the configuration (`oscar-bridge parked move`, or `bury`)"
         fate, detail = Fate.PARKED, f"{since}: {gone}"
     if row.event_id in traces.merged.values():
         detail += f"; sent with others as {row.event_id}"
     return Told(service=row.service, fate=fate, detail=detail, number=row.number)
+
+
+def _tries(attempts: int) -> str:
+    return f", after {_count(attempts, 'attempt')}" if attempts else ""
+
+
+def _why_shut(shut: str | None) -> str:
+    return "" if shut is None else f"; the service takes nothing now: {shut}"
 
 
 def _window(window: Waited) -> str:

@@ -208,6 +208,15 @@ class OscarCluster:
         url = self.endpoint / "system" / "logs" / service
         return await self._get_object(url.with_query(page=token) if token else url, _LISTING_TIMEOUT)
 
+    async def log_status(self, service: str, job: str) -> int:
+        """Return the status with which the log of a job is answered: 200, 404 or 500. It is not read.
+
+        Raises NoCredentialError.
+        """
+        url = self.endpoint / "system" / "logs" / service / job
+        reply = await self._manage(hdrs.METH_GET, url, _LISTING_TIMEOUT, expected=(200, 404, 500), longest=0)
+        return reply.status
+
     async def job_log(self, service: str, job: str) -> str:
         """Read the log of a job (`GET /system/logs/{service}/{job}`). Raises NoCredentialError."""
         return await self._get_text(self.endpoint / "system" / "logs" / service / job, _LISTING_TIMEOUT)
@@ -261,12 +270,18 @@ class OscarCluster:
 
     async def _get_text(self, url: URL, timeout: aiohttp.ClientTimeout) -> str:
         """Read an answer of the management API. Raises NoCredentialError."""
-        return await self._manage(hdrs.METH_GET, url, timeout, expected=(200,))
+        return (await self._manage(hdrs.METH_GET, url, timeout, expected=(200,))).text
 
     async def _manage(
-        self, method: str, url: URL, timeout: aiohttp.ClientTimeout, *, expected: Collection[int]
-    ) -> str:
-        """Call the management API, with one renewal of a token that is refused; return the answer's text.
+        self,
+        method: str,
+        url: URL,
+        timeout: aiohttp.ClientTimeout,
+        *,
+        expected: Collection[int],
+        longest: int = _LONGEST_REPLY,
+    ) -> Reply:
+        """Call the management API, with one renewal of a token that is refused; return the answer.
 
         Raises NoCredentialError where its status is none of those `expected`.
         """
@@ -277,9 +292,9 @@ class OscarCluster:
             authorization = await bearer.get()
         else:
             raise refused("a service token does not open the management API")
-        reply = await self._ask(method, url, authorization, timeout)
+        reply = await self._ask(method, url, authorization, timeout, longest)
         if reply.status == 401 and bearer is not None and (renewed := await bearer.renew(authorization)):
-            reply = await self._ask(method, url, renewed, timeout)
+            reply = await self._ask(method, url, renewed, timeout, longest)
         if reply.status not in expected:
             verdict = judge_management(reply.status)
             cause = "credentials" if reply.status in (401, 403) else f"http_{reply.status}"
@@ -288,15 +303,18 @@ class OscarCluster:
                 token_in(authorization),
             )
             raise NoCredentialError(Answer(verdict, cause, detail, reply.status, reply.retry_after))
-        return reply.text
+        return reply
 
     async def _ask(
-        self, method: str, url: URL, authorization: str, timeout: aiohttp.ClientTimeout = _MANAGEMENT_TIMEOUT
+        self,
+        method: str,
+        url: URL,
+        authorization: str,
+        timeout: aiohttp.ClientTimeout = _MANAGEMENT_TIMEOUT,
+        longest: int = _LONGEST_REPLY,
     ) -> Reply:
         headers = {hdrs.AUTHORIZATION: authorization}
-        return await self._reply(
-            method, url, _LONGEST_REPLY, headers=headers, proxy=self.proxy, timeout=timeout
-        )
+        return await self._reply(method, url, longest, headers=headers, proxy=self.proxy, timeout=timeout)
 
     async def _post_form(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
         where = URL(url)
@@ -311,13 +329,16 @@ class OscarCluster:
         )
 
     async def _reply(self, method: str, url: URL, longest: int, **options: Any) -> Reply:
-        """Make a request whose answer has at most `longest` bytes. Raises NoCredentialError."""
+        """Make a request whose answer has at most `longest` bytes; by 0 it is not read.
+
+        Raises NoCredentialError.
+        """
         options.setdefault("timeout", _MANAGEMENT_TIMEOUT)
         request = f"{method} {url.host}{url.path}"
         try:
             async with self.session.request(method, url, allow_redirects=False, **options) as response:
                 if response.status == 200:
-                    raw = await body_of(response, longest)
+                    raw = await body_of(response, longest) if longest else b""
                 else:  # only an excerpt of it is told
                     raw = await start_of(response, EXCERPT_BYTES)
                 pause = retry_after(response.headers.get(hdrs.RETRY_AFTER))

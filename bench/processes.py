@@ -19,7 +19,8 @@ import trustme
 
 from bench.bare import ACCESS_KEY_ID, POLLERS, REGION, SECRET_ACCESS_KEY
 from bench.clock import cpu_clock
-from bridge.sandbox.kafka import broker, free_port
+from bridge.sandbox.kafka import broker
+from bridge.sandbox.servers import free_port
 
 _T = TypeVar("_T")
 

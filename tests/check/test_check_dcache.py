@@ -12,7 +12,7 @@ from aiohttp import web
 from bridge.core.ports import Finding, Patience
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.dcache.events import Events
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 from bridge.sources.dcache import KIND
 from bridge.sources.dcache.config import DcacheConfig
 from tests.check.findings import is_well, said

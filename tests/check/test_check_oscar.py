@@ -18,8 +18,8 @@ from bridge.core.ports import Finding
 from bridge.destinations.oscar import check as check_module
 from bridge.destinations.oscar.check import check as check_cluster
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
-from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from bridge.sandbox.servers import free_port
 from tests.check.findings import is_well, said
 from tests.check.stubs import oscar_that_answers
 from tests.servers.proxy import Proxy

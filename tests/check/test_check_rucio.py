@@ -10,7 +10,7 @@ import pytest
 
 from bridge.core.ports import Finding, Patience
 from bridge.net.loop import Loop
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 from bridge.sources.rucio import KIND
 from bridge.sources.rucio.config import RucioConfig
 from tests.check.findings import is_well, said

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.core.ports import Finding, Patience
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 from bridge.sources.sqs import KIND
 from bridge.sources.sqs.config import SqsConfig
 from tests.check.findings import is_well, said

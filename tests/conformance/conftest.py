@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import SandboxOscar, Settings
+from bridge.sandbox.servers import free_port
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics

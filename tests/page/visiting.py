@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from playwright.async_api import Browser, Page
 from prometheus_client import CollectorRegistry
 
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 from bridge.web import HttpConfig, serve
 from tests.page.fake import FakeBridge
 

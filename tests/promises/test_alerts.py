@@ -20,9 +20,9 @@ import yaml
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import SandboxOscar, Settings
 from bridge.sandbox.oscar.faults import Fault
+from bridge.sandbox.servers import free_port
 from tests.alerts.rules import document, rules
 from tests.net.authority import NOW, Authority
 from tests.promises.dcache_world import ROOT, DcacheWorld

@@ -15,8 +15,8 @@ from typing import Any
 import trustme
 from yarl import URL
 
-from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import SandboxOscar, Settings
+from bridge.sandbox.servers import free_port
 from tests.check.stubs import describing_broker, refusing_broker, silent_server, sqs_that_answers
 from tests.promises.world import Daemon, World
 from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Moto

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from aiormq.exceptions import AMQPError
 
-from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from bridge.sandbox.servers import free_port
 from tests.promises.world import Daemon, World, until
 from tests.servers import activemq as active
 from tests.servers import hermes

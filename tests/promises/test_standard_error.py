@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 from tests.promises.world import Daemon
 
 FEW_LINES = "from bridge.telemetry import writer; writer.MOST_LINES = 1"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import stompman
 
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 from tests.servers.debian import need
 from tests.servers.process import Server
 

@@ -17,7 +17,7 @@ import boto3  # type: ignore[import-untyped] # it has no stubs
 from botocore.config import Config
 
 from bridge.sandbox.aws import MOTO
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 from tests.servers.process import Server
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}

@@ -18,7 +18,7 @@ from uuid import uuid4
 import aiormq
 from aiormq.abc import AbstractChannel, ChannelFrame
 
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 from tests.servers.debian import need
 from tests.servers.process import Server
 

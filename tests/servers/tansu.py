@@ -10,7 +10,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 
-from bridge.sandbox.kafka import command, free_port
+from bridge.sandbox.kafka import command
+from bridge.sandbox.servers import free_port
 from tests.servers.process import Server
 
 Message = bytes | tuple[bytes | None, bytes | None]

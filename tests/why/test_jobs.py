@@ -8,8 +8,8 @@ from typing import Any
 from bridge.core.identity import invocation_name
 from bridge.core.jobs import JobChanges
 from bridge.core.ports import DeadLetter
-from bridge.sandbox.kafka import free_port
 from bridge.sandbox.oscar import SandboxOscar
+from bridge.sandbox.servers import free_port
 from bridge.store import Filter, Store, orders
 from bridge.telemetry.metrics import Metrics
 from bridge.why import Fate, Told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.core.ports import Spooled
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sandbox.kafka import free_port
+from bridge.sandbox.servers import free_port
 from bridge.sources import Whereabouts
 from bridge.sources.dcache.occurrence import Occurrence, digest_of
 from bridge.store import Store

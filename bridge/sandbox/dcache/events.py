@@ -109,9 +109,7 @@ class Events:
         document = await _json(request)
         if document is not None and not isinstance(document, dict):
             raise RefusalError(400, "Unable to interpret JSON: not an object")
-        for key in document or {}:
-            if key != "client-id":
-                raise RefusalError(400, f"'{key}' is an unrecognized field.")
+        _refuse_others(document or {}, "client-id")
         if sum(one.owner == user for one in self.channels.values()) >= self._settings.channels_per_user:
             raise RefusalError(429)
         identity = base64.urlsafe_b64encode(self._dice.randbytes(16)).decode().rstrip("=")
@@ -141,9 +139,7 @@ class Events:
         document = await _json(request)
         if not isinstance(document, dict):
             raise RefusalError(500, "Internal error: java.lang.NullPointerException")
-        for key in document:
-            if key != "timeout":
-                raise RefusalError(400, f"'{key}' is an unrecognized field.")
+        _refuse_others(document, "timeout")
         timeout = document.get("timeout", 0)
         if not isinstance(timeout, int) or isinstance(timeout, bool):
             raise RefusalError(400, "Unable to interpret JSON: timeout is a whole number of seconds")
@@ -235,6 +231,12 @@ def _url(request: web.Request, channel: str) -> str:
 
 def _client_id(text: object) -> str | None:
     return text[:_LONGEST_CLIENT_ID] if isinstance(text, str) and text else None
+
+
+def _refuse_others(document: dict[str, Any], known: str) -> None:
+    for key in document:
+        if key != known:
+            raise RefusalError(400, f"'{key}' is an unrecognized field.")
 
 
 async def _json(request: web.Request) -> Any:

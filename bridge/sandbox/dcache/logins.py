@@ -11,6 +11,8 @@ from bridge.sandbox.dcache.errors import RefusalError
 from bridge.sandbox.dcache.settings import Settings
 
 _USER = web.RequestKey("user", str)
+_CERTIFICATE_USER = "bridge"
+"""Whom a verified client certificate logs in."""
 
 
 def log_in(request: web.Request, settings: Settings) -> None:
@@ -22,7 +24,7 @@ def log_in(request: web.Request, settings: Settings) -> None:
             # Without a login the request is anonymous, and each resource decides.
             if request.transport is None or not request.transport.get_extra_info("peercert"):
                 return
-            user = settings.certificate_user
+            user = _CERTIFICATE_USER
         case "basic":
             user = _by_password(credentials, settings)
         case "bearer":

@@ -58,7 +58,7 @@ class Metronome:
 
 
 def _checked(document: object) -> dict[str, Any]:
-    """Give a selector that may be used, as `Selector.validationError` has it."""
+    """Return a selector that may be used, as `Selector.validationError` has it."""
     if not isinstance(document, dict):
         raise _bad("not an object")
     for key in document:

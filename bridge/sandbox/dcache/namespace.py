@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 ROOT_ID = "0" * 36
@@ -25,54 +25,48 @@ class Notify(Protocol):
     ) -> None: ...
 
 
+@dataclass(slots=True, eq=False)
 class Node:
     """A file or a directory."""
 
-    __slots__ = (
-        "children",
-        "closed",
-        "created",
-        "data",
-        "is_dir",
-        "mtime",
-        "name",
-        "parent",
-        "pnfs_id",
-        "readable",
-        "size",
-    )
+    pnfs_id: str
+    name: str
+    parent: Node | None = field(repr=False)
+    is_dir: bool = field(kw_only=True)
+    created: int = field(init=False)
+    mtime: int = field(init=False)
+    size: int | None = field(init=False)
+    data: bytes = b""
+    children: dict[str, Node] = field(default_factory=dict, repr=False)
+    readable: bool = True
+    closed: bool = field(init=False)
 
-    def __init__(self, pnfs_id: str, name: str, parent: Node | None, *, is_dir: bool) -> None:
-        self.pnfs_id = pnfs_id
-        self.name = name
-        self.parent = parent
-        self.is_dir = is_dir
+    def __post_init__(self) -> None:
         self.created = self.mtime = int(time.time() * 1000)
-        self.size: int | None = _DIRECTORY_SIZE if is_dir else None
-        self.data = b""
-        self.children: dict[str, Node] = {}
-        self.readable = True
-        self.closed = is_dir
+        self.size = _DIRECTORY_SIZE if self.is_dir else None
+        self.closed = self.is_dir
 
     @property
     def path(self) -> str:
         """The absolute path; `/` of the root."""
-        names: list[str] = []
-        node = self
-        while node.parent is not None:
-            names.append(node.name)
-            node = node.parent
+        names = [node.name for node in (self, *self.above()) if node.parent is not None]
         return "/" + "/".join(reversed(names))
 
     @property
     def hidden(self) -> bool:
         """Whether a directory above it may not be read."""
+        return not all(node.readable for node in self.above())
+
+    def above(self) -> Iterator[Node]:
+        """Yield the directories above it, the nearest first."""
         node = self.parent
         while node is not None:
-            if not node.readable:
-                return True
+            yield node
             node = node.parent
-        return False
+
+    def touch(self) -> None:
+        """Note a change: two contents of one pnfsId differ in their time, however fast the machine is."""
+        self.mtime = max(int(time.time() * 1000), self.mtime + (not self.is_dir))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +97,29 @@ class Upload:
     name: str
 
 
+class _Watchers:
+    """Whoever watches a node, or its parent."""
+
+    def __init__(self, notify: Notify) -> None:
+        self.tell = notify
+
+    def of_parent(self, flag: str, node: Node) -> None:
+        if node.parent is not None:
+            self.tell(flag, node.parent.pnfs_id, node.name, None, is_dir=node.is_dir)
+
+    def of(self, flag: str, node: Node) -> None:
+        self.tell(flag, node.pnfs_id, None, None, is_dir=node.is_dir)
+
+    def of_upload(self, flag: str, upload: Upload) -> None:
+        self.tell(flag, upload.parent_id, upload.name, None, is_dir=False)
+        self.of(flag, upload.node)
+
+
 class Namespace:
     """A tree. Every path is absolute; FileNotFoundError, NotADirectoryError and kin tell what is wrong."""
 
     def __init__(self, notify: Notify, dice: random.Random) -> None:
-        self._notify = notify
+        self._watchers = _Watchers(notify)
         self._dice = dice
         self.root = Node(ROOT_ID, "", None, is_dir=True)
         self.moved_to_first: Callable[[], bool] = lambda: False
@@ -139,13 +151,15 @@ class Namespace:
     def list(self, directory: Node) -> list[Node]:
         """The children; a listing is an event itself (`MonitoringListHandler`)."""
         for flag in ("IN_OPEN", "IN_CLOSE_NOWRITE"):
-            self._tell_self_then_parent(flag, directory)
+            self._watchers.of(flag, directory)
+            self._watchers.of_parent(flag, directory)
         return list(directory.children.values())
 
     def read(self, file: Node) -> bytes:
         """The content, with the events of a pool reading it (`InotifyChannel.java`)."""
         for flag in ("IN_OPEN", "IN_ACCESS", "IN_CLOSE_NOWRITE"):
-            self._tell_parent_then_self(flag, file)
+            self._watchers.of_parent(flag, file)
+            self._watchers.of(flag, file)
         return file.data
 
     # --- changing ---
@@ -182,7 +196,7 @@ class Namespace:
             self.remove(old)
         node = self._add(parent, name, is_dir=False)
         upload = Upload(node, parent.pnfs_id, name)
-        self._tell_upload("IN_OPEN", upload)
+        self._watchers.of_upload("IN_OPEN", upload)
         return upload
 
     def finish_upload(self, upload: Upload, data: bytes) -> None:
@@ -192,22 +206,23 @@ class Namespace:
         """
         node = upload.node
         if data:
-            self._tell_upload("IN_MODIFY", upload)
+            self._watchers.of_upload("IN_MODIFY", upload)
         node.data = data
         node.size = len(data)
-        self._touch(node)
-        if self._exists(node):
-            self._tell_self_then_parent("IN_ATTRIB", node)
+        node.touch()
+        if node.parent is not None:
+            self._watchers.of("IN_ATTRIB", node)
+            self._watchers.of_parent("IN_ATTRIB", node)
         node.closed = True
-        self._tell_upload("IN_CLOSE_WRITE", upload)
+        self._watchers.of_upload("IN_CLOSE_WRITE", upload)
 
     def abort_upload(self, upload: Upload) -> None:
         """Give up an upload: the pool closes what never got a size, then the door removes it.
 
         `InotifyReplicaRecord.update` tells IN_CLOSE_WRITE in a `finally`, so of failed uploads too.
         """
-        self._tell_upload("IN_CLOSE_WRITE", upload)
-        if self._exists(upload.node):
+        self._watchers.of_upload("IN_CLOSE_WRITE", upload)
+        if upload.node.parent is not None:
             self.remove(upload.node)
 
     def rewrite(self, file: Node, data: bytes, closes: int = 1) -> None:
@@ -216,19 +231,20 @@ class Namespace:
             raise IsADirectoryError(file.path)
         file.data = data
         file.size = len(data)
-        self._touch(file)
+        file.touch()
         file.closed = closes > 0
         for _ in range(closes):
             # MonitoringVfs.write: open, modify and close are made up for every single write.
             for flag in ("IN_OPEN", "IN_MODIFY", "IN_CLOSE_WRITE"):
-                self._notify(flag, file.pnfs_id, None, None, is_dir=False)
+                self._watchers.of(flag, file)
             for flag in ("IN_OPEN", "IN_MODIFY", "IN_CLOSE_WRITE"):
-                self._tell_parent(flag, file)
+                self._watchers.of_parent(flag, file)
 
     def close_again(self, file: Node) -> None:
         """Tell one more IN_CLOSE_WRITE of the version there is, also of one that has no size yet."""
         file.closed = file.size is not None
-        self._tell_parent_then_self("IN_CLOSE_WRITE", file)
+        self._watchers.of_parent("IN_CLOSE_WRITE", file)
+        self._watchers.of("IN_CLOSE_WRITE", file)
 
     def rename(self, node: Node, destination: str) -> None:
         """Move a file or a directory with all below it; a file in the way vanishes **without an event**.
@@ -237,11 +253,8 @@ class Namespace:
         no order: each watch has its own queue and sender (`Inotify.java`).
         """
         parent, name = self._place(destination)
-        above: Node | None = parent
-        while above is not None:
-            if above is node:
-                raise ValueError(f"{destination} is inside of {node.path}")
-            above = above.parent
+        if node in (parent, *parent.above()):
+            raise ValueError(f"{destination} is inside of {node.path}")
         old = parent.children.get(name)
         if old is node:
             return
@@ -255,15 +268,15 @@ class Namespace:
         del source_parent.children[source_name]
         node.parent, node.name = parent, name
         parent.children[name] = node
-        self._touch(source_parent)
-        self._touch(parent)
+        source_parent.touch()
+        parent.touch()
         cookie = f"{self._dice.getrandbits(128):032x}"
-        self._notify("IN_MOVE_SELF", node.pnfs_id, None, None, is_dir=node.is_dir)
+        self._watchers.of("IN_MOVE_SELF", node)
         moves = [("IN_MOVED_FROM", source_parent, source_name), ("IN_MOVED_TO", parent, name)]
         if self.moved_to_first():
             moves.reverse()
         for flag, directory, child in moves:
-            self._notify(flag, directory.pnfs_id, child, cookie, is_dir=node.is_dir)
+            self._watchers.tell(flag, directory.pnfs_id, child, cookie, is_dir=node.is_dir)
 
     def remove(self, node: Node) -> None:
         """Remove a file or an empty directory. OSError when it is not empty."""
@@ -274,9 +287,9 @@ class Namespace:
             raise OSError(f"{node.path} is not empty")
         del parent.children[node.name]
         node.parent = None
-        self._touch(parent)
-        self._notify("IN_DELETE_SELF", node.pnfs_id, None, None, is_dir=node.is_dir)
-        self._notify("IN_DELETE", parent.pnfs_id, node.name, None, is_dir=node.is_dir)
+        parent.touch()
+        self._watchers.of("IN_DELETE_SELF", node)
+        self._watchers.tell("IN_DELETE", parent.pnfs_id, node.name, None, is_dir=node.is_dir)
 
     def remove_tree(self, node: Node) -> None:
         """Remove a directory with all below it, from the leaves up."""
@@ -298,32 +311,9 @@ class Namespace:
     def _add(self, parent: Node, name: str, *, is_dir: bool) -> Node:
         node = Node(f"0000{self._dice.getrandbits(128):032X}", name, parent, is_dir=is_dir)
         parent.children[name] = node
-        self._touch(parent)
-        self._notify("IN_CREATE", parent.pnfs_id, name, None, is_dir=is_dir)
+        parent.touch()
+        self._watchers.tell("IN_CREATE", parent.pnfs_id, name, None, is_dir=is_dir)
         return node
-
-    def _exists(self, node: Node) -> bool:
-        return node.parent is not None
-
-    def _touch(self, node: Node) -> None:
-        # Two contents of one pnfsId must differ, as they do when a disk is slower than a clock's millisecond.
-        node.mtime = max(int(time.time() * 1000), node.mtime + (not node.is_dir))
-
-    def _tell_parent(self, flag: str, node: Node) -> None:
-        if node.parent is not None:
-            self._notify(flag, node.parent.pnfs_id, node.name, None, is_dir=node.is_dir)
-
-    def _tell_self_then_parent(self, flag: str, node: Node) -> None:
-        self._notify(flag, node.pnfs_id, None, None, is_dir=node.is_dir)
-        self._tell_parent(flag, node)
-
-    def _tell_parent_then_self(self, flag: str, node: Node) -> None:
-        self._tell_parent(flag, node)
-        self._notify(flag, node.pnfs_id, None, None, is_dir=node.is_dir)
-
-    def _tell_upload(self, flag: str, upload: Upload) -> None:
-        self._notify(flag, upload.parent_id, upload.name, None, is_dir=False)
-        self._notify(flag, upload.node.pnfs_id, None, None, is_dir=False)
 
 
 def _names(path: str) -> list[str]:

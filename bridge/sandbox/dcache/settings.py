@@ -31,8 +31,6 @@ class Settings:
     """User name → password (basic)."""
     tokens: dict[str, str] = field(default_factory=_tokens)
     """Bearer token → user name."""
-    certificate_user: str = "bridge"
-    """Whom a verified client certificate logs in."""
 
     ring: int = 16_383
     """Events a channel keeps for a client that comes back (`frontend.limit.events.backlog`)."""

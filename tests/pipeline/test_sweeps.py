@@ -23,7 +23,8 @@ from bridge.destinations.oscar.cluster import ClusterInfo, OscarCluster
 from bridge.destinations.oscar.throttle import Throttle
 from bridge.sandbox.oscar import SandboxOscar, Settings
 from bridge.sandbox.oscar.jobs import KubernetesError
-from bridge.sandbox.oscar.management import Management
+from bridge.sandbox.oscar.jobs_api import JobsApi
+from bridge.sandbox.oscar.logins import Logins
 from tests.pipeline import clock
 from tests.pipeline.clock import now
 from tests.pipeline.scripted import ACCEPTED, DUPLICATE, Bench, MemoryKeeper, ScriptedDestination, event, stop
@@ -50,17 +51,7 @@ class Site:
     def __init__(self, settings: Settings) -> None:
         self.oscar = SandboxOscar(settings)
         self.plants = self.oscar.add_service("plants")
-        self._management = Management(
-            settings,
-            self.oscar.services,
-            self.oscar.jobs,
-            self.oscar._pods,
-            self.oscar.oidc,
-            self.oscar.faults,
-            self.oscar._throttle,
-            self.oscar.quotas,
-            self.oscar.buckets,
-        )
+        self._jobs_api = JobsApi(self.oscar, Logins(self.oscar))
         self.throttle = Throttle()
         self.pages = 0
         self.longest_answer = 0.0
@@ -74,15 +65,15 @@ class Site:
         self.throttle.began()
         accepted = False
         try:
-            await oscar._throttle.calls("core")
-            await oscar._throttle.calls("core")
-            await oscar._throttle.calls("batch")
+            await oscar.throttle.calls("core")
+            await oscar.throttle.calls("core")
+            await oscar.throttle.calls("batch")
             try:
                 job = oscar.jobs.create(name, self.plants, None, 2)
             except KubernetesError:
                 return DUPLICATE
             oscar.ledger.record(name, self.name, b"")
-            oscar._pods.start(job, self.plants, b"{}")
+            oscar.pods.start(job, self.plants, b"{}")
             accepted = True
             return ACCEPTED
         finally:
@@ -91,15 +82,15 @@ class Site:
 
     async def jobs_page(self, _service: str, token: str) -> dict[str, Any]:
         """`GET /system/logs/plants`."""
-        service = await self._management._only(self.name)
+        service = await self.oscar.only_service(self.name)
         self.pages += 1
-        return await self._management.page_of_jobs(service, None, token)
+        return await self._jobs_api.page_of_jobs(service, None, token)
 
     async def remove_job(self, _service: str, name: str) -> None:
-        """`DELETE /system/logs/plants/{name}`, as `Management` of the sandbox."""
+        """`DELETE /system/logs/plants/{name}`, as `JobsApi` of the sandbox."""
         oscar = self.oscar
-        await oscar._throttle.calls("core", 2)
-        await oscar._throttle.calls("batch", 2)
+        await oscar.throttle.calls("core", 2)
+        await oscar.throttle.calls("batch", 2)
         (job,) = oscar.jobs.named(name)
         oscar.jobs.delete(job)
 

@@ -5,7 +5,7 @@ each unpleasant behaviour names the file it comes from.
 """
 
 from bridge.sandbox.oscar.faults import Fault, Faults
-from bridge.sandbox.oscar.jobs import Job
+from bridge.sandbox.oscar.job import Job
 from bridge.sandbox.oscar.ledger import Activity, Ledger
 from bridge.sandbox.oscar.server import SandboxOscar
 from bridge.sandbox.oscar.services import Service

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from asyncio import sleep
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from aiohttp import web
+
+from bridge.sandbox.oscar.errors import ingress_page
 from bridge.sandbox.oscar.kubernetes import LISTING_TROUBLES, TROUBLES
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Kind = TypeVar("_Kind", int, str)
 
 EVERY_SERVICE = "*"
@@ -16,8 +21,6 @@ MANAGEMENT = "system"
 """The key of `/system/*` and of the OIDC endpoints: no service, as a name has no slash."""
 USERINFO = "userinfo"
 """The key of the issuer's UserInfo endpoint, as OSCAR itself asks it at each call with an access token."""
-_FIELDS = {"statuses", "kubernetes", "scripts", "evictions", "retry_after", "delay_seconds"}
-_FIELDS |= {"lost_answers", "cut"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,34 +48,20 @@ class Fault:
     @classmethod
     def of_json(cls, document: Any) -> Fault:
         """Read what `PUT /sandbox/faults` carries; ValueError or TypeError when it is something else."""
-        if not isinstance(document, Mapping) or not _FIELDS.issuperset(document):
-            raise ValueError(f"a fault is an object with {', '.join(sorted(_FIELDS))}")
-        mappings = ("statuses", "kubernetes", "scripts")
-        fault = cls(**{key: value for key, value in document.items() if key not in mappings})
-        fault.statuses = {int(code): float(chance) for code, chance in document.get("statuses", {}).items()}
-        fault.kubernetes = {kind: float(chance) for kind, chance in document.get("kubernetes", {}).items()}
-        fault.scripts = {str(text): int(status) for text, status in document.get("scripts", {}).items()}
+        names = [one.name for one in fields(cls)]
+        if not isinstance(document, Mapping) or not set(names).issuperset(document):
+            raise ValueError(f"a fault is an object with {', '.join(names)}")
+        fault = cls(**document)
+        fault.statuses = {int(code): float(chance) for code, chance in fault.statuses.items()}
+        fault.kubernetes = {kind: float(chance) for kind, chance in fault.kubernetes.items()}
+        fault.scripts = {str(text): int(status) for text, status in fault.scripts.items()}
         if not fault.kubernetes.keys() <= TROUBLES.keys():
             raise ValueError(f"Kubernetes' troubles are {', '.join(TROUBLES)}")
-        fault.delay_seconds = float(fault.delay_seconds)
-        fault.lost_answers, fault.cut = float(fault.lost_answers), float(fault.cut)
-        fault.evictions = float(fault.evictions)
+        for name in ("evictions", "delay_seconds", "lost_answers", "cut"):
+            setattr(fault, name, float(getattr(fault, name)))
         if fault.retry_after is not None:
             fault.retry_after = str(fault.retry_after)
         return fault
-
-    def as_json(self) -> dict[str, Any]:
-        """The same form that `of_json` reads."""
-        return {
-            "statuses": {str(code): chance for code, chance in self.statuses.items()},
-            "kubernetes": self.kubernetes,
-            "scripts": self.scripts,
-            "evictions": self.evictions,
-            "retry_after": self.retry_after,
-            "delay_seconds": self.delay_seconds,
-            "lost_answers": self.lost_answers,
-            "cut": self.cut,
-        }
 
 
 class Faults:
@@ -137,6 +126,22 @@ class Faults:
                 return status
         return 0
 
+    async def answer(self, fault: Fault, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a request as the fault has it, and by `handler` where it spares the request."""
+        if fault.delay_seconds:
+            await sleep(fault.delay_seconds)
+        if self.strikes("cut", fault.cut):
+            return cut(request)
+        if (status := self.status(fault)) is not None:
+            answer = ingress_page(status, "Sandbox Fault")
+            if fault.retry_after is not None:
+                answer.headers["Retry-After"] = fault.retry_after
+            return answer
+        response = await handler(request)
+        if self.strikes("lost_answer", fault.lost_answers):
+            return cut(request)
+        return response
+
     def _one_of(self, what: str, chances: Mapping[_Kind, float]) -> _Kind | None:
         if not chances:
             return None
@@ -147,3 +152,10 @@ class Faults:
                 return kind
             throw -= chance
         return None
+
+
+def cut(request: web.Request) -> web.Response:
+    """Reset the connection in place of an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()

@@ -9,41 +9,16 @@ from typing import Any
 
 from aiohttp import web
 
-from bridge.sandbox.oscar.faults import Faults
-from bridge.sandbox.oscar.jobs import Jobs, KubernetesError
-from bridge.sandbox.oscar.kubernetes import TROUBLES, Throttle
-from bridge.sandbox.oscar.ledger import Ledger
-from bridge.sandbox.oscar.oidc import Oidc, UnreadableTokenError, User, UserInfoError
-from bridge.sandbox.oscar.pods import Pods
-from bridge.sandbox.oscar.quotas import Quotas
-from bridge.sandbox.oscar.services import SHARED_NAMESPACE, Service, Services, format_uid
-from bridge.sandbox.oscar.settings import Settings
+from bridge.sandbox.oscar.cluster import Cluster
+from bridge.sandbox.oscar.errors import RefusedError, ingress_page, ingress_text
+from bridge.sandbox.oscar.jobs import KubernetesError
+from bridge.sandbox.oscar.kubernetes import TROUBLES
+from bridge.sandbox.oscar.oidc import UnreadableTokenError, User, UserInfoError
+from bridge.sandbox.oscar.services import SERVICE_TOKEN_LENGTH, SHARED_NAMESPACE, Service, format_uid
 
-SERVICE_TOKEN_LENGTH = 64
 _AMBIGUOUS = "More than one service authorize, use the owner query to select the service"
 _NOT_ENROLLED = "this user isn't enrrolled on the vo: "
 _DOES_NOT_FIT = "invalid workload: try to reduce the service resource (cpu, memory, etc.)"
-_GATEWAY_PAGE = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center></body></html>\r\n"
-
-
-class RefusedError(Exception):
-    """The handler answers with this and does nothing."""
-
-    def __init__(self, status: int, text: str = "") -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-
-    def answer(self) -> web.Response:
-        """As gin writes it."""
-        return web.Response(status=self.status, text=self.text)
-
-
-def ingress_page(status: int, reason: str) -> web.Response:
-    """An answer of the ingress, which is HTML and knows nothing of OSCAR."""
-    return web.Response(
-        status=status, text=_GATEWAY_PAGE.format(f"{status} {reason}"), content_type="text/html"
-    )
 
 
 def _finite(text: str) -> float:
@@ -88,33 +63,14 @@ def principal(body: bytes) -> str | None:
 class Invocation:
     """The two handlers that take events."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        services: Services,
-        jobs: Jobs,
-        pods: Pods,
-        oidc: Oidc,
-        ledger: Ledger,
-        faults: Faults,
-        throttle: Throttle,
-        quotas: Quotas,
-    ) -> None:
-        self._settings = settings
-        self._services = services
-        self._jobs = jobs
-        self._pods = pods
-        self._oidc = oidc
-        self._ledger = ledger
-        self._faults = faults
-        self._throttle = throttle
-        self._quotas = quotas
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
 
     async def job(self, request: web.Request) -> web.Response:
         """`MakeJobHandler` of `pkg/handlers/job.go`."""
         try:
             body = await self._body(request)
-            await self._throttle.calls("core")
+            await self._cluster.throttle.calls("core")
             services = self._named(request)
             token = _bearer(request)
             user: User | None = None
@@ -134,30 +90,30 @@ class Invocation:
     ) -> tuple[User, Service]:
         self._check_issuer(token)
         try:
-            user = await self._oidc.user_info(token)
+            user = await self._cluster.oidc.user_info(token)
         except UserInfoError as error:
             # `ui.Subject` is read before the error is looked at: the handler panics, gin answers 500.
             raise RefusedError(500) from error
         # The user is compared with the owner after its "@…" is cut off, the owner's is not: EGI users do
         # not reach their own private services here, and get 404.
         service = self._select(request, services, format_uid(user.subject))
-        if not await self._oidc.authorised(token):
+        if not await self._cluster.oidc.authorised(token):
             raise RefusedError(401)
-        if not self._oidc.enrolled(user):
+        if not self._cluster.oidc.enrolled(user):
             raise RefusedError(401, _NOT_ENROLLED)
-        await self._throttle.calls("core")
-        if format_uid(user.subject) not in self._settings.provisioned:
+        await self._cluster.throttle.calls("core")
+        if format_uid(user.subject) not in self._cluster.settings.provisioned:
             text = f"MinIO user not provisioned for {user.subject}; submit a direct request first"
             raise RefusedError(403, text)
         return user, service
 
     def _check_issuer(self, token: str) -> None:
         try:
-            issuer = self._oidc.issuer_of(token)
+            issuer = self._cluster.oidc.issuer_of(token)
         except UnreadableTokenError as error:
             # No `return` after the 502: the next answer's text is written behind it.
             raise RefusedError(502, f"{error}Error getting oidc manager for issuer ''") from error
-        if issuer != self._oidc.issuer:
+        if issuer != self._cluster.oidc.issuer:
             raise RefusedError(400, f"Error getting oidc manager for issuer '{issuer}'")
 
     async def _create(self, request: web.Request, service: Service, user: User | None, body: bytes) -> None:
@@ -170,8 +126,8 @@ class Invocation:
         if minio_user in ("", service.owner):
             minio_user = "minio"
         # Whether the service has secrets of its own; and ensureMinIOSecret, below.
-        await self._throttle.calls("core", 1 if service.namespace == SHARED_NAMESPACE else 2)
-        has_secret = format_uid(minio_user) in self._settings.provisioned
+        await self._cluster.throttle.calls("core", 1 if service.namespace == SHARED_NAMESPACE else 2)
+        has_secret = format_uid(minio_user) in self._cluster.settings.provisioned
         if not has_secret and service.namespace != SHARED_NAMESPACE:
             # ensureMinIOSecret. In the shared namespace it looks at nothing: see below.
             raise RefusedError(
@@ -179,26 +135,28 @@ class Invocation:
                 f"error ensuring credentials for user {minio_user}: "
                 f'secrets "{format_uid(minio_user)}" not found',
             )
-        name = request.headers.get("X-Delegated-Job-ID", "") if self._settings.at_least("4.1.0") else ""
+        name = (
+            request.headers.get("X-Delegated-Job-ID", "") if self._cluster.settings.at_least("4.1.0") else ""
+        )
         if not name:
             prefix = service.name[:16] if len(service.name) >= 25 else service.name
             name = f"{prefix}-{uuid.uuid4()}"
-        await self._throttle.calls("batch")
-        if (trouble := self._faults.trouble(service.name)) is not None:
+        await self._cluster.throttle.calls("batch")
+        if (trouble := self._cluster.faults.trouble(service.name)) is not None:
             raise KubernetesError(TROUBLES[trouble].format(name=name, namespace=service.namespace))
-        job = self._jobs.create(name, service, owner_label, len(body))
-        self._ledger.record(name, service.name, body)
+        job = self._cluster.jobs.create(name, service, owner_label, len(body))
+        self._cluster.ledger.record(name, service.name, body)
         # Without the secret the pod waits for it for ever, on a node: Pending, after a 201.
         job.hangs = not has_secret
-        job.evicted = self._faults.evicts(service.name)
-        job.script_status = self._faults.script_status(service.name, body)
-        self._pods.start(job, service, body)
+        job.evicted = self._cluster.faults.evicts(service.name)
+        job.script_status = self._cluster.faults.script_status(service.name, body)
+        self._cluster.pods.start(job, service, body)
 
     async def run(self, request: web.Request) -> web.Response:
         """`MakeRunHandler` of `pkg/handlers/run.go`, and the service's pod behind it."""
         try:
             body = await self._body(request)
-            await self._throttle.calls("core")
+            await self._cluster.throttle.calls("core")
             services = self._named(request)
             token = _bearer(request)
             if len(token) == SERVICE_TOKEN_LENGTH:
@@ -207,14 +165,14 @@ class Invocation:
                 service = await self._run_service(request, services, token)
         except RefusedError as refused:
             return refused.answer()
-        if not self._quotas.fits(service):
+        if not self._cluster.quotas.fits(service):
             return web.Response(status=400, text=_DOES_NOT_FIT)
         if service.interlink:
             # pkg/backends/knative.go makes no Knative service, so the name behind the proxy does not exist.
             return web.Response(status=502)
-        self._ledger.record_run(service.name, body)
+        self._cluster.ledger.record_run(service.name, body)
         try:
-            status, output = await self._pods.run(service, body)
+            status, output = await self._cluster.pods.run(service, body)
         except TimeoutError:
             return ingress_page(504, "Gateway Time-out")
         return web.Response(status=500 if status else 200, body=output, content_type="text/plain")
@@ -223,17 +181,17 @@ class Invocation:
         self._check_issuer(token)
         user: User | None
         try:
-            user = await self._oidc.user_info(token)
+            user = await self._cluster.oidc.user_info(token)
         except UserInfoError:
             user = None
-        if not await self._oidc.authorised(token):
+        if not await self._cluster.oidc.authorised(token):
             # An expired token, or an issuer that does not answer, shows as a service that is not there.
             raise RefusedError(404)
         if user is None:
             # The token is in OSCAR's cache, and the error was not looked at: a panic.
             raise RefusedError(500)
         service = self._select(request, services, user.subject)
-        if not self._oidc.enrolled(user):
+        if not self._cluster.oidc.enrolled(user):
             raise RefusedError(401, _NOT_ENROLLED)
         return service
 
@@ -242,8 +200,8 @@ class Invocation:
 
         Before, `ReadService` made it a 404 ahead of any authentication.
         """
-        services = self._services.named(request.match_info["service"])
-        if not services and not self._settings.at_least("4.0.0"):
+        services = self._cluster.services.named(request.match_info["service"])
+        if not services and not self._cluster.settings.at_least("4.0.0"):
             raise RefusedError(404)
         return services
 
@@ -265,9 +223,9 @@ class Invocation:
     async def _body(self, request: web.Request) -> bytes:
         """First of all, as the ingress does; and OSCAR has it whole before its caller can hang up."""
         body = await request.read()
-        limit = self._settings.max_body_bytes
+        limit = self._cluster.settings.max_body_bytes
         if limit is not None and len(body) > limit:
-            raise RefusedError(413, _GATEWAY_PAGE.format("413 Request Entity Too Large"))
+            raise RefusedError(413, ingress_text(413, "Request Entity Too Large"))
         return body
 
 

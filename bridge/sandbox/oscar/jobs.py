@@ -11,10 +11,10 @@ from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from heapq import heappop, heappush
 from itertools import islice
 
+from bridge.sandbox.oscar.job import Job
 from bridge.sandbox.oscar.services import CLUSTER_ADMIN, Service
 from bridge.sandbox.oscar.settings import Settings
 
@@ -39,9 +39,6 @@ _EXPIRED = (
     "that were created, modified, or deleted between the time the first chunk was returned and now may show "
     "up in the list."
 )
-_POD_STEM, _FIRST_SUFFIX = 58, "22222"
-"""What is left of `job-` in its pod's name, and the least of five characters behind it
-(`k8s.io/apiserver/pkg/storage/names`)."""
 _PAGING_VERSION = "meta.k8s.io/v1"
 _REVISIONS_A_SECOND = 1_000_000
 """A resource version here is a moment; in truth it counts the changes of all objects."""
@@ -49,113 +46,6 @@ _REVISIONS_A_SECOND = 1_000_000
 
 class KubernetesError(Exception):
     """What the API server says; OSCAR passes the text on with status 500."""
-
-
-class Job:
-    """One Job with its pod. Times are seconds since the epoch; a time that has not come is infinite."""
-
-    __slots__ = (
-        "created",
-        "event_seen",
-        "evicted",
-        "failed",
-        "finished",
-        "gone",
-        "hangs",
-        "input_seen",
-        "log",
-        "name",
-        "namespace",
-        "output_keys",
-        "owner_label",
-        "placed",
-        "pod_from",
-        "pod_until",
-        "script_status",
-        "sequence",
-        "service",
-        "start_error",
-        "started",
-    )  # fmt: skip
-
-    def __init__(self, name: str, service: Service, owner_label: str | None, sequence: int) -> None:
-        self.name = name
-        self.service = service.name
-        self.namespace = service.namespace
-        self.owner_label = owner_label
-        """`oscar.grycap/job-owner`; None without that label."""
-        self.sequence = sequence
-        self.created = time.time()
-        self.pod_from = self.created
-        """When the pod is there: at once, or later while Kueue or a slow Job controller holds it."""
-        self.pod_until = math.inf
-        """When the pod is collected, though the Job stays."""
-        self.placed = math.inf
-        """When a node took the pod."""
-        self.started = math.inf
-        self.finished = math.inf
-        self.gone = math.inf
-        """When the object is away, once it is being deleted."""
-        self.failed = False
-        self.start_error = False
-        """The container could not be started."""
-        self.hangs = False
-        """A volume of the pod can't be mounted: it holds its place, and never starts."""
-        self.evicted = False
-        """A simulated pod is evicted half way."""
-        self.script_status = 0
-        """What the faults say the user's script ends with."""
-        self.output_keys: tuple[str, ...] = ()
-        """Where a simulated job that ends well puts its output: `bucket/key`."""
-        self.log = b""
-        """Both streams of the pod, complete once the job has finished; the first mebibyte."""
-        self.event_seen: bytes | None = None
-        """Exactly what the supervisor read from its standard input, with the newline of `echo`."""
-        self.input_seen: bytes | None = None
-        """Exactly the bytes of the file that the user's script was given."""
-
-    @property
-    def phase(self) -> str:
-        """Pending, Running, Succeeded or Failed, or Suspended as long as the Job has no pod yet."""
-        return self.phase_at(time.time())
-
-    def phase_at(self, moment: float) -> str:
-        """The phase at some past moment."""
-        if moment < self.pod_from:
-            return "Suspended"
-        if moment < self.started:
-            return "Pending"
-        if moment < self.finished:
-            return "Running"
-        return "Failed" if self.failed else "Succeeded"
-
-    def has_pod(self, moment: float) -> bool:
-        """Whether the pod is there: not before it is made, nor once it is collected."""
-        return self.pod_from <= moment < self.pod_until
-
-    def as_json(self, moment: float | None = None, start: str = "") -> dict[str, str]:
-        """`getPod` of `pkg/handlers/logs.go`, now or at some past moment, of a page that begins at `start`.
-
-        Without a pod it says Suspended, also of a job that ended long ago. `creation_time` is the pod's
-        start time, so a pod that no node has taken yet has no times at all; a container that could not be
-        started did so in 1970 (kubernetes/kubernetes#120331). The pods are listed with the page's token, so
-        one whose name is before `start` is not found. Kubernetes draws its end; here it is the least.
-        """
-        now = time.time() if moment is None else moment
-        if not self.has_pod(now) or f"{self.name}-"[:_POD_STEM] + _FIRST_SUFFIX < start:
-            return {"status": "Suspended"}
-        shown = {"status": self.phase_at(now)}
-        if now >= self.placed:
-            shown["creation_time"] = _rfc3339(self.placed)
-        if now >= self.started:
-            shown["start_time"] = _rfc3339(0 if self.start_error else self.started)
-        if now >= self.finished:
-            shown["finish_time"] = _rfc3339(self.finished)
-        return shown
-
-
-def _rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _check(name: str, owner_label: str | None, size: int) -> None:
@@ -248,7 +138,7 @@ class Jobs:
             deleted = "" if taken.gone == math.inf else "object is being deleted: "
             raise KubernetesError(f'{deleted}jobs.batch "{name}" already exists')
         self._sequence += 1
-        job = Job(name, service, owner_label, self._sequence)
+        job = Job(name, service.name, service.namespace, owner_label, self._sequence)
         job.pod_from += self._settings.controller_seconds
         if self._settings.kueue and service.owner != CLUSTER_ADMIN:
             job.pod_from = math.inf
@@ -267,7 +157,7 @@ class Jobs:
         namespace = self._namespaces[service.namespace]
         for number, name in enumerate(names):
             self._sequence += 1
-            job = Job(name, service, owner_label, self._sequence)
+            job = Job(name, service.name, service.namespace, owner_label, self._sequence)
             job.created = job.pod_from = job.placed = job.started = job.finished = ended
             job.failed = number < failed
             namespace.taken[name] = job

@@ -71,7 +71,7 @@ class Throttle:
             await _until(self._let_in(group, count, rate) + (count - _BURST) / rate)
 
     async def together(self, group: _Group, count: int) -> AsyncIterator[int]:
-        """Give the number of each of `count` calls, asked for at once, when it may be made."""
+        """Yield the number of each of `count` calls, asked for at once, when it may be made."""
         rate = self._settings.api_calls_per_second
         first = self._let_in(group, count, rate) if rate else 0.0
         for number in range(count):

@@ -38,16 +38,6 @@ class Activity:
     moment: float
     """Seconds since the epoch."""
 
-    def as_json(self) -> dict[str, Any]:
-        """What `GET /sandbox/activity` answers."""
-        return {
-            "active": self.active,
-            "peak": self.peak,
-            "places_used": self.places_used,
-            "place_seconds": self.place_seconds,
-            "moment": self.moment,
-        }
-
 
 class Ledger:
     """Every creation of a Job, kept also when the Job object is gone; and how many were active at once."""

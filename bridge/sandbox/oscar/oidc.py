@@ -18,6 +18,9 @@ from aiohttp import web
 from bridge.sandbox.oscar.faults import USERINFO, Faults
 from bridge.sandbox.oscar.settings import Settings
 
+GROUPS = ("sandbox",)
+"""The virtual organisations that may use the cluster (`OIDC_GROUPS`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -73,7 +76,7 @@ class Oidc:
     def grant(self, subject: str, groups: tuple[str, ...] | None = None) -> str:
         """A refresh token for a user, by default a member of the cluster's groups."""
         token = secrets.token_urlsafe(24)
-        self._grants[token] = User(subject, self._settings.oidc_groups if groups is None else groups)
+        self._grants[token] = User(subject, GROUPS if groups is None else groups)
         return token
 
     def access_token(
@@ -89,7 +92,7 @@ class Oidc:
         claims = {
             "iss": self.issuer if issuer is None else issuer,
             "sub": subject,
-            "group_membership": list(self._settings.oidc_groups if groups is None else groups),
+            "group_membership": list(GROUPS if groups is None else groups),
             "iat": int(time.time()),
             "exp": time.time() + lifetime,
             "jti": secrets.token_hex(8),
@@ -145,7 +148,7 @@ class Oidc:
 
     def enrolled(self, user: User) -> bool:
         """`UserInOneGroup`."""
-        return bool(set(user.groups) & set(self._settings.oidc_groups))
+        return bool(set(user.groups) & set(GROUPS))
 
     def _verified(self, token: str) -> bool:
         """Whether it is of this issuer and has not expired: a revocation is not seen."""

@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 
-from bridge.sandbox.oscar.jobs import Job
+from bridge.sandbox.oscar.job import Job
 from bridge.sandbox.oscar.ledger import Ledger
 from bridge.sandbox.oscar.quotas import Quotas
 from bridge.sandbox.oscar.settings import Settings

@@ -21,9 +21,8 @@ from typing import Any
 
 import structlog
 
-from bridge.sandbox.oscar import supervisor, supervisor_go
 from bridge.sandbox.oscar.expansion import expand
-from bridge.sandbox.oscar.jobs import Job
+from bridge.sandbox.oscar.job import Job
 from bridge.sandbox.oscar.ledger import Ledger
 from bridge.sandbox.oscar.places import Places
 from bridge.sandbox.oscar.quotas import Quotas
@@ -39,6 +38,8 @@ _SURELY_FITS = _MAX_ENV_STRING // 4
 _TOO_LONG = b"exec /bin/sh: argument list too long\n"
 _MAX_LOG_BYTES = 1_048_576
 _REAL_PODS = 2
+_SUPERVISORS = {"python": "supervisor.py", "go": "supervisor_go.py"}
+"""Programs of their own, beside this file."""
 _IMAGE_FILES = ("bin", "etc", "usr")
 """In the working directory, as in an image: what an unquoted `*` of an event turns into."""
 
@@ -198,10 +199,10 @@ class Pods:
         async with asyncio.timeout(self._settings.run_timeout_seconds), self._slots:
             self._runs += 1
             pod = self._directory / f"run-{self._runs}"
-            self._prepare(pod, service.script)
+            _prepare(pod, service.script)
             process = await asyncio.create_subprocess_exec(
                 *self._supervisor(pod),
-                cwd=pod / "image", env=self._environment(service.environment("variables")),
+                cwd=pod / "image", env=_environment(service.environment("variables")),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
@@ -234,7 +235,7 @@ class Pods:
 
     async def _run(self, job: Job, spec: PodSpec) -> None:
         pod = self._pod(job)
-        self._prepare(pod, f"exit {job.script_status}\n" if job.script_status else spec.script)
+        _prepare(pod, f"exit {job.script_status}\n" if job.script_status else spec.script)
         program = shlex.join(self._supervisor(pod))
         job.placed = job.started = time.time()
         job.pod_from = min(job.pod_from, job.placed)
@@ -242,7 +243,7 @@ class Pods:
             with (pod / "log").open("wb") as log:
                 process = await asyncio.create_subprocess_exec(
                     "/bin/sh", "-c", spec.command.replace("SUPERVISOR", program),
-                    cwd=pod / "image", env=self._environment(spec.environment),
+                    cwd=pod / "image", env=_environment(spec.environment),
                     stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
         except (OSError, ValueError) as error:
@@ -277,19 +278,21 @@ class Pods:
                     self._buckets.put(f"{output['path']}/{name}", file.stat().st_size)
 
     def _supervisor(self, pod: Path) -> list[str]:
-        go = self._settings.supervisor == "go"
-        return [sys.executable, "-I", "-S", supervisor_go.__file__ if go else supervisor.__file__, str(pod)]
+        program = Path(__file__).with_name(_SUPERVISORS[self._settings.supervisor])
+        return [sys.executable, "-I", "-S", str(program), str(pod)]
 
     def _pod(self, job: Job) -> Path:
         return self._directory / f"job-{job.sequence}"
 
-    def _prepare(self, pod: Path, script: str) -> None:
-        for name in _IMAGE_FILES:
-            (pod / "image" / name).mkdir(parents=True)
-        (pod / "script.sh").write_text(script)
 
-    def _environment(self, variables: dict[str, str]) -> dict[str, str]:
-        return {"PATH": os.environ.get("PATH", os.defpath), **variables}
+def _prepare(pod: Path, script: str) -> None:
+    for name in _IMAGE_FILES:
+        (pod / "image" / name).mkdir(parents=True)
+    (pod / "script.sh").write_text(script)
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), **variables}
 
 
 def _now() -> str:

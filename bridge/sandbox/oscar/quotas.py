@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.sandbox.oscar.jobs import Job
+from bridge.sandbox.oscar.job import Job
 from bridge.sandbox.oscar.services import CLUSTER_ADMIN, Service, Services, namespace_of
 from bridge.sandbox.oscar.settings import Settings
 

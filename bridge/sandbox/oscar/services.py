@@ -12,6 +12,7 @@ from typing import Any
 CLUSTER_ADMIN = "cluster_admin"
 """The owner of what was created with basic auth (`DefaultOwner` in `pkg/types/service.go`)."""
 SHARED_NAMESPACE = "oscar-svc"
+SERVICE_TOKEN_LENGTH = 64
 _USER_AT = re.compile(r"[0-9a-z]+@")
 _MAX_NAMESPACE = 18
 
@@ -35,8 +36,8 @@ def namespace_of(owner: str) -> str:
 
 
 def new_token() -> str:
-    """64 hexadecimal characters (`pkg/utils/token.go`)."""
-    return secrets.token_hex(32)
+    """Hexadecimal characters (`pkg/utils/token.go`)."""
+    return secrets.token_hex(SERVICE_TOKEN_LENGTH // 2)
 
 
 @dataclass(slots=True)

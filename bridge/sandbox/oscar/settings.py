@@ -80,8 +80,6 @@ class Settings:
     access_token_seconds: float = 3600.0
     rotate_refresh_tokens: bool = False
     """Each refresh gives a new refresh token and ends the old one."""
-    oidc_groups: tuple[str, ...] = ("sandbox",)
-    """The virtual organisations that may use the cluster (`OIDC_GROUPS`)."""
 
     keep_bodies: bool = True
     """The ledger keeps each job's body; switch it off for long loads."""

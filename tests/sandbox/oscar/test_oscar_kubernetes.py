@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 
-from bridge.sandbox.oscar import Fault, SandboxOscar, Settings, kubernetes, management
+from bridge.sandbox.oscar import Fault, SandboxOscar, Settings, kubernetes, logins
 from bridge.sandbox.oscar.kubernetes import TROUBLES, Throttle
 
 ADMIN = "Basic " + base64.b64encode(b"oscar:sandbox").decode()
@@ -210,7 +210,7 @@ async def test_of_calls_that_race_to_be_a_users_first_one_succeeds(
             all_looked.set()
         await all_looked.wait()
 
-    monkeypatch.setattr(management, "sleep", sleep)
+    monkeypatch.setattr(logins, "sleep", sleep)
     oscar.settings.first_contact_seconds = 1.0
     first = f"Bearer {oscar.oidc.access_token('ana')}"
     answers = await asyncio.gather(*(ask(http, "GET", "/system/services", first) for _ in range(3)))

@@ -251,7 +251,7 @@ async def test_fifty_thousand_jobs_are_no_trouble(clock: Clock) -> None:
         for number in range(50_000):
             job = oscar.jobs.create(f"ob-{dice.getrandbits(128):032x}", plants, None, 2)
             oscar.ledger.record(job.name, "plants", b"{}")
-            oscar._pods.start(job, plants, b"{}")
+            oscar.pods.start(job, plants, b"{}")
             if number % 1000 == 999:
                 clock.pass_(100)
         before = oscar.activity()
@@ -284,7 +284,7 @@ async def test_places_are_never_overbooked_and_never_idle_while_one_waits(clock:
             oscar.settings.pending_seconds = dice.choice([0.0, 0.0, 3.0])
             job = oscar.jobs.create(f"job-{number}", plants, None, 2)
             oscar.ledger.record(job.name, "plants", b"{}")
-            oscar._pods.start(job, plants, b"{}")
+            oscar.pods.start(job, plants, b"{}")
             jobs.append(job)
             if dice.random() < 0.1:
                 oscar.jobs.delete(dice.choice([known for known in jobs if known.gone > clock.now]))

@@ -8,19 +8,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+import bridge.store.schema as schema
 from bridge.core.errors import StoreError
-from bridge.store import schema
-from bridge.store.schema import FILE, VERSION
+from bridge.store.migrations import VERSION
+from bridge.store.schema import FILE
 
 _Answer = TypeVar("_Answer")
 
 
-class NoStoreError(StoreError):
+class _NoStoreError(StoreError):
     """There is none in that state directory."""
 
 
 def read(state_dir: Path, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-    """Ask the store in `state_dir`. Raises NoStoreError, or StoreError when it can't be read."""
+    """Ask the store in `state_dir`. Raise StoreError when there is none, or it can't be read."""
     path = state_dir / FILE
     try:
         path.stat()
@@ -33,8 +34,18 @@ def read(state_dir: Path, question: Callable[[sqlite3.Connection], _Answer]) -> 
                 )
             return question(connection)
     except FileNotFoundError:
-        raise NoStoreError(
+        raise _NoStoreError(
             f"there is no store in {state_dir}: is state_dir right, and has the bridge run?"
         ) from None
     except (OSError, sqlite3.Error, schema.BrokenRowError) as error:
         raise StoreError(f"the store in {state_dir} can't be read: {error}") from error
+
+
+def read_if_made(
+    state_dir: Path, question: Callable[[sqlite3.Connection], _Answer], nothing: _Answer
+) -> _Answer:
+    """Ask the store in `state_dir`, or return `nothing` where none was ever made. Raise StoreError."""
+    try:
+        return read(state_dir, question)
+    except _NoStoreError:
+        return nothing

@@ -8,13 +8,18 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from bridge.store import schema
-from bridge.store.schema import DEAD, JOB_FAILED, PARKED, Row
+import bridge.store.schema as schema
+from bridge.store.schema import DEAD, JOB_FAILED, PARKED, SPOOLED, WINDOW, Row
 
-if TYPE_CHECKING:
-    from bridge.store.spooled import Done
+
+class Done(NamedTuple):
+    """A spooled occurrence to be taken away, and the version that has entered with it."""
+
+    number: int
+    spool: int
+    entered: bytes | None
 
 
 @dataclass(slots=True)
@@ -66,12 +71,26 @@ class Keep:
         return cls(row, done, texts + len(row[7]) + 200)
 
 
+KEY_OF = {
+    PARKED: ("service", "kept_by_reason"),
+    WINDOW: ("service", "kept_by_reason"),
+    SPOOLED: ("source", "spooled_by_source"),
+}
+"""By what the events that wait for a reason belong together, and the index that has them so."""
+
+
+def groups(connection: sqlite3.Connection, reason: str) -> Iterable[tuple[str, int]]:
+    """Count the events that wait for `reason`, by service or by source. Raise sqlite3.Error."""
+    key, index = KEY_OF[reason]
+    return connection.execute(
+        f"SELECT {key}, count(*) FROM kept INDEXED BY {index} WHERE reason = '{reason}' GROUP BY {key}"  # noqa: S608 - our reasons
+    )
+
+
 def totals(connection: sqlite3.Connection) -> Change:
     """Count what is kept for services."""
     change = Change()
-    for service, count in connection.execute(
-        "SELECT service, count(*) FROM kept WHERE reason = 'parked' GROUP BY service"
-    ):
+    for service, count in groups(connection, PARKED):
         change.tally[service, PARKED, ""] = count
     for service, cause, count in connection.execute(
         "SELECT service, cause, count(*) FROM kept INDEXED BY dead_by_number WHERE reason = 'dead' "
@@ -218,19 +237,12 @@ def _delete_parked(connection: sqlite3.Connection, numbers: Sequence[int], chang
 
 
 def discard(connection: sqlite3.Connection, numbers: Collection[int]) -> tuple[int, Change]:
-    """Delete the dead letters among `numbers`; give how many, and the change."""
+    """Delete the dead letters among `numbers`; return how many, and the change."""
     these = (json.dumps(list(numbers)),)
     where = f"FROM kept NOT INDEXED WHERE {THESE} AND reason = 'dead'"
-    rows = connection.execute(
-        f"SELECT service, cause, count(*) {where} GROUP BY service, cause",
-        these,
-    ).fetchall()
-    connection.execute(f"DELETE {where}", these)
-    return _without_dead(rows)
-
-
-def _without_dead(rows: Iterable[tuple[str, str, int]]) -> tuple[int, Change]:
     change = Change()
-    for service, cause, count in rows:
+    groups = f"SELECT service, cause, count(*) {where} GROUP BY service, cause"
+    for service, cause, count in connection.execute(groups, these):
         change.tally[service, DEAD, cause] -= count
+    connection.execute(f"DELETE {where}", these)
     return -sum(change.tally.values()), change

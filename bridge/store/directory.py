@@ -51,6 +51,21 @@ def replace(path: Path, text: str) -> None:
         raise StoreError(f"{path} can't be written: {error.strerror}") from error
 
 
+def parsed(path: Path, parse: Callable[[bytes], list[_What]], told: str) -> list[_What]:
+    """Return what `parse` makes of the file `path`; nothing where there is none.
+
+    Raise StoreError when it can't be read; and when `parse` can't understand it, with what is `told` then.
+    """
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{path} can't be understood: {told}") from error
+
+
 async def whole(write: Callable[[Path, _What], None], state_dir: Path, what: _What) -> None:
     """Call `write` in a thread. Raises what it does.
 
@@ -72,7 +87,7 @@ async def whole(write: Callable[[Path, _What], None], state_dir: Path, what: _Wh
 
 
 def file_system_type(path: Path, mounts: str) -> str:
-    """Tell the type of file system that holds the absolute `path`, by the text of mountinfo (proc(5)).
+    """Return the type of file system that holds the absolute `path`, by the text of mountinfo (proc(5)).
 
     Empty when no mount holds it.
     """

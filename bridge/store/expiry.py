@@ -8,7 +8,8 @@ from time import monotonic
 
 import structlog
 
-from bridge.store import changes, schema
+import bridge.store.changes as changes
+import bridge.store.schema as schema
 from bridge.store.changes import Change
 from bridge.store.clock import DAY, date, is_doubtful, newest_seen
 

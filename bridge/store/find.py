@@ -9,8 +9,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import bridge.store.beside as beside
+import bridge.store.moves as moves
+import bridge.store.schema as schema
+import bridge.store.spool_rows as spool_rows
 from bridge.core.ports import NO_LANE
-from bridge.store import beside, moves, schema, spooled
 from bridge.store.jobs import is_remembered
 
 
@@ -85,10 +88,7 @@ def find(state_dir: Path, sources: Collection[str], event_id: str) -> Traces:
 
     A store that was never made holds nothing. Raises StoreError when it is there and can't be read.
     """
-    try:
-        return beside.read(state_dir, lambda connection: _find(connection, sources, event_id))
-    except beside.NoStoreError:
-        return Traces()
+    return beside.read_if_made(state_dir, lambda connection: _find(connection, sources, event_id), Traces())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,10 +171,7 @@ def named(state_dir: Path, wanted: Wanted, seconds: float) -> Names:
         connection.set_progress_handler(None, 0)
         return Names(found, complete)
 
-    try:
-        return beside.read(state_dir, question)
-    except beside.NoStoreError:
-        return Names()
+    return beside.read_if_made(state_dir, question, Names())
 
 
 def _named(connection: sqlite3.Connection, wanted: Wanted) -> Iterator[Named]:
@@ -195,7 +192,7 @@ def _named(connection: sqlite3.Connection, wanted: Wanted) -> Iterator[Named]:
                     kept_at=_kept_at(connection, number),
                 )
     if wanted.part:
-        prefix = spooled.KEY.decode()
+        prefix = spool_rows.KEY.decode()
         # Directory and name of a file stand apart there.
         part = json.dumps(max(wanted.part.split("/"), key=len), ensure_ascii=False)[1:-1]
         for number, source, key, data in connection.execute(_UNREAD, (schema.raw(part),)):
@@ -220,10 +217,7 @@ def first_of(state_dir: Path, source: str, event_id: str) -> str:
     def question(connection: sqlite3.Connection) -> str:
         return schema.text(moves.first_of(connection, schema.raw(source), schema.raw(event_id))[0])
 
-    try:
-        return beside.read(state_dir, question)
-    except beside.NoStoreError:
-        return event_id
+    return beside.read_if_made(state_dir, question, event_id)
 
 
 def removed(state_dir: Path, jobs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -232,20 +226,16 @@ def removed(state_dir: Path, jobs: Collection[tuple[str, str]]) -> set[tuple[str
     def question(connection: sqlite3.Connection) -> set[tuple[str, str]]:
         return {job for job in jobs if is_remembered(connection, *job)}
 
-    try:
-        return beside.read(state_dir, question)
-    except beside.NoStoreError:
-        return set()
+    return beside.read_if_made(state_dir, question, set())
 
 
 def entered(state_dir: Path, source: str, versions: Sequence[bytes]) -> set[bytes]:
     """Return those of `versions` that have entered by the source of that identity. Raises as `find` does."""
-    try:
-        return beside.read(
-            state_dir, lambda connection: spooled.entered(connection, spooled.number_of(source), versions)
-        )
-    except beside.NoStoreError:
-        return set()
+
+    def question(connection: sqlite3.Connection) -> set[bytes]:
+        return spool_rows.entered(connection, spool_rows.number_of(source), versions)
+
+    return beside.read_if_made(state_dir, question, set())
 
 
 def members_of(state_dir: Path, source: str, event_id: str) -> list[str]:

@@ -7,9 +7,9 @@ import sqlite3
 from collections.abc import Collection
 from hashlib import blake2b
 
+import bridge.store.schema as schema
 from bridge.core.event import Event
 from bridge.core.jobs import JobChanges, JobRecord, Progress
-from bridge.store import schema
 from bridge.store.changes import Change
 from bridge.store.schema import raw
 
@@ -86,7 +86,7 @@ def _remember(connection: sqlite3.Connection, service: str, names: Collection[st
 
 
 def is_remembered(connection: sqlite3.Connection, service: str, name: str) -> bool:
-    """Tell whether a job of the lane `service` succeeded and was to be removed. Raise sqlite3.Error."""
+    """Return whether a job of the lane `service` succeeded and was to be removed. Raise sqlite3.Error."""
     found = connection.execute(
         "SELECT 1 FROM removed_jobs WHERE identity = ?", (_identity(service, name),)
     ).fetchone()

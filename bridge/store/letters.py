@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import bridge.store.beside as beside
+import bridge.store.schema as schema
 from bridge.core.event import Event
-from bridge.store import beside, schema
 from bridge.store.paging import Page, Sought, page
 from bridge.store.schema import raw
 

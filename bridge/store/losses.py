@@ -12,9 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from bridge.core.errors import StoreError
 from bridge.store.clock import date
-from bridge.store.directory import replace
+from bridge.store.directory import parsed, replace
 
 FILE = "losses.json"
 
@@ -44,7 +43,7 @@ _document = TypeAdapter(dict[Literal["losses"], list[Loss]])
 
 
 def sentences(losses: Iterable[Loss]) -> dict[str, str]:
-    """Tell the losses of each source in a sentence, by the source's key."""
+    """Return the losses of each source in a sentence, by the source's key."""
     by_source = attrgetter("source")
     return {
         source: _sentence(sorted(of_source, key=attrgetter("place")))
@@ -65,24 +64,14 @@ def _sentence(losses: list[Loss]) -> str:
 
 
 def remedy(source: str) -> str:
-    """Tell what a person does about the losses of `source`."""
+    """Return what a person does about the losses of `source`."""
     return f"once you have seen it: `oscar-bridge acknowledge source {source}`"
 
 
 def read(state_dir: Path) -> list[Loss]:
-    """Give those kept in `state_dir`; none where there is no file. Raises StoreError when it is damaged."""
-    path = state_dir / FILE
-    try:
-        return _document.validate_json(path.read_bytes())["losses"]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StoreError(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, KeyError) as error:
-        raise StoreError(
-            f"{path} can't be understood: it has the losses that nobody has acknowledged; "
-            "look at it, and remove it to go on without"
-        ) from error
+    """Return those kept in `state_dir`; none where there is no file. Raises StoreError when it is damaged."""
+    told = "it has the losses that nobody has acknowledged; look at it, and remove it to go on without"
+    return parsed(state_dir / FILE, lambda document: _document.validate_json(document)["losses"], told)
 
 
 def write(state_dir: Path, losses: Collection[Loss]) -> None:

@@ -7,12 +7,13 @@ import sqlite3
 import time
 from collections.abc import Collection
 
+import bridge.store.changes as changes
+import bridge.store.schema as schema
 from bridge.core.event import Event
 from bridge.core.ports import NO_LANE
-from bridge.store import changes, schema
 from bridge.store.changes import THESE, Change
 from bridge.store.schema import DEAD, JOB_FAILED, PARKED, ROUTES, SPOOLED, raw
-from bridge.store.spooled import KEY, number_of
+from bridge.store.spool_rows import KEY, number_of
 
 SERVICE_REMOVED = "service_removed"
 """The cause of a dead letter that was parked for a service which is not in the configuration any more."""
@@ -42,7 +43,7 @@ def free(connection: sqlite3.Connection, numbers: Collection[int], service: str)
 
 
 def move(connection: sqlite3.Connection, numbers: Collection[int], to: str) -> tuple[int, Change]:
-    """Park the parked events among `numbers` for the service `to`, each in its old place; give how many."""
+    """Park the parked events among `numbers` for the service `to`, each in its old place; return how many."""
     change = Change()
     numbers = free(connection, numbers, to)
     moved = 0
@@ -68,7 +69,7 @@ def cause_of(reason: str) -> str:
 
 
 def bury(connection: sqlite3.Connection, numbers: Collection[int]) -> tuple[int, Change]:
-    """Make dead letters of those among `numbers` that wait; give how many, and the change."""
+    """Make dead letters of those among `numbers` that wait; return how many, and the change."""
     change = Change()
     now = time.time()
     rows = connection.execute(
@@ -99,20 +100,17 @@ def _name_unread(
 ) -> None:
     """Give an occurrence another name, for its source may tell it again; an earlier one of it goes."""
     name = _UNREAD + key.removeprefix(KEY)
-    for earlier, cause in connection.execute(
-        "SELECT number, cause FROM kept "
-        "WHERE source = CAST(? AS TEXT) AND id = CAST(? AS TEXT) AND service = ''",
-        (source, name),
-    ).fetchall():
-        change.tally[NO_LANE, DEAD, cause] -= 1
-        connection.execute("DELETE FROM kept WHERE number = ?", (earlier,))
+    earlier = connection.execute(schema.FIND, (source, name, raw(NO_LANE))).fetchone()
+    if earlier is not None:
+        change.tally[NO_LANE, DEAD, earlier[2]] -= 1
+        connection.execute("DELETE FROM kept WHERE number = ?", earlier[:1])
     connection.execute("UPDATE kept SET id = CAST(? AS TEXT) WHERE number = ?", (name, number))
 
 
 def replay(
     connection: sqlite3.Connection, numbers: Collection[int], *, as_new: bool, to: str | None = None
 ) -> tuple[int, Change]:
-    """Park the dead letters among `numbers` that can be replayed; give how many, and the change.
+    """Park the dead letters among `numbers` that can be replayed; return how many, and the change.
 
     As new events they get identities that they never had. Each is for its own service, or for `to`; those of
     a route that could not choose one go round the routes again.

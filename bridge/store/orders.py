@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
+import bridge.store.changes as changes
+import bridge.store.letters as letters
+import bridge.store.moves as moves
+import bridge.store.waiting as waiting
 from bridge.core.event import Event
 from bridge.core.journal import NO_JOURNAL, Journal, What
 from bridge.core.ports import NO_LANE
-from bridge.store import changes, letters, moves, waiting
+from bridge.store.access import Access
 from bridge.store.changes import Change
 from bridge.store.letters import Count, Filter, Summary
 from bridge.store.schema import JOB_FAILED, ROUTES, SPOOLED
-from bridge.store.spool import Access
 from bridge.store.waiting import Choice, Known, Waiting
 
 _OVERHEAD = 500

@@ -9,8 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeGuard, get_args
 
-from bridge.core.errors import StoreError
-from bridge.store.directory import replace
+from bridge.store.directory import parsed, replace
 
 FILE = "overrides.json"
 
@@ -36,26 +35,19 @@ class Override:
 
 
 def read(state_dir: Path) -> list[Override]:
-    """Give those kept in `state_dir`; none where there is no file. Raises StoreError when it is damaged."""
-    path = state_dir / FILE
-    try:
-        document = json.loads(path.read_bytes())
-        return [_checked(Override(**each)) for each in document["overrides"]]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StoreError(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(
-            f"{path} can't be understood: it has what a person paused or limited; "
-            "remove it to go on with the configuration's values"
-        ) from error
+    """Return those kept in `state_dir`; none where there is no file. Raises StoreError when it is damaged."""
+    told = "it has what a person paused or limited; remove it to go on with the configuration's values"
+    return parsed(state_dir / FILE, _overrides, told)
 
 
 def write(state_dir: Path, overrides: Collection[Override]) -> None:
     """Keep `overrides` alone, all or, if that fails, none of the change. Raises StoreError."""
     text = json.dumps({"overrides": [asdict(each) for each in overrides]}, indent=1)
     replace(state_dir / FILE, text + "\n")
+
+
+def _overrides(document: bytes) -> list[Override]:
+    return [_checked(Override(**each)) for each in json.loads(document)["overrides"]]
 
 
 def _checked(override: Override) -> Override:

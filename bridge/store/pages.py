@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge.store import schema
+import bridge.store.schema as schema
 from bridge.store.schema import BrokenRowError, Row
 
 _TABLE_LEAF = 0x0D

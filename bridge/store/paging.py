@@ -59,7 +59,7 @@ def page(
     sought: Sought,
     searched: Sequence[str],
 ) -> Page[_Row]:
-    """Give the page `sought` of all `parts`, made by `make` of `columns`, of which `number` is the first.
+    """Return the page `sought` of all `parts`, made by `make` of `columns`, of which `number` is the first.
 
     A text is looked for in the columns `searched`. Raises sqlite3.Error.
     """

@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from contextlib import closing
 
+import bridge.store.schema as schema
 from bridge.core.ports import Parked
-from bridge.store import schema
 from bridge.store.schema import raw
 
 _BYTES = 16 * 2**20

@@ -8,11 +8,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import bridge.store.pages as pages
+import bridge.store.schema as schema
 from bridge.core.errors import StoreError
 from bridge.core.windows import SALVAGED
-from bridge.store import pages, schema
-from bridge.store.schema import DEAD, PARKED, SPOOLED, VERSION, WINDOW, BrokenRowError, Row
-from bridge.store.spooled import number_of
+from bridge.store.migrations import VERSION
+from bridge.store.schema import DEAD, PARKED, SPOOLED, WINDOW, BrokenRowError, Row
+from bridge.store.spool_rows import number_of
 
 _UNKNOWN_TAIL = 1_000_000
 """Numbers left out behind the last row known, where the file does not tell which were given."""

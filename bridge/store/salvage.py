@@ -20,8 +20,9 @@ from typing import Any
 
 import structlog
 
+import bridge.store.migrations as migrations
+import bridge.store.schema as schema
 from bridge.core.errors import StoreError
-from bridge.store import schema
 from bridge.store.directory import sync
 from bridge.store.rescue import Rescued, rescue
 from bridge.store.schema import SIDES
@@ -146,7 +147,7 @@ def salvage(path: Path, damage: str) -> None:
         with closing(schema.connect(partial, mode="rw")) as copy:
             # No journal: the copy counts once it is complete and on disk, not before.
             copy.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-            schema.upgrade(copy)
+            migrations.upgrade(copy)
             with schema.transaction(copy):
                 found = rescue(path, copy)
         sync(partial)

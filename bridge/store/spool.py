@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
+import bridge.store.spool_rows as rows
 from bridge.core.ports import Spooled
-from bridge.store import spooled
-from bridge.store.changes import Change
-from bridge.store.spooled import Done
-
-_T = TypeVar("_T")
+from bridge.store.access import Access
+from bridge.store.changes import Done
 
 _CHUNK = 4000
 """Marks that one transaction deals with: others are written between two of them."""
-
-
-class Access(Protocol):
-    """How a spool reaches the file. Both raise StoreError."""
-
-    async def read(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Have the reading thread ask."""
-
-    async def write(self, call: Callable[[sqlite3.Connection], tuple[_T, Change]], size: int = 0) -> _T:
-        """Have the writing thread make a transaction that takes about `size` bytes more."""
-
-    def now(self) -> float:
-        """Return the time by which what is kept has an age."""
-
-    def steady(self) -> float:
-        """Return a time that goes on steadily, however the machine's clock is set."""
-
-    def finish(self, done: Done) -> bool:
-        """Have it done soon, with others; False when it is too late for that."""
 
 
 class SourceSpool:
@@ -44,7 +22,7 @@ class SourceSpool:
     def __init__(
         self, source: str, access: Access, kept: Mapping[int, int], marks: Mapping[int, int]
     ) -> None:
-        self.number = spooled.number_of(source)
+        self.number = rows.number_of(source)
         self._source = source
         self._access = access
         self._kept = kept
@@ -60,15 +38,15 @@ class SourceSpool:
         Raises StoreFullError when the budget has no room for them, StoreError when they can't be written.
         Cancelling leaves open whether all or nothing was written.
         """
-        rows, size = spooled.rows_of(self._source, occurrences)
+        written, size = rows.rows_of(self._source, occurrences)
         await self._access.write(
-            partial(spooled.append, spool=self.number, source=self._source, rows=rows, position=position),
+            partial(rows.append, spool=self.number, source=self._source, rows=written, position=position),
             size,
         )
 
     async def position(self) -> str | None:
-        """Give the last position kept; None when there was never one. Raises StoreError."""
-        return await self._access.read(partial(spooled.position, spool=self.number))
+        """Return the last position kept; None when there was never one. Raises StoreError."""
+        return await self._access.read(partial(rows.position, spool=self.number))
 
     async def oldest(self, *, without: Collection[int], limit: int) -> Sequence[tuple[int, Spooled]]:
         """Return the oldest occurrences, numbered, but for `without`, those laid aside and those done.
@@ -79,22 +57,18 @@ class SourceSpool:
         if limit <= 0:
             return ()
         others = {*without, *self._leaving}
-        return await self._access.read(
-            partial(spooled.oldest, source=self._source, without=others, limit=limit)
-        )
+        return await self._access.read(partial(rows.oldest, source=self._source, without=others, limit=limit))
 
     async def tried(self, numbers: Collection[int], *, aside: Collection[int]) -> None:
         """Note that `numbers` were tried in vain, and lay those in `aside` aside. Raise StoreError."""
-        await self._access.write(partial(spooled.tried, numbers=numbers, aside=aside))
+        await self._access.write(partial(rows.tried, numbers=numbers, aside=aside))
 
     async def take_up(self, after: int, limit: int) -> int | None:
         """Lay aside no longer the first `limit` behind number `after`; return the last, None without any.
 
         Raise StoreError.
         """
-        return await self._access.write(
-            partial(spooled.take_up, source=self._source, after=after, limit=limit)
-        )
+        return await self._access.write(partial(rows.take_up, source=self._source, after=after, limit=limit))
 
     def done(self, number: int, entered: bytes | None = None) -> None:
         """Take an occurrence away and mark `entered`: soon, with others, and before the store closes."""
@@ -114,35 +88,35 @@ class SourceSpool:
                 del self._marking[done.entered]
 
     async def entered(self, versions: Collection[bytes]) -> set[bytes]:
-        """Give those of `versions` that are marked, or will be by a `done`. Raises StoreError."""
+        """Return those of `versions` that are marked, or will be by a `done`. Raises StoreError."""
         marking = {version for version in versions if version in self._marking}
         others = [version for version in versions if version not in marking]
         if not others:
             return marking
-        return marking | await self._access.read(partial(spooled.entered, spool=self.number, versions=others))
+        return marking | await self._access.read(partial(rows.entered, spool=self.number, versions=others))
 
     async def mark(self, versions: Collection[bytes], listing: int) -> None:
         """Mark `versions` as entered, and as shown by `listing`. Raises StoreFullError, StoreError."""
         for some in _chunks(versions):
             await self._access.write(
-                partial(spooled.mark, spool=self.number, source=self._source, versions=some, listing=listing),
-                len(some) * spooled.MARK_BYTES,
+                partial(rows.mark, spool=self.number, source=self._source, versions=some, listing=listing),
+                len(some) * rows.MARK_BYTES,
             )
 
     async def shown(self, versions: Collection[bytes], listing: int) -> None:
         """Note that `listing` shows those of `versions` that are marked. Raises StoreError."""
         for some in _chunks(versions):
-            await self._access.write(partial(spooled.show, spool=self.number, versions=some, listing=listing))
+            await self._access.write(partial(rows.show, spool=self.number, versions=some, listing=listing))
 
     async def forget_unshown(self, listing: int) -> int:
-        """Forget the marks that neither `listing` nor a later one has shown; give how many.
+        """Forget the marks that neither `listing` nor a later one has shown; return how many.
 
         Raises StoreError; what is forgotten by then stays so.
         """
         count, after = 0, b""
         while True:
             forgotten, last = await self._access.write(
-                partial(spooled.forget_unshown, spool=self.number, listing=listing, after=after, limit=_CHUNK)
+                partial(rows.forget_unshown, spool=self.number, listing=listing, after=after, limit=_CHUNK)
             )
             count += forgotten
             if last is None:
@@ -150,8 +124,8 @@ class SourceSpool:
             after = last
 
     async def next_listing(self) -> int:
-        """Give the number of a listing that begins now. Raises StoreError."""
-        return await self._access.write(partial(spooled.next_listing, spool=self.number, source=self._source))
+        """Return the number of a listing that begins now. Raises StoreError."""
+        return await self._access.write(partial(rows.next_listing, spool=self.number, source=self._source))
 
     def now(self) -> float:
         """Return the time by which what is kept has an age, in seconds since 1970 UTC."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import bridge.store.beside as beside
 from bridge.core.ports import NO_LANE
-from bridge.store import beside
 from bridge.store.changes import THESE
 from bridge.store.paging import Page, Sought, page
 from bridge.store.schema import PARKED, SPOOLED, WINDOW, raw
@@ -99,10 +99,7 @@ def read_stranded(state_dir: Path, known: Known) -> list[Stranded]:
 
     A store that was never made holds nothing.
     """
-    try:
-        return stranded(beside.read(state_dir, groups), known)
-    except beside.NoStoreError:
-        return []
+    return stranded(beside.read_if_made(state_dir, groups, []), known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

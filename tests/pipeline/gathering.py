@@ -24,7 +24,7 @@ from bridge.pipeline.retry import RetryConfig
 from bridge.pipeline.router import Router
 from bridge.pipeline.routes import RouteConfig
 from bridge.pipeline.windows import Recipient, Windows
-from bridge.store import changes, parked, schema
+from bridge.store import changes, migrations, parked, schema
 from bridge.store.changes import Change
 from bridge.store.windows import Windows as KeptWindows
 from bridge.telemetry.metrics import Metrics
@@ -151,7 +151,7 @@ class Gathering:
         )
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.connection.text_factory = schema.text
-        schema.upgrade(self.connection)
+        migrations.upgrade(self.connection)
         self._kills = iter(kill_at)
         self._answer = answer
         self.jobs: dict[str, Event] = {}

@@ -355,8 +355,8 @@ async def test_a_store_that_turns_read_only_is_told_and_noticed_when_it_is_writa
     async with Store.open(state_dir, metrics) as store:
         await store.park(event("1"), "plants")
         (row,) = await parked(store)
-        assert store._writer._connection is not None
-        store._writer._connection.execute("PRAGMA query_only = ON")  # the next connection is well again
+        assert store._writer.file.connection is not None
+        store._writer.file.connection.execute("PRAGMA query_only = ON")  # the next connection is well again
         store.forget(row.number)
         await until(store.problems)
         assert "readonly" in store.problems()[0]

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bridge.core.errors import StoreError
-from bridge.store import Filter, Store, orders, read_dead_letters, salvage, schema
+from bridge.store import Filter, Store, migrations, orders, read_dead_letters, salvage
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, parked, parked_ids, until
 
@@ -337,7 +337,7 @@ async def test_a_store_of_version_1_is_upgraded_with_all_that_is_in_it(
         closing(sqlite3.connect(file_of(state_dir))) as upgraded,
         closing(sqlite3.connect(":memory:")) as new,
     ):
-        schema.upgrade(new)
+        migrations.upgrade(new)
         tables = "SELECT name, replace(sql, ' ', '') FROM sqlite_schema ORDER BY name"
         assert upgraded.execute(tables).fetchall() == new.execute(tables).fetchall()
 
@@ -347,8 +347,8 @@ async def test_an_upgrade_that_fails_leaves_the_old_store(
 ) -> None:
     version_1(state_dir)
     with monkeypatch.context() as patched:
-        broken = (*schema.MIGRATIONS[:-1], "".join([schema.MIGRATIONS[-1], "DELETE FROM none;"]))
-        patched.setattr(schema, "MIGRATIONS", broken)
+        broken = (*migrations.MIGRATIONS[:-1], "".join([migrations.MIGRATIONS[-1], "DELETE FROM none;"]))
+        patched.setattr(migrations, "MIGRATIONS", broken)
         with pytest.raises(StoreError, match="no such table: none"):
             async with Store.open(state_dir, metrics):
                 pass

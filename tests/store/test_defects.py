@@ -12,8 +12,7 @@ import pytest
 
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.ports import Spooled
-from bridge.store import Filter, Store, StoreConfig, orders, writer
-from bridge.store import store as store_module
+from bridge.store import Filter, Store, StoreConfig, access, orders, writer
 from bridge.store.changes import Change
 from bridge.store.writer import Writer
 from bridge.telemetry.metrics import Metrics
@@ -111,7 +110,7 @@ async def test_whoever_waits_is_told_when_the_writing_thread_ends(
 
 
 def a_tally_that_is_wrong(store: Store) -> None:
-    store._metrics.kept_events.labels = broken  # type: ignore[method-assign]
+    store._counts._metrics.kept_events.labels = broken  # type: ignore[method-assign]
 
 
 def a_lane_that_raises(store: Store) -> None:
@@ -143,7 +142,7 @@ async def test_a_store_that_breaks_while_it_closes_closes(state_dir: Path, metri
 async def test_a_disk_that_does_not_answer_is_told_while_it_lasts(
     state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_HANG_SECONDS", 0.05)
+    monkeypatch.setattr(access, "_HANG_SECONDS", 0.05)
     answers = threading.Event()
     async with Store.open(state_dir, metrics) as store:
         try:

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from bench.spooled import SPOOLED_AT_ONCE, occurrences, spooling_rate
 from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.ports import Spooled
-from bridge.store import Filter, Store, StoreConfig, budget, orders, read_dead_letters, spool, spooled
+from bridge.store import Filter, Store, StoreConfig, budget, orders, read_dead_letters, spool, spool_rows
 from bridge.store.spool import SourceSpool
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import child, event, letter, parked_ids, until, value
@@ -288,7 +288,7 @@ async def test_what_can_not_be_written_is_told_and_what_is_done_is_written_later
         arrivals = store.spool("arrivals")
         await arrivals.append(some("a", "b"), "1")
         number = (await numbered(arrivals))["a"]
-        connection, connect = store._writer._connection, store._writer._connect
+        connection, connect = store._writer.file.connection, store._writer.file.connect
         assert connection is not None
 
         def read_only() -> sqlite3.Connection:
@@ -297,7 +297,7 @@ async def test_what_can_not_be_written_is_told_and_what_is_done_is_written_later
 
         with monkeypatch.context() as patched:
             # What is done is written by itself if the append comes a tenth of a second later.
-            patched.setattr(store._writer, "_connect", read_only)
+            patched.setattr(store._writer.file, "connect", read_only)
             connection.execute("PRAGMA query_only = ON")
             arrivals.done(number, digest(1))
             with pytest.raises(StoreError, match="readonly"):
@@ -392,15 +392,15 @@ def test_a_kill_inside_an_append_leaves_neither_its_occurrences_nor_its_position
         """
         import time
         from bridge.core.ports import Spooled
-        from bridge.store import spooled
+        from bridge.store import spool_rows
         async def main():
             async with Store.open(Path(arguments[0]), Metrics(CollectorRegistry())) as store:
                 await store.spool("arrivals").append([Spooled(key="1", data=b"1")], "1")
                 def half(connection):
                     connection.execute("PRAGMA cache_size = 0")
-                    rows, _ = spooled.rows_of("arrivals", [Spooled(key=f"new-{n}", data=bytes(500))
+                    rows, _ = spool_rows.rows_of("arrivals", [Spooled(key=f"new-{n}", data=bytes(500))
                                                            for n in range(10_000)])
-                    spooled.append(connection, store.spool("arrivals").number, "arrivals", rows, "2")
+                    spool_rows.append(connection, store.spool("arrivals").number, "arrivals", rows, "2")
                     os.write(1, b"now\\n")
                     time.sleep(60)
                 await store.write(half)
@@ -439,7 +439,7 @@ async def test_the_oldest_are_found_quickly_behind_many_in_hand(state_dir: Path,
         without = [number for number, _ in await arrivals.oldest(without=(), limit=2000)]
         with closing(sqlite3.connect(state_dir / "events.sqlite3")) as connection:
             before = connection.total_changes
-            found = spooled.oldest(connection, "arrivals", without, 500)
+            found = spool_rows.oldest(connection, "arrivals", without, 500)
             assert connection.total_changes == before
         assert [number for number, _ in found] == list(range(without[-1] + 1, without[-1] + 501))
         began = time.process_time()

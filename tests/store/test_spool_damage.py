@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.core.ports import Spooled
-from bridge.store import Filter, Store, orders, read_dead_letters, schema
+from bridge.store import Filter, Store, migrations, orders, read_dead_letters
 from bridge.store.spool import SourceSpool
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import parked_ids
@@ -167,7 +167,7 @@ async def test_a_store_of_version_2_is_upgraded_with_all_that_is_in_it(
         closing(sqlite3.connect(file_of(state_dir))) as upgraded,
         closing(sqlite3.connect(":memory:")) as new,
     ):
-        schema.upgrade(new)
+        migrations.upgrade(new)
         tables = "SELECT name, replace(sql, ' ', '') FROM sqlite_schema ORDER BY name"
         assert upgraded.execute(tables).fetchall() == new.execute(tables).fetchall()
 

@@ -456,7 +456,7 @@ async def test_a_database_held_by_another_program_is_waited_for(
     state_dir: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Store.open(state_dir, metrics) as store:
-        connection = store._writer._connection
+        connection = store._writer.file.connection
         assert connection is not None
         connection.execute("PRAGMA busy_timeout = 20")
         with closing(sqlite3.connect(state_dir / "events.sqlite3", isolation_level=None)) as other:

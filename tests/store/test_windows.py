@@ -15,11 +15,10 @@ from bridge.core.errors import StoreError, StoreFullError
 from bridge.core.event import Event
 from bridge.core.ports import DeadLetter
 from bridge.core.windows import Joined, Member, Name, Part, Policy, Rules
-from bridge.store import Store, StoreConfig, schema
-from bridge.store.changes import Change
+from bridge.store import Store, StoreConfig, migrations, schema
+from bridge.store.changes import Change, Done
 from bridge.store.clock import Clock
 from bridge.store.find import find, members_of
-from bridge.store.spooled import Done
 from bridge.store.windows import Windows
 from bridge.telemetry.metrics import Metrics
 from tests.store.events import event, parked_ids, value
@@ -33,7 +32,7 @@ class Access:
     def __init__(self) -> None:
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         self._connection.text_factory = schema.text
-        schema.upgrade(self._connection)
+        migrations.upgrade(self._connection)
         self._steps = 0
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:

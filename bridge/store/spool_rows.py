@@ -14,10 +14,9 @@ from collections.abc import Collection, Sequence
 from contextlib import closing
 from hashlib import blake2b
 from itertools import islice
-from typing import NamedTuple
 
 from bridge.core.ports import Spooled
-from bridge.store.changes import Change
+from bridge.store.changes import THESE, Change, Done, groups
 from bridge.store.schema import SPOOLED, Row, raw
 
 KEY = b"spooled:"
@@ -34,7 +33,7 @@ _APPEND = """
     VALUES (CAST(? AS TEXT), CAST(? AS TEXT), '', '', '{}', ?, 'spooled', '', '', 0, ?)
     ON CONFLICT (source, id, service) DO NOTHING
 """
-_POSITION = """
+_OPEN = """
     INSERT INTO spools (number, source, position) VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT))
     ON CONFLICT (number) DO UPDATE SET position = coalesce(excluded.position, position)
 """
@@ -42,21 +41,13 @@ _MARK = "INSERT INTO entered VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _SHOW = "UPDATE entered SET listing = ?1 WHERE spool = ?2 AND version = ?3 AND listing < ?1"
 
 
-class Done(NamedTuple):
-    """An occurrence to be taken away, and the version that has entered with it."""
-
-    number: int
-    spool: int
-    entered: bytes | None
-
-
 def number_of(source: str) -> int:
-    """Give the number of a source's spool: from its identity alone, so a mark tells whose it is by itself."""
+    """Return the number of a source's spool: made of its identity alone, so a mark tells whose it is."""
     return int.from_bytes(blake2b(raw(source), digest_size=6).digest(), "big")
 
 
 def rows_of(source: str, occurrences: Sequence[Spooled]) -> tuple[list[Row], int]:
-    """Give what `append` writes, and about how many bytes it takes: keys twice (an index has them too)."""
+    """Return what `append` writes, and about how many bytes it takes: keys twice (an index has them too)."""
     now, name = time.time(), raw(source)
     rows = [(name, KEY + raw(each.key), each.data, now) for each in occurrences]
     return rows, sum([len(row[2]) + 2 * len(row[1]) for row in rows]) + len(rows) * (3 * len(name) + 200)
@@ -73,7 +64,7 @@ def append(
     if rows:
         added = connection.executemany(_APPEND, rows).rowcount
         change.tally["", SPOOLED, ""] = change.spooled[spool] = added
-    connection.execute(_POSITION, (spool, raw(source), None if position is None else raw(position)))
+    _open(connection, spool, source, position)
     return None, change
 
 
@@ -81,7 +72,7 @@ def finish(connection: sqlite3.Connection, done: Sequence[Done], change: Change)
     """Take occurrences away and mark their versions as shown by the last listing begun."""
     if not done:
         return
-    where = "FROM kept NOT INDEXED WHERE number IN (SELECT value FROM json_each(?)) AND reason = 'spooled'"
+    where = f"FROM kept NOT INDEXED WHERE {THESE} AND reason = 'spooled'"
     these = (json.dumps([each.number for each in done]),)
     for source, count in connection.execute(f"SELECT source, count(*) {where} GROUP BY source", these):
         change.spooled[number_of(source)] -= count
@@ -100,7 +91,7 @@ def tried(
     connection: sqlite3.Connection, numbers: Collection[int], aside: Collection[int]
 ) -> tuple[None, Change]:
     """Note when `numbers` were tried first, and lay those in `aside` aside: `attempts` says so of a row."""
-    where = "WHERE number IN (SELECT value FROM json_each(?)) AND reason = 'spooled'"
+    where = f"WHERE {THESE} AND reason = 'spooled'"
     connection.execute(
         f"UPDATE kept SET first_attempt = coalesce(first_attempt, ?) {where}",  # noqa: S608 - no outside text
         (time.time(), json.dumps(list(numbers))),
@@ -150,7 +141,7 @@ def forget_unshown(
 ) -> tuple[tuple[int, bytes | None], Change]:
     """Look at `limit` marks behind `after`, and forget those that no listing from `listing` on has shown.
 
-    Gives how many, and the last one looked at; None at the end.
+    Return how many, and the last one looked at; None at the end.
     """
     change = Change()
     found = connection.execute(
@@ -174,11 +165,9 @@ def next_listing(connection: sqlite3.Connection, spool: int, source: str) -> tup
     return _listing(connection, spool), Change()
 
 
-def _open(connection: sqlite3.Connection, spool: int, source: str) -> None:
-    connection.execute(
-        "INSERT INTO spools (number, source) VALUES (?, CAST(? AS TEXT)) ON CONFLICT DO NOTHING",
-        (spool, raw(source)),
-    )
+def _open(connection: sqlite3.Connection, spool: int, source: str, position: str | None = None) -> None:
+    """Make the spool's row where it is missing, and note the stream's position in it if one is given."""
+    connection.execute(_OPEN, (spool, raw(source), None if position is None else raw(position)))
 
 
 def _listing(connection: sqlite3.Connection, spool: int) -> int:
@@ -205,7 +194,7 @@ def _count(connection: sqlite3.Connection, spool: int, difference: int, change: 
 
 
 def position(connection: sqlite3.Connection, spool: int) -> str | None:
-    """Give the stream's position, if one was kept."""
+    """Return the stream's position, if one was kept."""
     found = connection.execute("SELECT position FROM spools WHERE number = ?", (spool,)).fetchone()
     return None if found is None else found[0]
 
@@ -242,7 +231,7 @@ def oldest(
 
 
 def entered(connection: sqlite3.Connection, spool: int, versions: Sequence[bytes]) -> set[bytes]:
-    """Give those of `versions` that are marked."""
+    """Return those of `versions` that are marked."""
     found: set[bytes] = set()
     for at in range(0, len(versions), _ASKED_AT_ONCE):
         some = versions[at : at + _ASKED_AT_ONCE]
@@ -259,10 +248,7 @@ def entered(connection: sqlite3.Connection, spool: int, versions: Sequence[bytes
 
 def totals(connection: sqlite3.Connection, change: Change) -> None:
     """Count the occurrences and the marks."""
-    for source, count in connection.execute(
-        "SELECT source, count(*) FROM kept INDEXED BY spooled_by_source WHERE reason = 'spooled' "
-        "GROUP BY source"
-    ):
+    for source, count in groups(connection, SPOOLED):
         number = number_of(source)
         change.spooled[number], change.sources[number] = count, source
         change.tally["", SPOOLED, ""] += count

@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Generator
-from contextlib import closing
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import bridge.store.beside as beside
 import bridge.store.schema as schema
 from bridge.core.event import Event
-from bridge.store.paging import Page, Sought, page
+from bridge.store.changes import THESE
+from bridge.store.paging import Page, Part, Sought, page
 from bridge.store.schema import raw
-
-_Answer = TypeVar("_Answer")
-
-_BATCH = 500
-_BATCH_BYTES = 16 * 2**20
-"""Read at once, and changed by one transaction."""
+from bridge.store.walk import Walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +66,12 @@ class Filter:
     matches: Callable[[Summary, Event], bool] | None = None
     """Called in another thread. What it raises ends the command."""
 
-    def where(self) -> tuple[str, tuple[Any, ...]]:
-        """Give the condition in SQL, but for `matches`, and its parameters. Ages count from now."""
+    def part(self) -> Part:
+        """Return what chooses them in SQL, but for `matches`. Ages count from now."""
         now = time.time()
         terms: list[tuple[str, Any]] = []
         if self.numbers is not None:
-            terms.append(("number IN (SELECT value FROM json_each(?))", json.dumps(list(self.numbers))))
+            terms.append((THESE, json.dumps(list(self.numbers))))
         if self.service is not None:
             terms.append(("service = CAST(? AS TEXT)", raw(self.service)))
         if self.cause is not None:
@@ -87,7 +82,8 @@ class Filter:
             terms.append(("kept_at >= ?", now - self.younger_than))
         if self.kept_before is not None:
             terms.append(("kept_at < ?", self.kept_before))
-        return " AND ".join(["reason = 'dead'", *(term for term, _ in terms)]), tuple(v for _, v in terms)
+        where = " AND ".join(["reason = 'dead'", *(term for term, _ in terms)])
+        return f"INDEXED BY dead_by_number WHERE {where}", tuple(value for _, value in terms)
 
 
 @dataclass(slots=True)
@@ -99,63 +95,17 @@ class Count:
     """How many were left as they are, by the reason in words."""
 
 
-class Walk:
-    """A walk over the dead letters chosen, in batches, in the order they were kept.
+def walk(chosen: Filter) -> Walk[Summary]:
+    """Walk over the dead letters chosen, in the order they were kept."""
+    part, matches = chosen.part(), chosen.matches
+    if matches is None:
+        return Walk(_SUMMARY, lambda _: [part], _summary)
 
-    Those that come later than its begin are left out. Between two batches nothing is held open.
-    """
+    def matching(row: tuple[Any, ...]) -> Summary | None:
+        summary = _summary(row)
+        return summary if matches(summary, schema.to_event(row[_WIDTH:])) else None
 
-    def __init__(self, chosen: Filter) -> None:
-        self._chosen = chosen
-        self._where, self._parameters = chosen.where()
-        self._after = 0
-        self._last: int | None = None
-
-    def next(self, connection: sqlite3.Connection) -> list[Summary]:
-        """Give the next ones, empty at the end. Raises sqlite3.Error and BrokenRowError."""
-        if self._last is None:
-            (self._last,) = connection.execute("SELECT coalesce(max(number), 0) FROM kept").fetchone()
-        found: list[Summary] = []
-        while not found and self._after < self._last:
-            found = self._batch(connection, self._last)
-        return found
-
-    def _batch(self, connection: sqlite3.Connection, last: int) -> list[Summary]:
-        rows = _select(
-            connection,
-            self._chosen,
-            f"{self._where} AND number > ? AND number <= ? ORDER BY number LIMIT {_BATCH}",
-            (*self._parameters, self._after, last),
-        )
-        found: list[Summary] = []
-        seen = size = 0
-        for summary, wanted in rows:
-            self._after = summary.number
-            if wanted:
-                found.append(summary)
-            seen, size = seen + 1, size + summary.size
-            if self._chosen.matches is not None and size >= _BATCH_BYTES:
-                rows.close()
-                return found
-        if seen < _BATCH:
-            self._after = last
-        return found
-
-
-def _select(
-    connection: sqlite3.Connection, chosen: Filter, rest: str, parameters: tuple[Any, ...]
-) -> Generator[tuple[Summary, bool], None, None]:
-    """Give dead letters, and whether they match; `rest` is what follows WHERE."""
-    columns = _SUMMARY if chosen.matches is None else f"{_SUMMARY}, {schema.EVENT}"
-    rows = connection.execute(
-        f"SELECT {columns} FROM kept INDEXED BY dead_by_number WHERE {rest}",  # noqa: S608 - no outside text
-        parameters,
-    )
-    with closing(rows):
-        for row in rows:
-            summary = _summary(row)
-            wanted = chosen.matches is None or chosen.matches(summary, schema.to_event(row[_WIDTH:]))
-            yield summary, wanted
+    return Walk(f"{_SUMMARY}, {schema.EVENT}", lambda _: [part], matching)
 
 
 def _summary(row: tuple[Any, ...]) -> Summary:
@@ -163,7 +113,7 @@ def _summary(row: tuple[Any, ...]) -> Summary:
 
 
 def _one(connection: sqlite3.Connection, number: int) -> tuple[Summary, Event] | None:
-    """Give one dead letter and its event as it was received, or None.
+    """Return one dead letter and its event as it was received, or None.
 
     Raises sqlite3.Error and BrokenRowError.
     """
@@ -183,24 +133,23 @@ def read_dead_letters(
 
     Raises StoreError when there is no store, or it can't be read.
     """
-    chosen = Filter(service=service, cause=cause)
-    where, parameters = chosen.where()
-    rest = f"{where} ORDER BY number DESC LIMIT ?"
-    parameters = (*parameters, schema.LARGEST if limit is None else min(limit, schema.LARGEST))
+    where, parameters = Filter(service=service, cause=cause).part()
+    question = f"SELECT {_SUMMARY} FROM kept {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - no outside text
+    most = schema.LARGEST if limit is None else min(limit, schema.LARGEST)
     return beside.read(
-        state_dir, lambda connection: [letter for letter, _ in _select(connection, chosen, rest, parameters)]
+        state_dir,
+        lambda connection: [_summary(row) for row in connection.execute(question, (*parameters, most))],
     )
 
 
 def page_of_dead_letters(
     state_dir: Path, sought: Sought, *, service: str | None = None, cause: str | None = None
 ) -> Page[Summary]:
-    """Give the page `sought`; a text is looked for in id, subject, source, cause and detail.
+    """Return the page `sought`; a text is looked for in id, subject, source, cause and detail.
 
     Works beside a running daemon. Raises StoreError when there is no store, or it can't be read.
     """
-    where, parameters = Filter(service=service, cause=cause).where()
-    parts = [(f"INDEXED BY dead_by_number WHERE {where}", parameters)]
+    parts = [Filter(service=service, cause=cause).part()]
     searched = ("id", "subject", "source", "cause", "detail")
     return beside.read(
         state_dir, lambda connection: page(connection, _SUMMARY, parts, _summary, sought, searched)
@@ -208,7 +157,7 @@ def page_of_dead_letters(
 
 
 def read_dead_letter(state_dir: Path, number: int) -> tuple[Summary, Event] | None:
-    """Give one dead letter and its event as it was received, or None when there is none of that number.
+    """Return one dead letter and its event as it was received, or None when there is none of that number.
 
     Raises StoreError when there is no store, or it can't be read.
     """

@@ -6,10 +6,9 @@ can't be written; what is done by then stays so, and the rest is as before.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import bridge.store.changes as changes
 import bridge.store.letters as letters
@@ -23,6 +22,9 @@ from bridge.store.changes import Change
 from bridge.store.letters import Count, Filter, Summary
 from bridge.store.schema import JOB_FAILED, ROUTES, SPOOLED
 from bridge.store.waiting import Choice, Known, Waiting
+from bridge.store.walk import Walk
+
+_Row = TypeVar("_Row", Summary, Waiting)
 
 _OVERHEAD = 500
 """Bytes of a row beside its event, about."""
@@ -73,7 +75,7 @@ async def replay(
 
     return await _change(
         access,
-        letters.Walk(chosen),
+        letters.walk(chosen),
         refuse,
         partial(moves.replay, as_new=as_new, to=to),
         partial(_note, journal, "replayed", to=to, detail="as a new event" if as_new else ""),
@@ -96,7 +98,7 @@ async def discard(
     """Delete the dead letters chosen. Raises StoreError as `replay` does."""
     return await _change(
         access,
-        letters.Walk(chosen),
+        letters.walk(chosen),
         lambda _letter: None,
         changes.discard,
         partial(_note, journal, "discarded"),
@@ -124,7 +126,7 @@ async def move(
 
     return await _change(
         access,
-        waiting.Walk(chosen, known),
+        waiting.walk(chosen, known),
         refuse,
         partial(moves.move, to=to),
         partial(_note, journal, "moved", to=to),
@@ -144,7 +146,7 @@ async def bury(
     """Make dead letters of the stranded events chosen. Raises StoreError as `replay` does."""
     return await _change(
         access,
-        waiting.Walk(chosen, known),
+        waiting.walk(chosen, known),
         lambda event: _taken_care_of(event, known),
         moves.bury,
         lambda event: _note(journal, "dead", event, cause=moves.cause_of(event.reason)),
@@ -154,7 +156,7 @@ async def bury(
 
 async def _change(
     access: Access,
-    walk: _Walk[_Row],
+    walk: Walk[_Row],
     refuse: Callable[[_Row], str | None],
     change: Callable[..., tuple[int, Change]],
     note: Callable[[_Row], None],
@@ -206,22 +208,6 @@ def _note(
     event = Event(id=row.event_id, source=row.source, type="", data=b"", subject=row.subject)
     service = row.service if to is None else to
     journal.note(what, event, service, cause=cause, detail=detail, number=row.number)
-
-
-class _HasNumber(Protocol):
-    @property
-    def number(self) -> int: ...
-
-
-_Numbered = TypeVar("_Numbered", bound=_HasNumber, covariant=True)
-_Row = TypeVar("_Row", bound=_HasNumber)
-
-
-class _Walk(Protocol[_Numbered]):
-    """Gives rows in batches, none at the end."""
-
-    def next(self, connection: sqlite3.Connection) -> Sequence[_Numbered]:
-        """Return the next batch."""
 
 
 def _taken_care_of(event: Waiting, known: Known) -> str | None:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bridge.store.beside as beside
+import bridge.store.changes as changes
 from bridge.core.ports import NO_LANE
-from bridge.store.changes import THESE
-from bridge.store.paging import Page, Sought, page
+from bridge.store.changes import KEY_OF, THESE
+from bridge.store.paging import Page, Part, Sought, page
 from bridge.store.schema import PARKED, SPOOLED, WINDOW, raw
-
-_BATCH = 500
-"""Read at once, and changed by one transaction."""
+from bridge.store.walk import Walk
 
 
 class Known(NamedTuple):
@@ -75,22 +74,10 @@ def stranded(waiting: Iterable[Stranded], known: Known) -> list[Stranded]:
 
 def groups(connection: sqlite3.Connection) -> list[Stranded]:
     """Count all that waits, by service and by source. Raises sqlite3.Error and BrokenRowError."""
-    parked = connection.execute(
-        "SELECT service, count(*) FROM kept INDEXED BY kept_by_reason WHERE reason = 'parked' "
-        "GROUP BY service"
-    )
-    spooled = connection.execute(
-        "SELECT source, count(*) FROM kept INDEXED BY spooled_by_source WHERE reason = 'spooled' "
-        "GROUP BY source"
-    )
-    gathered = connection.execute(
-        "SELECT service, count(*) FROM kept INDEXED BY kept_by_reason WHERE reason = 'window' "
-        "GROUP BY service"
-    )
     return [
-        *(Stranded(PARKED, service, count) for service, count in parked),
-        *(Stranded(WINDOW, service, count) for service, count in gathered),
-        *(Stranded(SPOOLED, source, count) for source, count in spooled),
+        Stranded(reason, key, count)
+        for reason in (PARKED, WINDOW, SPOOLED)
+        for key, count in changes.groups(connection, reason)
     ]
 
 
@@ -137,40 +124,12 @@ class Choice:
     source: str | None = None
 
 
-class Walk:
-    """A walk over the events chosen, in batches; between two batches nothing is held open."""
-
-    def __init__(self, chosen: Choice, known: Known | None = None) -> None:
-        """Walk over what is `chosen`; where that is all and `known` is given, over what is stranded."""
-        self._chosen = chosen
-        self._known = known
-        self._left: list[tuple[str, tuple[Any, ...]]] | None = None
-        """Conditions in SQL, with their parameters, of which the first is walked over now."""
-        self._after = 0
-
-    def next(self, connection: sqlite3.Connection) -> list[Waiting]:
-        """Return the next ones, none at the end. Raises sqlite3.Error and BrokenRowError."""
-        if self._left is None:
-            self._left = list(_conditions(connection, self._chosen, self._known))
-        while self._left:
-            condition, parameters = self._left[0]
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM kept {condition} AND number > ? ORDER BY number LIMIT {_BATCH}",  # noqa: S608 - no outside text
-                (*parameters, self._after),
-            ).fetchall()
-            if rows:
-                self._after = rows[-1][0]
-                return [_waiting(row) for row in rows]
-            self._after = 0
-            del self._left[0]
-        return []
+def walk(chosen: Choice, known: Known | None = None) -> Walk[Waiting]:
+    """Walk over what is `chosen`; where that is all and `known` is given, over what is stranded."""
+    return Walk(_COLUMNS, lambda connection: _parts(connection, chosen, known), _waiting)
 
 
-def _conditions(
-    connection: sqlite3.Connection,
-    chosen: Choice,
-    known: Known | None,
-) -> Iterable[tuple[str, tuple[Any, ...]]]:
+def _parts(connection: sqlite3.Connection, chosen: Choice, known: Known | None) -> Iterable[Part]:
     if chosen.numbers is not None:
         these = json.dumps(list(chosen.numbers))
         yield f"NOT INDEXED WHERE {THESE} AND reason IN ('parked', 'spooled')", (these,)
@@ -184,11 +143,8 @@ def _conditions(
     else:
         meant = groups(connection) if known is None else stranded(groups(connection), known)
     for reason, key, _ in meant:
-        if reason in (PARKED, WINDOW):
-            condition = f"INDEXED BY kept_by_reason WHERE reason = '{reason}' AND service = CAST(? AS TEXT)"
-        else:
-            condition = "INDEXED BY spooled_by_source WHERE reason = 'spooled' AND source = CAST(? AS TEXT)"
-        yield condition, (raw(key),)
+        column, index = KEY_OF[reason]
+        yield f"INDEXED BY {index} WHERE reason = '{reason}' AND {column} = CAST(? AS TEXT)", (raw(key),)
 
 
 def _waiting(row: tuple[Any, ...]) -> Waiting:
@@ -196,13 +152,13 @@ def _waiting(row: tuple[Any, ...]) -> Waiting:
 
 
 def page_of_waiting(state_dir: Path, sought: Sought, chosen: Choice) -> Page[Waiting]:
-    """Give the page `sought` of what is `chosen`; a text is looked for in id, subject and source.
+    """Return the page `sought` of what is `chosen`; a text is looked for in id, subject and source.
 
     Works beside a running daemon. Raises StoreError when there is no store, or it can't be read.
     """
 
     def question(connection: sqlite3.Connection) -> Page[Waiting]:
-        parts = list(_conditions(connection, chosen, None))
+        parts = list(_parts(connection, chosen, None))
         return page(connection, _COLUMNS, parts, _waiting, sought, ("id", "subject", "source"))
 
     return beside.read(state_dir, question)
@@ -216,8 +172,8 @@ def list_waiting(state_dir: Path, chosen: Choice, limit: int) -> list[Waiting]:
     """
 
     def question(connection: sqlite3.Connection) -> list[Waiting]:
-        walk, found = Walk(chosen), list[Waiting]()
-        while len(found) < limit and (batch := walk.next(connection)):
+        walked, found = walk(chosen), list[Waiting]()
+        while len(found) < limit and (batch := walked.next(connection)):
             found += batch
         return found[:limit]
 

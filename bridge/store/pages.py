@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +20,18 @@ _INDEX = {0x0A: (8, 0), 0x02: (12, 4)}
 many bytes a cell has before its length."""
 _PAGE_SIZES = (1, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
-_TEXT, _INTEGER, _REAL = (str,), (int,), (int, float, type(None))
-_OPTIONAL_TEXT, _OPTIONAL_INTEGER = (str, type(None)), (int, type(None))
-
-COLUMNS = {
-    "number": _INTEGER,
-    "source": _TEXT,
-    "id": _TEXT,
-    "service": _TEXT,
-    "type": _TEXT,
-    "subject": _OPTIONAL_TEXT,
-    "time": _OPTIONAL_TEXT,
-    "attributes": _TEXT,
-    "data": (bytes,),
-    "reason": _TEXT,
-    "cause": _TEXT,
-    "detail": _TEXT,
-    "status": _OPTIONAL_INTEGER,
-    "attempts": _INTEGER,
-    "first_attempt": _REAL,
-    "last_attempt": _REAL,
-    "kept_at": (int, float),
-    "generation": _INTEGER,
-    "in_window": _OPTIONAL_INTEGER,
-    "order_key": _OPTIONAL_INTEGER,
-}
-"""Of `kept`, in their order in a record, with the types of their values."""
-_SPOOL_COLUMNS = (_INTEGER, _TEXT, _OPTIONAL_TEXT, _INTEGER, _INTEGER)
-_MARK_COLUMNS = (_INTEGER, (bytes,), _INTEGER)
-_DIGEST, _MARK_LENGTH = 16, 40
-"""Bytes of a version's digest, and of a mark's record at most."""
+_SPOOL_COLUMNS, _MARK_COLUMNS = 5, 3
+_KEPT_COLUMNS = range(17, 21)
+"""Of the first version that had the table, and of this one: others were added behind the first."""
+_MARK_LENGTH = 40
+"""Bytes of a mark's record at most."""
 
 
 def rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Give what looks like a row of `kept`, `spools` or `entered`, from every page that is not free.
+    """Yield what may be a row of `kept`, `spools` or `entered`, from every page that is not free.
 
-    Each with its table's name, and in the order of the table's columns (COLUMNS). Raises OSError.
+    It comes with its table's name, and has the number of columns of one; whether their values are right is
+    not looked at. Raise OSError.
     """
     with path.open("rb") as file:
         pages = _Pages(file.read(100), path.stat().st_size, file.fileno())
@@ -80,7 +56,7 @@ class _Pages:
         return os.pread(self._descriptor, self._size, (number - 1) * self._size)
 
     def free(self) -> set[int]:
-        """Give the pages whose rows were deleted, as far as their list can be followed."""
+        """Return the pages whose rows were deleted, as far as their list can be followed."""
         free: set[int] = set()
         trunk = self._trunk
         while 0 < trunk <= self.count and trunk not in free:
@@ -111,20 +87,14 @@ class _Pages:
         number, place = _varint(page, place)
         values = _values(self._record(page, place, length))
         values[0] = number  # an INTEGER PRIMARY KEY is stored as NULL
-        if _are(values, _SPOOL_COLUMNS):
+        if len(values) == _SPOOL_COLUMNS:
             return "spools", tuple(values)
-        if len(values) == len(COLUMNS) - 3:
-            values.append(0)  # from before there were generations
-        if len(values) == len(COLUMNS) - 2:
-            values.append(None)  # from before there were windows
-        if len(values) == len(COLUMNS) - 1:
-            values.append(None)  # from before there were keys
-        if not _are(values, tuple(COLUMNS.values())):
+        if len(values) not in _KEPT_COLUMNS:
             raise BrokenRowError("no row of ours")
         return "kept", tuple(values)
 
     def _record(self, page: bytes, place: int, length: int) -> bytes:
-        """Give the record of a cell, with what overflows to other pages."""
+        """Return the record of a cell, with what overflows to other pages."""
         if length > self.count * self._size:
             raise BrokenRowError("longer than the file")
         most, least = self._usable - 35, (self._usable - 12) * 32 // 255 - 23
@@ -149,13 +119,9 @@ def _mark(page: bytes, place: int) -> Row:
     if length > _MARK_LENGTH:
         raise BrokenRowError("no mark")
     values = _values(page[place : place + length])
-    if not _are(values, _MARK_COLUMNS) or len(values[1]) != _DIGEST:
+    if len(values) != _MARK_COLUMNS:
         raise BrokenRowError("no mark")
     return tuple(values)
-
-
-def _are(values: Sequence[object], kinds: Sequence[tuple[type, ...]]) -> bool:
-    return len(values) == len(kinds) and all(map(isinstance, values, kinds))
 
 
 def _values(record: bytes) -> list[Any]:

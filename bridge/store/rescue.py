@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import bridge.store.pages as pages
 import bridge.store.schema as schema
@@ -19,21 +21,18 @@ from bridge.store.spool_rows import number_of
 _UNKNOWN_TAIL = 1_000_000
 """Numbers left out behind the last row known, where the file does not tell which were given."""
 _INDEXES = {"kept_by_reason": ("reason", "service"), "sqlite_autoindex_kept_1": ("source", "id", "service")}
-_PLACE = {name: place for place, name in enumerate(pages.COLUMNS)}
-_EVENT = [_PLACE[name] for name in schema.EVENT.split(", ")]
-_INSERT = (
-    f"INSERT INTO kept ({', '.join(pages.COLUMNS)}) VALUES "  # noqa: S608 - our columns
-    f"({', '.join('CAST(? AS TEXT)' if str in kinds else '?' for kinds in pages.COLUMNS.values())})"
-)
-_INSERT_MARK = "INSERT OR IGNORE INTO entered VALUES (?, ?, ?)"
+_BESIDE = {
+    "generations": ("source", "id", "service"),
+    "jobs": ("number",),
+    "removed_jobs": ("number",),
+    "windows": ("number",),
+    "merges": ("number",),
+    "merged": ("id",),
+}
+"""Tables of which nobody is told what is lost, and the columns by which they are read. A job whose name is
+lost is not known as the bridge's own; an event whose removal is lost makes another job."""
 _SPOOLS_SINCE = 3
 """The version of a file that has spools."""
-_JOBS_SINCE = 5
-"""The version of a file that has jobs."""
-_REMOVED_JOBS_SINCE = 6
-"""The version of a file that has jobs that were removed."""
-_WINDOWS_SINCE = 7
-"""The version of a file that has windows, and remembers what they were sent as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
     Raises StoreError for a store of a newer version, OSError, and sqlite3.Error when `copy` fails.
     """
     copy.execute("CREATE TEMP TABLE named (number INTEGER PRIMARY KEY)")
+    new = _Copy(copy)
     try:
         with closing(schema.connect(path, mode="ro")) as old:
             # Else SQLite refuses a file that is shorter than its first page says.
@@ -66,37 +66,88 @@ def rescue(path: Path, copy: sqlite3.Connection) -> Rescued:
             if version > VERSION:
                 raise StoreError(f"the store is damaged, and of version {version}: run the newer bridge")
             complete = any(_copy_numbers(old, index, copy) for index in _INDEXES)
-            gap = _copy_from_both_ends(old, copy)
+            gap = new.take(old, "kept", ("number",))
             last = _last_number(old)
-            _copy_generations(old, copy)
-            if version >= _JOBS_SINCE:
-                _copy_jobs(old, copy)
-            if version >= _REMOVED_JOBS_SINCE:
-                _copy_removed_jobs(old, copy)
-            if version >= _WINDOWS_SINCE:
-                _copy_windows(old, copy)
-            spools_broken = version >= _SPOOLS_SINCE and _copy_spools(old, copy)
-            marks_broken = version >= _SPOOLS_SINCE and _copy_marks(old, copy)
+            for table, order in _BESIDE.items():
+                new.take(old, table, order)
+            has_spools = version >= _SPOOLS_SINCE
+            spools_broken = new.take(old, "spools", ("number",)) is not None and has_spools
+            marks_broken = new.take(old, "entered", ("spool", "version")) is not None and has_spools
     except sqlite3.DatabaseError as error:
         if not schema.damaged(error):
             raise
-        complete, gap, last, spools_broken, marks_broken = False, (1, None), None, False, True
+        complete, gap, last, spools_broken, marks_broken = False, (None, None), None, False, True
     if gap is not None or spools_broken or marks_broken:
         for table, row in pages.rows(path):
-            if table == "spools":
-                _put_spool(copy, row)
-            elif table == "entered":
-                copy.execute(_INSERT_MARK, row)
             # Of a row that was deleted alone its page may show a trace: an index that is whole knows.
-            elif not complete or copy.execute("SELECT 1 FROM named WHERE number = ?", row[:1]).fetchone():
-                _put(copy, row)
+            if table != "kept" or not complete or _is_named(copy, row[0]):
+                new.put(table, row)
     _mend_windows(copy)
-    marks_lost, positions_lost = _mend_spools(copy, spools_broken=spools_broken, marks_broken=marks_broken)
+    marks_lost, positions_lost = _mend_spools(new, spools_broken=spools_broken, marks_broken=marks_broken)
     return _result(copy, gap, last, complete=complete, marks_lost=marks_lost, positions_lost=positions_lost)
 
 
+_Ends = tuple[Any, Any]
+"""The first columns of the last rows that could be read from a table's begin and from its end, or None."""
+_TYPES = {"TEXT": (str,), "BLOB": (bytes,), "INTEGER": (int,), "REAL": (int, float)}
+
+
+class _Copy:
+    """The new store, which is written to."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._statements: dict[tuple[str, int], tuple[str, dict[str, str]]] = {}
+        """By table and number of columns: the statement that writes a row, and the types of its columns."""
+
+    def take(self, old: sqlite3.Connection, table: str, order: Sequence[str]) -> _Ends | None:
+        """Copy rows up to the first and from the last that can't be read; return None if all could be."""
+        ends: list[Any] = []
+        for direction in ("ASC", "DESC"):
+            by = ", ".join(f"{column} {direction}" for column in order)
+            rows = _UntilBroken(old, f"SELECT * FROM {table} NOT INDEXED ORDER BY {by}")  # noqa: S608 - our tables
+            end = None
+            for row in rows:
+                end = row[0]
+                self.put(table, row)
+            if not rows.broken:
+                return None
+            ends.append(end)
+        return ends[0], ends[1]
+
+    def put(self, table: str, row: Row) -> None:
+        """Write a row, unless it is there: of a file that is older it has only the first columns.
+
+        What was read, but is not what was written, counts as not read.
+        """
+        key = (table, len(row))
+        statement, columns = self._statements.get(key) or self._statements.setdefault(key, self._insert(*key))
+        with suppress(BrokenRowError, TypeError, sqlite3.IntegrityError):
+            for kind, value in zip(columns.values(), row, strict=True):
+                if value is not None and not isinstance(value, _TYPES[kind]):
+                    raise BrokenRowError("a value of another type than was written")
+            if table == "kept":
+                _check_event(dict(zip(columns, row, strict=True)))
+            self.connection.execute(
+                statement, [schema.raw(value) if isinstance(value, str) else value for value in row]
+            )
+
+    def _insert(self, table: str, width: int) -> tuple[str, dict[str, str]]:
+        info = islice(self.connection.execute(f"PRAGMA table_info({table})"), width)
+        columns = {name: kind for _, name, kind, *_ in info}
+        places = ", ".join("CAST(? AS TEXT)" if kind == "TEXT" else "?" for kind in columns.values())
+        names = ", ".join(columns)
+        return f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})", columns  # noqa: S608 - our tables
+
+
+def _check_event(row: dict[str, Any]) -> None:
+    schema.to_event([row[name] for name in schema.EVENT.split(", ")])
+    if row["reason"] not in (PARKED, DEAD, SPOOLED, WINDOW) or "\0" in row["service"]:
+        raise BrokenRowError("no lane's event")
+
+
 def _copy_numbers(old: sqlite3.Connection, index: str, copy: sqlite3.Connection) -> bool:
-    """Note the numbers that an index names, from both its ends; tell whether that is all of them."""
+    """Note the numbers that an index names, from both its ends; return whether that is all of them."""
     for direction in ("ASC", "DESC"):
         order = ", ".join(f"{column} {direction}" for column in _INDEXES[index])
         found = _UntilBroken(old, f"SELECT number FROM kept INDEXED BY {index} ORDER BY {order}")  # noqa: S608 - our columns
@@ -106,96 +157,15 @@ def _copy_numbers(old: sqlite3.Connection, index: str, copy: sqlite3.Connection)
     return False
 
 
-def _copy_from_both_ends(old: sqlite3.Connection, copy: sqlite3.Connection) -> tuple[int, int | None] | None:
-    """Copy rows up to the first and from the last that can't be read.
-
-    Gives the numbers between, the second None where no row ends them; None when all could be read.
-    """
-    there = {row[1] for row in _UntilBroken(old, "PRAGMA table_info(kept)")}
-    # Of a file from before there were generations, windows, or keys.
-    missing = {
-        "generation": "0 AS generation",
-        "in_window": "NULL AS in_window",
-        "order_key": "NULL AS order_key",
-    }
-    columns = ", ".join(name if name in there else missing.get(name, name) for name in pages.COLUMNS)
-    ends: list[int | None] = []
-    for direction in ("ASC", "DESC"):
-        end = None
-        rows = _UntilBroken(old, f"SELECT {columns} FROM kept NOT INDEXED ORDER BY number {direction}")  # noqa: S608 - our columns
-        for row in rows:
-            end = row[0]
-            _put(copy, row)
-        if not rows.broken:
-            return None
-        ends.append(end)
-    first, last = ends
-    return (first or 0) + 1, None if last is None else last - 1
-
-
-def _put(copy: sqlite3.Connection, row: Row) -> None:
-    # What was read, but is not what was written, counts as not read.
-    with suppress(BrokenRowError, TypeError, sqlite3.IntegrityError):
-        schema.to_event(tuple(row[place] for place in _EVENT))
-        if row[_PLACE["reason"]] not in (PARKED, DEAD, SPOOLED, WINDOW) or "\0" in row[_PLACE["service"]]:
-            raise BrokenRowError("no lane's event")
-        copy.execute(_INSERT, _bound(row))
-
-
-def _bound(row: Row) -> Row:
-    return tuple(schema.raw(value) if isinstance(value, str) else value for value in row)
+def _is_named(copy: sqlite3.Connection, number: int) -> bool:
+    return copy.execute("SELECT 1 FROM named WHERE number = ?", (number,)).fetchone() is not None
 
 
 def _last_number(old: sqlite3.Connection) -> int | None:
-    """Give the greatest number ever given, where the file tells."""
+    """Return the greatest number ever given, where the file tells."""
     for row in _UntilBroken(old, "SELECT seq FROM sqlite_sequence WHERE name = 'kept'"):
         return int(row[0])
     return None
-
-
-def _copy_generations(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
-    for direction in ("ASC", "DESC"):
-        order = f"source {direction}, id {direction}, service {direction}"
-        for row in _UntilBroken(old, f"SELECT * FROM generations ORDER BY {order}"):  # noqa: S608 - our columns
-            with suppress(sqlite3.IntegrityError):
-                copy.execute(
-                    "INSERT OR IGNORE INTO generations VALUES "
-                    "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?)",
-                    _bound(row),
-                )
-
-
-def _copy_jobs(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
-    """Copy the names of jobs that can be read; a job whose name is lost is not known as the bridge's own."""
-    for direction in ("ASC", "DESC"):
-        for row in _UntilBroken(old, f"SELECT * FROM jobs ORDER BY number {direction}"):  # noqa: S608 - our columns
-            with suppress(sqlite3.IntegrityError):
-                copy.execute(
-                    "INSERT OR IGNORE INTO jobs VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, "
-                    "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), "
-                    "CAST(? AS TEXT), ?)",
-                    _bound(row),
-                )
-
-
-def _copy_removed_jobs(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
-    """Copy whose jobs were removed, as far as it can be read: of others an event makes another job."""
-    for direction in ("ASC", "DESC"):
-        rows = f"SELECT number, identity, removed_at FROM removed_jobs ORDER BY number {direction}"  # noqa: S608 - no outside text
-        for row in _UntilBroken(old, rows):
-            with suppress(sqlite3.IntegrityError):
-                copy.execute("INSERT OR IGNORE INTO removed_jobs VALUES (?, ?, ?)", row)
-
-
-def _copy_windows(old: sqlite3.Connection, copy: sqlite3.Connection) -> None:
-    """Copy windows, and what was sent of others, as far as it can be read."""
-    for table, order in (("windows", "number"), ("merges", "number"), ("merged", "id")):
-        columns = [row[2] for row in copy.execute(f"PRAGMA table_info({table})")]
-        places = ", ".join("CAST(? AS TEXT)" if kind == "TEXT" else "?" for kind in columns)
-        for direction in ("ASC", "DESC"):
-            for row in _UntilBroken(old, f"SELECT * FROM {table} ORDER BY {order} {direction}"):  # noqa: S608 - our tables
-                with suppress(sqlite3.IntegrityError):
-                    copy.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", _bound(row))  # noqa: S608 - likewise
 
 
 def _mend_windows(copy: sqlite3.Connection) -> None:
@@ -217,38 +187,9 @@ def _mend_windows(copy: sqlite3.Connection) -> None:
     copy.execute("UPDATE remembered SET bytes = (SELECT coalesce(sum(size), 0) FROM merges)")
 
 
-def _copy_spools(old: sqlite3.Connection, copy: sqlite3.Connection) -> bool:
-    """Copy the streams' positions; tell whether some could not be read."""
-    rows = _UntilBroken(old, "SELECT number, source, position, listing, marks FROM spools ORDER BY number")
-    for row in rows:
-        _put_spool(copy, row)
-    return rows.broken
-
-
-def _put_spool(copy: sqlite3.Connection, row: Row) -> None:
-    with suppress(sqlite3.IntegrityError):  # a value of a type that was never written
-        copy.execute(
-            "INSERT OR IGNORE INTO spools VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?)", _bound(row)
-        )
-
-
-def _copy_marks(old: sqlite3.Connection, copy: sqlite3.Connection) -> bool:
-    """Copy marks up to the first and from the last that can't be read; tell whether there is one."""
-    for direction in ("ASC", "DESC"):
-        rows = _UntilBroken(
-            old,
-            f"SELECT spool, version, listing FROM entered ORDER BY spool {direction}, version {direction}",  # noqa: S608 - our columns
-        )
-        copy.executemany(_INSERT_MARK, (row for row in rows if tuple(map(type, row)) == (int, bytes, int)))
-        if not rows.broken:
-            return False
-    return True
-
-
-def _mend_spools(
-    copy: sqlite3.Connection, *, spools_broken: bool, marks_broken: bool
-) -> tuple[int | None, bool]:
-    """Make the counts of the spools fit the marks, and give how many are lost; and whether a position is."""
+def _mend_spools(new: _Copy, *, spools_broken: bool, marks_broken: bool) -> tuple[int | None, bool]:
+    """Make the counts of the spools fit the marks; return how many are lost, and whether a position is."""
+    copy = new.connection
     there = dict(copy.execute("SELECT number, marks FROM spools"))
     sources = {
         number_of(source): source
@@ -262,7 +203,7 @@ def _mend_spools(
     }
     missing = (sources.keys() | marked.keys()) - there.keys()
     for number in missing:
-        _put_spool(copy, (number, sources.get(number, ""), None, 0, 0))
+        new.put("spools", (number, sources.get(number, ""), None, 0, 0))
     for number, (count, listing) in {**dict.fromkeys(there, (0, 0)), **marked}.items():
         copy.execute(
             "UPDATE spools SET marks = ?, listing = max(listing, ?) WHERE number = ?",
@@ -277,7 +218,7 @@ def _mend_spools(
 
 def _result(
     copy: sqlite3.Connection,
-    gap: tuple[int, int | None] | None,
+    gap: _Ends | None,
     last: int | None,
     *,
     complete: bool,
@@ -298,7 +239,7 @@ def _result(
     lost = count("SELECT count(*) FROM named WHERE number NOT IN (SELECT number FROM kept)")
     if gap is None or complete:
         return Rescued(saved, lost, 0, marks_lost, positions_lost)
-    first, end = gap[0], last if gap[1] is None else gap[1]
+    first, end = (gap[0] or 0) + 1, last if gap[1] is None else gap[1] - 1
     if end is None:
         return Rescued(saved, lost, None, marks_lost, positions_lost)
     between = count("SELECT count(*) FROM kept WHERE number BETWEEN ? AND ?", first, end)

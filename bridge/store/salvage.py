@@ -23,7 +23,7 @@ import structlog
 import bridge.store.migrations as migrations
 import bridge.store.schema as schema
 from bridge.core.errors import StoreError
-from bridge.store.directory import sync
+from bridge.store.directory import replace, sync
 from bridge.store.rescue import Rescued, rescue
 from bridge.store.schema import SIDES
 
@@ -137,10 +137,10 @@ def finish(path: Path) -> None:
 def salvage(path: Path, damage: str) -> None:
     """Copy what is readable of the damaged file, and put the copy in its place.
 
-    Raises OSError and sqlite3.Error when the copy can't be written; then all is as before.
+    Raises OSError, sqlite3.Error and StoreError when the copy can't be written; then all is as before.
     """
     _log.error("the store is damaged: what is readable is saved", damage=damage)
-    partial, marker, written = (_beside(path, name) for name in ("partial", "loss", "loss-partial"))
+    partial, marker = _beside(path, "partial"), _beside(path, "loss")
     partial.unlink(missing_ok=True)
     partial.touch(mode=0o600)
     try:
@@ -154,15 +154,10 @@ def salvage(path: Path, damage: str) -> None:
         aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
         loss = _Loss(damage=damage, aside=str(aside), **asdict(found))
         earlier = _losses(marker.read_text(encoding="utf-8")) if marker.exists() else []
-        written.touch(mode=0o600)
-        written.write_text(json.dumps([*earlier, asdict(loss)]), encoding="utf-8")
-        sync(written)
-        written.rename(marker)
-        sync(path.parent)
+        replace(marker, json.dumps([*earlier, asdict(loss)]))
         partial.rename(_beside(path, "salvaged"))
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
-        written.unlink(missing_ok=True)
     finish(path)
     _beside(path, "suspect").unlink(missing_ok=True)

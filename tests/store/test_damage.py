@@ -184,6 +184,7 @@ async def test_a_crash_anywhere_in_a_salvage_is_made_good(
 
         with monkeypatch.context() as patched:
             patched.setattr(Path, "rename", rename)
+            patched.setattr(Path, "replace", rename)
             with pytest.raises(StoreError):
                 async with Store.open(state_dir, fresh()):
                     pass

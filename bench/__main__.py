@@ -10,10 +10,13 @@ import argparse
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
-from bench import instructions, report
+from bench import environments, instructions, report
+from bench.interpreter import ask
 from bench.processes import Cores
 from bench.rows import PARTS, QUICK_PARTS, measure
 from bench.table import FULL, QUICK
@@ -46,6 +49,12 @@ def main() -> int:
         action="store_true",
         help="put the figures into README.md and docs/performance.md too, and draw docs/performance.svg",
     )
+    parser.add_argument(
+        "--python",
+        type=Path,
+        metavar="FILE",
+        help="measure in the environment of this interpreter, as it is, and make none",
+    )
     given = parser.parse_args()
     if given.write and (given.quick or given.only or given.instructions is not None):
         parser.error("--write takes the figures of a whole run")
@@ -56,18 +65,24 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends what it started
     began = time.monotonic()
     try:
+        interpreter = ask(given.python) if given.python else asyncio.run(environments.deployed())
+    except (OSError, subprocess.SubprocessError) as error:
+        parser.error(f"{given.python or sys.executable} can't be asked what it is: {error}")
+    _say(f"measured on {report.machine(interpreter)}: {interpreter.python}")
+    try:
         if given.instructions is not None:
-            counted = asyncio.run(instructions.count(given.instructions or instructions.COUNTED, cores, _say))
-            print(report.instructions(counted))
+            names = given.instructions or instructions.COUNTED
+            counted = asyncio.run(instructions.count(names, cores, interpreter.python, _say))
+            print(report.instructions(counted, interpreter))
             return 0
-        table = asyncio.run(measure(effort, cores, parts, _say))
+        table = asyncio.run(measure(effort, cores, interpreter.python, parts, _say))
     except RuntimeError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    text = report.markdown(table, parts, effort, cores, time.monotonic() - began)
+    text = report.markdown(table, parts, effort, cores, interpreter, time.monotonic() - began)
     print(text)
     if given.write:
-        report.write(table, text)
+        report.write(table, interpreter, text)
     return 0
 
 

@@ -136,8 +136,10 @@ COUNTED: Mapping[str, Callable[[Bench], Awaitable[float]]] = {
 """What is counted, by name."""
 
 
-async def count(names: Collection[str], cores: Cores, say: Callable[[str], None]) -> Mapping[str, float]:
-    """Count what `names` (of COUNTED) take.
+async def count(
+    names: Collection[str], cores: Cores, python: Path, say: Callable[[str], None]
+) -> Mapping[str, float]:
+    """Count what `names` (of COUNTED) take in `python`.
 
     Raises RuntimeError as `rows.started` does, and where there is no valgrind.
     """
@@ -146,7 +148,7 @@ async def count(names: Collection[str], cores: Cores, say: Callable[[str], None]
         raise RuntimeError(f"{' and '.join(absent)} not found: the Debian package valgrind has them")
     os.environ["PYTHONHASHSEED"] = "0"  # or every run has sets and dictionaries of its own
     counted = {}
-    async with started(_EFFORT, cores, Counting) as started_bench:
+    async with started(_EFFORT, cores, python, Counting) as started_bench:
         bench = replace(started_bench, session_seconds=_SESSION_SECONDS)
         for name in names:
             say(f"instructions, {name}")

@@ -6,15 +6,14 @@ compiled. What it does not do in its figures is told in docs/performance.md.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 import sysconfig
-from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
 from bench.bare import SESSION_SECONDS, WORKERS
+from bench.environments import made
 
 VERSION = "1.2.0"
 FILTER = 'size > 0 and endsWith(name, ".nc")'
@@ -22,28 +21,17 @@ FILTER = 'size > 0 and endsWith(name, ".nc")'
 BATCH = 512
 """The peer's default."""
 _RUN = "import json, sys, mq_bridge; mq_bridge.Route.from_config(json.loads(sys.argv[1]), 'bench').run()"
-_INSTALL_SECONDS = 300.0
-
-
-class PeerMissingError(Exception):
-    """The peer can't be had: says why, for a person."""
 
 
 async def interpreter() -> Path:
     """Give the Python that has the peer, in a cache of the user's; install it when it is not there yet.
 
-    Raises PeerMissingError.
+    Raises NotMadeError.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "oscar-event-bridge-bench"
     directory = cache / f"mq-bridge-{VERSION}-{sysconfig.get_python_version()}"
-    python = directory / "bin" / "python"
-    if not (directory / "ready").exists():
-        await _carry_out(sys.executable, "-m", "venv", "--clear", str(directory))
-        pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        await _carry_out(*pip, "--only-binary", ":all:", f"mq-bridge=={VERSION}")
-        await _carry_out(str(python), "-c", "import mq_bridge")
-        (directory / "ready").touch()
-    return python
+    installed = ("--only-binary", ":all:", f"mq-bridge=={VERSION}")
+    return await made(directory, Path(sys.executable), VERSION, installed)
 
 
 def command(python: Path, sink: str, kafka: tuple[str, str, str], *, batch: int, condition: str) -> list[str]:
@@ -65,17 +53,3 @@ def command(python: Path, sink: str, kafka: tuple[str, str, str], *, batch: int,
         "concurrency": WORKERS if batch == 1 else 1,
     }
     return [str(python), "-c", _RUN, json.dumps(route)]
-
-
-async def _carry_out(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
-    try:
-        async with asyncio.timeout(_INSTALL_SECONDS):
-            told, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise PeerMissingError(f"`{command[-1]}` took more than {_INSTALL_SECONDS:.0f} s") from None
-    if process.returncode:
-        last = told.decode(errors="replace").strip().splitlines()[-1:]
-        raise PeerMissingError(last[0] if last else f"`{command[-1]}` ended with {process.returncode}")

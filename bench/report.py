@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import sqlite3
-import sys
-import sysconfig
 import tempfile
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from bench import peer
 from bench.bare import POLLERS, SESSION_SECONDS, WORKERS
+from bench.interpreter import Interpreter
 from bench.plot import bars
 from bench.processes import Cores
 from bench.table import Effort, Row, Table
@@ -24,13 +21,20 @@ _BEGIN, _END = "<!-- figures -->", "<!-- end of figures -->"
 _HEAD = "| | Median | Min–max | Budget | |\n| --- | ---: | ---: | ---: | --- |"
 
 
-def markdown(table: Table, parts: Collection[str], effort: Effort, cores: Cores, seconds: float) -> str:
+def markdown(
+    table: Table,
+    parts: Collection[str],
+    effort: Effort,
+    cores: Cores,
+    interpreter: Interpreter,
+    seconds: float,
+) -> str:
     """Give the table, and how it was measured."""
     what = "with all the rest" if cores.measured & cores.others else "and all the rest on the others"
     how = (
-        f"oscar-event-bridge {__version__} on {machine()}, aiohttp {version('aiohttp')}, aiokafka "
-        f"{version('aiokafka')}, aiobotocore {version('aiobotocore')}, uvloop {version('uvloop')}, SQLite "
-        f"{sqlite3.sqlite_version}. What is measured is on one core, {what}; {WORKERS} workers, bodies of "
+        f"oscar-event-bridge {__version__} on {machine(interpreter)}, "
+        f"{', '.join(f'{name} {version}' for name, version in interpreter.libraries.items())}, SQLite "
+        f"{interpreter.sqlite}. What is measured is on one core, {what}; {WORKERS} workers, bodies of "
         f"300 to 1,000 bytes, tansu in memory, a session timeout of {SESSION_SECONDS} s, all on loopback. "
         "CPU time is user and system of the one process, from the first event that comes to the sink to the "
         f"last; the sink counts that each came. Median of {effort.turns} turns, of {effort.repeats} (lanes, "
@@ -41,7 +45,7 @@ def markdown(table: Table, parts: Collection[str], effort: Effort, cores: Cores,
     return "\n\n".join([how, *notes, "\n".join([_HEAD, *(_line(row) for row in table.rows())])])
 
 
-def goals(table: Table) -> str:
+def goals(table: Table, interpreter: Interpreter) -> str:
     """Give the rows that README tells."""
     rows = [
         *(table.plain.rate, table.plain.each_second, table.plain_of_peer, table.plain_of_loop),
@@ -56,13 +60,13 @@ def goals(table: Table) -> str:
         *(table.cold, table.join, table.own, table.idle),
     ]
     lines = [_HEAD, *(_line(row) for row in rows if row.figures or row.skipped)]
-    return f"Measured on {datetime.now(UTC):%d %B %Y} on {machine()}.\n\n" + "\n".join(lines)
+    return f"Measured on {datetime.now(UTC):%d %B %Y} on {machine(interpreter)}.\n\n" + "\n".join(lines)
 
 
-def write(table: Table, text: str) -> None:
+def write(table: Table, interpreter: Interpreter, text: str) -> None:
     """Put what `markdown` gave into docs/performance.md, with a plot, and what `goals` gives into README."""
     _put(Path("docs/performance.md"), text)
-    _put(Path("README.md"), goals(table))
+    _put(Path("README.md"), goals(table, interpreter))
     Path("docs/performance.svg").write_text(bars(table), encoding="utf-8")
 
 
@@ -75,29 +79,19 @@ def _put(path: Path, text: str) -> None:
     path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
-def instructions(counted: Mapping[str, float]) -> str:
+def instructions(counted: Mapping[str, float], interpreter: Interpreter) -> str:
     """Give the table of instructions an event."""
     lines = [f"| {name} | {figure:,.0f} |" for name, figure in counted.items()]
     head = "| | Instructions an event |\n| --- | ---: |"
-    return "\n".join([f"By callgrind, of user space alone, on {machine()}.", "", head, *lines])
+    return "\n".join([f"By callgrind, of user space alone, on {machine(interpreter)}.", "", head, *lines])
 
 
-def machine() -> str:
+def machine(interpreter: Interpreter) -> str:
     """Say what it is measured on, and with which Python."""
     return (
         f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}; "
-        f"{platform.python_implementation()} {platform.python_version()} {_build()}"
+        f"{interpreter.name} ({interpreter.build}) in {interpreter.environment}"
     )
-
-
-def _build() -> str:
-    """Say how the interpreter was built: profile-guided and link-time optimisation make a tenth and more."""
-    if sys.base_prefix == "/usr" and Path("/etc/debian_version").exists():
-        return "(Debian's, which is built with PGO and LTO)"
-    given = sysconfig.get_config_var("CONFIG_ARGS") or ""
-    pgo = "with PGO" if "--enable-optimizations" in given else "without PGO"
-    lto = "with LTO" if "--with-lto" in given else "without LTO"
-    return f"(built {pgo}, {lto})"
 
 
 def _notes(effort: Effort) -> Mapping[str, str]:
@@ -114,7 +108,7 @@ def _notes(effort: Effort) -> Mapping[str, str]:
         "by botocore's signature and aiobotocore's connections alone.",
         "rucio": f"Rucio's brokers are those of Debian; before, stomp.py puts {effort.rucio * 3 // 2:,} "
         "messages into a queue of each (RabbitMQ's a quorum queue), as hermes does. AMQP is read with aiormq "
-        f"{version('aiormq')}, STOMP by the bridge itself.",
+        "and STOMP by the bridge itself.",
         "store": f"The store alone is one process with its loop and its writer thread on the one core, its "
         f"file under {tempfile.gettempdir()}, every group of events synced. The way back is that of a bridge "
         f"that starts with {effort.parked_back:,} events parked.",

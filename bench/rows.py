@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench import peer
 from bench.bare import WORKERS
+from bench.environments import NotMadeError
 from bench.processes import WHEN, Cores, prompt_broker, queue, sink
 from bench.rucio import readings
 from bench.runs import PLACES, SOME, WORK_SECONDS, Bench, Speed, failures
@@ -25,8 +26,10 @@ Say = Callable[[str], None]
 
 
 @asynccontextmanager
-async def started(effort: Effort, cores: Cores, kind: type[Bench] = Bench) -> AsyncIterator[Bench]:
-    """Run what is measured against while inside; gives a bench of that `kind`.
+async def started(
+    effort: Effort, cores: Cores, python: Path, kind: type[Bench] = Bench
+) -> AsyncIterator[Bench]:
+    """Run what is measured against while inside; gives a bench of that `kind`, which measures in `python`.
 
     Raises RuntimeError with the last log lines when something that is measured ends by itself.
     """
@@ -34,17 +37,17 @@ async def started(effort: Effort, cores: Cores, kind: type[Bench] = Bench) -> As
         directory = Path(name)
         try:
             async with sink(directory) as asked, queue() as messages, broker() as bootstrap:
-                yield kind(effort, cores, directory, bootstrap, asked, messages)
+                yield kind(effort, cores, python, directory, bootstrap, asked, messages)
         except RuntimeError as error:
             log = directory / "log"
             last = log.read_text(encoding="utf-8").splitlines()[-20:] if log.exists() else []
             raise RuntimeError("\n".join([str(error), *last])) from error
 
 
-async def measure(effort: Effort, cores: Cores, parts: Collection[str], say: Say) -> Table:
-    """Measure the `parts` (of PARTS), each several times. Raises RuntimeError as `started` does."""
+async def measure(effort: Effort, cores: Cores, python: Path, parts: Collection[str], say: Say) -> Table:
+    """Measure the `parts` (of PARTS), each several times. Takes `python` and raises as `started` does."""
     table = Table(effort)
-    async with started(effort, cores) as bench:
+    async with started(effort, cores, python) as bench:
         for part, measured in PARTS.items():
             if part in parts:
                 await measured(bench, table, say)
@@ -61,7 +64,7 @@ async def _speed(bench: Bench, table: Table, say: Say) -> None:
     backlog = await bench.topic(effort.backlog)
     try:
         python = await peer.interpreter()
-    except peer.PeerMissingError as error:
+    except NotMadeError as error:
         python = None
         for row in table.of_the_peer():
             row.skipped = str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
@@ -27,7 +26,8 @@ from bench.processes import (
     sqs_source,
     watched,
 )
-from bench.records import PARTITIONS, create_topic, fill, steady
+from bench.producer import create_topic, fill, steady
+from bench.records import PARTITIONS
 from bench.rucio import Session
 from bench.table import Effort
 
@@ -74,6 +74,8 @@ class Bench:
 
     effort: Effort
     cores: Cores
+    python: Path
+    """In which all runs that is measured."""
     directory: Path
     bootstrap: str
     sink: SinkClient
@@ -316,7 +318,7 @@ class Bench:
         return watched(self.cores, *command, log=self.directory / "log")
 
     def _python(self, *arguments: str) -> AbstractAsyncContextManager[Watched]:
-        return self._watched(sys.executable, "-m", *arguments)
+        return self._watched(str(self.python), "-m", *arguments)
 
     def _consumer(self, topic: str) -> AbstractAsyncContextManager[Watched]:
         return self._python("bench.bare", self.sink.url, "read", *self._member(topic))

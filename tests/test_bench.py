@@ -29,7 +29,7 @@ from tests.servers.debian import PACKAGES, need
 def bench(*arguments: str) -> list[list[str]]:
     """Give the table's rows, by cells."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", *arguments],
+        [sys.executable, "-m", "bench", "--quick", "--python", sys.executable, *arguments],
         capture_output=True,
         text=True,
         timeout=170,

@@ -164,6 +164,20 @@ async def test_a_partition_at_the_bound_of_its_gap_waits_alone(
             settle(await hands.take(1))
 
 
+async def test_what_has_settled_is_let_go_before_it_is_committed(
+    tansu: Tansu, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "COMMIT_SECONDS", 60.0)
+    await tansu.create_topic(unique, partitions=2)
+    for partition in (0, 1):
+        await tansu.produce(unique, [b"%d" % partition] * 100, partition=partition)
+    async with opened(source(tansu, unique), limit=10) as hands:
+        while len(hands.seen) < 200:
+            settle(await hands.take(1))
+            kept = sum(map(len, hands.source._reader._ledgers.values()))
+            assert kept <= 20  # as many as there are slots, and those that took the place of settled ones
+
+
 async def test_a_pattern_takes_up_topics_that_appear(tansu: Tansu, unique: str) -> None:
     await tansu.create_topic(f"{unique}-a")
     await tansu.create_topic(f"other-{unique}-a")

@@ -223,6 +223,8 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
         return min(free, self._batch)
 
     def _take(self, fetched: dict[TopicPartition, list[Any]]) -> None:
+        for one in self._ledgers.values():
+            one.prefix()  # lets go of what has settled: the events of a second would be 20 MiB and more
         since, identity, settled = monotonic(), self._identity, self._settled
         for place, records in fetched.items():
             ledger = self._ledgers.get(place)

@@ -16,11 +16,10 @@ from bridge.sources.registry import kind_of
 from bridge.store import find, history
 from bridge.store.find import Traces, Wanted
 from bridge.store.history import Found, Line, Needle
-from bridge.why import jobs
 from bridge.why.candidates import Candidate, Candidates
 from bridge.why.fates import NOTHING_KNOWN, Asked, Told, fates, told
 from bridge.why.hands import Hands
-from bridge.why.jobs import JobAnswer, Presence, Question
+from bridge.why.jobs import JobAnswer, Presence, Question, ask
 from bridge.why.name import Name
 
 MOST = 10
@@ -229,7 +228,7 @@ class _Asking:
         self, questions: Sequence[Question]
     ) -> tuple[Mapping[Question, JobAnswer], Collection[Question]]:
         """Ask clusters, and return which of the jobs that are not there were removed by the bridge."""
-        answers = await jobs.ask(self._settings, questions)
+        answers = await ask(self._settings, questions)
         missing = [question for question, answer in answers.items() if answer.presence is not Presence.THERE]
         pairs = {(question.service, question.job): question for question in missing}
         gone = await asyncio.to_thread(find.removed, self._settings.state_dir, list(pairs))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from bridge.sources.kafka import aiokafka_private
+import bridge.sources.kafka.aiokafka_private as aiokafka_private
 from bridge.sources.kafka.config import KafkaConfig
 
 

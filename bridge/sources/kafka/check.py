@@ -13,11 +13,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import IncompatibleBrokerVersion, for_code
 
+import bridge.sources.kafka.aiokafka_private as aiokafka_private
 from bridge.core.errors import CredentialError
 from bridge.core.ports import Finding, Findings, Patience
 from bridge.net.certificates import REFUSED, REMEDY
 from bridge.net.reach import note_proxy
-from bridge.sources.kafka import aiokafka_private
 from bridge.sources.kafka.check_group import ASK_SECONDS, TROUBLE, GroupLook, some, text_of
 from bridge.sources.kafka.config import KafkaConfig, whole
 from bridge.sources.kafka.connection import client_options, complaints

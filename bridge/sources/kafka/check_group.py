@@ -10,8 +10,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError, for_code
 
+import bridge.sources.kafka.aiokafka_private as aiokafka_private
 from bridge.core.ports import Findings, Patience
-from bridge.sources.kafka import aiokafka_private, batches
+from bridge.sources.kafka.batches import OldFormatError, UnreadableError, first_batch
 from bridge.sources.kafka.config import KafkaConfig
 
 ASK_SECONDS = 4.0
@@ -209,10 +210,10 @@ class GroupLook:
                         self._consumer, place, offset, isolation_level=self._config.isolation_level
                     )
                 if raw:
-                    batches.first_batch(raw, place.topic, place.partition, offset)
-            except batches.OldFormatError:
+                    first_batch(raw, place.topic, place.partition, offset)
+            except OldFormatError:
                 pass  # which aiokafka reads
-            except batches.UnreadableError as error:
+            except UnreadableError as error:
                 self._findings.problem(
                     f"{place.topic}/{place.partition} can't be read at offset {offset}: {error}",
                     "restore the broker's copy, or pass it: docs/configuration.md tells how",

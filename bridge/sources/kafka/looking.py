@@ -11,10 +11,11 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+import bridge.sources.kafka.aiokafka_private as aiokafka_private
 from bridge.core.errors import CredentialError
 from bridge.core.event import Event
 from bridge.sources import GoneError, Upstream, Whereabouts
-from bridge.sources.kafka import aiokafka_private, batches
+from bridge.sources.kafka.batches import Batch, Record, UnreadableError, first_batch
 from bridge.sources.kafka.check_group import ASK_SECONDS, TROUBLE, text_of
 from bridge.sources.kafka.config import KafkaConfig, whole
 from bridge.sources.kafka.connection import client_options
@@ -66,7 +67,7 @@ async def read_again(config: KafkaConfig, event_id: str) -> Event:
                 raise GoneError(found.detail)
             async with asyncio.timeout(ASK_SECONDS):
                 batch = await _batch(clients, config, *place)
-    except (CredentialError, batches.UnreadableError, *TROUBLE) as error:
+    except (CredentialError, UnreadableError, *TROUBLE) as error:
         raise GoneError(f"Kafka does not give it: {text_of(error)}") from error
     for record in batch.records:
         if record.offset == place[1]:
@@ -175,7 +176,7 @@ async def _search(clients: _Clients, config: KafkaConfig, fits: Callable[[str], 
                             return Upstream(Whereabouts.THERE, read)
                     searched += batch.next_offset - at
                     at = batch.next_offset
-    except (TimeoutError, batches.UnreadableError):
+    except (TimeoutError, UnreadableError):
         unsaid = (
             f"of {count} records that {group} has still to read, {searched} were searched, and none is of it"
         )
@@ -185,15 +186,15 @@ async def _search(clients: _Clients, config: KafkaConfig, fits: Callable[[str], 
     )
 
 
-async def _batch(clients: _Clients, config: KafkaConfig, place: TopicPartition, offset: int) -> batches.Batch:
+async def _batch(clients: _Clients, config: KafkaConfig, place: TopicPartition, offset: int) -> Batch:
     """Read the batch that holds `offset`, from there on."""
     raw = await aiokafka_private.fetch_batches(
         clients.consumer, place, offset, isolation_level=config.isolation_level
     )
-    return batches.first_batch(raw, place.topic, place.partition, offset)
+    return first_batch(raw, place.topic, place.partition, offset)
 
 
-def _events(config: KafkaConfig, record: batches.Record) -> list[Event]:
+def _events(config: KafkaConfig, record: Record) -> list[Event]:
     """Make the events of a record that can be read."""
     if record.fault is not None:
         return []

@@ -10,7 +10,7 @@ from operator import attrgetter
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 
-from bridge.sources.kafka import aiokafka_private
+import bridge.sources.kafka.aiokafka_private as aiokafka_private
 from bridge.sources.kafka.beginnings import Beginnings
 from bridge.sources.kafka.connection import reason_of
 from bridge.sources.kafka.health import Health

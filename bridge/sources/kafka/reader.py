@@ -18,12 +18,12 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+import bridge.sources.kafka.aiokafka_private as aiokafka_private
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost, root_cause
 from bridge.core.event import Event
 from bridge.core.ports import Slots
 from bridge.sources.handover import Handover
-from bridge.sources.kafka import aiokafka_private
 from bridge.sources.kafka.beginnings import Beginnings
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.kafka.connection import reason_of

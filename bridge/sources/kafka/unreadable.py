@@ -11,8 +11,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from bridge.sources.kafka import aiokafka_private, batches
-from bridge.sources.kafka.batches import Batch, UnreadableError
+import bridge.sources.kafka.aiokafka_private as aiokafka_private
+from bridge.sources.kafka.batches import Batch, UnreadableError, first_batch
 from bridge.sources.kafka.connection import reason_of
 from bridge.sources.kafka.health import Health
 from bridge.sources.kafka.ledger import Ledger
@@ -131,9 +131,7 @@ class Unreadable:
                 )
             batch = None
             if raw:  # in a thread: a batch may be long
-                batch = await asyncio.to_thread(
-                    batches.first_batch, raw, place.topic, place.partition, offset
-                )
+                batch = await asyncio.to_thread(first_batch, raw, place.topic, place.partition, offset)
         except OffsetOutOfRangeError:
             batch = None  # the reader counts what is gone
         except UnreadableError as error:

@@ -10,8 +10,8 @@ from time import monotonic
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+import bridge.sources.kafka.aiokafka_private as aiokafka_private
 from bridge.core.errors import SourceLost
-from bridge.sources.kafka import aiokafka_private
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.kafka.connection import complaints, reason_of
 from bridge.sources.kafka.health import Health

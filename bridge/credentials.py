@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import ssl
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, Self
 from urllib.parse import quote_plus
 
+import aiohttp
 import structlog
 from pydantic import Field, model_validator
 
 from bridge.core.errors import CredentialError, no_descriptors
 from bridge.core.ports import NO_DESCRIPTORS, Answer, Verdict
+from bridge.net.bodies import body_of
+from bridge.net.proxies import proxy_for
 from bridge.telemetry.logging import excerpt
 from bridge.values import HttpUrl, Model, Secret, SecretFile, exactly_one, secret
 
@@ -29,6 +33,8 @@ LONGEST_MARGIN = 60.0
 """Seconds before its expiry at which a token is refreshed; a quarter of a life below four minutes."""
 _PAUSE_AFTER_FAILURE = 5.0
 """Seconds until the next refresh of a token that still works."""
+_LONGEST_ANSWER = 1 << 20
+"""Bytes of a token endpoint's answer."""
 _ASSUMED_LIFETIME = 300.0
 """Seconds, where the issuer does not tell (`expires_in` is only recommended, RFC 6749, 5.1)."""
 
@@ -276,6 +282,24 @@ class RefreshTokenGrant:
             self._newest = rotated
             _log.info("the issuer gave a new refresh token, which is kept in memory alone")
         return Grant(token, lifetime(granted.get("expires_in")))
+
+
+async def post_form(
+    session: aiohttp.ClientSession,
+    url: str,
+    form: Mapping[str, str],
+    headers: Mapping[str, str],
+    trust: ssl.SSLContext | Literal[True],
+) -> Reply:
+    """Post a form to a token endpoint, by the proxy that the environment has for it.
+
+    Raises aiohttp.ClientError and OSError where no answer came, or one of more than a mebibyte.
+    """
+    async with session.post(
+        url, data=form, headers=headers, allow_redirects=False, proxy=proxy_for(url), ssl=trust
+    ) as response:
+        text = (await body_of(response, _LONGEST_ANSWER)).decode("utf-8", "replace")
+        return Reply(response.status, text, None)
 
 
 def json_object(text: str) -> dict[str, Any]:

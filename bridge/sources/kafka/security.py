@@ -8,16 +8,14 @@ import time
 from pathlib import Path
 from secrets import token_hex
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import aiohttp
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError
 
 from bridge.core.errors import CredentialError
-from bridge.credentials import client_header, json_object
-from bridge.net.bodies import body_of
-from bridge.net.proxies import proxy_for
+from bridge.credentials import client_header, json_object, post_form
 from bridge.net.tls import Context
 from bridge.net.unanswered import why_unanswered
 from bridge.sources.kafka.config import OAuthConfig, TlsConfig
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12KeyAndCertificates
 
 _TOKEN_TIMEOUT = aiohttp.ClientTimeout(total=10)
-_LONGEST_GRANT = 1 << 20
-"""Bytes of a token endpoint's answer."""
 _TOKEN_MARGIN = 30.0
 """Seconds before its end from which on a token is not used for a new connection."""
 
@@ -153,21 +149,13 @@ class _ClientCredentials(AbstractTokenProvider):  # type: ignore[misc] # aiokafk
             form["scope"] = oauth.scope
         client_secret = secret(oauth.client_secret, oauth.client_secret_file) or ""
         asked = time.monotonic()
-        async with (
-            aiohttp.ClientSession(timeout=_TOKEN_TIMEOUT) as session,
-            session.post(
-                self._endpoint,
-                data=form,
-                headers={"Authorization": client_header(self._client_id, client_secret)},
-                allow_redirects=False,
-                proxy=proxy_for(self._endpoint),
-                ssl=True if oauth.tls is None else oauth.tls.context(),
-            ) as response,
-        ):
-            text = (await body_of(response, _LONGEST_GRANT)).decode("utf-8", "replace")
-            if response.status != 200:
-                raise CredentialError(f"status {response.status}: {text[:200]}")
-        answer = json_object(text)
+        headers = {"Authorization": client_header(self._client_id, client_secret)}
+        trust: ssl.SSLContext | Literal[True] = True if oauth.tls is None else oauth.tls.context()
+        async with aiohttp.ClientSession(timeout=_TOKEN_TIMEOUT) as session:
+            reply = await post_form(session, self._endpoint, form, headers, trust)
+        if reply.status != 200:
+            raise CredentialError(f"status {reply.status}: {reply.text[:200]}")
+        answer = json_object(reply.text)
         token = answer.get("access_token")
         if not isinstance(token, str) or not token:
             raise CredentialError("the answer holds no access_token")

@@ -23,17 +23,14 @@ from bridge.credentials import (
     RefreshTokenGrant,
     Reply,
     basic,
+    post_form,
     read_secret_of,
 )
-from bridge.net.bodies import body_of
-from bridge.net.proxies import proxy_for
 from bridge.sources.dcache.config import BearerAuth, DcacheConfig, X509Auth
 from bridge.sources.dcache.rest.answers import Refused, Unanswered, reason_of
 
 _REREAD_SECONDS = 60.0
 """Time after which a token's file is read again."""
-_MOST_BYTES = 2**20
-"""Longest answer of the token endpoint."""
 REFUSED_SECONDS = 25.0
 """Pause between two requests with a refused credential. dCache blocks an address after three refusals
 (`frontend.limits.error.max-allowed`), each within 20 s of the one before (`….error.block.window.time`), for
@@ -157,11 +154,7 @@ class Login:
         """Ask the token endpoint. Raise NoCredentialError when it does not answer."""
         try:
             trust = await asyncio.to_thread(self._config.tls.issuer_context)
-            async with self._session.post(
-                url, data=form, headers=headers, allow_redirects=False, ssl=trust, proxy=proxy_for(url)
-            ) as answer:
-                text = (await body_of(answer, _MOST_BYTES)).decode(errors="replace")
-                return Reply(answer.status, text, None)
+            return await post_form(self._session, url, form, headers, trust)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             detail = f"token endpoint: {reason_of(error)}"
             raise NoCredentialError(Answer(Verdict.UNAVAILABLE, "connect", detail)) from None

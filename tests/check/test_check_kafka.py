@@ -15,10 +15,10 @@ from aiokafka.protocol.metadata import MetadataResponse_v1
 from bridge.core.ports import Finding, Patience
 from bridge.sources.kafka import KIND
 from bridge.sources.kafka.config import KafkaConfig
+from bridge.testing import Proxy
 from tests.check.findings import is_well, said
 from tests.check.stubs import broker_that_answers, describing_broker, refusing_broker
 from tests.servers.mock_kafka import MockKafka
-from tests.servers.proxy import Proxy
 from tests.servers.tansu import Tansu, free_port
 
 PATIENCE = Patience(attempt=30, unsettled=630)

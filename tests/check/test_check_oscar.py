@@ -20,9 +20,9 @@ from bridge.destinations.oscar.check import check as check_cluster
 from bridge.destinations.oscar.config import ClusterConfig, ServiceConfig
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
 from bridge.sandbox.servers import free_port
+from bridge.testing import Proxy
 from tests.check.findings import is_well, said
 from tests.check.stubs import oscar_that_answers
-from tests.servers.proxy import Proxy
 
 PASSWORD = "sandbox"
 SERVICES = {"plants": {}}

@@ -26,6 +26,7 @@ from bridge.destinations.oscar.client import OscarService, announce
 from bridge.destinations.oscar.cluster import OscarCluster
 from bridge.destinations.oscar.config import ServiceConfig
 from bridge.destinations.oscar.wire import Wire
+from bridge.testing import until
 from tests.destinations.fake_oscar import (
     FakeOscar,
     always,
@@ -68,12 +69,6 @@ def kept_connections(plants: OscarService) -> int:
     calls = plants._cluster.calls
     assert isinstance(calls, Wire)
     return len(calls._kept)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 # --- What is sent -----------------------------------------------------------------------------------------

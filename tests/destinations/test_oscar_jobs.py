@@ -17,8 +17,8 @@ from bridge.destinations.oscar.client import OscarService
 from bridge.destinations.oscar.jobs import follow, jobs_in, start_of, token_at
 from bridge.destinations.oscar.throttle import Throttle
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from bridge.testing import until
 from tests.destinations.fake_oscar import event, service
-from tests.promises.world import until
 
 ADMIN = {"type": "basic", "username": "oscar", "password": "sandbox"}
 

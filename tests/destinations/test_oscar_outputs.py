@@ -21,8 +21,8 @@ from bridge.destinations.oscar import outputs as module
 from bridge.destinations.oscar.client import OscarService
 from bridge.destinations.oscar.outputs import Outputs, Place, _Written, _written_at, input_name, places_of
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from bridge.testing import until
 from tests.destinations.fake_oscar import service
-from tests.promises.world import until
 
 ADMIN = {"type": "basic", "username": "oscar", "password": "sandbox"}
 OUTPUT = [{"storage_provider": "minio.default", "path": "results/out"}]

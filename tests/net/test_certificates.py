@@ -25,9 +25,9 @@ from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.kafka.config import KafkaConfig
 from bridge.sources.registry import kind_of
 from bridge.sources.rucio.config import RucioConfig
+from bridge.testing import until
 from tests.check.findings import said
 from tests.net.authority import HOUR, NOW, Authority, refusing, server_context
-from tests.promises.world import until
 
 YEAR = timedelta(days=365)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bridge.sandbox.oscar import SandboxOscar, Settings
-from tests.promises.world import QueueWorld, World
 from tests.servers.moto import Moto
 from tests.servers.tansu import Tansu
+from tests.support.beds import KafkaBed, SqsBed
+from tests.support.world import World
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ async def world(tmp_path: Path, tansu: Tansu, unique: str) -> AsyncIterator[Worl
     await tansu.create_topic(unique, 4)
     async with SandboxOscar(Settings(simulate=True)) as oscar:
         oscar.add_service("plants")
-        world = World(tmp_path, tansu, oscar, unique)
+        world = World(tmp_path, oscar, KafkaBed(unique, tansu))
         try:
             yield world
         finally:
@@ -32,7 +33,7 @@ async def running_world(tmp_path: Path, tansu: Tansu, unique: str) -> AsyncItera
     await tansu.create_topic(unique, 1)
     async with SandboxOscar() as oscar:
         oscar.add_service("plants", 'cat "$INPUT_FILE_PATH"')
-        world = World(tmp_path, tansu, oscar, unique)
+        world = World(tmp_path, oscar, KafkaBed(unique, tansu))
         try:
             yield world
         finally:
@@ -40,12 +41,12 @@ async def running_world(tmp_path: Path, tansu: Tansu, unique: str) -> AsyncItera
 
 
 @pytest.fixture
-async def queue_world(tmp_path: Path, tansu: Tansu, moto: Moto, unique: str) -> AsyncIterator[QueueWorld]:
+async def queue_world(tmp_path: Path, tansu: Tansu, moto: Moto, unique: str) -> AsyncIterator[World]:
     """A queue with a visibility timeout of a second and a simulating OSCAR with the service `plants`."""
     queue = await moto.create_queue(unique, VisibilityTimeout=1)
     async with SandboxOscar(Settings(simulate=True)) as oscar:
         oscar.add_service("plants")
-        world = QueueWorld(tmp_path, tansu, oscar, unique, queue)
+        world = World(tmp_path, oscar, SqsBed(queue))
         try:
             yield world
         finally:

@@ -11,7 +11,9 @@ from typing import Any
 from bridge.core.identity import invocation_name
 from bridge.sandbox.dcache import SandboxDcache, Upload, Version
 from bridge.sandbox.oscar import SandboxOscar
-from tests.promises.world import Daemon, plants_of, until
+from bridge.testing import until
+from bridge.testing.world import plants_of
+from tests.support.daemon import Daemon
 
 ROOT = "/data/in"
 

@@ -10,10 +10,13 @@ import pytest
 from bridge.sandbox.oscar import SandboxOscar, Settings
 from bridge.store import losses
 from bridge.store.losses import Loss
+from bridge.testing import until
+from bridge.testing.world import plants_of
 from bridge.web.socket import ask
-from tests.promises.world import Daemon, World, plants_of, until
 from tests.servers.mock_kafka import MockKafka
 from tests.sources.test_kafka_faults import commit, produce
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 
 async def reasons(daemon: Daemon) -> list[str]:

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
-from tests.promises.world import Daemon, World, until
+from bridge.testing import until
 from tests.servers.tansu import Tansu
+from tests.support.beds import KafkaBed
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 FASTER = 20
 """A second here is so many of the cluster's."""
@@ -28,7 +31,7 @@ async def world(tmp_path: Path, tansu: Tansu, unique: str) -> AsyncIterator[Worl
     await tansu.create_topic(unique, 1)
     async with SandboxOscar(SETTINGS.compressed(FASTER)) as oscar:
         oscar.add_service("plants")
-        world = World(tmp_path, tansu, oscar, unique)
+        world = World(tmp_path, oscar, KafkaBed(unique, tansu))
         try:
             yield world
         finally:
@@ -104,9 +107,9 @@ async def test_jobs_that_succeeded_are_removed_and_events_that_come_again_make_n
     await daemon.says("what once means", at_least_once=["plants"])
     daemon.kill()
     text = daemon.file.read_text(encoding="utf-8")
-    assert f"group_id: {world.name}" in text
+    assert f"group_id: {world.bed.name}" in text
     # A group without commits: all comes again.
-    daemon.file.write_text(text.replace(f"group_id: {world.name}", f"group_id: {world.name}-again"))
+    daemon.file.write_text(text.replace(f"group_id: {world.bed.name}", f"group_id: {world.bed.name}-again"))
     daemon.start()
     came_again = "an event came again whose job had succeeded and was removed: it makes no other"
     await until(lambda: len(daemon.said(came_again)) == 30, what="all have come again")
@@ -124,7 +127,7 @@ async def test_a_job_that_left_no_output_has_failed_though_its_pod_ended_well(
         output = [{"storage_provider": "minio.default", "path": "results/out"}]
         oscar.add_service("plants", 'echo done > "$TMP_OUTPUT_DIR/$JOB_UUID.txt"', output=output)
         oscar.faults.set(Fault(scripts={'"n":1}': 3}), "plants")
-        world = World(tmp_path, tansu, oscar, unique)
+        world = World(tmp_path, oscar, KafkaBed(unique, tansu))
         await world.produce_numbers(3)
         configuration = world.configuration()
         configuration["services"]["plants"] |= {

@@ -26,11 +26,12 @@ from bridge.sandbox.servers import free_port
 from tests.alerts.rules import document, rules
 from tests.net.authority import NOW, Authority
 from tests.promises.dcache_world import ROOT, DcacheWorld
-from tests.promises.world import Daemon, World
 from tests.servers import debian
 from tests.servers.mock_kafka import MockKafka
 from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Moto
 from tests.servers.prometheus import Prometheus, compressed
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 pytestmark = pytest.mark.prove
 
@@ -75,7 +76,7 @@ async def _repeat(act: Callable[[], Awaitable[object]]) -> NoReturn:
 
 
 async def test_what_services_do(world: World) -> None:
-    await world.kafka.create_topic(f"{world.name}-held")
+    await world.bed.kafka.create_topic(f"{world.bed.name}-held")
     oscar = world.oscar
     oscar.settings.access_token_seconds = 2.0
     for name in ("unparked", "idle"):
@@ -104,7 +105,7 @@ async def test_what_services_do(world: World) -> None:
         "idle": {"cluster": "main"},
     }
     configuration["sources"]["held"] = world.source(
-        topics=[f"{world.name}-held"], group_id=f"{world.name}-held", max_in_flight=2
+        topics=[f"{world.bed.name}-held"], group_id=f"{world.bed.name}-held", max_in_flight=2
     )
     configuration["routes"] = [
         {"from": "uploads", "to": "plants"},
@@ -120,7 +121,7 @@ async def test_what_services_do(world: World) -> None:
         daemon.start()
         for _ in range(2):  # the second of a known cause
             # Again and again, since a quarter of an hour is short here.
-            dying = asyncio.create_task(_repeat(lambda: world.produce([too_large])))
+            dying = asyncio.create_task(_repeat(lambda: world.bed.produce([too_large])))
             await fire(running, DeadLetters="service=plants,cause=too_large")
             dying.cancel()
             await end(running, DeadLetters="service=plants")
@@ -129,7 +130,7 @@ async def test_what_services_do(world: World) -> None:
         paused = await asyncio.to_thread(daemon.command, "pause", "service", "idle")
         assert paused.returncode == 0, paused.stderr
         await world.produce_numbers(60, x="x" * 14_000)
-        await world.kafka.produce(f"{world.name}-held", [b"{}"] * 10)
+        await world.bed.kafka.produce(f"{world.bed.name}-held", [b"{}"] * 10)
         outage = {
             "JournalLinesLost": "",
             "ServiceRefused": "service=plants",

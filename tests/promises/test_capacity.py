@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.promises.world import World, until
+from bridge.testing import until
+from tests.support.world import World
 
 # The sandbox answers 500 for ever to a Records event whose principal is no label of Kubernetes.
 POISON = b'{"Records": [{"requestParameters": {"principalId": "AWS:AIDA%d", "sourceIPAddress": ""}}]}'
@@ -28,7 +29,7 @@ async def test_a_quota_of_two_jobs_at_once_makes_no_dead_letter_and_few_useless_
     await world.produce_numbers(200)
     daemon.start()
     await world.all_jobs(seconds=300)
-    await world.all_settled()
+    await world.bed.leaves(0)
     calls, jobs = ledger_of(world)
     print(f"{calls} calls for {jobs} jobs")
     assert jobs == 200
@@ -56,7 +57,7 @@ async def test_five_services_at_the_default_throttle_hang_up_few_calls(world: Wo
     await world.produce_numbers(300)
     daemon.start()
     await until(lambda: world.oscar.ledger.total == 300, seconds=300, what="300 jobs")
-    await world.all_settled()
+    await world.bed.leaves(0)
     calls, jobs = ledger_of(world)
     print(f"{calls} calls for {jobs} jobs")
     assert not daemon.said("dead letter")
@@ -65,7 +66,7 @@ async def test_five_services_at_the_default_throttle_hang_up_few_calls(world: Wo
 
 async def test_two_poisoned_events_die_and_hold_up_no_good_one(world: World) -> None:
     """In a lane with little to do, one good event at a time comes between their attempts."""
-    poisoned = await world.produce([POISON % 1, POISON % 2])
+    poisoned = await world.bed.produce([POISON % 1, POISON % 2])
     quick: dict[str, Any] = {"retry": {"max_backoff": "200ms", "max_attempts": 3}}
     daemon = world.daemon(
         world.configuration(services={"plants": quick}, sources={"uploads": world.source(trusted=True)})

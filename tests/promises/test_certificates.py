@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.promises.world import World
 from tests.servers.certificates import Certificates
+from tests.support.world import World
 
 
 async def test_a_certificate_that_expired_is_told_with_its_file_and_date(

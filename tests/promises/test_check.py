@@ -17,10 +17,11 @@ from yarl import URL
 
 from bridge.sandbox.oscar import SandboxOscar, Settings
 from bridge.sandbox.servers import free_port
+from bridge.testing import Proxy
 from tests.check.stubs import describing_broker, refusing_broker, silent_server, sqs_that_answers
-from tests.promises.world import Daemon, World
 from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Moto
-from tests.servers.proxy import Proxy
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 SECRETS = ("pa55-of-oscar", "pa55-of-kafka", SECRET_ACCESS_KEY, "refresh-of-nobody")
 
@@ -223,7 +224,7 @@ async def test_check_and_why_beside_a_running_daemon(world: World) -> None:
     daemon.start()
     await world.produce_numbers(2)
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     done = await run(daemon, "check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"a bridge runs with this state_dir: process {daemon.pid}" in done.stdout

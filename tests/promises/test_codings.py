@@ -8,7 +8,8 @@ import json
 import pytest
 
 from bridge.pipeline.codings import MOST
-from tests.promises.world import World, until
+from bridge.testing import until
+from tests.support.world import World
 
 PLAIN, BOMBS = 3, 5
 
@@ -25,14 +26,14 @@ async def test_what_can_not_be_opened_holds_up_nothing_and_a_replay_goes_by_the_
     bodies = [gzip.compress(body) for body in good]
     routes = [{"from": "uploads", "to": "plants", "when": "data.n >= 0", "decode": "gzip"}]
     daemon = world.daemon(world.configuration(routes=routes))
-    await world.produce([*bodies[:20], *late, *[bomb] * BOMBS, *bodies[20:]])
+    await world.bed.produce([*bodies[:20], *late, *[bomb] * BOMBS, *bodies[20:]])
     daemon.start()
     await until(lambda: world.oscar.ledger.total > 10, what="some jobs")
     daemon.kill()
     daemon.start()
     await until(lambda: world.oscar.ledger.total == len(good), what="the jobs of what can be opened")
     await until(lambda: len(daemon.kept()) == PLAIN + BOMBS, what="the dead letters")
-    assert world.jobs_by_number() == dict.fromkeys(range(len(good)), 1)
+    assert world.numbers() == dict.fromkeys(range(len(good)), 1)
     shown = daemon.command("dead-letters", "list", "--json")
     letters = [json.loads(line) for line in shown.stdout.splitlines()]
     assert {letter["cause"] for letter in letters} == {"undecodable"}

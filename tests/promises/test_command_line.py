@@ -17,7 +17,8 @@ import pytest
 
 from bridge.cli import main
 from bridge.sandbox.oscar import Fault
-from tests.promises.world import World, until
+from bridge.testing import until
+from tests.support.world import World
 
 ROOT = Path(__file__).parents[2]
 SANDBOX = [sys.executable, "-m", "bridge", "sandbox", "run", "-c", "config/sandbox.yaml"]
@@ -220,7 +221,9 @@ async def test_dead_letters_are_listed_and_shown_beside_a_running_daemon(world: 
         world.configuration(routes=[{"from": "uploads", "when": "data.n > 0", "to": "plants"}])
     )
     daemon.start()
-    ids = await world.produce([b"\x1b[31mnot JSON", b'{"n": "text"}', b'{"n": 1}', b'{"m": 1}', b'{"n": 0}'])
+    ids = await world.bed.produce(
+        [b"\x1b[31mnot JSON", b'{"n": "text"}', b'{"n": 1}', b'{"m": 1}', b'{"n": 0}']
+    )
     await until(lambda: len(daemon.said("dead letter")) == 2, what="two dead letters")
     listed = [
         json.loads(line) for line in daemon.command("dead-letters", "list", "--json").stdout.splitlines()
@@ -232,7 +235,7 @@ async def test_dead_letters_are_listed_and_shown_beside_a_running_daemon(world: 
     assert "\x1b" not in shown.stdout, "what others wrote does not reach the terminal"
     whole = json.loads(daemon.command("dead-letters", "show", str(number), "--json").stdout)
     assert whole["data_encoding"] == "base64"
-    assert whole["attributes"]["topic"] == world.name
+    assert whole["attributes"]["topic"] == world.bed.name
     missing = daemon.command("dead-letters", "show", "99")
     assert (missing.returncode, missing.stderr) == (1, "oscar-bridge: there is no dead letter 99\n")
     await until(lambda: len(world.oscar.ledger.created) == 1, what="the job of the good one")
@@ -257,7 +260,7 @@ async def test_stopping_drains_what_is_in_the_lanes_and_commits_it(world: World)
     assert await daemon.stop() == 0
     jobs = len(world.oscar.ledger.created)
     assert 20 <= jobs < 100, "all that was in hand, and nothing new"
-    assert await world.committed() == jobs
+    assert await world.bed.committed() == jobs
     assert not daemon.said("events given back upstream")
 
 
@@ -276,7 +279,7 @@ async def test_a_second_signal_gives_back_at_once_and_nothing_is_lost(world: Wor
     world.oscar.faults.clear()
     daemon.start()
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     world.assert_one_job_an_event()
 
 

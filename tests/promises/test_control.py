@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from bridge.testing import until
 from bridge.web.socket import ask
-from tests.promises.world import Daemon, World, until
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 
 def limits(daemon: Daemon) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -54,7 +56,7 @@ async def test_a_paused_source_reads_on_where_it_was(world: World) -> None:
     daemon = world.daemon()
     await world.produce_numbers(10)
     daemon.start()
-    await world.all_settled()
+    await world.bed.leaves(0)
     assert daemon.command("pause", "source", "uploads", "--for", "1h").returncode == 0
     await asyncio.sleep(1)  # what is on its way through the client is read still
     received = await daemon.metric("bridge_events_received_total", source="uploads")
@@ -134,7 +136,7 @@ async def test_limits_changed_1000_times_and_pauses_under_load_lose_nothing_and_
     await daemon.becomes_ready()
     await changed(daemon, 1000)
     await world.all_jobs(seconds=300)
-    await world.all_settled(seconds=60)
+    await world.bed.leaves(0, seconds=60)
     world.assert_one_job_an_event()
     assert await daemon.metric("bridge_lane_in_flight", service="plants") == 0
     assert await daemon.metric("bridge_lane_queued", service="plants") == 0

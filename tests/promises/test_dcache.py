@@ -13,8 +13,8 @@ import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.oscar import SandboxOscar, Settings
+from bridge.testing import until
 from tests.promises.dcache_world import ROOT, DcacheWorld, Schedule
-from tests.promises.world import until
 
 ONE, TWO = (1, 4, 5, 7, 8, 10, 15, 17, 20, 22, 23, 24), (2, 9, 19)
 """Seeds that are played with so many replicas. Together they have all kinds of trouble, and 4 kills."""

@@ -18,8 +18,9 @@ from bridge.sandbox.dcache import SandboxDcache, Version
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
 from bridge.sources.dcache.keeping import MOST_PENDING_BYTES
 from bridge.sources.dcache.session import LOOKUPS
+from bridge.testing import until
 from tests.promises.dcache_world import ROOT, DcacheWorld
-from tests.promises.world import Daemon, until
+from tests.support.daemon import Daemon
 
 DIRECTORIES = 100
 LOOKUP_RATE = 1000

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from bridge.core.identity import invocation_name
-from tests.promises.world import Daemon, World, until
+from bridge.testing import until
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 
 async def with_dead_letters(world: World, daemon: Daemon, count: int) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack
 
-from tests.promises.world import World
+from tests.support.world import World
 
 PRELUDE = """
 import resource

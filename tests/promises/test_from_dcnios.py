@@ -13,9 +13,10 @@ from aiokafka import TopicPartition
 from bridge.cli import main
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sandbox.oscar import SandboxOscar, Settings
-from tests.promises.world import Daemon, until
+from bridge.testing import until
 from tests.servers.moto import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Moto
 from tests.servers.tansu import Tansu
+from tests.support.daemon import Daemon
 
 FILE = """\
 nifi:

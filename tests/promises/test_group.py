@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.promises.world import World, until
+from bridge.testing import until
+from tests.support.world import World
 
 
 async def test_two_bridges_joining_and_leaving_lose_and_double_nothing(world: World) -> None:
@@ -40,7 +41,7 @@ async def test_two_bridges_joining_and_leaving_lose_and_double_nothing(world: Wo
     await world.produce_numbers(300)
     second.kill()  # without a word
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     world.assert_one_job_an_event()
     assert await first.stop() == 0
 
@@ -62,7 +63,7 @@ async def test_a_lane_that_stays_full_does_not_cost_the_membership(world: World)
     await asyncio.sleep(4)  # the thing tested is time: four times the interval
     await world.oscar.end_outage()
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     world.assert_one_job_an_event()
     assigned = [line for line in daemon.lines() if line["event"].endswith("partitions assigned")]
     assert len(assigned) == 1, "it was never expelled, so it joined once"
@@ -74,15 +75,16 @@ async def test_a_topic_made_anew_with_the_same_offsets_makes_new_jobs(world: Wor
     await world.produce_numbers(20)
     daemon.start()
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     assert await daemon.stop() == 0
     old = set(world.oscar.ledger.created)
-    await world.kafka.delete_topic(world.name)
-    await world.kafka.create_topic(world.name, 4)
+    await world.bed.kafka.delete_topic(world.bed.name)
+    await world.bed.kafka.create_topic(world.bed.name, 4)
     world.ids.clear()
     await world.produce_numbers(20)
     # A group of its own: what a broker does with the commits of a deleted topic is the broker's.
-    anew = world.daemon(world.configuration(sources={"uploads": world.source(group_id=f"{world.name}-anew")}))
+    source = world.source(group_id=f"{world.bed.name}-anew")
+    anew = world.daemon(world.configuration(sources={"uploads": source}))
     anew.start()
     await world.all_jobs()
     assert len(world.oscar.ledger.created) == 40
@@ -96,7 +98,7 @@ async def test_a_renamed_source_that_keeps_its_identity_makes_no_new_job(world: 
     await world.all_jobs()
     assert await daemon.stop() == 0
     renamed = world.configuration(
-        sources={"arrivals": world.source(identity="uploads", group_id=f"{world.name}-again")},
+        sources={"arrivals": world.source(identity="uploads", group_id=f"{world.bed.name}-again")},
         routes=[{"from": "arrivals", "to": "plants"}],
     )
     again = world.daemon(renamed)

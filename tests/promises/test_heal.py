@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from bridge.sandbox.oscar import Fault
-from tests.promises.world import World, until
+from bridge.testing import until
+from tests.support.world import World
 
 QUICK = {"retry": {"max_backoff": "500ms"}}
 
@@ -25,7 +26,7 @@ async def test_a_new_service_token_heals_without_a_loss(world: World) -> None:
     world.oscar.rotate_token(service)
     await world.produce_numbers(50)
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     world.assert_one_job_an_event()
     assert await daemon.metric("bridge_lane_open", service="plants") == 1
     assert not daemon.said("gate shut"), "one refresh is enough: the gate stays open"
@@ -49,7 +50,7 @@ async def test_an_outage_loses_nothing_and_spends_no_attempts(world: World) -> N
     assert await daemon.metric("bridge_lane_open", service="plants") == 0
     await world.oscar.end_outage()
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     await daemon.becomes_ready()
     world.assert_one_job_an_event()
     assert daemon.command("dead-letters", "list").stdout == "no dead letters\n"
@@ -80,10 +81,10 @@ async def test_a_missing_service_shuts_its_gate_alone(world: World) -> None:
     assert "404" in told[0]["reason"]
     assert await daemon.metric("bridge_lane_open", service="flood") == 0
     assert await daemon.metric("bridge_lane_open", service="plants") == 1
-    assert await world.committed() < len(world.ids), "what flood holds is not committed"
+    assert await world.bed.committed() < len(world.ids), "what flood holds is not committed"
     world.oscar.add_service("flood")
     await until(lambda: all(world.job_of(n, "flood") in world.oscar.ledger.created for n in range(30)))
-    await world.all_settled()
+    await world.bed.leaves(0)
     await daemon.becomes_ready()
     world.assert_one_job_an_event("plants", plants)
     world.assert_one_job_an_event("flood", range(30))
@@ -103,14 +104,14 @@ async def test_a_wrong_password_is_told_and_heals(world: World) -> None:
     assert right not in daemon.log.read_text(), "no secret in the log"
     world.oscar.settings.password = right
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     world.assert_one_job_an_event()
 
 
 async def test_a_poison_event_alone_becomes_a_dead_letter(world: World) -> None:
     """Always 500, while the others are accepted."""
     # The sandbox answers 500 for ever to a Records event whose principal is no label of Kubernetes.
-    poison = await world.produce(
+    poison = await world.bed.produce(
         [b'{"Records": [{"requestParameters": {"principalId": "AWS:AIDA", "sourceIPAddress": ""}}]}']
     )
     configuration = world.configuration(
@@ -142,7 +143,7 @@ async def test_slow_answers_and_lost_ones_make_one_job_each(world: World) -> Non
     daemon.start()
     await world.produce_numbers(300)
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     world.assert_one_job_an_event()
     accepted = await daemon.metric("bridge_invocations_total", service="plants", outcome="accepted")
     duplicates = await daemon.metric("bridge_invocations_total", service="plants", outcome="duplicate")

@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from bridge.testing import until
 from tests.destinations.fake_oscar import PASSWORD, USER, FakeOscar
-from tests.promises.world import World, until
+from tests.support.world import World
 
 TOKEN = "of-the-operator"
 MARKS = {name: f"mark-of-the-{name}" for name in ("key", "body", "object", "answer", "window")}
@@ -106,7 +107,7 @@ async def test_nobody_without_the_token_sees_anything_of_an_event(world: World) 
         )
         bodies = [json.dumps({"window": MARKS["window"], "text": MARKS["body"]}).encode()] * 5
         bodies.append(storage_event(f"in/{MARKS['object']}.nc"))
-        await world.produce(bodies, keys=[MARKS["key"].encode()] * len(bodies))
+        await world.bed.produce(bodies, keys=[MARKS["key"].encode()] * len(bodies))
         daemon.start()
         await daemon.is_up()
         operator = Asked(daemon.port, TOKEN)

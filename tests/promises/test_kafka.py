@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from bridge.sandbox.oscar import SandboxOscar, Settings
-from tests.promises.world import World, until
-from tests.servers.proxy import Proxy
+from bridge.testing import Proxy, until
 from tests.servers.tansu import Tansu, free_port
+from tests.support.beds import KafkaBed
+from tests.support.world import World
 
 LOOKS = 20
 
@@ -38,7 +39,7 @@ async def test_a_damaged_record_is_told_in_every_look_and_events_of_other_partit
             await broker.produce(unique, [b'{"n": "needle"}', body(-1)])
             await broker.produce(unique, [body(0)], partition=1)
             proxy.garbled = (b"needle", b"noodle")
-            world = World(tmp_path, broker, oscar, unique)
+            world = World(tmp_path, oscar, KafkaBed(unique, broker))
             daemon = world.daemon()
             try:
                 daemon.start()
@@ -66,7 +67,7 @@ async def test_an_advertised_address_out_of_reach_is_never_taken_for_well(
 ) -> None:
     dead = free_port()
     with Tansu(advertised_port=dead) as broker:
-        world = World(tmp_path, broker, oscar, unique)
+        world = World(tmp_path, oscar, KafkaBed(unique, broker))
         front = f"127.0.0.1:{broker.port}"
         daemon = world.daemon(world.configuration(sources={"uploads": world.source(bootstrap_servers=front)}))
         try:

@@ -16,8 +16,9 @@ import pytest
 
 from bridge.sandbox.oscar import Fault
 from bridge.sandbox.oscar.ledger import Ledger
-from tests.promises.world import Daemon, QueueWorld, World, until
-from tests.servers.proxy import Proxy
+from bridge.testing import Proxy, until
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 ENOUGH = 600
 """Events without a job, of which a kill finds some: also the one that comes a second later."""
@@ -154,7 +155,7 @@ async def murder(world: World, kills: int, seed: int) -> list[str]:
         if len(world.ids) - len(world.oscar.ledger.created) < ENOUGH:
             await world.produce_numbers(ENOUGH)
             # Dead letters, for the kills between a row in the store and its commit.
-            poison += await world.produce([b'{"n": "' + b"x" * 140_000 + b'"}'])
+            poison += await world.bed.produce([b'{"n": "' + b"x" * 140_000 + b'"}'])
         assassin.arm(dice.choice(("request arrived", "job made", "soon after")), dice.randint(1, 40))
         assert await assassin.struck(30), "there is work, so there is progress"
         daemon.kill()
@@ -162,7 +163,7 @@ async def murder(world: World, kills: int, seed: int) -> list[str]:
     await world.all_jobs(seconds=60)
     await daemon.becomes_ready()
     deadline = time.monotonic() + 60
-    while await world.committed() < len(world.ids) + len(poison):
+    while await world.bed.committed() < len(world.ids) + len(poison):
         assert time.monotonic() < deadline, "not everything was committed"
         await asyncio.sleep(0.1)
     assert await daemon.stop() == 0
@@ -237,7 +238,7 @@ class Murder:
         for _ in range(kills):
             await self._kill(moments, replays=0.3)
         self._world.oscar.faults.clear()
-        await self._world.all_settled(seconds=60)
+        await self._world.bed.leaves(0, seconds=60)
         numbers = set(self._world.ids)
         await self._until(
             lambda: (
@@ -259,7 +260,7 @@ class Murder:
             await self._kill(moments, replays=0.6)
         world.oscar.faults.clear()
         settings.max_body_bytes = None
-        await world.all_settled(seconds=60)
+        await world.bed.leaves(0, seconds=60)
         deadline = time.monotonic() + 60
         while self.daemon.kept():
             assert time.monotonic() < deadline, self.daemon.kept()
@@ -291,7 +292,7 @@ class Murder:
         numbers = range(first, first + self._at_a_time)
         large = {n for n in numbers if n % 5 == 0}
         values = [json.dumps({"n": n} | ({"filling": "x" * 100} if n in large else {})) for n in numbers]
-        ids = await self._world.produce([value.encode() for value in values])
+        ids = await self._world.bed.produce([value.encode() for value in values])
         self._world.ids.update(zip(numbers, ids, strict=True))
         self._large |= large
 
@@ -306,7 +307,7 @@ class Murder:
         """The ledger: an event is for each service one of a job, a dead letter, and parked."""
         world = self._world
         world.assert_one_job_an_event("plants", sorted(jobs))
-        assert not world.jobs_by_number("flood")
+        assert not world.numbers("flood")
         kept = Counter((row.service, row.reason, row.id) for row in self.daemon.kept())
         expected = Counter(("plants", "dead", world.ids[n]) for n in dead)
         expected.update(("flood", "parked", world.ids[n]) for n in parked)
@@ -320,9 +321,9 @@ async def murder_between_topic_and_jobs(world: World, kills: int, seed: int) -> 
     return murder.assassin.kills
 
 
-async def murder_between_queue_and_jobs(world: QueueWorld, kills: int, seed: int) -> list[str]:
+async def murder_between_queue_and_jobs(world: World, kills: int, seed: int) -> list[str]:
     """The queue is behind a proxy, which sees the deletes; some of them it lets pass."""
-    async with Proxy(world.queue.moto.port) as proxy:
+    async with Proxy(world.bed.queue.moto.port) as proxy:
         source = {"endpoint_url": f"http://127.0.0.1:{proxy.port}"}
         murder = Murder(world, seed, at_a_time=12, source=source)
 
@@ -341,7 +342,7 @@ async def murder_between_queue_and_jobs(world: QueueWorld, kills: int, seed: int
 
 
 @pytest.mark.timeout(240)
-async def test_a_kill_while_events_of_a_queue_are_parked_and_replayed(queue_world: QueueWorld) -> None:
+async def test_a_kill_while_events_of_a_queue_are_parked_and_replayed(queue_world: World) -> None:
     assert len(await murder_between_queue_and_jobs(queue_world, 1, seed_of_the_day())) == 1
 
 
@@ -361,7 +362,7 @@ async def test_two_hundred_kills_while_events_of_a_topic_are_parked_and_replayed
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(4))
 async def test_two_hundred_kills_while_events_of_a_queue_are_parked_and_replayed(
-    queue_world: QueueWorld, seed: int
+    queue_world: World, seed: int
 ) -> None:
     kills = await murder_between_queue_and_jobs(queue_world, 50, seed)
     print(Counter(kills))

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from bridge.sandbox.oscar import SandboxOscar
+from bridge.testing import until
 from tests.promises.dcache_world import ROOT, DcacheWorld
 from tests.promises.test_dcache import dcache_world_in
-from tests.promises.world import QueueWorld, World, until
+from tests.support.world import World
 
 FILES = 20
 
@@ -48,7 +49,7 @@ async def test_records_of_one_key_are_one_job_and_a_kill_changes_nothing(world: 
     await daemon.becomes_ready()
     keys = [b"scan-%d" % (n % 10) for n in range(300)]
     values: list[bytes | None] = [json.dumps({"n": n, "scan": n % 10}).encode() for n in range(300)]
-    ids = await world.produce(values[:200], keys=keys[:200])
+    ids = await world.bed.produce(values[:200], keys=keys[:200])
     await until(lambda: len(daemon.kept()) >= 100, what="some wait")
     daemon.kill()
     daemon.start()
@@ -60,8 +61,8 @@ async def test_records_of_one_key_are_one_job_and_a_kill_changes_nothing(world: 
     assert {json.loads(line)["reason"] for line in listed} == {"window"}
     told = daemon.command("why", ids[0])
     assert "waits for others: in a window of key scan-0, with 19 others" in told.stdout
-    await world.produce(values[200:290], keys=keys[200:290])
-    await world.produce(values[290:], keys=keys[290:])
+    await world.bed.produce(values[200:290], keys=keys[200:290])
+    await world.bed.produce(values[290:], keys=keys[290:])
     await all_sent(world.oscar, 300)
     jobs = sent(world.oscar)
     assert Counter(len(job) for job in jobs) == {30: 10}
@@ -81,7 +82,7 @@ async def test_what_is_not_complete_is_a_dead_letter_that_is_replayed_as_one(wor
     )
     daemon.start()
     await daemon.becomes_ready()
-    ids = await world.produce([b'{"n": 1}', b'{"n": 2}'], keys=[b"a", b"a"])
+    ids = await world.bed.produce([b'{"n": 1}', b'{"n": 2}'], keys=[b"a", b"a"])
     await until(lambda: [row.reason for row in daemon.kept()] == ["dead"], what="a letter")
     (listed,) = [
         json.loads(line) for line in daemon.command("dead-letters", "list", "--json").stdout.split("\n")[:-1]
@@ -167,9 +168,7 @@ async def _upload(world: DcacheWorld, folders: int) -> None:
     ("folders", "kills"),
     [(5, 1), pytest.param(500, 20, marks=[pytest.mark.prove, pytest.mark.timeout(1800)])],
 )
-async def test_messages_in_no_order_are_each_in_one_job(
-    queue_world: QueueWorld, folders: int, kills: int
-) -> None:
+async def test_messages_in_no_order_are_each_in_one_job(queue_world: World, folders: int, kills: int) -> None:
     """With 500 folders these are ten thousand, some of which SQS gives twice, for it is killed."""
     world = queue_world
     route = {
@@ -187,12 +186,12 @@ async def test_messages_in_no_order_are_each_in_one_job(
     dice.shuffle(messages)
     size = len(messages) // (kills + 1) + 1
     for at in range(0, len(messages), size):
-        await world.queue.send(*messages[at : at + size])
+        await world.bed.queue.send(*messages[at : at + size])
         if at + size < len(messages):
             daemon.kill()
             daemon.start()
     await all_sent(world.oscar, folders * FILES, seconds=600)
-    await world.all_settled(seconds=60)
+    await world.bed.leaves(0, seconds=60)
     await until(lambda: not daemon.kept(), what="nothing is left")
     numbers = Counter(member["n"] for job in sent(world.oscar) for member in job)
     assert numbers == Counter(range(folders * FILES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yarl import URL
 
-from tests.promises.world import World
+from tests.support.world import World
 
 PRELUDE = """
 import socket, threading

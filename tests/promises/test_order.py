@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
+from bridge.testing import until
 from tests.promises.test_kill import Assassin, seed_of_the_day
-from tests.promises.world import QueueWorld, World, until
 from tests.servers.moto import Moto
 from tests.servers.tansu import Tansu
+from tests.support.beds import SqsBed
+from tests.support.world import World
 
 KEYS = "abcdefgh"
 MOMENTS = ("request arrived", "job made", "soon after", "store written")
@@ -38,7 +40,7 @@ async def test_events_of_a_key_are_accepted_in_their_order_through_kills(world: 
         numbers = range(len(world.ids), len(world.ids) + 150)
         keys |= {n: dice.choice(KEYS) for n in numbers}
         values = [json.dumps({"n": n}).encode() for n in numbers]
-        ids = await world.produce(values, keys=[keys[n].encode() for n in numbers])
+        ids = await world.bed.produce(values, keys=[keys[n].encode() for n in numbers])
         world.ids.update(zip(numbers, ids, strict=True))
         world.oscar.faults.set(
             dice.choice((Fault(statuses={503: 1.0}), Fault(statuses={500: 0.3}, lost_answers=0.1), Fault()))
@@ -65,7 +67,7 @@ async def test_groups_of_a_fifo_queue_come_back_from_the_store_in_their_order_af
     keys = {n: "abc"[n % 3] for n in range(24)}
     async with SandboxOscar(Settings(simulate=True)) as oscar, AsyncExitStack() as stack:
         oscar.add_service("plants")
-        world = QueueWorld(tmp_path, tansu, oscar, unique, queue)
+        world = World(tmp_path, oscar, SqsBed(queue))
         stack.callback(world.close)
         daemon = world.daemon(
             world.configuration(

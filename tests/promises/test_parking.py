@@ -14,7 +14,10 @@ import pytest
 
 from bridge.pipeline.waiting import PROBERS
 from bridge.sandbox.oscar import Fault
-from tests.promises.world import Daemon, QueueWorld, World, until
+from bridge.testing import until
+from tests.support.beds import SqsBed
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 KEEPS = 0.75
 """Of its rate, at least, whatever becomes of its neighbour, in the long runs, which have the machine alone;
@@ -91,11 +94,11 @@ async def outlive_a_dead_service(
     reached = jobs_a_second(world, "plants")
     print(f"{reached:.1f} of {rate} jobs a second")
     assert reached >= keeps * rate
-    await world.all_settled()
+    await world.bed.leaves(0)
     await until_parked(daemon, count)
-    if isinstance(world, QueueWorld):
+    if isinstance(world.bed, SqsBed):
         assert {row.attributes["receive_count"] for row in daemon.kept()} == {"1"}
-        await world.redrive_after(3)  # a kill costs one, and what moto gives to a dead connection another
+        await world.bed.redrive_after(3)  # a kill costs one, and what moto gives to a dead connection another
 
     await world.produce_numbers(more)
     goal = count + random.randrange(1, more)
@@ -103,7 +106,7 @@ async def outlive_a_dead_service(
     daemon.kill()
     daemon.start()
     await until(lambda: len(made("plants")) >= count + more, seconds=60, what="plants goes on")
-    await world.all_settled()
+    await world.bed.leaves(0)
     await until_parked(daemon, count + more)
     assert not made("flood")
 
@@ -145,9 +148,9 @@ async def test_a_dead_service_takes_nothing_from_the_other_of_its_topic(world: W
     await outlive_a_dead_service(world, death, in_flight=24, rate=100)
 
 
-async def test_a_missing_service_takes_nothing_from_the_other_of_its_queue(queue_world: QueueWorld) -> None:
+async def test_a_missing_service_takes_nothing_from_the_other_of_its_queue(queue_world: World) -> None:
     """Neither its rate, nor a message's few receipts, though 12 hours pass."""
-    dead = await queue_world.redrive_after(1)
+    dead = await queue_world.bed.redrive_after(1)
     await outlive_a_dead_service(
         queue_world, "missing", in_flight=5, rate=10, park_after="150ms", prelude=SQS_IN_SECONDS
     )
@@ -167,9 +170,9 @@ async def test_a_dead_service_takes_nothing_from_the_other_of_its_topic_for_long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("death", ["missing", "silent"])
 async def test_a_dead_service_takes_nothing_from_the_other_of_its_queue_for_long(
-    queue_world: QueueWorld, death: str
+    queue_world: World, death: str
 ) -> None:
-    dead = await queue_world.redrive_after(1)
+    dead = await queue_world.bed.redrive_after(1)
     await outlive_a_dead_service(
         queue_world,
         death,
@@ -194,12 +197,12 @@ async def test_a_dead_service_that_could_fill_all_slots_takes_nothing_from_the_o
     assert not world.oscar.ledger.bodies("flood")
 
 
-async def test_what_waits_for_a_dead_service_comes_back_in_the_order_it_came(queue_world: QueueWorld) -> None:
+async def test_what_waits_for_a_dead_service_comes_back_in_the_order_it_came(queue_world: World) -> None:
     world = queue_world
     daemon = world.daemon(two_services(world, in_flight=10, park_after="1s"))
     await world.produce_numbers(30)
     daemon.start()
-    await world.all_settled()
+    await world.bed.leaves(0)
     await until_parked(daemon, 30)
     world.oscar.add_service("flood")
     await world.all_jobs(service="flood")
@@ -224,9 +227,9 @@ async def test_a_store_at_its_budget_holds_the_source_and_says_so(world: World) 
     assert answer is not None
     assert {problem["part"] for problem in answer["problems"]} == {"service plants", "store"}
     assert "max_bytes" in str(answer["problems"])
-    assert await world.committed() < 600
+    assert await world.bed.committed() < 600
     await world.oscar.end_outage()
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     await daemon.becomes_ready()
     world.assert_one_job_an_event()

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,101 +17,23 @@ from aiormq.exceptions import AMQPError
 
 from bridge.sandbox.oscar import Fault, SandboxOscar, Settings
 from bridge.sandbox.servers import free_port
-from tests.promises.world import Daemon, World, until
-from tests.servers import activemq as active
+from bridge.testing import until
 from tests.servers import hermes
 from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
 from tests.servers.rabbitmq import RabbitMQ
+from tests.support.beds import RUCIO_BEDS, RUCIO_KINDS
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 DCNIOS = yaml.safe_load((Path(__file__).parents[2] / "config" / "rucio.yaml").read_text())
 
 
-class RucioWorld(World):
-    """Brokers of one kind in place of Kafka, with a queue of the world's name."""
-
-    def __init__(
-        self, directory: Path, oscar: SandboxOscar, name: str, protocol: str, *brokers: RabbitMQ | ActiveMQ
-    ) -> None:
-        super().__init__(directory, None, oscar, name)  # type: ignore[arg-type] # it has no Kafka
-        self.brokers = brokers
-        self.protocol = protocol
-
-    async def make_queue(self, **arguments: Any) -> None:
-        for broker in self.brokers:
-            if isinstance(broker, RabbitMQ):
-                await broker.declare(self.name, **arguments)
-
-    def source(self, **more: Any) -> dict[str, Any]:
-        broker = self.brokers[0]
-        port = broker.port if self.protocol == "amqp" else broker.stomp_port  # type: ignore[union-attr] # RabbitMQ's
-        told: dict[str, Any] = {
-            "type": "rucio",
-            "protocol": self.protocol.partition("-")[0],
-            "brokers": f"127.0.0.1:{port}",
-            "heartbeat": 2,
-        }
-        if isinstance(broker, ActiveMQ):
-            told |= {"username": active.USERNAME, "password": active.PASSWORD}
-        else:
-            told |= {
-                "username": rabbit.USERNAME,
-                "password": rabbit.PASSWORD,
-                "virtual_host": rabbit.VIRTUAL_HOST,
-            }
-        told |= {"queue": self.name} if self.protocol == "amqp" else {"destination": self.destination}
-        return {**told, **more}
-
-    @property
-    def destination(self) -> str:
-        """Where hermes sends to."""
-        return f"/queue/{self.name}" if isinstance(self.brokers[0], ActiveMQ) else f"/amq/queue/{self.name}"
-
-    async def publish(self, *messages: Any, to: int = 0) -> None:
-        broker = self.brokers[to]
-        login: dict[str, Any] = {"username": active.USERNAME, "password": active.PASSWORD}
-        if isinstance(broker, RabbitMQ):
-            login = {
-                "username": rabbit.USERNAME,
-                "password": rabbit.PASSWORD,
-                "virtual_host": rabbit.VIRTUAL_HOST,
-            }
-        await hermes.publish((broker.host, broker.stomp_port), self.destination, messages, **login)
-
-    async def left(self) -> int:
-        """Count what no broker has been answered; asked while no bridge has any of it."""
-        return sum(
-            [
-                len(await broker.browse(self.destination))
-                if isinstance(broker, ActiveMQ)
-                else await broker.ready(self.name)
-                for broker in self.brokers
-            ]
-        )
-
-    def numbers(self, service: str = "plants") -> Counter[int]:
-        return Counter(json.loads(body)["payload"]["n"] for body in self.oscar.ledger.bodies(service))
-
-    async def jobs(self, count: int, service: str = "plants", *, seconds: float = 60.0) -> None:
-        """Return once there are `count` jobs."""
-        bodies = self.oscar.ledger.bodies
-        try:
-            await until(lambda: len(bodies(service)) >= count, seconds=seconds)
-        except AssertionError:
-            tail = "\n".join(daemon.log.read_text()[-3000:] for daemon in self.daemons)
-            raise AssertionError(f"{len(bodies(service))} of {count} jobs\n{tail}") from None
-
-    async def one_job_each(self, count: int, *, seconds: float = 60.0) -> None:
-        """Return once each event from 0 to `count` has a job, and none has two."""
-        await self.jobs(count, seconds=seconds)
-        assert self.numbers() == dict.fromkeys(range(count), 1)
-        assert set(self.oscar.ledger.created.values()) == {1}
-
-    def lively(self, *, rate: str = "100/s", **source: Any) -> dict[str, Any]:
-        return self.configuration(
-            sources={"uploads": self.source(max_in_flight=30, **source)},
-            services={"plants": {"retry": {"max_backoff": "100ms"}, "limits": {"rate": rate}}},
-        )
+def lively(world: World, *, rate: str = "100/s", **source: Any) -> dict[str, Any]:
+    return world.configuration(
+        sources={"uploads": world.source(max_in_flight=30, **source)},
+        services={"plants": {"retry": {"max_backoff": "100ms"}, "limits": {"rate": rate}}},
+    )
 
 
 @pytest.fixture
@@ -122,13 +43,13 @@ async def oscar() -> AsyncIterator[SandboxOscar]:
         yield oscar
 
 
-@pytest.fixture(params=["amqp", "stomp-rabbitmq", "stomp-activemq"])
+@pytest.fixture(params=RUCIO_KINDS)
 async def world(
     request: pytest.FixtureRequest, tmp_path: Path, oscar: SandboxOscar, unique: str
-) -> AsyncIterator[RucioWorld]:
+) -> AsyncIterator[World]:
     server = "activemq" if request.param == "stomp-activemq" else "rabbitmq"
-    world = RucioWorld(tmp_path, oscar, unique, request.param, request.getfixturevalue(server))
-    await world.make_queue()
+    world = World(tmp_path, oscar, RUCIO_BEDS[request.param](unique, request.getfixturevalue(server)))
+    await world.bed.declare()
     try:
         yield world
     finally:
@@ -136,7 +57,7 @@ async def world(
 
 
 @pytest.mark.parametrize("world", ["amqp", "stomp-activemq"], indirect=True)
-async def test_a_closed_dataset_runs_the_service_that_it_names_if_it_is_allowed(world: RucioWorld) -> None:
+async def test_a_closed_dataset_runs_the_service_that_it_names_if_it_is_allowed(world: World) -> None:
     """The routes of config/rucio.yaml: what users of DCNiOS had."""
 
     def closed(n: int, service: str, **more: Any) -> dict[str, Any]:
@@ -154,7 +75,7 @@ async def test_a_closed_dataset_runs_the_service_that_it_names_if_it_is_allowed(
     )
     daemon.start()
     sent = closed(0, "plants", **{"oscar-endpoint": "https://oscar.example.org"})
-    await world.publish(
+    await world.bed.send(
         sent,
         sent,  # hermes died before it had deleted it
         closed(1, "flood"),
@@ -185,20 +106,20 @@ async def test_a_closed_dataset_runs_the_service_that_it_names_if_it_is_allowed(
     for reason in ("not JSON", "no payload", "no event_type"):
         assert reason in daemon.log.read_text()
     assert await daemon.stop() == 0
-    assert await world.left() == 0
+    assert await world.bed.left() == 0
     for daemon in world.daemons:
         assert "odd%" not in daemon.log.read_text()
 
 
-async def kill(world: RucioWorld, kills: int, seed: int) -> None:
+async def kill(world: World, kills: int, seed: int) -> None:
     """Kill one bridge `kills` times while it works through a faulty day; then let it finish."""
     dice = random.Random(seed)
     world.oscar.settings.seed = seed
     world.oscar.faults.set(Fault(statuses={500: 0.05, 503: 0.05}, lost_answers=0.05))
-    daemon = world.daemon(world.lively(rate="150/s"))
+    daemon = world.daemon(lively(world, rate="150/s"))
     count = 0
     for _ in range(kills):
-        await world.publish(*hermes.numbered(60, count))
+        await world.bed.send(*hermes.numbered(60, count))
         count += 60
         daemon.start()
         goal = world.oscar.ledger.total + dice.randint(1, 50)
@@ -209,11 +130,11 @@ async def kill(world: RucioWorld, kills: int, seed: int) -> None:
     daemon.start()
     await world.one_job_each(count, seconds=60 + count / 50)
     assert await daemon.stop() == 0
-    assert await world.left() == 0
+    assert await world.bed.left() == 0
 
 
 @pytest.mark.parametrize("world", ["amqp", "stomp-activemq"], indirect=True)
-async def test_a_kill_loses_no_event_and_doubles_none(world: RucioWorld) -> None:
+async def test_a_kill_loses_no_event_and_doubles_none(world: World) -> None:
     seed = int(os.environ.get("SEED") or time.time())
     print(f"SEED={seed}")
     await kill(world, 1, seed)
@@ -223,7 +144,7 @@ async def test_a_kill_loses_no_event_and_doubles_none(world: RucioWorld) -> None
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("world", ["amqp", "stomp-activemq"], indirect=True)
-async def test_two_hundred_kills_over_the_two_protocols(world: RucioWorld, seed: int) -> None:
+async def test_two_hundred_kills_over_the_two_protocols(world: World, seed: int) -> None:
     await kill(world, 50, seed)
 
 
@@ -253,26 +174,28 @@ async def test_of_two_brokers_behind_one_name_one_is_killed_and_revived(
     kind: Any = RabbitMQ if protocol == "amqp" else ActiveMQ
     dns = behind_one_name("mq.test", "127.0.0.1", "127.0.0.2")
     with kind(host="127.0.0.1", port=port) as one, kind(host="127.0.0.2", port=port) as two:
-        world = RucioWorld(tmp_path, oscar, unique, protocol, one, two)
-        await world.make_queue()
-        daemon = world.daemon(world.lively(rate="40/s", brokers=f"mq.test:{port}"), dns)
+        beds = [RUCIO_BEDS[protocol](unique, broker) for broker in (one, two)]
+        world = World(tmp_path, oscar, beds[0])
+        for bed in beds:
+            await bed.declare()
+        daemon = world.daemon(lively(world, rate="40/s", brokers=f"mq.test:{port}"), dns)
         try:
             daemon.start()
             await daemon.becomes_ready()
-            for broker in range(2):
-                await world.publish(*hermes.numbered(50, 50 * broker), to=broker)
+            for at, bed in enumerate(beds):
+                await bed.send(*hermes.numbered(50, 50 * at))
             await world.jobs(20)
             two.stop()
-            await world.publish(*hermes.numbered(30, 100), to=0)
+            await beds[0].send(*hermes.numbered(30, 100))
             ready = await told_unready(daemon)
             assert f"mq.test:{port} (127.0.0.2)" in json.dumps(ready)
             assert f"mq.test:{port} (127.0.0.1)" not in json.dumps(ready)
             await asyncio.to_thread(two.start)
-            await world.publish(*hermes.numbered(30, 130), to=1)
+            await beds[1].send(*hermes.numbered(30, 130))
             await world.one_job_each(160)
             await daemon.becomes_ready()
             assert await daemon.stop() == 0
-            assert await world.left() == 0
+            assert [await bed.left() for bed in beds] == [0, 0]
         finally:
             world.close()
 
@@ -303,8 +226,8 @@ async def test_a_shut_gate_meets_neither_consumer_timeout_nor_delivery_limit(
 ) -> None:
     """RabbitMQ would close the channel after 3 s, and drop what is delivered a third time."""
     with RabbitMQ(consumer_timeout_ms=3000) as broker:
-        world = RucioWorld(tmp_path, oscar, unique, "amqp", broker)
-        await world.make_queue(x_queue_type="quorum", x_delivery_limit=2)
+        world = World(tmp_path, oscar, RUCIO_BEDS["amqp"](unique, broker))
+        await world.bed.declare(x_queue_type="quorum", x_delivery_limit=2)
         daemon = world.daemon(
             world.configuration(
                 sources={"uploads": world.source(max_in_flight=20)},
@@ -313,7 +236,7 @@ async def test_a_shut_gate_meets_neither_consumer_timeout_nor_delivery_limit(
         )
         try:
             await oscar.outage()
-            await world.publish(*hermes.numbered(60))
+            await world.bed.send(*hermes.numbered(60))
             daemon.start()
             await until(lambda: daemon.said("gate shut"), what="the gate shuts")
             for _ in range(2):  # so long that somebody who only holds a message has lost his channel twice
@@ -329,11 +252,11 @@ async def test_a_shut_gate_meets_neither_consumer_timeout_nor_delivery_limit(
             world.close()
 
 
-async def end_again_and_again(world: RucioWorld, times: int, *, kill: bool) -> None:
+async def end_again_and_again(world: World, times: int, *, kill: bool) -> None:
     """With OSCAR down, end a bridge `times` times as soon as it reads; then let OSCAR and the bridge work."""
     daemon = world.daemon(world.configuration(drain_seconds=1))
     await world.oscar.outage()
-    await world.publish(*hermes.numbered(30))
+    await world.bed.send(*hermes.numbered(30))
     for end in range(1, times + 1):
         daemon.start()
         await until(lambda end=end: len(daemon.said("rucio: reading")) >= end, what="it reads")  # type: ignore[misc] # bound
@@ -345,25 +268,25 @@ async def end_again_and_again(world: RucioWorld, times: int, *, kill: bool) -> N
     daemon.start()
     await world.one_job_each(30)
     async with asyncio.timeout(60):  # what was kept and not acknowledged comes once more, a few at a time
-        while await world.left():
+        while await world.bed.left():
             await asyncio.sleep(0.05)
     assert await daemon.stop() == 0
-    assert await world.left() == 0
+    assert await world.bed.left() == 0
     await world.one_job_each(30)
 
 
 @pytest.mark.parametrize("world", ["amqp", "stomp-rabbitmq"], indirect=True)
-async def test_what_came_back_twice_is_kept_before_its_broker_drops_it(world: RucioWorld) -> None:
+async def test_what_came_back_twice_is_kept_before_its_broker_drops_it(world: World) -> None:
     """After two more returns it would, and the gate would be shut for a minute before anything is parked."""
-    world.name += "-limited"
-    await world.make_queue(x_queue_type="quorum", x_delivery_limit=4)
+    world.bed.name += "-limited"
+    await world.bed.declare(x_queue_type="quorum", x_delivery_limit=4)
     daemon = world.daemon()
     await world.oscar.outage()
-    await world.publish(*hermes.numbered(30))
+    await world.bed.send(*hermes.numbered(30))
 
     async def are_left(count: int) -> None:
         async with asyncio.timeout(30):
-            while await world.left() != count:
+            while await world.bed.left() != count:
                 await asyncio.sleep(0.05)
 
     for _ in range(2):
@@ -378,7 +301,7 @@ async def test_what_came_back_twice_is_kept_before_its_broker_drops_it(world: Ru
             await asyncio.sleep(0.05)
     assert await daemon.stop() == 0
     await world.oscar.end_outage()
-    assert await world.left() == 0
+    assert await world.bed.left() == 0
     daemon.start()
     await world.one_job_each(30)
     assert await daemon.stop() == 0
@@ -388,25 +311,25 @@ async def test_what_came_back_twice_is_kept_before_its_broker_drops_it(world: Ru
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
 @pytest.mark.parametrize("world", ["amqp", "stomp-rabbitmq"], indirect=True)
-async def test_twenty_two_ends_while_oscar_is_down_lose_no_event(world: RucioWorld, kill: bool) -> None:
+async def test_twenty_two_ends_while_oscar_is_down_lose_no_event(world: World, kill: bool) -> None:
     """RabbitMQ from 4.0 drops what comes back more than 20 times, where nobody says otherwise."""
-    world.name += "-limited"
-    await world.make_queue(x_queue_type="quorum", x_delivery_limit=20)
+    world.bed.name += "-limited"
+    await world.bed.declare(x_queue_type="quorum", x_delivery_limit=20)
     await end_again_and_again(world, 22, kill=kill)
 
 
 @pytest.mark.parametrize("world", ["amqp", "stomp-rabbitmq", "stomp-activemq"], indirect=True)
 async def test_a_message_that_can_not_be_read_is_a_dead_letter_and_its_neighbours_are_jobs(
-    world: RucioWorld,
+    world: World,
 ) -> None:
-    broker = world.brokers[0]
+    broker = world.bed.broker
     if isinstance(broker, RabbitMQ):
-        world.name += "-limited"
-        await world.make_queue(x_queue_type="quorum", x_delivery_limit=2)
-        await broker.publish(world.name, rabbit.Foreign(properties=b"\x04\x00\x02\xe9\x9f"))
+        world.bed.name += "-limited"
+        await world.bed.declare(x_queue_type="quorum", x_delivery_limit=2)
+        await broker.publish(world.bed.name, rabbit.Foreign(properties=b"\x04\x00\x02\xe9\x9f"))
     else:
-        await world.publish(b"\xe9\x9f")
-    await world.publish(*hermes.numbered(5))
+        await world.bed.send(b"\xe9\x9f")
+    await world.bed.send(*hermes.numbered(5))
     daemon = world.daemon()
     daemon.start()
     await world.one_job_each(5)
@@ -414,4 +337,4 @@ async def test_a_message_that_can_not_be_read_is_a_dead_letter_and_its_neighbour
     assert len(await daemon.says("rucio: reading")) == 1
     assert await daemon.metric("bridge_dead_letters", service="", cause="unreadable") == 1
     assert await daemon.stop() == 0
-    assert await world.left() == 0
+    assert await world.bed.left() == 0

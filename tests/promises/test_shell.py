@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.promises.world import World, until
+from bridge.testing import until
+from tests.support.world import World
 
 TEXTS = {
     "every ASCII character": "".join(map(chr, range(128))),
@@ -48,7 +49,7 @@ async def test_every_value_arrives_as_it_was(running_world: World) -> None:
     sent = [*documents, *RAW.values(), None]
     daemon = world.daemon()
     daemon.start()
-    world.ids.update(enumerate(await world.produce(sent, keys=[b"k"] * len(sent))))
+    world.ids.update(enumerate(await world.bed.produce(sent, keys=[b"k"] * len(sent))))
     jobs = world.oscar.jobs
     await until(
         lambda: sum(job.phase == "Succeeded" for job in jobs.all()) == len(sent),
@@ -75,7 +76,7 @@ async def test_131065_bytes_start_a_job_and_131066_are_a_dead_letter_with_both_s
     fits = b'{"a":"' + b"x" * (131_065 - frame) + b'"}'
     daemon = world.daemon()
     daemon.start()
-    await world.produce([fits, fits.replace(b'"}', b'x"}')])
+    await world.bed.produce([fits, fits.replace(b'"}', b'x"}')])
     await until(lambda: daemon.said("dead letter", cause="too_large"), what="the dead letter")
     await until(
         lambda: [job.phase for job in world.oscar.jobs.all()] == ["Succeeded"], what="the one that fits"

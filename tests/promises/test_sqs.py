@@ -9,22 +9,23 @@ from typing import Any
 import pytest
 from faassupervisor.events import parse_event
 
-from tests.promises.world import QueueWorld, until
+from bridge.testing import until
 from tests.servers.moto import ACCOUNT, REGION, SECRET_ACCESS_KEY
+from tests.support.world import World
 
 KEYS = ["in/leaf.jpg", "in/a b+c%20d.jpg", "in/ñandú 🌿.jpg"]
 
 
 @pytest.fixture
-def world(queue_world: QueueWorld) -> QueueWorld:
+def world(queue_world: World) -> World:
     return queue_world
 
 
-def bodies(world: QueueWorld) -> list[Any]:
+def bodies(world: World) -> list[Any]:
     return [json.loads(body) for body in world.oscar.ledger.bodies("plants")]
 
 
-async def jobs(world: QueueWorld, count: int) -> None:
+async def jobs(world: World, count: int) -> None:
     """Return once there are `count` jobs, each created once."""
     await until(lambda: len(bodies(world)) >= count, what=f"{count} jobs")
     assert len(bodies(world)) == count
@@ -53,10 +54,10 @@ def in_sns(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def notify(world: QueueWorld, way: str) -> None:
+async def notify(world: World, way: str) -> None:
     """Have the bucket tell the queue of its new objects, one way or another."""
-    call = world.queue.moto.call
-    bucket, arn = world.name, world.queue.arn
+    call = world.bed.queue.moto.call
+    bucket, arn = world.bed.name, world.bed.queue.arn
     await call("s3", "create_bucket", Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     events = ["s3:ObjectCreated:*"]
     if way == "direct":
@@ -75,21 +76,21 @@ async def notify(world: QueueWorld, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["direct", "SNS", "EventBridge"])
 async def test_an_object_put_into_a_bucket_is_one_job_that_finds_it(
-    world: QueueWorld, way: str, monkeypatch: pytest.MonkeyPatch
+    world: World, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("STORAGE_OBJECT_KEY", "EVENT_TIME", "EVENT"):  # what the supervisor sets is taken back
         monkeypatch.setenv(name, "")
     await notify(world, way)
     for key in KEYS:
-        await world.queue.moto.call("s3", "put_object", Bucket=world.name, Key=key, Body=b"leaf")
-    sources = {"uploads": world.source(session_token=f"token-of-{world.name}")}
+        await world.bed.queue.moto.call("s3", "put_object", Bucket=world.bed.name, Key=key, Body=b"leaf")
+    sources = {"uploads": world.source(session_token=f"token-of-{world.bed.name}")}
     daemon = world.daemon(world.configuration(log={"level": "debug"}, sources=sources))
     daemon.start()
     await jobs(world, len(KEYS))
-    await world.all_settled()
+    await world.bed.leaves(0)
     seen = [parse_event(body.decode("ascii")) for body in world.oscar.ledger.bodies("plants")]
     assert {event.get_type() for event in seen} == {"S3"}
-    assert {event.bucket_name for event in seen} == {world.name}
+    assert {event.bucket_name for event in seen} == {world.bed.name}
     assert {event.object_key for event in seen} == set(KEYS)
     # EventBridge has no test event.
     dropped = await daemon.metric("bridge_events_filtered_total", source="uploads", reason="test_event")
@@ -97,31 +98,31 @@ async def test_an_object_put_into_a_bucket_is_one_job_that_finds_it(
     assert await daemon.stop() == 0
     said = daemon.log.read_text()
     assert SECRET_ACCESS_KEY not in said
-    assert f"token-of-{world.name}" not in said
+    assert f"token-of-{world.bed.name}" not in said
 
 
 @pytest.mark.parametrize(("wrap", "made"), [(dict, 1), (in_sns, 2)])
 async def test_a_notification_of_three_records_is_three_jobs_and_then_one_delete(
-    world: QueueWorld, wrap: Any, made: int
+    world: World, wrap: Any, made: int
 ) -> None:
     """The bridge is killed when `made` of the three jobs are made."""
-    await world.queue.send(wrap({"Records": [record(f"in/{n}") for n in range(3)]}))
+    await world.bed.queue.send(wrap({"Records": [record(f"in/{n}") for n in range(3)]}))
     daemon = world.daemon(
         world.configuration(services={"plants": {"limits": {"concurrency": 1, "rate": "4/s"}}})
     )
     daemon.start()
     await until(lambda: world.oscar.ledger.total >= made, what=f"{made} jobs")
     daemon.kill()
-    assert sum(await world.queue.counts()) == 1, "it is deleted only after its last record"
+    assert sum(await world.bed.queue.counts()) == 1, "it is deleted only after its last record"
     daemon.start()
     await jobs(world, 3)
-    await world.all_settled()
+    await world.bed.leaves(0)
     keys = [body["Records"][0]["s3"]["object"]["key"] for body in bodies(world)]
     assert sorted(keys) == ["in/0", "in/1", "in/2"]
     assert {len(body["Records"]) for body in bodies(world)} == {1}
 
 
-async def test_one_object_told_twice_and_in_three_envelopes_is_one_job(world: QueueWorld) -> None:
+async def test_one_object_told_twice_and_in_three_envelopes_is_one_job(world: World) -> None:
     direct = {"Records": [record("in/a+b")]}
     bridged = {
         "source": "aws.s3",
@@ -136,26 +137,26 @@ async def test_one_object_told_twice_and_in_three_envelopes_is_one_job(world: Qu
     }
     daemon = world.daemon()
     daemon.start()
-    await world.queue.send(direct, direct, in_sns(direct), bridged, in_sns(bridged))
+    await world.bed.queue.send(direct, direct, in_sns(direct), bridged, in_sns(bridged))
     await jobs(world, 1)
-    await world.all_settled()
+    await world.bed.leaves(0)
     assert await daemon.metric("bridge_invocations_total", service="plants", outcome="duplicate") == 4
 
 
-async def test_a_stopping_bridge_gives_back_what_it_holds(world: QueueWorld) -> None:
+async def test_a_stopping_bridge_gives_back_what_it_holds(world: World) -> None:
     await world.oscar.outage()
-    await world.queue.send("a", "b", "c")
+    await world.bed.queue.send("a", "b", "c")
     daemon = world.daemon(
         world.configuration(drain_seconds="1ms", sources={"uploads": world.source(max_in_flight=3)})
     )
     daemon.start()
     await until(lambda: daemon.said("attempt failed"), what="OSCAR is asked")
     assert await daemon.stop() == 0
-    assert await world.queue.counts() == (3, 0)
-    assert len(await world.queue.receive()) == 3
+    assert await world.bed.queue.counts() == (3, 0)
+    assert len(await world.bed.queue.receive()) == 3
 
 
-async def test_two_bridges_part_a_queue_and_double_nothing_when_one_is_killed(world: QueueWorld) -> None:
+async def test_two_bridges_part_a_queue_and_double_nothing_when_one_is_killed(world: World) -> None:
     configuration = world.configuration(
         services={"plants": {"limits": {"rate": "20/s"}}}, sources={"uploads": world.source(max_in_flight=5)}
     )
@@ -163,22 +164,22 @@ async def test_two_bridges_part_a_queue_and_double_nothing_when_one_is_killed(wo
     for daemon in (first, second):
         daemon.start()
         await daemon.is_up()
-    await world.queue.send(*({"n": number} for number in range(60)))
+    await world.bed.queue.send(*({"n": number} for number in range(60)))
     async with asyncio.timeout(60):
         for daemon in (first, second):
             while not await daemon.metric("bridge_invocations_total", service="plants", outcome="accepted"):
                 await asyncio.sleep(0.05)
     second.kill()  # without a word: what it had comes back after the visibility timeout
     await jobs(world, 60)
-    await world.all_settled()
+    await world.bed.leaves(0)
     assert await first.stop() == 0
 
 
 async def test_a_source_that_can_not_be_made_is_told_and_ends_nothing_beside_it(
-    world: QueueWorld, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "1s")  # not read where credentials are configured
-    keys = {"type": "sqs", "queue": "other", "region": REGION, "endpoint_url": world.queue.moto.url}
+    keys = {"type": "sqs", "queue": "other", "region": REGION, "endpoint_url": world.bed.queue.moto.url}
     daemon = world.daemon(
         world.configuration(
             sources={"uploads": world.source(), "other": keys},
@@ -187,7 +188,7 @@ async def test_a_source_that_can_not_be_made_is_told_and_ends_nothing_beside_it(
     )
     daemon.start()
     await until(lambda: daemon.said("source lost", source="other"), what="it is told")
-    await world.queue.send({"n": 0})
+    await world.bed.queue.send({"n": 0})
     await jobs(world, 1)
     told = await daemon.ready()
     assert told is not None
@@ -200,19 +201,19 @@ async def test_a_source_that_can_not_be_made_is_told_and_ends_nothing_beside_it(
     assert await daemon.stop() == 0
 
 
-async def test_a_message_that_is_half_used_up_is_parked_as_it_comes(world: QueueWorld) -> None:
+async def test_a_message_that_is_half_used_up_is_parked_as_it_comes(world: World) -> None:
     """Else a few restarts while OSCAR is down would have the queue move it away."""
-    await world.redrive_after(4)
+    await world.bed.redrive_after(4)
     await world.oscar.outage()
-    await world.queue.send({"n": 0}, {"n": 1})
-    await world.queue.receive(visibility=0)
+    await world.bed.queue.send({"n": 0}, {"n": 1})
+    await world.bed.queue.receive(visibility=0)
     daemon = world.daemon()
     daemon.start()
     await daemon.is_up()
     async with asyncio.timeout(30):
         while await daemon.parked("plants") < 2:
             await asyncio.sleep(0.05)
-    await world.all_settled()
+    await world.bed.leaves(0)
     await world.oscar.end_outage()
     await jobs(world, 2)
     assert await daemon.stop() == 0

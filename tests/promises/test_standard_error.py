@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bridge.sandbox.servers import free_port
-from tests.promises.world import Daemon
+from tests.support.daemon import Daemon
 
 FEW_LINES = "from bridge.telemetry import writer; writer.MOST_LINES = 1"
 CRASHES = """

@@ -9,12 +9,13 @@ import pytest
 from aiohttp import web
 from playwright.async_api import expect
 
+from bridge.testing import until
 from tests.destinations.fake_oscar import PASSWORD, USER, FakeOscar
 from tests.page.fake import HOSTILE
 from tests.page.visiting import Visitor, write_token
 from tests.promises.test_http_api import storage_event
-from tests.promises.world import World, until
 from tests.servers.chromium import chromium
+from tests.support.world import World
 
 SCRIPT, IMAGE = HOSTILE
 
@@ -44,7 +45,7 @@ async def test_a_person_brings_a_dead_letter_back_finds_a_file_and_changes_a_lim
         url = f"http://127.0.0.1:{daemon.port}/"
         world.oscar.settings.max_body_bytes = 60
         await world.produce_numbers(1, filling="x" * 100)
-        await world.produce([storage_event(IMAGE), b"{}"], keys=[SCRIPT.encode(), SCRIPT.encode()])
+        await world.bed.produce([storage_event(IMAGE), b"{}"], keys=[SCRIPT.encode(), SCRIPT.encode()])
         daemon.start()
         await until(lambda: len(daemon.said("dead letter")) == 3, what="the dead letters")
         world.oscar.settings.max_body_bytes = None

@@ -6,8 +6,9 @@ import asyncio
 import json
 from collections import Counter
 
-from tests.promises.world import World, until
+from bridge.testing import until
 from tests.sources.storage import from_ceph, from_minio, record
+from tests.support.world import World
 
 COUNT = 40
 
@@ -21,7 +22,7 @@ async def test_a_kill_amid_notifications_told_twice_makes_one_job_an_event_and_o
         bodies += [json.dumps({"Records": told}).encode()] * 2
     bodies.insert(COUNT, json.dumps({"Records": [record("in/beside"), record("in/poisoned", s3=7)]}).encode())
     for partition in range(4):
-        await world.kafka.produce(world.name, bodies[partition::4], partition=partition)
+        await world.bed.kafka.produce(world.bed.name, bodies[partition::4], partition=partition)
     daemon = world.daemon(
         world.configuration(
             sources={"uploads": world.source(open="auto", max_in_flight=20)},
@@ -35,7 +36,7 @@ async def test_a_kill_amid_notifications_told_twice_makes_one_job_an_event_and_o
     daemon.start()
     await until(lambda: jobs.total == 2 * COUNT + 1, what="a job of each object")
     async with asyncio.timeout(30):
-        while await world.committed() != len(bodies):
+        while await world.bed.committed() != len(bodies):
             await asyncio.sleep(0.1)
     assert await daemon.metric("bridge_dead_letters", service="", cause="unreadable") == 1
     assert await daemon.metric("bridge_invocations_total", service="plants", outcome="duplicate") > 0

@@ -7,7 +7,9 @@ import json
 from typing import Any
 
 from bridge.core.identity import invocation_name
-from tests.promises.world import Daemon, World, until
+from bridge.testing import until
+from tests.support.daemon import Daemon
+from tests.support.world import World
 
 
 async def parked_for_old(world: World, count: int) -> Daemon:
@@ -92,7 +94,7 @@ def choosing(world: World, to: str, **more: Any) -> dict[str, Any]:
 
 async def test_letters_without_a_service_go_round_the_mended_routes(world: World) -> None:
     daemon = world.daemon(choosing(world, 'data.n > 0 ? data.to : "plants"'))  # `to` is a number
-    (first, second) = await world.produce([b'{"n": 1, "to": 5}', b'{"n": 2, "to": 6}'])
+    (first, second) = await world.bed.produce([b'{"n": 1, "to": 5}', b'{"n": 2, "to": 6}'])
     daemon.start()
     await until(lambda: len(daemon.said("dead letter", cause="route")) == 2, what="the dead letters")
     numbers = [

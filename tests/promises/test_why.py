@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from bridge.sandbox.oscar import Fault
-from tests.promises.world import World, until
+from bridge.testing import until
+from tests.support.world import World
 
 
 async def test_what_a_running_bridge_has_in_hand_is_told_with_what_holds_it_up(world: World) -> None:
@@ -13,7 +14,7 @@ async def test_what_a_running_bridge_has_in_hand_is_told_with_what_holds_it_up(w
     one_at_once = {"plants": {"limits": {"concurrency": 1}}}
     daemon = world.daemon(world.configuration(services=one_at_once))
     daemon.start()
-    ids = await world.produce([b"1", b"2"], keys=[b"runs/a.nc"] * 2)
+    ids = await world.bed.produce([b"1", b"2"], keys=[b"runs/a.nc"] * 2)
     await until(lambda: world.oscar.ledger.requests)
     while await daemon.metric("bridge_source_in_flight", source="uploads") < len(ids):
         await asyncio.sleep(0.01)
@@ -37,7 +38,7 @@ async def test_an_event_that_is_asked_for_once_more_makes_one_new_job_through_a_
     await world.produce_numbers(1)
     daemon.start()
     await world.all_jobs()
-    await world.all_settled()
+    await world.bed.leaves(0)
     assert daemon.command("pause", "service", "plants").returncode == 0
     event_id = world.ids[0]
     done = daemon.command("again", event_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -86,10 +86,3 @@ async def watch(http: httpx.AsyncClient, channel: str, path: str, *flags: str) -
 
 async def subscribe(http: httpx.AsyncClient, channel: str, selector: object) -> httpx.Response:
     return await http.post(f"{channel}/subscriptions/inotify", json=selector)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something the other end does in its own time."""
-    async with asyncio.timeout(_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.005)

@@ -21,7 +21,7 @@ _FORKS.set_forkserver_preload(
     [
         module.name
         for module in walk_packages(bridge.__path__, "bridge.")
-        if not module.name.startswith(("bridge.__main__", "bridge.sandbox"))
+        if not module.name.startswith(("bridge.__main__", "bridge.sandbox", "bridge.testing"))
     ]
 )
 

@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bridge.core import steady
-from tests.conformance.beds import RucioBed, make
-from tests.servers.proxy import Proxy
-from tests.sources.rucio import KINDS
+from tests.support.beds import RUCIO_KINDS, RucioBed, made
 
 
 @pytest.fixture
@@ -18,10 +16,8 @@ def told_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steady, "HELD_SECONDS", 0.0)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=RUCIO_KINDS)
 async def bed(request: pytest.FixtureRequest, unique: str) -> AsyncIterator[RucioBed]:
-    bed, target = await make(request.param, unique, request)
-    assert isinstance(bed, RucioBed)
-    async with Proxy(target) as proxy:
-        bed.proxy = proxy
+    async with made(request.param, unique, request) as bed:
+        assert isinstance(bed, RucioBed)
         yield bed

@@ -19,7 +19,7 @@ from bridge.sources.dcache.source import DcacheSource
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
-from tests.sources.reading import Hands, keeping, opened, until
+from bridge.testing import Hands, keeping, opened, until
 
 
 def source(

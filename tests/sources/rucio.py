@@ -1,4 +1,4 @@
-"""What tests of the Rucio source need beside `reading`: a source of each broker, and messages to it."""
+"""What tests of the Rucio source need: a source of each broker, and messages to it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import pytest
 from bridge.sources.rucio import KIND
 from bridge.sources.rucio.config import RucioConfig
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import keeping
 from tests.servers import activemq as active
 from tests.servers import hermes
 from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
 from tests.servers.rabbitmq import RabbitMQ
-from tests.sources.reading import keeping
-
-KINDS = ("amqp", "stomp-rabbitmq", "stomp-activemq")
-"""See `tests.conformance.beds.make`."""
 
 
 def source(metrics: Metrics | None = None, **keys: Any) -> Any:

@@ -19,9 +19,9 @@ from bridge.sources.amqp.message import to_event
 from bridge.sources.amqp.source import source
 from bridge.sources.broker.message import Message
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import opened, settle
 from tests.check.findings import is_well
 from tests.servers.rabbitmq import Foreign, RabbitMQ
-from tests.sources.reading import opened, settle
 from tests.sources.rucio import on_rabbit
 from tests.sources.storage import from_ceph
 

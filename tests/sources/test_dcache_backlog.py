@@ -25,6 +25,7 @@ from bridge.sources.dcache.backlog.reader import SpoolReader
 from bridge.sources.dcache.backlog.resolution import Dropped, Found, Later, Trouble
 from bridge.store import Store, StoreConfig
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import until
 
 Resolution = Found | Dropped | Later
 
@@ -40,13 +41,6 @@ def found(occurrence: Spooled, version: bytes | None = None) -> Found:
 
 async def at_once(occurrence: Spooled) -> Resolution:
     return found(occurrence)
-
-
-async def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came"
-        await asyncio.sleep(0.005)
 
 
 class World:

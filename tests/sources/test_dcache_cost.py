@@ -12,8 +12,8 @@ import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sources.dcache import lookups
+from bridge.testing import until
 from tests.sources.dcache import Bridge, Running
-from tests.sources.reading import until
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "dcache.md").read_text(encoding="utf-8")

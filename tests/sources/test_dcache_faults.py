@@ -26,8 +26,8 @@ from bridge.sources.dcache.rest.connection import Connection
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import Room, until
 from tests.sources.dcache import Bridge, source
-from tests.sources.reading import Room, until
 
 LOGIN = {"Authorization": "Bearer bridge-token"}
 

@@ -32,8 +32,8 @@ from bridge.sources.dcache.state import OwnFile
 from bridge.store import Store
 from bridge.store.config import StoreConfig
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import Room, until
 from tests.sources.dcache import Bridge, source
-from tests.sources.reading import Room, until
 
 pytestmark = pytest.mark.usefixtures("told_no_longer")
 

@@ -14,8 +14,8 @@ from bridge.sandbox.dcache import SandboxDcache
 from bridge.sources.dcache.listing import directory
 from bridge.sources.dcache.progress import Phase
 from bridge.sources.dcache.rest.connection import Connection
+from bridge.testing import until
 from tests.sources.dcache import Bridge, Running
-from tests.sources.reading import until
 
 pytestmark = pytest.mark.usefixtures("told_no_longer")
 

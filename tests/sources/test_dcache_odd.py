@@ -24,8 +24,8 @@ from bridge.sources.dcache.progress import Phase
 from bridge.sources.dcache.rest import connection, http
 from bridge.sources.dcache.rest.answers import Unanswered
 from bridge.sources.dcache.rest.connection import Connection
+from bridge.testing import until
 from tests.sources.dcache import Bridge, Running, source
-from tests.sources.reading import until
 
 pytestmark = pytest.mark.usefixtures("told_no_longer")
 

@@ -10,8 +10,8 @@ import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
 from bridge.sources.dcache import lookups, waits
+from bridge.testing import until
 from tests.sources.dcache import Bridge
-from tests.sources.reading import until
 
 pytestmark = pytest.mark.usefixtures("told_no_longer")
 

@@ -12,8 +12,9 @@ from aiokafka import OffsetAndMetadata, TopicPartition
 from bridge.sources.kafka import aiokafka_private
 from bridge.sources.kafka.beginnings import Beginnings
 from bridge.sources.kafka.config import KafkaConfig
+from bridge.testing import opened, settle, until
 from tests.servers.tansu import Tansu
-from tests.sources.reading import opened, settle, source, until
+from tests.sources.reading import source
 
 
 @pytest.mark.parametrize("is_up", [True, False])

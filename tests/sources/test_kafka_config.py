@@ -27,7 +27,7 @@ from bridge.sources.kafka.config import KafkaConfig, OAuthConfig, TlsConfig
 from bridge.sources.kafka.security import ssl_context, token_provider
 from bridge.sources.kafka.source import KafkaSource
 from bridge.telemetry.metrics import Metrics
-from tests.sources.reading import keeping
+from bridge.testing import keeping
 
 SASL = {"security_protocol": "SASL_SSL"}
 LOGIN = {"username": "u", "password": "p"}

@@ -15,10 +15,10 @@ from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
 from bridge.sources.kafka import aiokafka_private, reader, watch
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import Proxy, opened, settle, until
 from tests.servers.mock_kafka import MockKafka
-from tests.servers.proxy import Proxy
 from tests.servers.tansu import Tansu
-from tests.sources.reading import opened, settle, source, until
+from tests.sources.reading import source
 
 
 async def produce(mock_kafka: MockKafka, topic: str, values: list[bytes], partition: int = 0) -> None:

@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from bridge.core.delivery import Delivery, Outcome
+from bridge.testing import Hands, opened, settle, until
 from tests.servers.tansu import Tansu
-from tests.sources.reading import Hands, opened, settle, source, until
+from tests.sources.reading import source
 
 
 async def consume(hands: Hands) -> None:
@@ -62,14 +63,14 @@ async def test_members_that_join_and_leave_lose_nothing_and_double_only_what_was
             await produce(0)
             await until(lambda: len(one.seen) >= 50)
             two = await join(second)
-            await until(lambda: shares(one) and shares(two), timeout=30)
+            await until(lambda: shares(one) and shares(two), seconds=30)
             await produce(200)
             await until(lambda: len(two.seen) >= 20)
             await produce(400)
             one.room.limit = 0  # as the bridge stops: no more slots, then what is in hand is settled
             await until(lambda: not one.room.taken)
         await produce(600)
-        await until(lambda: len(accepted()) == 800, timeout=30)
+        await until(lambda: len(accepted()) == 800, seconds=30)
 
     copies: dict[str, list[Delivery]] = defaultdict(list)
     for hands in everything:
@@ -106,6 +107,6 @@ async def test_an_expelled_member_lets_go_at_once_and_comes_back(tansu: Tansu, u
         coordinator = hands.source._consumer._coordinator  # type: ignore[union-attr]
         await coordinator._send_req(LeaveGroupRequest(unique, coordinator.member_id))
         settle(taken[:1])  # its commit is refused
-        await until(lambda: taken[1].outcome is Outcome.RELEASED, timeout=8)  # `DRAIN_SECONDS` is 10
+        await until(lambda: taken[1].outcome is Outcome.RELEASED, seconds=8)  # `DRAIN_SECONDS` is 10
         await hands.take(2)
         assert hands.data == [b"0", b"1", b"0", b"1"]

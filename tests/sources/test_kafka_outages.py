@@ -19,12 +19,12 @@ from bridge.core.errors import SourceLost
 from bridge.net.loop import Loop
 from bridge.sources.kafka import aiokafka_private, positions, reader, watch
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import Proxy, opened, settle, until
 from tests.check.stubs import broker_that_answers
 from tests.servers.black_hole import black_hole
 from tests.servers.mock_kafka import MockKafka
-from tests.servers.proxy import Proxy
 from tests.servers.tansu import Tansu, free_port
-from tests.sources.reading import opened, settle, source, until
+from tests.sources.reading import source
 
 
 @pytest.fixture(autouse=True)
@@ -342,6 +342,6 @@ async def test_a_broker_where_connections_hang_holds_up_no_other(
         async with opened(source(cluster, topic, group_id=unique, session_timeout=6)) as hands:
             settle(await hands.take(len(alive), timeout=30))
             assert sorted(hands.data) == [b"%d" % number for number in alive]
-            await until(lambda: "can't be begun" in str(hands.source.problems()), timeout=30)
+            await until(lambda: "can't be begun" in str(hands.source.problems()), seconds=30)
             monkeypatch.setattr(loop, "create_connection", connect)
             settle(await hands.take(len(numbers) - len(alive), timeout=30))

@@ -11,8 +11,9 @@ from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
 from bridge.sources.kafka import reader
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import opened, settle, until
 from tests.servers.tansu import Tansu
-from tests.sources.reading import opened, settle, source, until
+from tests.sources.reading import source
 
 
 async def test_a_group_resumes_where_everything_before_was_settled(tansu: Tansu, unique: str) -> None:

@@ -15,11 +15,11 @@ from bridge.core import steady
 from bridge.core.delivery import Outcome
 from bridge.sources.kafka import unreadable
 from bridge.sources.kafka.batches import UnreadableError, first_batch
+from bridge.testing import Proxy, opened, settle, until
 from tests.servers.mock_kafka import MockKafka
-from tests.servers.proxy import Proxy
 from tests.servers.tansu import Tansu, produce_batch
 from tests.sources.kafka_batches import TIMESTAMP, batch, with_a_header_name_that_is_no_text
-from tests.sources.reading import opened, settle, source, until
+from tests.sources.reading import source
 
 
 async def test_a_damaged_record_holds_its_partition_alone_and_is_told_until_it_is_mended(

@@ -16,7 +16,7 @@ from bridge.sources import opening
 from bridge.sources.opening import Opening
 from bridge.sources.storage_events import MOST_RECORDS, open_message
 from bridge.telemetry.metrics import Metrics
-from tests.sources.reading import until
+from bridge.testing import until
 from tests.sources.storage import from_ceph
 
 

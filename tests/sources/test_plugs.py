@@ -19,7 +19,9 @@ from bridge.sources import GoneError, Whereabouts
 from bridge.sources.registry import GROUP, installed, kind_of, read
 from bridge.sources.sqs import KIND as SQS
 from bridge.sources.sqs.config import SqsConfig
-from tests.promises.world import Daemon, plants_of, until
+from bridge.testing import until
+from bridge.testing.world import plants_of
+from tests.support.daemon import Daemon
 
 OURS = ["amqp", "dcache", "kafka", "rucio", "sqs"]
 PLUG = """

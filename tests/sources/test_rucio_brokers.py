@@ -15,14 +15,13 @@ from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
 from bridge.sources.broker import reader
 from bridge.telemetry.metrics import Metrics
-from tests.conformance.beds import RucioBed, number
+from bridge.testing import Proxy, opened, settle, until
 from tests.servers import hermes
 from tests.servers.activemq import ActiveMQ
 from tests.servers.certificates import Certificates
-from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
-from tests.sources.reading import opened, settle, until
-from tests.sources.rucio import KINDS, behind, on_active, on_rabbit, source, to_active, to_rabbit
+from tests.sources.rucio import behind, on_active, on_rabbit, source, to_active, to_rabbit
+from tests.support.beds import RUCIO_KINDS, RucioBed, number
 
 pytestmark = pytest.mark.usefixtures("told_no_longer")
 
@@ -128,7 +127,7 @@ def over_tls(
     return on_active(activemq, brokers=brokers, destination=f"/queue/{name}", **nobody)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUCIO_KINDS)
 async def test_a_client_certificate_says_who_we_are(
     kind: str, rabbitmq: RabbitMQ, activemq: ActiveMQ, certificates: Certificates, unique: str
 ) -> None:
@@ -151,7 +150,7 @@ async def test_a_client_certificate_says_who_we_are(
             pass
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUCIO_KINDS)
 async def test_our_certificate_that_expired_is_told_and_a_renewed_one_is_taken_up(
     kind: str,
     rabbitmq: RabbitMQ,
@@ -364,7 +363,7 @@ async def test_a_broker_out_of_memory_still_gives_and_one_that_ends_connections_
         ending = asyncio.create_task(
             own_rabbitmq.control("close_all_connections", "-p", "rucio", "maintenance")
         )
-        await until(lambda: hands.source.problems(), timeout=150)  # rabbitmqctl may be slow
+        await until(lambda: hands.source.problems(), seconds=150)  # rabbitmqctl may be slow
         assert "maintenance" in hands.source.problems()[0]
         assert all(delivery.outcome for delivery in taken)
         await ending

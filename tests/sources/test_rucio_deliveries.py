@@ -14,12 +14,12 @@ from bridge.sources.broker.link import resolve
 from bridge.sources.broker.message import Message
 from bridge.sources.rucio.config import RucioConfig
 from bridge.sources.rucio.stomp import open_link
-from tests.conformance.beds import number
+from bridge.testing import opened, settle, until
 from tests.servers import hermes
 from tests.servers.activemq import ActiveMQ
 from tests.servers.rabbitmq import RabbitMQ
-from tests.sources.reading import opened, settle, until
 from tests.sources.rucio import on_active, on_rabbit, source, to_active, to_rabbit
+from tests.support.beds import number
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["amqp", "stomp"])
 

@@ -10,11 +10,11 @@ import pytest
 from bridge.core.delivery import Delivery
 from bridge.sources.broker import door, link
 from bridge.sources.rucio import stomp_frames
-from tests.conformance.beds import RucioBed, number
+from bridge.testing import opened, settle
 from tests.servers import hermes
 from tests.servers.rabbitmq import Foreign, RabbitMQ
-from tests.sources.reading import opened, settle
 from tests.sources.rucio import on_rabbit, source
+from tests.support.beds import RucioBed, number
 
 GOOD = b'{"event_type": "close", "payload": {"n": 0}}'
 ON_RABBIT = pytest.mark.parametrize("bed", ["amqp", "stomp-rabbitmq"], indirect=True)

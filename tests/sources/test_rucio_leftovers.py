@@ -17,7 +17,7 @@ from bridge.sources.broker.link import Link, LinkLost, Opener
 from bridge.sources.broker.message import Tag, Unwanted
 from bridge.sources.rucio.config import RucioConfig
 from bridge.telemetry.metrics import Metrics
-from tests.sources.reading import Room, until
+from bridge.testing import Room, until
 
 
 class Session:

@@ -25,16 +25,15 @@ from bridge.sources.broker.message import Message
 from bridge.sources.rucio import over_amqp, over_stomp
 from bridge.sources.rucio.config import RucioConfig
 from bridge.telemetry.metrics import Metrics
-from tests.conformance.beds import RucioBed, number
+from bridge.testing import Proxy, opened, settle, until
 from tests.servers import hermes
 from tests.servers import rabbitmq as rabbit
 from tests.servers.activemq import ActiveMQ
 from tests.servers.black_hole import black_hole
 from tests.servers.certificates import Certificates
-from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
-from tests.sources.reading import opened, settle, until
-from tests.sources.rucio import KINDS, behind, source
+from tests.sources.rucio import behind, source
+from tests.support.beds import RUCIO_KINDS, RucioBed, number
 
 pytestmark = pytest.mark.usefixtures("told_no_longer")
 
@@ -53,7 +52,7 @@ async def test_a_broker_that_falls_silent_is_left_within_two_heartbeats(bed: Ruc
         assert not hands.source.problems()
         bed.proxy.stall()
         stalled = time.monotonic()
-        await until(lambda: hands.source.problems(), timeout=30)
+        await until(lambda: hands.source.problems(), seconds=30)
         assert time.monotonic() - stalled < 20  # and not the two minutes of the usual heartbeat
         assert "nothing heard" in hands.source.problems()[0]
         assert [delivery.outcome for delivery in taken] == [Outcome.RELEASED] * 3
@@ -110,7 +109,7 @@ async def test_of_several_addresses_each_is_read_and_one_that_is_down_is_told(
             await bed.put(4)
             settle(await hands.take(4))
             second.refuse(False)
-            await until(lambda: not hands.source.problems(), timeout=15)
+            await until(lambda: not hands.source.problems(), seconds=15)
             bed.proxy.refuse()
             await until(lambda: hands.source.problems())
             await bed.put(4, first=4)
@@ -123,7 +122,7 @@ async def test_of_several_addresses_each_is_read_and_one_that_is_down_is_told(
             assert metrics.registry.get_sample_value(*losses) == 1
             assert len(hands.source.problems()) == 2
             second.refuse(False)
-            await until(lambda: metrics.registry.get_sample_value(*up) == 1, timeout=15)
+            await until(lambda: metrics.registry.get_sample_value(*up) == 1, seconds=15)
             settle(await hands.take(4))  # the last answers were lost with the link they had to go by
     await bed.leaves(0)
 
@@ -245,7 +244,7 @@ async def test_cuts_at_any_moment_leave_no_defect_and_no_complaint(
     assert bed.proxy.accepted > 5
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUCIO_KINDS)
 @pytest.mark.parametrize("said", [1, 2, 3])
 async def test_a_broker_that_falls_silent_within_tls_is_left_in_time_and_when_stopping_too(
     kind: str,
@@ -335,7 +334,7 @@ async def test_a_password_that_is_renewed_is_taken_up_at_the_next_connecting(
                 # Not the cut alone, which is told before.
                 await until(lambda: re.search(reason, f"{hands.source.problems()}"))  # noqa: B023 - now
                 file.write_text(rabbit.PASSWORD)
-                await until(lambda: not hands.source.problems(), timeout=20)
+                await until(lambda: not hands.source.problems(), seconds=20)
             await bed.put(1)
             settle(await hands.take(1))
     told = f"{lines} {caplog.text}"
@@ -370,7 +369,7 @@ async def test_addresses_that_come_and_go_are_followed(
         behind(monkeypatch, "mq.test", "127.0.0.1", "127.0.0.2")
         accepted = bed.proxy.accepted
         # The pause before the next look-up, and the one before the next attempt, are 10 s at most.
-        await until(lambda: bed.proxy.accepted > accepted and not hands.source.problems(), timeout=30)
+        await until(lambda: bed.proxy.accepted > accepted and not hands.source.problems(), seconds=30)
 
 
 async def test_bytes_in_hand_are_bounded_whatever_a_message_has(bed: RucioBed) -> None:

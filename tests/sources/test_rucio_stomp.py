@@ -22,8 +22,8 @@ from bridge.sources.broker.link import LinkLost, Place, Wire
 from bridge.sources.broker.message import Message
 from bridge.sources.rucio import stomp
 from bridge.sources.rucio.stomp import open_link
+from bridge.testing import opened, settle, until
 from tests.servers.hermes import message
-from tests.sources.reading import opened, settle, until
 from tests.sources.rucio import source
 from tests.sources.test_rucio_message import config
 

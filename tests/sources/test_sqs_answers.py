@@ -16,8 +16,8 @@ from bridge.core.delivery import Outcome
 from bridge.core.errors import SourceLost
 from bridge.sources.sqs import answers, reader
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import opened, settle, until
 from tests.servers.scripted_sqs import Answer, ScriptedSqs, refusal, served
-from tests.sources.reading import opened, settle, until
 
 
 @pytest.fixture

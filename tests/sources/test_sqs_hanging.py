@@ -18,8 +18,8 @@ from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import connect
 from bridge.sources.sqs.held import Held
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import opened, settle, until
 from tests.servers.scripted_sqs import ScriptedSqs, refusal, served
-from tests.sources.reading import opened, settle, until
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_a_message_whose_time_is_up_is_let_go_though_the_call_to_put_it_of
     async with opened(server.source()) as hands:
         taken = await hands.take(25)
         await until(lambda: server.calls["ChangeMessageVisibilityBatch"])
-        await until(lambda: all(delivery.outcome is Outcome.RELEASED for delivery in taken), timeout=60)
+        await until(lambda: all(delivery.outcome is Outcome.RELEASED for delivery in taken), seconds=60)
         server.messages = ["m0"]  # its redelivery: alone in the bridge's hands
         [again] = await hands.take(1)
         assert again.event.id == "m0"
@@ -70,7 +70,7 @@ async def test_a_call_that_hangs_keeps_no_other_message_from_being_put_off(
         await until(lambda: server.changes()["bad"])
         server.messages = ["good"]
         [good] = await hands.take(1)
-        await until(lambda: server.changes()["good"] >= 2, timeout=60)
+        await until(lambda: server.changes()["good"] >= 2, seconds=60)
         assert [bad.outcome, good.outcome] == [None, None]
 
 
@@ -107,7 +107,7 @@ async def test_deletes_that_hang_keep_no_message_from_being_put_off(
         await until(lambda: server.calls["DeleteMessageBatch"])
         server.messages = ["a"]
         [waiting] = await hands.take(1)
-        await until(lambda: server.changes()["a"] >= 2, timeout=60)
+        await until(lambda: server.changes()["a"] >= 2, seconds=60)
         assert waiting.outcome is None
 
 

@@ -11,8 +11,8 @@ import pytest
 from bridge.core.delivery import Outcome
 from bridge.sources import opening
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import opened, settle, until
 from tests.servers.scripted_sqs import ScriptedSqs, served
-from tests.sources.reading import opened, settle, until
 
 
 @pytest.fixture

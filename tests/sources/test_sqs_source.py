@@ -16,9 +16,8 @@ from bridge.sources.sqs import held, reader
 from bridge.sources.sqs.connection import connect
 from bridge.sources.sqs.source import SqsSource
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import Proxy, opened, settle, until
 from tests.servers.moto import Moto, MotoQueue
-from tests.servers.proxy import Proxy
-from tests.sources.reading import opened, settle, until
 from tests.sources.receiving import source
 
 

@@ -15,11 +15,12 @@ from bridge.core.ports import Source
 from bridge.sources.amqp.config import AmqpConfig
 from bridge.sources.amqp.source import source as amqp_source
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import Hands, opened, settle, until
 from tests.servers.moto import Moto
 from tests.servers.rabbitmq import Foreign, RabbitMQ
 from tests.servers.tansu import Tansu
 from tests.sources import receiving
-from tests.sources.reading import Hands, opened, settle, source, until
+from tests.sources.reading import source
 from tests.sources.rucio import on_rabbit
 from tests.sources.storage import corpus, seen_by_supervisor
 

@@ -11,7 +11,8 @@ import pytest
 
 from bridge.store import Choice, Filter, Known, Store, ages, orders
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import event, letter, parked, until, value
+from bridge.testing import until
+from tests.store.events import event, letter, parked, value
 
 HOUR = 3600.0
 

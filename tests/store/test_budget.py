@@ -15,7 +15,8 @@ from bridge.core.errors import StoreFullError
 from bridge.core.ports import Spooled
 from bridge.store import Filter, Store, StoreConfig, budget, orders, writer
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import child, event, letter, on_a_tmpfs, parked, parked_ids, until, value
+from bridge.testing import until
+from tests.store.events import child, event, letter, on_a_tmpfs, parked, parked_ids, value
 
 MIB = 2**20
 SMALL = StoreConfig(max_bytes=MIB)
@@ -234,6 +235,7 @@ async def test_a_reader_that_is_slow_does_not_make_the_log_grow_beyond_the_budge
 
 
 DISK = """
+    from bridge.testing import until
     async def main():
         state = Path(arguments[0])
         kept = []
@@ -296,6 +298,7 @@ def test_a_disk_in_trouble_is_told_loses_nothing_and_is_noticed_when_it_is_well(
 def test_a_disk_that_kept_events_have_filled_is_free_again_once_they_go(tmp_path: Path) -> None:
     process = child(
         """
+        from bridge.testing import until
         async def main():
             state = Path(arguments[0])
             async with Store.open(state, Metrics(CollectorRegistry())) as store:

@@ -17,7 +17,8 @@ from bridge.core.event import Event
 from bridge.store import Filter, Store, StoreConfig, Summary, orders, read_dead_letters
 from bridge.store.orders import ITS_JOB_FAILED, NEVER_IN_A_LANE
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import event, letter, parked, parked_ids, until, value
+from bridge.testing import until
+from tests.store.events import event, letter, parked, parked_ids, value
 
 
 async def bury(store: Store) -> None:

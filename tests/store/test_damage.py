@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 from bridge.core.errors import StoreError
 from bridge.store import Filter, Store, migrations, orders, read_dead_letters, salvage
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import child, event, letter, parked, parked_ids, until
+from bridge.testing import until
+from tests.store.events import child, event, letter, parked, parked_ids
 
 PAGE = 4096
 

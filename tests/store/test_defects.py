@@ -16,7 +16,8 @@ from bridge.store import Filter, Store, StoreConfig, access, orders, writer
 from bridge.store.changes import Change
 from bridge.store.writer import Writer
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import event, letter, until
+from bridge.testing import until
+from tests.store.events import event, letter
 
 
 def broken(*_: object, **__: object) -> None:

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from bridge.store import Store, StoreConfig, clock, expiry, read_dead_letters, writer
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import letter, until
+from bridge.testing import until
+from tests.store.events import letter
 
 
 class Clocks:

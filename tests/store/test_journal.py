@@ -34,7 +34,8 @@ from bridge.store import (
 from bridge.store.history import Found, Line, Needle
 from bridge.store.journal import JournalFiles, encode
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import child, letter, on_a_tmpfs, until, value
+from bridge.testing import until
+from tests.store.events import child, letter, on_a_tmpfs, value
 from tests.store.events import event as stored
 
 LOST = "bridge_journal_lines_lost_total"
@@ -416,6 +417,7 @@ FULL = """
     from bridge.core.event import Event
     from bridge.store import history, journal, segments
     from bridge.store.history import Needle
+    from bridge.testing import until
 
     segments._LEFT_FREE = -(2**40)
     journal._AGAIN_SECONDS = 0.05

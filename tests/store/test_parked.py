@@ -22,7 +22,8 @@ from bridge.core.event import Event
 from bridge.core.ports import InOrder, Keeper
 from bridge.store import Filter, Store, orders, read_dead_letters
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import child, event, letter, parked, parked_ids, until, value
+from bridge.testing import until
+from tests.store.events import child, event, letter, parked, parked_ids, value
 
 
 def rows(state_dir: Path) -> list[tuple[object, ...]]:

@@ -22,7 +22,8 @@ from bridge.core.ports import Spooled
 from bridge.store import Filter, Store, StoreConfig, budget, orders, read_dead_letters, spool, spool_rows
 from bridge.store.spool import SourceSpool
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import child, event, letter, parked_ids, until, value
+from bridge.testing import until
+from tests.store.events import child, event, letter, parked_ids, value
 
 
 def some(*keys: str) -> list[Spooled]:

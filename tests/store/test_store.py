@@ -23,7 +23,8 @@ from bridge.core.ports import DeadLetter
 from bridge.store import Store, read_dead_letter, read_dead_letters, schema
 from bridge.store.directory import file_system_type
 from bridge.telemetry.metrics import Metrics
-from tests.store.events import child, letter, needs_mounts, until, value
+from bridge.testing import until
+from tests.store.events import child, letter, needs_mounts, value
 
 # What is kept
 
@@ -345,6 +346,7 @@ def test_every_bury_that_returned_survives_sigkill(tmp_path: Path, progress: int
 
 
 FILLING = """
+    from bridge.testing import until
     async def main():
         async with Store.open(Path(arguments[0]), Metrics(CollectorRegistry())) as store:
             kept = []

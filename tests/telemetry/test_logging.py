@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from bridge.telemetry import damping
 from bridge.telemetry.logging import _PLAIN_TEXT, _SECRET_TEXT, REDACTED, configure, redact_text
-from tests.promises.world import until
+from bridge.testing import until
 
 SECRET = "hunter2-S3cr3t"
 SERVICE_TOKEN = "0f" * 32

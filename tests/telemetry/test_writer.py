@@ -14,7 +14,7 @@ import pytest
 
 from bridge.telemetry import writer as module
 from bridge.telemetry.writer import Stream, Writer
-from tests.promises.world import until
+from bridge.testing import until
 
 
 @dataclass

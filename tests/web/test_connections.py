@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from bridge.net.loop import Loop
+from bridge.testing import until
 from bridge.values import CertifiedKey
 from bridge.web import HttpConfig, serve
 from tests.net.authority import Authority
-from tests.promises.world import until
 from tests.web.holding import half_a_request, is_open
 
 loops = pytest.mark.parametrize("loop", [Loop, asyncio.SelectorEventLoop])

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from bridge import web
 from bridge.net.loop import Loop
 from bridge.telemetry.metrics import Metrics
+from bridge.testing import until
 from bridge.web import HttpConfig, Problem
-from tests.promises.world import until
 from tests.web.holding import half_a_request, is_open
 
 ANY_PORT = HttpConfig(port=0)

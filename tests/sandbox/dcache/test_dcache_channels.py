@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache, Settings
-from tests.servers.dcache import PLAIN, listening, new_channel, until, watch
+from bridge.testing import until
+from tests.servers.dcache import PLAIN, listening, new_channel, watch
 
 
 @pytest.fixture

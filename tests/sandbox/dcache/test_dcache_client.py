@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
-from tests.servers.dcache import until
+from bridge.testing import until
 
 _CLIENT = os.environ.get("DCACHE_SSE_CLIENT", "")
 _PYTHON = os.environ.get("DCACHE_SSE_PYTHON", "python3")

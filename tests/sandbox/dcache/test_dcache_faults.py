@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
-from tests.servers.dcache import PLAIN, created, listening, new_channel, subscribe, until, watch
+from bridge.testing import until
+from tests.servers.dcache import PLAIN, created, listening, new_channel, subscribe, watch
 
 
 @pytest.fixture

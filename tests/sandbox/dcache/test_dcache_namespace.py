@@ -12,7 +12,8 @@ import pytest
 import trustme
 
 from bridge.sandbox.dcache import SandboxDcache, Settings, Version
-from tests.servers.dcache import PLAIN, listening, new_channel, until, watch
+from bridge.testing import until
+from tests.servers.dcache import PLAIN, listening, new_channel, watch
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from bridge.sandbox.oscar import Job, SandboxOscar, Service, Settings
+from bridge.testing import until
 from tests.servers.oscar import invoke
 
 CAT = 'cat "$INPUT_FILE_PATH"'
@@ -21,12 +22,6 @@ CAT = 'cat "$INPUT_FILE_PATH"'
 async def oscar() -> AsyncIterator[SandboxOscar]:
     async with SandboxOscar() as cluster:
         yield cluster
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def submit(oscar: SandboxOscar, service: Service, *bodies: bytes) -> list[Job]:

@@ -1,0 +1,83 @@
+"""docs/architecture.md, held against the tree: a page with a name that is gone leads astray."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PICTURE = re.search(r"^```\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
+
+
+def rows(section: str) -> list[list[str]]:
+    """Return the cells of the table in a section, without its head."""
+    lines = [line for line in SECTIONS[section].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def defined(path: Path) -> set[str]:
+    """Return the names of all functions and classes in a file."""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)}
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    """In the picture a bare name is beside one with a path, or in a folder below that."""
+    names = set(re.findall(r"[\w./-]*\w\.(?:py|toml|md|yaml)\b", TEXT))
+    bare = {name for name in names if "/" not in name}
+    places = [ROOT / "bridge", ROOT, ROOT / "docs"]
+    lost = {name for name in names - bare if not any((place / name).is_file() for place in places)}
+    assert lost == set()
+    assert len(names - bare) > 40
+    folders = {(ROOT / "bridge" / name).parent for name in names - bare} | {*places}
+    assert {name for name in bare if not any((folder / name).is_file() for folder in folders)} == set()
+
+
+def test_the_picture_names_a_file_of_every_room_on_the_way() -> None:
+    assert PICTURE is not None
+    rooms = {name.partition("/")[0] for name in re.findall(r"\w+/[\w/]+\.py", PICTURE[1])}
+    assert rooms == {"sources", "pipeline", "destinations", "store"}
+
+
+def test_the_rooms_are_those_of_the_tree_in_the_order_in_which_they_may_import() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (house,) = [one["layers"] for one in contracts if one.get("containers") == ["bridge"]]
+    layer_of = {room: at for at, layer in enumerate(house) for room in re.split(r" [|:] ", layer)}
+    told = [re.split(r", ", name) for name in re.findall(r"^### (.+)$", SECTIONS["The rooms"], re.MULTILINE)]
+    assert {room for names in told for room in names} == layer_of.keys() - {"__main__"}
+    order = [layer_of[room] for names in told for room in names]
+    assert order == sorted(order)
+
+
+def test_each_promise_has_its_test() -> None:
+    for promise, where in rows("What is promised, and where it is held"):
+        tests = re.findall(r"`([^`]+)`", where)
+        assert tests, promise
+        for each in tests:
+            file, _, name = each.partition("::")
+            assert (ROOT / file).is_file(), each
+            assert not name or name in defined(ROOT / file), each
+
+
+@pytest.mark.parametrize(("what", "where", "name"), rows("Where is …?"))
+def test_what_is_looked_for_is_where_the_page_says(what: str, where: str, name: str) -> None:
+    files = re.findall(r"`([^`]+\.py)`", where)
+    named = re.findall(r"`(\w+)`", name)
+    beside = re.findall(r"`([\w/]+\.py)`", name)
+    there = [ROOT / "bridge" / file for file in (*files, *beside)]
+    assert all(path.is_file() for path in there), what
+    names = {one for path in there for one in defined(path)}
+    assert set(named) <= names, what
+
+
+def test_who_calls_whom_names_what_there_is() -> None:
+    known = {name for path in (ROOT / "bridge").rglob("*.py") for name in defined(path)}
+    calls = [call for row in rows("Who calls whom") for call in re.findall(r"`(\w+\.\w+)`", row[1])]
+    assert len(calls) >= 8
+    assert {part for call in calls for part in call.split(".")} <= known

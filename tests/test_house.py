@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
@@ -56,6 +57,23 @@ def late_imports(files: Mapping[str, str], package: str) -> Iterator[str]:
 
 def test_no_modules_import_one_another_in_a_circle() -> None:
     assert circle_in("bridge") is None
+
+
+def test_the_linter_holds_the_layers_of_every_folder() -> None:
+    """Exhaustively, so a new module has to say where it belongs."""
+    contracts = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    held = {
+        container
+        for contract in contracts["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers" and contract["exhaustive"]
+        for container in contract["containers"]
+    }
+    folders = {
+        ".".join(["bridge", *folder.relative_to(ROOT).parts])
+        for folder in [ROOT, *(path.parent for path in ROOT.rglob("__init__.py"))]
+        if len([*folder.glob("[!_]*.py"), *folder.glob("[!_]*/__init__.py")]) > 1
+    }
+    assert held == folders
 
 
 def test_our_own_modules_are_loaded_late_in_the_faces_of_plugs_and_of_commands_alone() -> None:

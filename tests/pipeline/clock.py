@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from bridge import testing
 
 STARTS_AT = 1000.0
 """The loop's time at its beginning; not 0, as no machine's monotonic clock is."""
@@ -83,3 +86,8 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         "store.clock",
     ):
         monkeypatch.setattr(f"bridge.{module}.time", SimpleNamespace(time=wall_clock))
+
+
+async def until(condition: Callable[[], object], seconds: float = 100_000.0, *, step: float = 0.5) -> None:
+    """Return once `condition()` holds, asked each `step` seconds of the loop's own time."""
+    await testing.until(condition, seconds, step=step)

@@ -7,6 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +19,7 @@ from bridge.core.event import Event
 from bridge.core.ports import Answer, DeadLetter, InOrder
 from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.order import MOST_BEHIND, order_key
+from tests.pipeline import clock
 from tests.pipeline.clock import VirtualLoop, now
 from tests.pipeline.routing import House, route
 from tests.pipeline.scripted import (
@@ -63,11 +65,7 @@ def assert_nothing_is_remembered(bench: Bench) -> None:
     assert parking._writes_aside == 0
 
 
-async def until(condition: object, within: float = 100_000.0, *, step: float = 0.05) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(within):
-        while not condition():
-            await asyncio.sleep(step)
+until = partial(clock.until, step=0.05)
 
 
 async def test_events_of_a_key_go_one_after_another_and_other_keys_beside_them() -> None:

@@ -15,7 +15,7 @@ from bridge.core.event import Event
 from bridge.core.ports import Answer, Parked
 from bridge.pipeline.waiting import PROBERS
 from tests.pipeline import clock
-from tests.pipeline.clock import now, wall_clock
+from tests.pipeline.clock import now, until, wall_clock
 from tests.pipeline.scripted import (
     ACCEPTED,
     FAILED,
@@ -43,13 +43,6 @@ class Service:
             return self.trouble
         self.accepted.append(event.id)
         return ACCEPTED
-
-
-async def until(condition: object, within: float = 100_000.0) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(within):
-        while not condition():
-            await asyncio.sleep(0.5)
 
 
 def assert_in_order(accepted: list[str], slack: int) -> None:
@@ -237,7 +230,7 @@ async def test_the_first_attempt_counts_through_parking_and_a_restart() -> None:
     assert any(row.first_attempt is not None for row in keeper.rows.values())
     second = Bench(ScriptedDestination(UNREACHABLE), park=True, keeper=keeper, give_up_after=2 * day)
     async with second.running():
-        await until(lambda: keeper.letters, within=10 * day)
+        await until(lambda: keeper.letters, seconds=10 * day)
     letter = keeper.letters[0]
     assert letter.cause == "gave_up"
     assert now() - began < 2.2 * day
@@ -258,7 +251,7 @@ async def test_a_start_with_a_clock_more_than_a_day_beyond_what_the_store_knows_
     async with bench.running():
         await asyncio.sleep(20 * hour)
         assert len(keeper.letters) == lost
-        await until(lambda: len(keeper.letters) == 3, within=10 * hour)
+        await until(lambda: len(keeper.letters) == 3, seconds=10 * hour)
     assert {letter.cause for letter in keeper.letters} == {"gave_up"}
 
 
@@ -281,7 +274,7 @@ async def test_a_command_wakes_an_idle_lane() -> None:
     async with bench.running():
         await asyncio.sleep(1000)
         await bench.keeper.replay(event("again"))
-        await until(lambda: service.accepted == ["again"], within=5)
+        await until(lambda: service.accepted == ["again"], seconds=5)
         await bench.put(fresh := deliveries(3))
         assert await settled(fresh) == [Outcome.ACCEPTED] * 3, "and the lane goes on as before"
 
@@ -354,7 +347,7 @@ async def test_room_left_by_what_is_released_on_its_way_into_a_full_store_is_tak
             delivery.settle(Outcome.RELEASED)
         await putting
         service.trouble = None
-        await until(lambda: not bench.keeper.waiting("plants"), within=200)
+        await until(lambda: not bench.keeper.waiting("plants"), seconds=200)
 
 
 async def test_closing_leaves_in_the_store_what_came_back_and_is_not_under_way() -> None:

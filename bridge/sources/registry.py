@@ -7,15 +7,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, Union, get_args
+from typing import Annotated, Any, Literal, Union, get_args
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from bridge.core.errors import BridgeError, reason
 from bridge.sources import SourceConfig, SourceKind
+from bridge.telemetry.logging import excerpt
 
 GROUP = "oscar_bridge.sources"
 """Entry points by this name give a SourceKind each, named as its `type`."""
+
+
+class _Another(SourceConfig):
+    type: Literal["another kind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +86,24 @@ def _load(entry: EntryPoint) -> SourceKind[Any]:
     try:
         kind = entry.load()
     except Exception as error:  # whatever another's package raises, the rest works without it
-        raise BridgeError(f"{plug} can't be loaded: {reason(error)}") from error
+        raise BridgeError(f"{plug} can't be loaded: {excerpt(reason(error))}") from error
     if not isinstance(kind, SourceKind):
         raise BridgeError(f"{plug} gives a {type(kind).__name__}, where a SourceKind is expected")
     config: object = kind.config
+    expected = f"`type: Literal[{entry.name!r}]`"
     if not isinstance(config, type) or not issubclass(config, SourceConfig):
         raise BridgeError(f"{plug} has a configuration that is no subclass of SourceConfig")
-    try:
-        kind.config.model_rebuild()
+    if "type" not in config.model_fields:
+        raise BridgeError(f"{plug} has a configuration without {expected}")
+    try:  # as pydantic will take it, beside the others
+        config.model_rebuild()
+        union: Any = Annotated[config | _Another, Field(discriminator="type")]
+        TypeAdapter(union)
     except Exception as error:
-        raise BridgeError(f"{plug} has a configuration that can't be used: {reason(error)}") from error
-    field = kind.config.model_fields.get("type")
-    if field is None or get_args(field.annotation) != (entry.name,):
-        raise BridgeError(f"{plug} has a configuration without `type: Literal[{entry.name!r}]`")
+        why = excerpt(reason(error))
+        raise BridgeError(f"{plug} has a configuration that can't be used: {why}") from error
+    if get_args(config.model_fields["type"].annotation) != (entry.name,):
+        raise BridgeError(f"{plug} has a configuration without {expected}")
     return kind
 
 

@@ -32,6 +32,8 @@ PLUG = """
     from contextlib import asynccontextmanager
     from typing import Literal
 
+    from pydantic import Field
+
     from bridge.core.delivery import Delivery
     from bridge.core.event import Event
     from bridge.core.ports import Finding, Findings, Patience, Slots
@@ -195,6 +197,7 @@ def test_a_plug_does_not_take_the_place_of_one_of_ours(
             "a configuration that is no subclass of SourceConfig",
         ),
         (PLUG.replace("count: int", "count: Missing"), "a configuration that can't be used"),
+        (PLUG.replace('"ticks"]', '"ticks"] = Field(alias="kind")'), "Aliases for discriminator"),
     ],
 )
 def test_what_is_no_plug_is_told_in_plain_words(

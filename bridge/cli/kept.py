@@ -52,6 +52,7 @@ def _add_dead_letters(commands: Commands) -> None:
             "--younger-than", type=age, metavar="AGE", help="only those given up since, such as 2h"
         )
         parser.add_argument("--when", metavar="CEL", help="only those whose event matches, as in a route")
+        parser.add_argument("--dry-run", action="store_true", help="count only")
 
 
 def _add_parked(commands: Commands) -> None:
@@ -65,6 +66,7 @@ def _add_parked(commands: Commands) -> None:
     bury = add(commands, "bury", _change_waiting, told, do="bury", to=None)
     for parser in (move, bury):
         _chooses(parser, "all whose service or source is not configured", "only those for this service")
+        parser.add_argument("--dry-run", action="store_true", help="count only")
     move.add_argument("--to", required=True, metavar="SERVICE", help="the service (a key of `services`)")
     bury.add_argument("--source", help=_UNREAD)
 
@@ -83,7 +85,6 @@ def _chooses(parser: argparse.ArgumentParser, everything: str, service: str) -> 
     parser.add_argument("numbers", type=int, nargs="*", help="their numbers in `list`")
     parser.add_argument("--all", action="store_true", help=everything)
     parser.add_argument("--service", help=service)
-    parser.add_argument("--dry-run", action="store_true", help="count only")
 
 
 def _list_letters(options: argparse.Namespace) -> int:

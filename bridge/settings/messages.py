@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,7 +13,7 @@ from pydantic_core import ErrorDetails
 from bridge.core.errors import Mistake
 from bridge.settings.forms import Forms, Way
 from bridge.settings.names import did_you_mean
-from bridge.settings.tree import Loc, Place, Value, dotted, hide, is_secret, secrets_of
+from bridge.settings.tree import Loc, Value, dotted, hide, is_secret, secrets_of
 from bridge.sources.registry import installed
 from bridge.telemetry.logging import REDACTED, redact_text
 from bridge.values import NOT_THERE
@@ -52,9 +53,9 @@ def validated(
 ) -> tuple[_Model | None, list[Mistake]]:
     """Have `make` validate the tree against `model`; return what it makes, or None, and the mistakes."""
     translator = _Translator(model, tree)
-    mistakes = translator.switches()
+    switches = translator.switches()
     try:
-        return make(), mistakes
+        return make(), switches
     except ValidationError as error:
         found = error.errors(include_url=False)
     if translator.fill(found):
@@ -62,15 +63,9 @@ def validated(
             make()
         except ValidationError as error:
             found = error.errors(include_url=False)
-    return None, mistakes + translator.translate(found)
-
-
-class _Found(NamedTuple):
-    """What one error is about."""
-
-    loc: Loc
-    value: Value
-    place: Place
+    mistakes = translator.translate(found)
+    told = {mistake.key for mistake in mistakes}
+    return None, [*(each for each in switches if each.key not in told), *mistakes]
 
 
 class _Translator:
@@ -86,23 +81,24 @@ class _Translator:
         filled = False
         for details in errors:
             if (more := _MISSING.get(details["type"])) is not None:
-                way = (*details["loc"], *more)
-                holder = self._find(way[:-1]).value
+                way = [*details["loc"], *more]
+                key = str(way.pop())
+                _, holder = self._find(way)
                 content = holder.content if isinstance(holder.content, dict) else {}  # `plants:`
-                holder.content = {**content, str(way[-1]): Value(_NOTHING, holder.place)}
+                holder.content = {**content, key: Value(_NOTHING, holder.place)}
                 filled = True
         return filled
 
     def translate(self, errors: Sequence[ErrorDetails]) -> list[Mistake]:
         """Return one mistake for each value that is wrong, whatever number of forms it was tried against."""
-        told: dict[tuple[Loc, str], list[tuple[str, str, _Found]]] = {}
+        told: dict[tuple[Loc, str], tuple[Value, dict[str, str]]] = {}
         for details in errors:
-            about = self._about(details)
-            if not _counts_the_valid_only(details, about.value):
-                message = self._say(details, about)
-                of_value = told.setdefault((about.loc, message.partition(" ")[0]), [])
-                of_value.append((message, details["type"], about))
-        return [self._mistake(of_value) for of_value in told.values()]
+            loc, value = self._about(details)
+            if not _counts_the_valid_only(details, value):
+                message = self._say(details, loc, value)
+                _, messages = told.setdefault((loc, message.partition(" ")[0]), (value, {}))
+                messages[message] = details["type"]
+        return [self._mistake(loc, value, messages) for (loc, _), (value, messages) in told.items()]
 
     def switches(self) -> list[Mistake]:
         """Find true and false where a number belongs: pydantic would take them for 1 and 0."""
@@ -115,38 +111,39 @@ class _Translator:
             and bool not in forms
         ]
 
-    def _about(self, details: ErrorDetails) -> _Found:
-        kind, loc = details["type"], details["loc"]
-        found = self._find(loc, details["input"])
+    def _about(self, details: ErrorDetails) -> tuple[Loc, Value]:
+        """Return what an error is about, at the place where it is to be mended."""
+        kind, way = details["type"], details["loc"]
+        is_key = way[-1:] == ("[key]",)
+        if is_key or kind == "extra_forbidden":
+            *above, key = way[:-1] if is_key else way
+            loc, holder = self._find(above)
+            value, place = holder.mapping()[str(key)], holder.key_places[str(key)]
+            return (*loc, key), replace(value, content=str(key) if is_key else value.content, place=place)
+        loc, value = self._find(way, details["input"])
         if kind == "union_tag_invalid":
-            named = found.value.child("type") or found.value
-            return _Found((*found.loc, "type"), named, named.place)
-        if loc[-1:] == ("[key]",):
-            return found._replace(value=Value(found.loc[-1], found.place))
-        return found if kind == "extra_forbidden" else found._replace(place=found.value.place)
+            return (*loc, "type"), value.child("type") or value
+        return loc, value
 
-    def _find(self, way: Way, given: Any = None) -> _Found:
-        """Follow `way` through the tree, where forms that were tried are no keys. The place is the key's.
+    def _find(self, way: Way, given: Any = None) -> tuple[Loc, Value]:
+        """Follow `way` through the tree, where forms that were tried are no keys.
 
-        `given` is what pydantic found there; if it was made of a key, it is not in the tree.
+        `given` is what pydantic found there: if it was made of a key, it is not in the tree.
         """
-        value, loc, place = self._tree, list[str | int](), self._tree.place
+        loc, value = list[str | int](), self._tree
         for index, part in enumerate(way):
-            last = index == len(way) - 1
-            inner = value.child(part)
-            if inner is None and last and part in self._forms.keys_at(way[:index]):
+            inner = None if value.text("type") == part else value.child(part)
+            if inner is None and index == len(way) - 1 and part in self._forms.keys_at(way[:index]):
                 inner = Value(given, value.place)
-            if inner is None or (not last and value.text("type") == part):
-                continue
-            place = value.key_places.get(str(part), inner.place)
-            value = inner
-            loc.append(part)
-        return _Found(tuple(loc), value, place)
+            if inner is not None:
+                loc.append(part)
+                value = inner
+        return tuple(loc), value
 
-    def _say(self, details: ErrorDetails, about: _Found) -> str:
-        kind, context, content = details["type"], details.get("ctx", {}), about.value.content
+    def _say(self, details: ErrorDetails, loc: Loc, value: Value) -> str:
+        kind, context, content = details["type"], details.get("ctx", {}), value.content
         if kind == "extra_forbidden":
-            return f"unknown key{did_you_mean(str(about.loc[-1]), self._forms.keys_at(details['loc'][:-1]))}"
+            return f"unknown key{did_you_mean(str(loc[-1]), self._forms.keys_at(details['loc'][:-1]))}"
         if isinstance(context.get("error"), Exception):
             return str(context["error"])
         if "[key]" in details["loc"]:
@@ -154,12 +151,12 @@ class _Translator:
         if kind == "literal_error":
             return _one_of(re.findall(r"'([^']*)'", str(context["expected"])))
         if kind == "union_tag_invalid":
-            if about.loc[0] == "sources" and (why := installed().unusable.get(str(context["tag"]))):
+            if loc[0] == "sources" and (why := installed().unusable.get(str(context["tag"]))):
                 return why
             known = re.findall(r"'([^']*)'", str(context["expected_tags"]))
             if content is _NOTHING:
                 return _one_of(sorted(known))
-            shown = about.value.written or content
+            shown = value.written or content
             return f"`{shown}` is no type there is{did_you_mean(str(content), known)}"
         if kind.endswith(("too_short", "too_long")):
             amount = context.get("min_length", context.get("max_length"))
@@ -171,9 +168,8 @@ class _Translator:
         message = details["msg"].replace("Input should be ", "expected ")
         return message[:1].lower() + message[1:]
 
-    def _mistake(self, told: Sequence[tuple[str, str, _Found]]) -> Mistake:
-        loc, value, place = told[0][2]
-        first, *others = dict.fromkeys(message for message, _, _ in told)
+    def _mistake(self, loc: Loc, value: Value, messages: Mapping[str, str]) -> Mistake:
+        first, *others = messages
         message = " or ".join([first, *(each.removeprefix("expected ") for each in others)])
         if value.content is _NOTHING:
             message = f"missing; {message}"
@@ -184,8 +180,8 @@ class _Translator:
                 message += self._found(loc, value)
             if message.startswith("expected text,") and isinstance(value.content, (int, float)):
                 message += ": put it in quotes"
-        may_pass = all(kind == NOT_THERE for _, kind, _ in told)
-        return Mistake(str(place), dotted(loc), self._hidden(message, value), may_pass=may_pass)
+        may_pass = set(messages.values()) == {NOT_THERE}
+        return Mistake(str(value.place), dotted(loc), self._hidden(message, value), may_pass=may_pass)
 
     def _found(self, loc: Loc, value: Value) -> str:
         content = value.content

@@ -96,7 +96,8 @@ async def _find(cluster: OscarCluster, service: str, job: str, *, thorough: bool
     except NoCredentialError as error:
         if error.answer.status == 404:
             return _unknown(f"cluster {cluster.key}: there is no service {service}")
-        return _unknown(str(error))
+        named = f"cluster {cluster.key}: "
+        return _unknown(f"{named}{str(error).removeprefix(named)}")
     if status == 500 and not thorough:
         return JobAnswer(Presence.ABSENT, "the cluster has no pod of it")
     state, complete, looked_at = await _state(cluster, service, job)

@@ -222,6 +222,29 @@ def test_any_environment_loads_or_is_a_configuration_error(tmp_path: Path, envir
     assert what_is_said(path, environ)
 
 
+@pytest.mark.parametrize(
+    ("auth", "told"),
+    [
+        ("{type: basic, basic: 1, password: a}", {"auth.basic: unknown key", "auth.username: missing"}),
+        ("{basic: 1}", {"auth.type: missing"}),
+        ("{type: basic, username: true, password: [true]}", {"auth.username: e", "auth.password: e"}),
+    ],
+)
+def test_a_key_called_like_a_type_is_no_way_to_it(load_text: Loader, auth: str, told: set[str]) -> None:
+    text = MINIMAL.replace('{type: basic, username: oscar, password: "hunter2"}', auth)
+    with pytest.raises(ConfigurationError) as caught:
+        load_text(text)
+    said = [f"{mistake.key}: {mistake.message}" for mistake in caught.value.mistakes]
+    assert len(said) == len(told)
+    assert all(any(f"clusters.main.{each}" in line for line in said) for each in told)
+
+
+def test_true_in_place_of_a_size_is_one_mistake(load_text: Loader) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_text(more="store: {max_bytes: true}\nhttp: {port: true}\n")
+    assert [mistake.key for mistake in caught.value.mistakes] == ["store.max_bytes", "http.port"]
+
+
 def test_a_relative_path_begins_at_the_configuration_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.sandbox.dcache import SandboxDcache
-from bridge.sources.dcache import lookups, waits
+from bridge.sources.dcache import lookups
 from bridge.testing import until
 from tests.sources.dcache import Bridge
 
@@ -309,9 +309,9 @@ async def test_an_unfinished_file_is_waited_for_where_its_directory_is_moved_to(
 async def test_a_file_moved_and_never_finished_is_given_up_in_the_end(
     site: SandboxDcache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waits, "UPLOAD_SECONDS", 1.0)
+    monkeypatch.setattr(lookups, "UPLOAD_SECONDS", 1.0)
     monkeypatch.setattr(lookups, "_RETRY", 0.1)
-    monkeypatch.setattr(waits, "_MOST_UPLOADS", 3)
+    monkeypatch.setattr(lookups, "_MOST_UPLOADS", 3)
     bridge = Bridge(site, tmp_path)
     async with bridge.running() as running:
         await running.healed()

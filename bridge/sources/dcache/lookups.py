@@ -32,16 +32,21 @@ _RETRY_KNOWN_SOON = 0.25
 """Seconds until the next look at what will be known in a moment."""
 _RETRY = 1.0
 """Seconds until the second look-up; the pause grows from there."""
-UNFINISHED_SECONDS = 10.0
-"""For which a file whose event says that it was closed is looked up again while it has no size. Then another
-upload of it is under way, and an event will say that that one was closed."""
-GIVE_UP_SECONDS = 86400.0
-"""From the first look-up of a file, which dCache refuses or fails to answer each time, until it is a dead
-letter."""
 UNKNOWN_SECONDS = 10.0
-"""For which an event waits for the path of its watch, once all directories were watched."""
+"""Seconds for which an event waits for the path of its watch, once all directories were watched."""
+UNFINISHED_SECONDS = 10.0
+"""Seconds for which a file whose event says that it was closed is looked up again while it has no size. Then
+another upload of it is under way, and an event will say that that one was closed."""
+UPLOAD_SECONDS = 86400.0
+"""Seconds for which a file that was moved, or found by a listing, is looked up again without a size: the
+event of the end of its upload gives the name it had at the beginning."""
+_MOST_UPLOADS = 1000
+"""Files waited for so long at once, as they take room in the backlog's hand."""
+GIVE_UP_SECONDS = 86400.0
+"""Seconds from the first look-up of a file, if dCache refuses or fails to answer each, until it is a dead
+letter."""
 _LOG_SECONDS = 60.0
-"""Between two log lines about look-ups that fail."""
+"""Least time between two log lines about look-ups that fail."""
 
 
 class Lookups:
@@ -55,7 +60,14 @@ class Lookups:
         self._watches = watches
         self._moves = moves
         self._progress = progress
-        self.waits = Waits()
+        self._for_path = Waits(UNKNOWN_SECONDS)
+        self._for_half = Waits(PAIR_SECONDS)
+        """For the other half of a rename."""
+        self._for_move = Waits(PAIR_SECONDS)
+        """For the event that the file's directory was moved."""
+        self._for_size = Waits(UNFINISHED_SECONDS)
+        self._for_upload = Waits(UPLOAD_SECONDS)
+        self.waits = (self._for_path, self._for_half, self._for_move, self._for_size, self._for_upload)
         self.settling = Settling(site)
         self._logged_at = -math.inf
 
@@ -63,7 +75,8 @@ class Lookups:
         """Look up what `spooled` is about."""
         found = await self._resolve(spooled)
         if not isinstance(found, Later):
-            self.waits.end_all(spooled.key)
+            for waits in self.waits:
+                waits.end(spooled.key)
         return found
 
     async def _resolve(self, spooled: Spooled) -> Found | Dropped | Later:
@@ -75,7 +88,7 @@ class Lookups:
         if path is None:
             # Its watch is being made, or was made before this process: the listing that follows shows the
             # file too. What stays unknown after all watches were made is of a directory that has left.
-            has_time = not self._progress.has_watched_all or self.waits.goes_on(key, "path", UNKNOWN_SECONDS)
+            has_time = not self._progress.has_watched_all or self._for_path.goes_on(key)
             return Later(_RETRY_KNOWN_SOON) if has_time else Dropped("unwatched")
         if not self._site.scope.has_file(path):
             return Dropped("excluded")
@@ -102,7 +115,7 @@ class Lookups:
         try:
             path, entry = await self._entry(occurrence, path)
         except Missing:
-            if occurrence.action == MOVED_IN and self.waits.goes_on(key, "move", PAIR_SECONDS):
+            if occurrence.action == MOVED_IN and self._for_move.goes_on(key):
                 return Later(_RETRY)  # The event that its directory was moved may be about to come.
             return Dropped("gone")
         except Unreadable as error:
@@ -112,16 +125,11 @@ class Lookups:
             )
         except (Denied, Unanswered) as error:
             return self._failed(spooled, occurrence, path, error)
-        self.waits.end(key, "move")
+        self._for_move.end(key)
         if entry.kind != "REGULAR":
             return Dropped("directory" if entry.kind == "DIR" else "no_file")
         if entry.size is None:
-            was_closed = occurrence.action != MOVED_IN and occurrence.event
-            if was_closed:
-                waits = self.waits.goes_on(key, "size", UNFINISHED_SECONDS)
-            else:
-                waits = self.waits.goes_on_for_upload(key)
-            return Later(_RETRY) if waits else Dropped("unfinished")
+            return Later(_RETRY) if self._waits_for_size(key, occurrence) else Dropped("unfinished")
         seconds = self.settling.seconds_left(path, entry, key)
         if seconds is not None:
             return Later(seconds, doubles=False, aside=path not in self.settling)
@@ -187,6 +195,13 @@ class Lookups:
         identity, scope = self._site.identity, self._site.scope
         return event_of(occurrence, path, entry, event_id=event_id, identity=identity, scope=scope)
 
+    def _waits_for_size(self, key: str, occurrence: Occurrence) -> bool:
+        """Return whether it is still waited for the end of the upload of a file that is being written."""
+        if occurrence.action != MOVED_IN and occurrence.event:
+            return self._for_size.goes_on(key)
+        has_room = key in self._for_upload or len(self._for_upload) < _MOST_UPLOADS
+        return has_room and self._for_upload.goes_on(key)
+
     def _was_within(self, occurrence: Occurrence) -> bool:
         """Return whether the file was renamed within what is watched."""
         return occurrence.cookie is not None and self._moves.was_within(occurrence.cookie)
@@ -196,4 +211,4 @@ class Lookups:
         if occurrence.cookie is None or self._was_within(occurrence):
             return False
         matters = MOVED_IN not in self._flags or (occurrence.is_new and not self._with_path)
-        return matters and self.waits.goes_on(key, "other half", PAIR_SECONDS)
+        return matters and self._for_half.goes_on(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any
@@ -14,6 +14,18 @@ from bridge.core.ports import Spooled
 from bridge.sources.dcache.rest.namespace import Entry
 from bridge.sources.dcache.scope import Scope, joined
 
+_SHORT = {
+    "directory": "d",
+    "name": "n",
+    "mask": "m",
+    "cookie": "k",
+    "subscription": "s",
+    "channel": "c",
+    "event": "i",
+    "is_new": "f",
+    "entry": "e",
+}
+"""What the fields of an occurrence are called in the store."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -65,18 +77,7 @@ class Occurrence:
 
     def spooled(self, key: str) -> Spooled:
         """Write it for the store."""
-        kept: dict[str, Any] = {
-            "n": self.name,
-            "m": self.mask,
-            "d": self.directory,
-            "k": self.cookie,
-            "s": self.subscription,
-            "c": self.channel,
-            "i": self.event,
-            "f": self.is_new,
-            "e": self.entry,
-        }
-        kept = {short: value for short, value in kept.items() if value}
+        kept = {short: value for name, short in _SHORT.items() if (value := getattr(self, name))}
         return Spooled(key=key, data=json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode())
 
     @classmethod
@@ -86,19 +87,10 @@ class Occurrence:
             kept = json.loads(spooled.data)
             if "u" in kept:
                 raise BrokenOccurrenceError(str(kept["u"]), str(kept["r"]).encode())
-            entry = kept.get("e")
-            found = cls(
-                directory=kept.get("d"),
-                name=kept["n"],
-                mask=kept["m"],
-                cookie=kept.get("k"),
-                subscription=kept.get("s", ""),
-                channel=kept.get("c", ""),
-                event=kept.get("i", ""),
-                is_new=kept.get("f", False),
-                entry=None if entry is None else Entry(*entry),
-                found="event" if entry is None else "listing",
-            )
+            values = {name: kept[short] for name, short in _SHORT.items() if short in kept}
+            found = cls(**{"directory": None, **values})
+            if found.entry is not None:
+                found = replace(found, entry=Entry(*found.entry), found="listing")
             assert found.action  # noqa: S101 - StopIteration where there is none
             return found
         except (StopIteration, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from bridge.sources.dcache.rest.connection import key_of
-from bridge.sources.dcache.scope import joined
+from bridge.sources.dcache.scope import is_at_or_below, joined
 
 
 class Watches:
@@ -27,7 +27,7 @@ class Watches:
         return len(self._paths)
 
     def add(self, subscription: str, path: str) -> None:
-        """Note that `subscription` is now about `path`, whatever either was about before."""
+        """Note that `subscription` is now about `path`, whatever it or others were about before."""
         key = key_of(subscription)
         self._drop(key)
         other = self._keys.get(path)
@@ -70,8 +70,7 @@ class Watches:
 
     def below(self, path: str) -> list[tuple[str, str]]:
         """Return key and path of each watch at `path` and below."""
-        front = "/" if path == "/" else f"{path}/"
-        return [(key, at) for at, key in self._keys.items() if at == path or at.startswith(front)]
+        return [(key, at) for at, key in self._keys.items() if is_at_or_below(at, path)]
 
     def move(self, keys: Collection[str], old: str, new: str) -> None:
         """Note that the directory `old` is now `new`, with those of `keys` that are known at or below it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -93,10 +93,8 @@ class Connection(Http):
 
     async def delete_channel(self, channel: str) -> None:
         """End a channel; one that is gone is well too."""
-        try:
+        with suppress(Missing):
             await self.ask("DELETE", self._channel(channel))
-        except Missing:
-            pass
 
     # Subscriptions
 
@@ -125,10 +123,8 @@ class Connection(Http):
 
     async def unwatch(self, channel: str, key: str) -> None:
         """End the subscription named `key` (`key_of`); one that is gone is well too."""
-        try:
+        with suppress(Missing):
             await self.ask("DELETE", f"{self._channel(channel)}/subscriptions/{key}")
-        except Missing:
-            pass
 
     async def subscriptions(self, channel: str) -> Sequence[str]:
         """Return the keys of all subscriptions there are (`key_of`). Raise Missing."""

@@ -90,10 +90,10 @@ class Login:
         self._refusal.credential = self._name(used)
         self._refusal.until = time.monotonic() + REFUSED_SECONDS
         was_unproven, self._unproven = used == self._unproven, None
-        if not was_unproven:
-            self._unproven = await self._renewed(used)
-        if self._unproven is None:
+        fresh = None if was_unproven else await self._renewed(used)
+        if fresh is None:
             raise Refused(reason)
+        self._unproven = fresh
 
     async def _authorization(self) -> str:
         """Return the `Authorization` of a request, empty for none. Raise Refused, Unanswered."""

@@ -1,20 +1,21 @@
 """The journal of what happened to events: lines that a thread writes into files beside the store.
 
-On an event's way only a tuple is made; the rest is the thread's.
+On an event's way its texts are put into a list. Lines are made of them some at a time, soon: later they would
+have to be fetched from memory again, at several times the cost. The rest is the thread's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from threading import Event as Signal
 from threading import Thread
 from time import monotonic
-from typing import TypeAlias
+from typing import NamedTuple
 
 import structlog
 
@@ -22,27 +23,48 @@ from bridge.core.event import Event
 from bridge.core.journal import NoJournal, What
 from bridge.core.steady import Steady
 from bridge.store.config import JournalConfig
-from bridge.store.segments import CLOSED, DIRECTORY, KILLED, LONGEST, LOST, Segments, columns, cut, escape
+from bridge.store.segments import (
+    CLOSED,
+    COLUMNS,
+    DIRECTORY,
+    KILLED,
+    LONGEST,
+    LOST,
+    PARTS,
+    Segments,
+    columns,
+    cut,
+    escape,
+)
 from bridge.telemetry.metrics import Metrics
 
 MOST_WAITING = 20_000
 """Lines that wait to be written: those that come then are lost, and counted."""
 GATHER_SECONDS = 0.1
 """For so long lines gather, and a kill loses them."""
-_TOGETHER = 256
-"""Lines made in one run, in which nothing else in the process goes on: some 0.2 ms."""
+_RUN = 64
+"""Lines made at once: their texts are in the processor's caches still."""
+_TOGETHER = 4096
+"""Lines with which the thread is woken before the time: seldom, as that costs as much as a hundred lines."""
+_LONG = 2**9
+"""Bytes that few lines have: so many together stay within a segment."""
 _AGAIN_SECONDS = 1.0
-"""Between two tries of a disk that fails."""
+"""Between two tries of a disk that fails, and at most between two looks for segments that are too old."""
 _HANG_SECONDS = 20.0
 """How long one write may be under way before it is a problem to be told."""
 _CLOSE_SECONDS = 5.0
 """For what is being written when the process ends."""
 _MILLISECOND = 0.001
+_WIDTH = 2 * COLUMNS.index("job") - 2
+"""Texts of a line: both times in one, and what else each line has, with a tab before each but the first."""
 
-_Noted: TypeAlias = tuple[
-    float, float | None, tuple[str, str, str, str, str, str, str], tuple[int, str, str, int, str, str] | None
-]
-"""The columns of a line: two monotonic times, seven texts, and the others where one is not empty."""
+
+class Lines(NamedTuple):
+    """Lines that go to the thread."""
+
+    runs: list[bytes]
+    amount: int
+
 
 _log = structlog.get_logger(__name__)
 
@@ -55,12 +77,26 @@ class JournalFiles:
     ) -> None:
         self._path = state_dir / DIRECTORY
         self._segments = Segments(self._path, config.max_bytes, config.keep_for, now)
-        self._waiting: deque[_Noted] = deque()
+        self._waiting: list[str] = []
+        """What is noted and not yet made into lines, as `encode` takes it; and the next is that too."""
+        self._more: dict[int, Sequence[object]] = {}
+        self._made = Lines([], 0)
+        """What the thread was not given yet."""
+        self._together = min(_TOGETHER, config.max_bytes // PARTS // _LONG)
+        self._full = 0
+        """With so many texts lines are made of them, and it is looked whether more may wait."""
+        self._at = self._since = float("-inf")
+        """Since when the times in `_times` are true, for a millisecond."""
+        self._times = ""
+        self._giving: asyncio.TimerHandle | None = None
+        self._given: SimpleQueue[Lines | None] = SimpleQueue()
+        self._lines_given = self._lines_done = 0
+        """How many lines the thread was given; and by its own count, how many of them wait no more."""
         self._overflowed = 0
         """Lines for which there was no room, by the loop's count; and by the thread's."""
         self._overflow_seen = 0
-        self._pending: list[_Noted] = []
-        """What the thread has taken, and not yet written."""
+        self._pending: list[Lines] = []
+        """What the thread has taken, and not yet written; one at most."""
         self._lost = 0
         """Lines lost, of which no line tells yet."""
         self._first = ""
@@ -94,7 +130,10 @@ class JournalFiles:
         try:
             yield journal
         finally:
+            journal._make()
+            journal._give()
             journal._ending.set()
+            journal._given.put(None)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await journal._closed.wait()
@@ -124,26 +163,86 @@ class JournalFiles:
         into: str = "",
     ) -> None:
         """Write one line soon; see `core.journal`."""
-        waiting = self._waiting
-        if len(waiting) >= MOST_WAITING:
+        if len(self._waiting) >= self._full and not self._may_wait():
             self._overflowed += 1
             return
         name, subject, key = event.id, event.subject or "", event.attributes.get("key", "")
         if len(name) + len(subject) + len(key) > LONGEST:  # what waits must not take all memory
             name, subject, key = cut(name), cut(subject), cut(key)
-        more = None
-        if cause or attempts or detail or route or into or number:
-            more = attempts, cause, cut(detail), number, route, cut(into)
         if at is None:
             at = monotonic()
-        waiting.append((at, since, (what, event.source, name, subject, key, service, job), more))
+        if since is None:
+            times = _times(at, None)
+        elif 0.0 <= at - self._at < _MILLISECOND and 0.0 <= since - self._since < _MILLISECOND:
+            times = self._times
+        else:
+            times = self._times = _times(at, since)
+            self._at, self._since = at, since
+        texts = self._waiting
+        texts += (
+            times,
+            what,
+            "\t",
+            event.source,
+            "\t",
+            name,
+            "\t",
+            subject,
+            "\t",
+            key,
+            "\t",
+            service,
+            "\t",
+            job,
+        )
+        if cause or attempts or detail or route or into or number:
+            self._more[len(texts) - 1] = attempts, cause, cut(detail), number, route, cut(into)
+
+    def _may_wait(self) -> bool:
+        """Return whether one line more may wait; have those there are written soon, and many at once."""
+        self._make()
+        if self._made.amount >= self._together:
+            self._give()
+        room = MOST_WAITING - self._made.amount - (self._lines_given - self._lines_done)
+        self._full = min(_RUN, room) * _WIDTH
+        if self._giving is None:
+            self._giving = self._loop.call_later(GATHER_SECONDS, self._give_gathered)
+        return room > 0
+
+    def _give_gathered(self) -> None:
+        self._giving = None
+        self._make()
+        self._give()
+        self._full = 0
+
+    def _make(self) -> None:
+        """Make lines of what is noted."""
+        texts, more = self._waiting, self._more
+        if not texts:
+            return
+        self._waiting, self._more = [], {}
+        runs, amount = self._made
+        try:
+            runs.append(encode(texts, more))
+        except Exception:  # noqa: BLE001 - whatever it is, the event goes on
+            _log.exception("lines of the journal can't be made", lines=len(texts) // _WIDTH)
+            self._overflowed += len(texts) // _WIDTH
+        else:
+            self._made = Lines(runs, amount + len(texts) // _WIDTH)
+
+    def _give(self) -> None:
+        if self._made.amount:
+            self._lines_given += self._made.amount
+            self._given.put(self._made)
+            self._made = Lines([], 0)
 
     # The thread's side
 
     def _run(self) -> None:
         try:
             self._attempt(self._resume)
-            while not self._ending.wait(_AGAIN_SECONDS if self._failing else GATHER_SECONDS):
+            while not self._ending.is_set():
+                self._wait()
                 self._turn()
             self._turn()
             self._end()
@@ -155,37 +254,62 @@ class JournalFiles:
         last = self._segments.resume()
         found = columns(last) or [""]
         if last and found[1:] != [CLOSED]:
-            self._first = f"{_milliseconds(time.time())}\t{KILLED}\t{found[0]}\n"
+            self._first = f"{_milliseconds(monotonic())}\t{KILLED}\t{found[0]}\n"
         self._write()
+
+    def _wait(self) -> None:
+        """Wait for lines, and for the time of another try where the disk has failed."""
+        if self._failing:
+            self._ending.wait(_AGAIN_SECONDS)
+        else:
+            self._take(_AGAIN_SECONDS)
+
+    def _take(self, seconds: float = 0.0) -> bool:
+        """Have lines that are to be written, if there are any; return whether there are."""
+        while not self._pending:
+            try:
+                lines = self._given.get(seconds > 0, seconds)
+            except Empty:
+                return False
+            if lines is None:  # that it ends
+                return self._take()
+            self._pending.append(lines)
+        return True
 
     def _turn(self) -> None:
         overflowed = self._overflowed
         self._lose(overflowed - self._overflow_seen)
         self._overflow_seen = overflowed
-        while self._waiting or self._pending or self._failing:
-            while self._waiting and len(self._pending) < _TOGETHER:
-                self._pending.append(self._waiting.popleft())
+        while self._take() or self._failing:
             if not self._attempt(self._write):
                 return
         self._attempt(self._segments.look)
 
     def _end(self) -> None:
-        self._first += f"{_milliseconds(time.time())}\t{CLOSED}\n"
-        if not self._attempt(self._write):
-            self._lose(len(self._pending) + len(self._waiting))
-            _log.error(
-                "lines of the journal are lost: it can't be written as the bridge ends", lines=self._lost
-            )
+        if left := self._lines_given - self._lines_done:
+            self._lose(left)
+            self._pending.clear()
+            _log.error("lines of the journal are lost: it can't be written as the bridge ends", lines=left)
+        self._first += f"{_milliseconds(monotonic())}\t{CLOSED}\n"
+        self._attempt(self._write)
         self._segments.close()
 
     def _write(self) -> None:
         """Write what is pending. Raise OSError; then it still is."""
-        data = self._first
+        head = self._first
         if self._lost:
-            data += f"{_milliseconds(time.time())}\t{LOST}\t{self._lost}\n"
-        self._segments.write(data.encode() + encode(self._pending, time.time() - monotonic()))
-        self._pending.clear()
+            head += f"{_milliseconds(monotonic())}\t{LOST}\t{self._lost}\n"
+        runs = [run for lines in self._pending for run in lines.runs]
+        self._segments.write(b"".join([head.encode(), *runs]))
+        self._let_go()
         self._first, self._lost = "", 0
+
+    def _let_go(self) -> int:
+        """Let what is pending wait no more; return how many lines it was."""
+        lines = sum([lines.amount for lines in self._pending])
+        self._lines_done += lines
+        self._pending.clear()
+        return lines
 
     def _attempt(self, call: Callable[[], None]) -> bool:
         """Call what writes; return whether it went well. A defect costs the lines that it met."""
@@ -198,9 +322,9 @@ class JournalFiles:
             self._failing = True
             self._state.failed(f"the journal {self._path} can't be written: {error.strerror or error}")
         except Exception as error:  # noqa: BLE001 - they would meet it again, and the thread must go on
-            _log.exception("lines of the journal can't be written", lines=len(self._pending))
-            self._lose(len(self._pending))
-            self._pending.clear()
+            lines = self._let_go()
+            _log.exception("lines of the journal can't be written", lines=lines)
+            self._lose(lines)
             self._failing = True
             self._state.failed(f"the journal {self._path} can't be written: {type(error).__name__}")
         else:
@@ -218,43 +342,30 @@ class JournalFiles:
         self._count_lost(lines)
 
 
-def encode(noted: Sequence[_Noted], offset: float) -> bytes:
-    """Write lines, whose times are monotonic: `offset` seconds before those since 1970."""
-    rows = _rows(noted, offset)
-    text = "".join(rows)
-    tabs = sum([8 if more is None else 14 for _, _, _, more in noted])
-    if text.count("\t") != tabs or text.count("\n") != len(rows) or "\\" in text or "\0" in text:
-        text = "".join(_rows([_escaped(each) for each in noted], offset))
-    return text.encode("utf-8", "surrogatepass")
+def encode(texts: list[str], more: Mapping[int, Sequence[object]]) -> bytes:
+    """Make lines of texts, one line's behind the other's.
+
+    At the even places is what this module writes: the end of the line before with the times, and tabs; at the
+    odd ones is what was noted. `more` are the other columns of lines that have any, by the place of their
+    last text.
+    """
+    noted = texts[1::2]
+    all_noted = "".join(noted)
+    if "\t" in all_noted or "\n" in all_noted or "\\" in all_noted or "\0" in all_noted:
+        texts = texts.copy()
+        texts[1::2] = map(escape, noted)
+    if more:
+        texts = texts.copy()
+        for at, others in more.items():
+            texts[at] = "\t".join([texts[at], *[escape(str(each or "")) for each in others]])
+    return ("".join(texts)[1:] + "\n").encode("utf-8", "surrogatepass")
 
 
-def _rows(noted: Sequence[_Noted], offset: float) -> list[str]:
-    rows: list[str] = []
-    add, join = rows.append, "\t".join
-    last_at = last_since = float("-inf")
-    t = received = ""
-    for at, since, texts, more in noted:
-        if not 0.0 <= at - last_at < _MILLISECOND:
-            last_at, t = at, _milliseconds(at + offset)
-        if since is None:
-            last_since, received = float("-inf"), ""
-        elif not 0.0 <= since - last_since < _MILLISECOND:
-            last_since, received = since, _milliseconds(since + offset)
-        if more is None:
-            add(f"{t}\t{received}\t{join(texts)}\n")
-        else:
-            add(f"{t}\t{received}\t{join(texts)}\t{join([str(each or '') for each in more])}\n")
-    return rows
+def _times(at: float, since: float | None) -> str:
+    """Return the end of the line before, and what a line begins with."""
+    return f"\n{_milliseconds(at)}\t{'' if since is None else _milliseconds(since)}\t"
 
 
-def _escaped(noted: _Noted) -> _Noted:
-    at, since, (what, *texts), more = noted
-    source, name, subject, key, service, job = map(escape, texts)
-    if more is not None:
-        attempts, cause, detail, number, route, into = more
-        more = attempts, escape(cause), escape(detail), number, escape(route), escape(into)
-    return at, since, (what, source, name, subject, key, service, job), more
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(max(0, int(seconds * 1000)))
+def _milliseconds(at: float) -> str:
+    """Return a monotonic time as `COLUMNS` has it."""
+    return str(max(0, int((at + time.time() - monotonic()) * 1000)))

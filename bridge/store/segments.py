@@ -34,7 +34,7 @@ LONGEST = 2000
 _LONGEST_END = LONGEST // 4
 
 _NAME = re.compile(r"([0-9]{12})\.log")
-_PARTS = 16
+PARTS = 16
 _LARGEST = 16 * 2**20
 """A segment has a 16th of all that is kept, and no more bytes than this."""
 _END = 2**18
@@ -141,7 +141,7 @@ class Segments:
         self._max_bytes = max_bytes
         self._keep_for = keep_for
         self._now = now
-        self._most = min(max_bytes // _PARTS, _LARGEST)
+        self._most = min(max_bytes // PARTS, _LARGEST)
         self._descriptor: int | None = None
         self._path = directory
         self._size = 0

@@ -142,16 +142,14 @@ _texts = st.text(st.characters(exclude_categories=())) | st.text('\\tn0\0\t\n\r"
 def test_any_text_is_read_back_and_found_by_all_of_it_and_by_its_end(
     rows: list[tuple[str, str, str, str, bool]],
 ) -> None:
-    noted = [
-        (
-            at + 0.5,
-            None,
-            ("failed", "s", name, subject, key, "", job),
-            (1, "c", job, 0, "", key) if more else None,
-        )
-        for at, (name, subject, key, job, more) in enumerate(rows)
-    ]
-    lines = encode(noted, 1000.0).decode("utf-8", "surrogatepass").split("\n")
+    texts: list[str] = []
+    others: dict[int, tuple[int, str, str, int, str, str]] = {}
+    for at, (name, subject, key, job, more) in enumerate(rows):
+        texts += f"\n{1000500 + 1000 * at}\t\t", "failed", "\t", "s", "\t", name, "\t", subject, "\t", key
+        texts += "\t", "", "\t", job
+        if more:
+            others[len(texts) - 1] = 1, "c", job, 0, "", key
+    lines = encode(texts, others).decode("utf-8", "surrogatepass").split("\n")
     assert lines.pop() == ""
     for line, (at, (name, subject, key, job, more)) in zip(lines, enumerate(rows), strict=True):
         raw = line.encode("utf-8", "surrogatepass")

@@ -6,9 +6,8 @@ import time
 
 from aiohttp import web
 
-from bridge.sandbox.oscar.cluster import Cluster
 from bridge.sandbox.oscar.errors import NO_ROUTE, RefusedError
-from bridge.sandbox.oscar.logins import Logins
+from bridge.sandbox.oscar.logins import Api
 from bridge.sandbox.oscar.oidc import GROUPS
 from bridge.sandbox.oscar.quotas import InvalidQuotaError, needs
 from bridge.sandbox.oscar.services import SHARED_NAMESPACE
@@ -45,12 +44,8 @@ class _Resource:
         return {f"{what}_{unit}": amount for what, amount in amounts.items() if amount}
 
 
-class ClusterApi:
+class ClusterApi(Api):
     """The cluster, as `pkg/handlers` tells of it."""
-
-    def __init__(self, cluster: Cluster, logins: Logins) -> None:
-        self._cluster = cluster
-        self._logins = logins
 
     def routes(self) -> list[web.RouteDef]:
         """As in OSCAR's `main.go`."""

@@ -69,10 +69,7 @@ class Invocation:
     async def job(self, request: web.Request) -> web.Response:
         """`MakeJobHandler` of `pkg/handlers/job.go`."""
         try:
-            body = await self._body(request)
-            await self._cluster.throttle.calls("core")
-            services = self._named(request)
-            token = _bearer(request)
+            body, services, token = await self._asked(request)
             user: User | None = None
             if len(token) == SERVICE_TOKEN_LENGTH:
                 service = _with_token(services, token)
@@ -155,10 +152,7 @@ class Invocation:
     async def run(self, request: web.Request) -> web.Response:
         """`MakeRunHandler` of `pkg/handlers/run.go`, and the service's pod behind it."""
         try:
-            body = await self._body(request)
-            await self._cluster.throttle.calls("core")
-            services = self._named(request)
-            token = _bearer(request)
+            body, services, token = await self._asked(request)
             if len(token) == SERVICE_TOKEN_LENGTH:
                 service = _with_token(services, token)
             else:
@@ -195,15 +189,22 @@ class Invocation:
             raise RefusedError(401, _NOT_ENROLLED)
         return service
 
-    def _named(self, request: web.Request) -> list[Service]:
-        """Since 4.0.0 an unknown service is an empty list: 401 with a service token, 404 with OIDC.
+    async def _asked(self, request: web.Request) -> tuple[bytes, list[Service], str]:
+        """Return the body, the services of the name, and the token.
 
-        Before, `ReadService` made it a 404 ahead of any authentication.
+        First of all the body, as the ingress has it; and OSCAR has it whole before its caller can hang up.
+        Since 4.0.0 an unknown service is an empty list: 401 with a service token, 404 with OIDC. Before,
+        `ReadService` made it a 404 ahead of any authentication.
         """
+        body = await request.read()
+        limit = self._cluster.settings.max_body_bytes
+        if limit is not None and len(body) > limit:
+            raise RefusedError(413, ingress_text(413, "Request Entity Too Large"))
+        await self._cluster.throttle.calls("core")
         services = self._cluster.services.named(request.match_info["service"])
         if not services and not self._cluster.settings.at_least("4.0.0"):
             raise RefusedError(404)
-        return services
+        return body, services, _bearer(request)
 
     @staticmethod
     def _select(request: web.Request, services: list[Service], uid: str) -> Service:
@@ -219,14 +220,6 @@ class Invocation:
                 if service.owner == owner:
                     return service
         raise RefusedError(404)
-
-    async def _body(self, request: web.Request) -> bytes:
-        """First of all, as the ingress does; and OSCAR has it whole before its caller can hang up."""
-        body = await request.read()
-        limit = self._cluster.settings.max_body_bytes
-        if limit is not None and len(body) > limit:
-            raise RefusedError(413, ingress_text(413, "Request Entity Too Large"))
-        return body
 
 
 def _bearer(request: web.Request) -> str:

@@ -8,21 +8,16 @@ from typing import Any
 
 from aiohttp import web
 
-from bridge.sandbox.oscar.cluster import Cluster
 from bridge.sandbox.oscar.errors import RefusedError
 from bridge.sandbox.oscar.job import Job
 from bridge.sandbox.oscar.jobs import KubernetesError
 from bridge.sandbox.oscar.kubernetes import LISTING_TROUBLES
-from bridge.sandbox.oscar.logins import Logins
+from bridge.sandbox.oscar.logins import Api
 from bridge.sandbox.oscar.services import Service, format_uid
 
 
-class JobsApi:
+class JobsApi(Api):
     """Jobs, as `pkg/handlers/logs.go` has them."""
-
-    def __init__(self, cluster: Cluster, logins: Logins) -> None:
-        self._cluster = cluster
-        self._logins = logins
 
     def routes(self) -> list[web.RouteDef]:
         """As in OSCAR's `main.go`."""

@@ -87,3 +87,11 @@ class Logins:
         await self._cluster.throttle.calls("core")  # the namespace
         await self._cluster.throttle.calls("rbac", 2)  # a role and its binding
         await self._cluster.throttle.calls("core", 3)  # a volume claim, a quota, a limit range
+
+
+class Api:
+    """A part of `/system`, with handlers for callers who are known."""
+
+    def __init__(self, cluster: Cluster, logins: Logins) -> None:
+        self._cluster = cluster
+        self._logins = logins

@@ -7,9 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from bridge.sandbox.oscar.cluster import Cluster
 from bridge.sandbox.oscar.errors import NO_ROUTE, RefusedError
-from bridge.sandbox.oscar.logins import Logins
+from bridge.sandbox.oscar.logins import Api
 from bridge.sandbox.oscar.services import (
     CLUSTER_ADMIN,
     SERVICE_TOKEN_LENGTH,
@@ -20,12 +19,8 @@ from bridge.sandbox.oscar.services import (
 )
 
 
-class ServicesApi:
+class ServicesApi(Api):
     """Services, as `pkg/handlers` has them."""
-
-    def __init__(self, cluster: Cluster, logins: Logins) -> None:
-        self._cluster = cluster
-        self._logins = logins
 
     def routes(self) -> list[web.RouteDef]:
         """As in OSCAR's `main.go`."""

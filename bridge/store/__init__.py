@@ -1,4 +1,11 @@
-"""What is kept on this machine's disk: parked events and dead letters, with their causes; and the journal."""
+"""What is kept on this machine's disk: parked events and dead letters, with their causes; and the journal.
+
+Begin with `store`, which is what the daemon asks, then read `access`, `writer` and `file`: how it gets to the
+disk. The SQL is in `changes`, `parked`, `jobs`, `spool_rows`, `window_rows` and `merges`, the tables are in
+`migrations`. What commands ask is in `letters`, `waiting` and `find`, what they order in `orders` and
+`moves`. A damaged file is the matter of `salvage`, `rescue` and `pages`. The journal is no table: `journal`
+writes it into `segments`, and `history` reads it.
+"""
 
 from bridge.store.config import JournalConfig, StoreConfig
 from bridge.store.journal import JournalFiles

@@ -1,4 +1,4 @@
-"""Since when the event longest parked for each service waits."""
+"""The time since which the event longest parked for each service has waited."""
 
 from __future__ import annotations
 

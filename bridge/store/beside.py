@@ -17,7 +17,7 @@ _Answer = TypeVar("_Answer")
 
 
 class _NoStoreError(StoreError):
-    """There is none in that state directory."""
+    """The state directory has no store."""
 
 
 def read(state_dir: Path, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:

@@ -38,10 +38,11 @@ class Budget:
         self.refusal = f"the store {path} {why}: {self._what} until some of it goes"
 
     def look(self, capacity: int, room: Callable[[int], int]) -> None:
-        """Tell the refusal no longer if `room`, asked for so many bytes, has enough of the whole `capacity`.
+        """Withdraw the refusal if `room`, which is asked for so many bytes, has enough of them again.
 
-        A hundredth, so that readiness does not flap with every event that goes. A tenth, because a batch may
-        be too large for whatever becomes free, and who asks again may ask for less.
+        Enough is what was refused, and at least a hundredth of the budget or of the `capacity`, if that is
+        less: so readiness does not flap with every event that goes. After a while a tenth is enough, for a
+        batch may be larger than whatever becomes free, and whoever asks again may ask for less.
         """
         most = min(self._most, capacity)
         wanted = max(min(self._wanted, most // 10), most // 100)

@@ -1,4 +1,4 @@
-"""What one transaction does to the kept events, and what it comes to."""
+"""What one transaction does to the kept events, and what it tells of that to those who count them."""
 
 from __future__ import annotations
 

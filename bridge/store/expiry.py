@@ -1,4 +1,4 @@
-"""Dead letters that go for their age, by a clock that is believed."""
+"""Deletes dead letters that are too old, by a clock that can be believed."""
 
 from __future__ import annotations
 

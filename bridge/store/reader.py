@@ -35,7 +35,7 @@ class Reader:
         self._connection: sqlite3.Connection | None = None
 
     async def ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Return what the thread has for an answer. Raise StoreError."""
+        """Have the thread ask the file, and return the answer. Raise StoreError."""
         return await self._loop.run_in_executor(self._thread, self._answer, question)
 
     def stop(self) -> asyncio.Future[None]:

@@ -1,4 +1,4 @@
-"""Copying what is readable of a damaged store."""
+"""Copies what is readable of a damaged store into a new one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SPOOLS_SINCE = 3
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """What came of it."""
+    """What was saved of a damaged store, and what was lost."""
 
     saved: int
     lost: int

@@ -2,6 +2,11 @@
 
 Written from the sources of `dCache/dcache` (the frontend's `org.dcache.restful`, the namespace's and the
 pools' event makers); each unpleasant behaviour names the file it comes from.
+
+Begin with `namespace`: the files, and the events that each change makes. `inotify` and `channel` tell who
+hears of them, `streams` writes them to clients. `events` and `lookups` are the REST interface, `door` is a
+WebDAV one. What goes wrong on request is in `faults` if it lasts or waits, in `trouble` if it strikes at
+once; `control` is for a person with curl.
 """
 
 from bridge.sandbox.dcache.faults import Faults

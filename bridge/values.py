@@ -268,6 +268,18 @@ def exactly_one(model: Model, key: str) -> None:
         raise ValueError(f"expected exactly one of `{key}` and `{key}_file`, but {given} given")
 
 
+def one_at_most(model: Model, one: str, other: str) -> None:
+    """Raise ValueError where both keys are given."""
+    if getattr(model, one) is not None and getattr(model, other) is not None:
+        raise ValueError(f"expected one of {one} and {other}, not both")
+
+
+def needs(model: Model, name: str, owner: str) -> None:
+    """Raise ValueError where `name` is given without `owner`, by which alone it means anything."""
+    if getattr(model, name) is not None and getattr(model, owner) is None:
+        raise ValueError(f"{name} is given, so expected {owner} too")
+
+
 class Tls(Model):
     """Whom to believe. With neither file nor directory: the system's certificate authorities."""
 
@@ -333,8 +345,7 @@ class ClientTls(Tls):
 
     @model_validator(mode="after")
     def _key_has_a_certificate(self) -> Self:
-        if self.key_file is not None and self.cert_file is None:
-            raise ValueError("key_file is given, so expected cert_file too")
+        needs(self, "key_file", "cert_file")
         return self
 
     def own_certificate(self) -> OwnCertificate | None:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 
 from bridge.net.certificates import OwnCertificate
 from bridge.sources import SourceConfig
-from bridge.values import ClientTls, Model, Seconds, SecretFile, address, addresses, secret
+from bridge.values import ClientTls, Model, Seconds, SecretFile, address, addresses, one_at_most, secret
 
 
 class DeclareConfig(Model):
@@ -46,8 +46,7 @@ class BrokerConfig(SourceConfig, ABC):
 
     @model_validator(mode="after")
     def _says_who_we_are(self) -> Self:
-        if self.password is not None and self.password_file is not None:
-            raise ValueError("expected one of password and password_file, not both")
+        one_at_most(self, "password", "password_file")
         has_password = self.password is not None or self.password_file is not None
         if has_password != (self.username is not None):
             raise ValueError("expected username and password (or password_file), or neither")

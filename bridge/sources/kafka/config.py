@@ -11,7 +11,19 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Secr
 from bridge.net.certificates import OwnCertificate
 from bridge.sources.opening import OpeningConfig
 from bridge.sources.storage_events import Open
-from bridge.values import ClientTls, Model, ReadableFile, Seconds, SecretFile, Tls, address, addresses, secret
+from bridge.values import (
+    ClientTls,
+    Model,
+    ReadableFile,
+    Seconds,
+    SecretFile,
+    Tls,
+    address,
+    addresses,
+    needs,
+    one_at_most,
+    secret,
+)
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -58,19 +70,19 @@ class TlsConfig(ClientTls):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         for name in ("truststore_password", "key_password", "pkcs12_password"):
-            _one_at_most(self, name, f"{name}_file")
-        _one_at_most(self, "ca_file", "truststore_file")
-        _one_at_most(self, "ca_path", "truststore_file")
+            one_at_most(self, name, f"{name}_file")
+        one_at_most(self, "ca_file", "truststore_file")
+        one_at_most(self, "ca_path", "truststore_file")
         if self.truststore_file is not None and not self.verify:
             raise ValueError("`truststore_file` means nothing with `verify: false`; remove one or the other")
-        _one_at_most(self, "cert_file", "pkcs12_file")
+        one_at_most(self, "cert_file", "pkcs12_file")
         for name, owner in (
             ("truststore_password", "truststore_file"),
             ("key_password", "cert_file"),
             ("pkcs12_password", "pkcs12_file"),
         ):
-            _needs(self, name, owner)
-            _needs(self, f"{name}_file", owner)
+            needs(self, name, owner)
+            needs(self, f"{name}_file", owner)
         return self
 
     def own_certificate(self) -> OwnCertificate | None:
@@ -98,7 +110,7 @@ class OAuthConfig(Model):
     def _fits(self) -> Self:
         if (self.token_file is None) == (self.token_endpoint is None):
             raise ValueError("expected exactly one of token_file and token_endpoint")
-        _one_at_most(self, "client_secret", "client_secret_file")
+        one_at_most(self, "client_secret", "client_secret_file")
         if self.token_endpoint is not None and (
             self.client_id is None or (self.client_secret is None and self.client_secret_file is None)
         ):
@@ -106,7 +118,7 @@ class OAuthConfig(Model):
                 "expected client_id and client_secret (or client_secret_file) with token_endpoint"
             )
         for name in ("client_id", "client_secret", "client_secret_file", "scope", "tls"):
-            _needs(self, name, "token_endpoint")
+            needs(self, name, "token_endpoint")
         return self
 
 
@@ -174,7 +186,7 @@ class KafkaConfig(OpeningConfig):
         if self.sasl_mechanism is None:
             raise ValueError(f"expected sasl_mechanism with security_protocol {self.security_protocol}")
         named = self.sasl_mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-        _one_at_most(self, "password", "password_file")
+        one_at_most(self, "password", "password_file")
         if named and (self.username is None or (self.password is None and self.password_file is None)):
             raise ValueError(
                 f"expected username and password (or password_file) with sasl_mechanism {self.sasl_mechanism}"
@@ -199,13 +211,3 @@ def _with_tls(config: KafkaConfig) -> str:
 
 def _with_sasl(config: KafkaConfig) -> str:
     return "SASL_SSL" if config.security_protocol == "SSL" else "SASL_PLAINTEXT or SASL_SSL"
-
-
-def _one_at_most(model: Model, one: str, other: str) -> None:
-    if getattr(model, one) is not None and getattr(model, other) is not None:
-        raise ValueError(f"expected one of {one} and {other}, not both")
-
-
-def _needs(model: Model, name: str, owner: str) -> None:
-    if getattr(model, name) is not None and getattr(model, owner) is None:
-        raise ValueError(f"{name} is given, so expected {owner} too")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from bridge.sources.opening import OpeningConfig
 from bridge.sources.storage_events import Open
-from bridge.values import Seconds, SecretFile
+from bridge.values import Seconds, SecretFile, one_at_most
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo")
 _AWS_HOST = re.compile(r"(?:.+\.)?sqs(?:-fips)?\.([a-z0-9-]+)\.(?:vpce\.)?amazonaws\.com(?:\.cn)?")
@@ -69,8 +69,7 @@ class SqsConfig(OpeningConfig):
     @model_validator(mode="after")
     def _has_one_kind_of_credentials(self) -> Self:
         for name in ("secret_access_key", "session_token"):
-            if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
-                raise ValueError(f"expected one of {name} and {name}_file, not both")
+            one_at_most(self, name, f"{name}_file")
         has_secret = self.secret_access_key is not None or self.secret_access_key_file is not None
         has_token = self.session_token is not None or self.session_token_file is not None
         if has_secret != (self.access_key_id is not None):

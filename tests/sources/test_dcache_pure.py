@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bridge.core.ports import Spooled
+from bridge.sources import dcache
 from bridge.sources.dcache.config import DcacheConfig
 from bridge.sources.dcache.inotify import read
 from bridge.sources.dcache.moves import PAIR_SECONDS, Half, Moves
@@ -429,3 +432,15 @@ def test_a_listed_file_and_a_told_one_are_one_event_but_for_how_it_was_found() -
 def test_what_is_wrong_is_told(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         config(**wrong)
+
+
+# The rooms
+
+
+def test_each_room_is_named_where_they_are_drawn() -> None:
+    folder = Path(dcache.__file__).parent
+    rooms = {
+        path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    drawn = set(re.findall(r"[a-z]+", dcache.__doc__ or ""))
+    assert rooms - {"__init__", "config"} <= drawn

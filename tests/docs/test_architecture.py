@@ -45,14 +45,33 @@ def test_the_picture_names_a_file_of_every_room_on_the_way() -> None:
     assert rooms == {"sources", "pipeline", "destinations", "store"}
 
 
-def test_the_rooms_are_those_of_the_tree_in_the_order_in_which_they_may_import() -> None:
+def test_the_rooms_are_those_of_the_tree_and_import_what_is_told() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (house,) = [one["layers"] for one in contracts if one.get("containers") == ["bridge"]]
-    layer_of = {room: at for at, layer in enumerate(house) for room in re.split(r" [|:] ", layer)}
-    told = [re.split(r", ", name) for name in re.findall(r"^### (.+)$", SECTIONS["The rooms"], re.MULTILINE)]
-    assert {room for names in told for room in names} == layer_of.keys() - {"__main__"}
-    order = [layer_of[room] for names in told for room in names]
-    assert order == sorted(order)
+    layers = [[room for room in re.split(r" [|:] ", layer) if room != "__main__"] for layer in house]
+    barred = {
+        (source.removeprefix("bridge."), other.removeprefix("bridge."))
+        for one in contracts
+        if one["type"] == "forbidden"
+        for source in one["source_modules"]
+        for other in one["forbidden_modules"]
+    }
+    told = re.findall(r"^### (.+?)\n(.*?)(?=^### |\Z)", SECTIONS["The rooms"], re.MULTILINE | re.DOTALL)
+    rooms = [room for names, _ in told for room in names.split(", ")]
+    at = {room: number for number, layer in enumerate(layers) for room in layer}
+    assert sorted(rooms) == sorted(at)
+    assert [at[room] for room in rooms] == sorted(at.values())
+    for names, text in told:
+        room = names.split(", ")[-1]
+        below = [each for layer in layers[at[room] + 1 :] for each in layer]
+        may = [each for each in below if (room, each) not in barred]
+        (says,) = re.findall(r"^May import (.+)\.$|^Imports nothing of the bridge\.$", text, re.MULTILINE)
+        named = re.findall(r"`(\w+)`", says)
+        if says.startswith("all below"):
+            assert named == [each for each in below if each not in may], names
+        else:
+            assert named == may, names
+        assert "**Begin with**" in text, names
 
 
 def test_each_promise_has_its_test() -> None:

@@ -97,11 +97,16 @@ def encode(
 
 def _may_lose_members(data: bytes) -> bool:
     """Tell whether `_without_credentials` may find something in `data`, however it is spelled."""
-    return b"principalId" in data or b"storage_provider" in data or _has_escaped_letter(data)
+    return _has(data, b"principalId") or _has(data, b"storage_provider") or _has_escaped_letter(data)
 
 
 def _has_escaped_letter(data: bytes) -> bool:
-    return _ESCAPED in data and _ESCAPED_LETTER.search(data) is not None
+    return _has(data, _ESCAPED) and _ESCAPED_LETTER.search(data) is not None
+
+
+def _has(data: bytes, part: bytes) -> bool:
+    """Tell whether `part` is in `data`: `in` would take it for a number first, and make an error of that."""
+    return data.find(part) >= 0
 
 
 def _auto(event: Event, trusted: bool, max_bytes: int) -> bytes:
@@ -215,7 +220,7 @@ def _re_encode(data: bytes) -> bytes:
         quoted = data.split(b'"')
         # Two spaces are in a string then, or one is at its begin or its end.
         words = b" ".join([b"", *filter(None, quoted[1::2]), b""])
-        if b"  " not in words and b"[" not in words:
+        if not (_has(words, b"  ") or _has(words, b"[")):
             tokens = b'"'.join(quoted[::2]).replace(b" ", b"").replace(b"[", b"[ ")
             quoted[::2] = tokens.split(b'"')
             return b'"'.join(quoted)
@@ -265,7 +270,7 @@ def _may_choose_credentials(data: bytes, value: dict[str, Any]) -> bool:
     no letter of a key is escaped, each key in `value` stands in the text at a place of its own; so if the
     text has the name no oftener than `value` has it in those two places, it is nowhere else.
     """
-    if b"storage_provider" in data or _has_escaped_letter(data):
+    if _has(data, b"storage_provider") or _has_escaped_letter(data):
         return True
     named = data.count(b"principalId")
     return named > 0 and named > _harmless_principals(value)

@@ -44,9 +44,9 @@ def to_event(record: Any, place: TopicPartition, source: str) -> Event:
     binding, binary mode). A key that is not UTF-8 is given as base64, with `key_encoding: base64`.
     Of a header that comes several times the last one counts.
     """
-    topic, partition = place
-    offset, raw_key, value = record.offset, record.key, record.value
-    attributes = {"topic": topic, "partition": str(partition), "offset": str(offset)}
+    topic, partition, offset = place.topic, str(place.partition), str(record.offset)
+    raw_key, value, timestamp = record.key, record.value, record.timestamp
+    attributes = {"topic": topic, "partition": partition, "offset": offset}
     key: str | None = None
     if raw_key is not None:
         try:
@@ -61,7 +61,8 @@ def to_event(record: Any, place: TopicPartition, source: str) -> Event:
             attributes[f"header.{name}"] = "" if raw is None else raw.decode("utf-8", "replace")
         kind, subject = attributes.get("header.ce_type", ""), attributes.get("header.ce_subject", "")
     # Message format v0, from before Kafka 0.10, has no timestamp: the same as Kafka's NO_TIMESTAMP, -1.
-    timestamp = -1 if record.timestamp is None else record.timestamp
+    if timestamp is None:
+        timestamp = -1
     return Event(
         id=f"{topic}/{partition}/{offset}@{timestamp}",
         source=source,

@@ -24,7 +24,7 @@ from bridge.core.event import Event
 from bridge.core.identity import invocation_name
 from bridge.store import JournalConfig, JournalFiles
 from bridge.store.history import Needle, read
-from bridge.store.journal import encode
+from bridge.store.lines import encode
 from bridge.store.segments import Segments
 from bridge.telemetry.metrics import Metrics
 
@@ -37,7 +37,7 @@ _WRITTEN_SECONDS = 0.2
 _BYTES = 6_710
 _AT_ONCE = 256
 _TEXTS = 14
-"""Of a line (`store.journal.encode`)."""
+"""Of a line (`store.lines.encode`)."""
 
 
 def event(number: int) -> tuple[Event, str]:

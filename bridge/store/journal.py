@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -23,9 +23,9 @@ from bridge.core.event import Event
 from bridge.core.journal import NoJournal, What
 from bridge.core.steady import Steady
 from bridge.store.config import JournalConfig
+from bridge.store.lines import WIDTH, begin_line, encode, milliseconds
 from bridge.store.segments import (
     CLOSED,
-    COLUMNS,
     DIRECTORY,
     KILLED,
     LONGEST,
@@ -34,7 +34,6 @@ from bridge.store.segments import (
     Segments,
     columns,
     cut,
-    escape,
 )
 from bridge.telemetry.metrics import Metrics
 
@@ -55,8 +54,6 @@ _HANG_SECONDS = 20.0
 _CLOSE_SECONDS = 5.0
 """For what is being written when the process ends."""
 _MILLISECOND = 0.001
-_WIDTH = 2 * COLUMNS.index("job") - 2
-"""Texts of a line: both times in one, and what else each line has, with a tab before each but the first."""
 
 
 class Lines(NamedTuple):
@@ -172,11 +169,11 @@ class JournalFiles:
         if at is None:
             at = monotonic()
         if since is None:
-            times = _times(at, None)
+            times = begin_line(at, None)
         elif 0.0 <= at - self._at < _MILLISECOND and 0.0 <= since - self._since < _MILLISECOND:
             times = self._times
         else:
-            times = self._times = _times(at, since)
+            times = self._times = begin_line(at, since)
             self._at, self._since = at, since
         texts = self._waiting
         texts += (
@@ -204,7 +201,7 @@ class JournalFiles:
         if self._made.amount >= self._together:
             self._give()
         room = MOST_WAITING - self._made.amount - (self._lines_given - self._lines_done)
-        self._full = min(_RUN, room) * _WIDTH
+        self._full = min(_RUN, room) * WIDTH
         if self._giving is None:
             self._giving = self._loop.call_later(GATHER_SECONDS, self._give_gathered)
         return room > 0
@@ -225,10 +222,10 @@ class JournalFiles:
         try:
             runs.append(encode(texts, more))
         except Exception:  # noqa: BLE001 - whatever it is, the event goes on
-            _log.exception("lines of the journal can't be made", lines=len(texts) // _WIDTH)
-            self._overflowed += len(texts) // _WIDTH
+            _log.exception("lines of the journal can't be made", lines=len(texts) // WIDTH)
+            self._overflowed += len(texts) // WIDTH
         else:
-            self._made = Lines(runs, amount + len(texts) // _WIDTH)
+            self._made = Lines(runs, amount + len(texts) // WIDTH)
 
     def _give(self) -> None:
         if self._made.amount:
@@ -254,7 +251,7 @@ class JournalFiles:
         last = self._segments.resume()
         found = columns(last) or [""]
         if last and found[1:] != [CLOSED]:
-            self._first = f"{_milliseconds(monotonic())}\t{KILLED}\t{found[0]}\n"
+            self._first = f"{milliseconds(monotonic())}\t{KILLED}\t{found[0]}\n"
         self._write()
 
     def _wait(self) -> None:
@@ -290,7 +287,7 @@ class JournalFiles:
             self._lose(left)
             self._pending.clear()
             _log.error("lines of the journal are lost: it can't be written as the bridge ends", lines=left)
-        self._first += f"{_milliseconds(monotonic())}\t{CLOSED}\n"
+        self._first += f"{milliseconds(monotonic())}\t{CLOSED}\n"
         self._attempt(self._write)
         self._segments.close()
 
@@ -298,7 +295,7 @@ class JournalFiles:
         """Write what is pending. Raise OSError; then it still is."""
         head = self._first
         if self._lost:
-            head += f"{_milliseconds(monotonic())}\t{LOST}\t{self._lost}\n"
+            head += f"{milliseconds(monotonic())}\t{LOST}\t{self._lost}\n"
         runs = [run for lines in self._pending for run in lines.runs]
         self._segments.write(b"".join([head.encode(), *runs]))
         self._let_go()
@@ -340,32 +337,3 @@ class JournalFiles:
     def _lose(self, lines: int) -> None:
         self._lost += lines
         self._count_lost(lines)
-
-
-def encode(texts: list[str], more: Mapping[int, Sequence[object]]) -> bytes:
-    """Make lines of texts, one line's behind the other's.
-
-    At the even places is what this module writes: the end of the line before with the times, and tabs; at the
-    odd ones is what was noted. `more` are the other columns of lines that have any, by the place of their
-    last text.
-    """
-    noted = texts[1::2]
-    all_noted = "".join(noted)
-    if "\t" in all_noted or "\n" in all_noted or "\\" in all_noted or "\0" in all_noted:
-        texts = texts.copy()
-        texts[1::2] = map(escape, noted)
-    if more:
-        texts = texts.copy()
-        for at, others in more.items():
-            texts[at] = "\t".join([texts[at], *[escape(str(each or "")) for each in others]])
-    return ("".join(texts)[1:] + "\n").encode("utf-8", "surrogatepass")
-
-
-def _times(at: float, since: float | None) -> str:
-    """Return the end of the line before, and what a line begins with."""
-    return f"\n{_milliseconds(at)}\t{'' if since is None else _milliseconds(since)}\t"
-
-
-def _milliseconds(at: float) -> str:
-    """Return a monotonic time as `COLUMNS` has it."""
-    return str(max(0, int((at + time.time() - monotonic()) * 1000)))

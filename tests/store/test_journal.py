@@ -32,7 +32,8 @@ from bridge.store import (
     segments,
 )
 from bridge.store.history import Found, Line, Needle
-from bridge.store.journal import JournalFiles, encode
+from bridge.store.journal import JournalFiles
+from bridge.store.lines import encode
 from bridge.telemetry.metrics import Metrics
 from bridge.testing import until
 from tests.store.events import child, letter, on_a_tmpfs, value

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import sys
 
+from bridge.cli import memory
 from bridge.cli.options import Commands, add, load
 
 
@@ -25,8 +25,7 @@ def add_to(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     gc.disable()  # until the bridge has started: nothing of what loads is garbage
-    # The log library would load a terminal library for its tracebacks: 4 MiB and 0.1 s for nothing.
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # that is how an import is prevented
+    memory.spare()
     # Imported here: `dead-letters` answers without loading every client library.
     from bridge import app
     from bridge.net.loop import Loop

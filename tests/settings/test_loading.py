@@ -122,6 +122,8 @@ routes: [{from: uploads, to: plants}]
 """
 _ELSEWHERE = {
     "cel.cel",
+    "cramjam.cramjam",
+    "frozenlist._frozenlist",
     "aiobotocore",
     "botocore",
     "aiormq",
@@ -138,7 +140,8 @@ def test_a_bridge_loads_nothing_that_its_configuration_does_not_need(tmp_path: P
     (tmp_path / "bridge.yaml").write_text(_KAFKA_ALONE, encoding="utf-8")
     code = f"""
 import sys
-sys.modules["rich"] = None  # as `run` has it
+from bridge.cli import memory
+memory.spare()  # as `run` has it
 from pathlib import Path
 from bridge import app
 from bridge.settings import load
@@ -151,6 +154,23 @@ print("aiokafka" in sys.modules)
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path
     )
     assert done.stdout.splitlines() == ["[]", "True"]
+
+
+def test_what_reads_compressed_records_is_loaded_by_the_first_of_them() -> None:
+    code = """
+import sys
+from bridge.cli import memory
+memory.spare()
+from aiokafka import codec
+print(codec.has_lz4(), "cramjam.cramjam" in sys.modules)
+for name in ("snappy", "lz4", "zstd"):
+    print(getattr(codec, f"{name}_decode")(getattr(codec, f"{name}_encode")(b"leaf")))
+print("cramjam.cramjam" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["True False", *3 * ["b'leaf'"], "True"]
 
 
 _values = st.recursive(

@@ -43,6 +43,7 @@ OUTAGE_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 """For leaving the group and closing the connections, and once more when that must be cut off."""
 
+_LARGE_FRAME = 2**14
 _MOST_FRAME = 2**28
 """Bytes of one answer. A broker gives the first batch whole, which has 1 MiB by default, and 100 at some."""
 _WHOLE_BATCH = 2**20
@@ -56,22 +57,38 @@ Stopped = Callable[[TopicPartition, int, Exception], None]
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc] # aiokafka is not typed
-    """A connection whose questions about topics create none (KIP-204): a mistyped name must stay missing."""
+    """A connection whose questions about topics create none (KIP-204): a mistyped name must stay missing.
+
+    It keeps no answer until the next one begins, which may be long and has several MiB.
+    """
 
     def send(self, request: Any, expect_response: bool = True) -> Any:
         if isinstance(request, MetadataRequest):
             request._allow_auto_topic_creation = False
         return super().send(request, expect_response)
 
+    def _handle_frame(self, resp: bytes) -> None:
+        super()._handle_frame(self._reader.taken() or resp)
+
 
 class _Frames(asyncio.StreamReader):
     """What is read of a connection; aiokafka itself takes up to 2 GiB into memory, if the broker says so."""
+
+    _frame = b""
 
     async def readexactly(self, n: int) -> bytes:
         if n > _MOST_FRAME:
             _aiokafka_log.warning("An answer of %d bytes, more than %d, is not read", n, _MOST_FRAME)
             raise ConnectionAbortedError(f"an answer of {n} bytes, more than {_MOST_FRAME}")
-        return await super().readexactly(n)
+        if n <= _LARGE_FRAME:
+            return await super().readexactly(n)
+        self._frame = await super().readexactly(n)
+        return b""  # who asks keeps what it is given until it has the next
+
+    def taken(self) -> bytes:
+        """Give the answer that was read last, if it is a large one, and let go of it."""
+        frame, self._frame = self._frame, b""
+        return frame
 
 
 class _Client(AIOKafkaClient):  # type: ignore[misc] # aiokafka is not typed

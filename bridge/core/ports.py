@@ -191,10 +191,11 @@ class Keeper(JobKeeper, Protocol):
         limit: int,
         order_key: int | None = None,
         without_keys: Collection[int] = (),
+        after: int = 0,
     ) -> Sequence[Parked]:
         """Give the oldest parked events of a service, but for the numbers in `without`. Raises StoreError.
 
-        Those of one `order_key` if it is given, and none of `without_keys`.
+        Those of one `order_key` if it is given, none of `without_keys`, and none up to the number `after`.
         """
 
     def forget(self, number: int) -> None:

@@ -98,6 +98,9 @@ class Parking:
         """Times that something went into the store: whether a look into it is out of date."""
         self._parkings_not_aside = 0
         """Those of them that may have been of a key that is not set aside, or of none."""
+        self._brought = 0
+        """The number in the store of the last that came back, if all before it are back too, or of keys
+        set aside; 0 where others may be among them."""
         keeper.on_parked(key, self._parked)
         if keeper.waiting(key):
             self._parked()
@@ -240,6 +243,7 @@ class Parking:
                 self._backlog = self._backlog or not write.aside
                 self._parkings += 1
                 self._parkings_not_aside += not write.aside
+                self._brought = 0  # it may have its old place
                 self._write_no_more(delivery)
                 attempts = 0 if write.past is None else write.past.attempts
                 self._journal.note(
@@ -331,20 +335,28 @@ class Parking:
         room = 0 if self.closed else min(self._room(), _CHUNK)
         if not self._backlog or room <= 0 or self._back_bytes >= _BACK_BYTES:
             return
-        seen = self._parkings_not_aside
+        seen, after = self._parkings_not_aside, self._brought
         rows = await self._keeper.parked(
-            self._key, without=self._numbers_back(), limit=room, without_keys=self._aside
+            self._key,
+            without=() if after else self._numbers_back(),
+            limit=room,
+            without_keys=self._aside,
+            after=after,
         )
         if self.closed:
             return
+        is_true = self._parkings_not_aside == seen
+        self._brought = rows[-1].number if rows and is_true else 0
         for row in rows:
             if row.order_key is not None and not self._key_has_room(row.order_key):
                 self._aside.add(row.order_key)
             if row.order_key not in self._aside:
                 self._return(row)
-        if rows:
-            self._look.set()  # only a look that finds nothing tells that nothing is left
-        elif self._parkings_not_aside == seen:
+        if rows and len(rows) == room > self._room():
+            return  # the lane tells when it has room for many: to look for a few costs more than they do
+        if rows or after or not is_true:
+            self._look.set()  # only a look at all that finds nothing tells that nothing is left
+        else:
             self._backlog = False
             self._changed()
 
@@ -402,9 +414,12 @@ class Parking:
             self._look.set()
         if outcome in (Outcome.ACCEPTED, Outcome.FILTERED):
             self._keeper.forget(number)
+        else:
+            self._brought = 0
 
     def _parked(self) -> None:
         self._backlog = True
         self._parkings += 1
         self._parkings_not_aside += 1
+        self._brought = 0
         self._look.set()

@@ -16,10 +16,10 @@ _BYTES = 16 * 2**20
 
 _OLDEST = f"""
     SELECT number, attempts, first_attempt, order_key, {schema.EVENT} FROM kept INDEXED BY {{index}}
-    WHERE reason = 'parked' AND service = CAST(? AS TEXT) {{which}}
-        AND number NOT IN (SELECT value FROM json_each(?))
+    WHERE reason = 'parked' AND service = CAST(? AS TEXT) AND number > ? {{which}}
     ORDER BY number LIMIT ?
 """  # noqa: S608 - our columns
+_NOT_THESE = " AND number NOT IN (SELECT value FROM json_each(?))"
 _NOT_OF_KEYS = """
     AND number NOT IN (
         SELECT number FROM kept INDEXED BY parked_by_key
@@ -37,21 +37,25 @@ def oldest(
     *,
     order_key: int | None = None,
     without_keys: Collection[int] = (),
+    after: int = 0,
 ) -> list[Parked]:
     """Give the oldest parked events of `service` but for the numbers in `without`.
 
-    Those of `order_key` if it is given, and none of `without_keys`.
+    Those of `order_key` if it is given, none of `without_keys`, and none up to the number `after`.
     They are at most `limit`, and fewer where they are big; none only when there is none.
     Raises sqlite3.Error and BrokenRowError.
     """
-    index, which, parameters = "kept_by_reason", "", list[bytes | str | int]([raw(service)])
+    index, which, parameters = "kept_by_reason", "", list[bytes | str | int]([raw(service), after])
     if order_key is not None:
         index, which = "parked_by_key", "AND order_key = ?"
         parameters.append(order_key)
     elif without_keys:
         which = _NOT_OF_KEYS
         parameters += [raw(service), json.dumps(list(without_keys))]
-    parameters += [json.dumps(list(without)), limit]
+    if without:
+        which += _NOT_THESE
+        parameters.append(json.dumps(list(without)))
+    parameters.append(limit)
     question = _OLDEST.format(index=index, which=which)
     try:
         with schema.strict_texts(connection):

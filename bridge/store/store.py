@@ -114,20 +114,21 @@ class Store(Access):
         limit: int,
         order_key: int | None = None,
         without_keys: Collection[int] = (),
+        after: int = 0,
     ) -> Sequence[Parked]:
         """Give the oldest parked events of `service`, but for the numbers in `without` and those forgotten.
 
         They are at most `limit`, and fewer where they are big; none only when there is none. They are of
-        `order_key` if it is given, and none of them is of `without_keys`.
+        `order_key` if it is given, none of them is of `without_keys`, and all have numbers above `after`.
         Raises StoreError.
         """
         if limit <= 0:
             return ()
-        others = {*without, *self._leaving}
+        others = [number for number in (*without, *self._leaving) if number > after]
         keys = tuple(without_keys)  # as they are now: another thread reads
         found = await self.read(
             lambda connection: parked.oldest(
-                connection, service, others, limit, order_key=order_key, without_keys=keys
+                connection, service, others, limit, order_key=order_key, without_keys=keys, after=after
             )
         )
         self._given.update((row.number, service) for row in found)

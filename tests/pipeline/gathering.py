@@ -107,10 +107,17 @@ class SqlKeeper(MemoryKeeper):
         limit: int,
         order_key: int | None = None,
         without_keys: Collection[int] = (),
+        after: int = 0,
     ) -> Sequence[Parked]:
         return await self.read(
             lambda connection: parked.oldest(
-                connection, service, without, limit, order_key=order_key, without_keys=without_keys
+                connection,
+                service,
+                without,
+                limit,
+                order_key=order_key,
+                without_keys=without_keys,
+                after=after,
             )
         )
 

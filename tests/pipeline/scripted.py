@@ -207,6 +207,7 @@ class MemoryKeeper:
         limit: int,
         order_key: int | None = None,
         without_keys: Collection[int] = (),
+        after: int = 0,
     ) -> Sequence[Parked]:
         without, without_keys = set(without), set(without_keys)  # as they are when it is asked
         await self._write()
@@ -214,7 +215,7 @@ class MemoryKeeper:
             row
             for (_, _, of), row in self.rows.items()
             if of == service
-            and row.number not in without
+            and after < row.number not in without
             and (order_key is None or row.order_key == order_key)
             and (row.order_key is None or row.order_key not in without_keys)
         ]

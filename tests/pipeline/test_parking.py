@@ -193,6 +193,52 @@ async def test_big_events_come_back_a_few_at_a_time_and_all_of_them() -> None:
     bench.assert_nothing_is_remembered()
 
 
+class Counting(MemoryKeeper):
+    """Counts what it was asked for."""
+
+    looks = named = 0
+    """Times, and numbers that were to be left out."""
+
+    async def parked(
+        self, service: str, *, without: Collection[int], limit: int, **more: Any
+    ) -> Sequence[Parked]:
+        self.looks += 1
+        self.named += len(without)
+        return await super().parked(service, without=without, limit=limit, **more)
+
+
+async def test_many_come_back_at_once_and_none_that_is_back_is_looked_at_again() -> None:
+    keeper = Counting()
+    for number in range(4000):
+        await keeper.park(event(number), "plants")
+    service = Service()
+    bench = Bench(ScriptedDestination(service, seconds=1), park=True, keeper=keeper)
+    async with bench.running():
+        await until(lambda: not keeper.rows)
+    assert_in_order(service.accepted, slack=4)
+    assert keeper.looks < 20
+    assert keeper.named < 1100
+    bench.assert_nothing_is_remembered()
+
+
+async def test_what_is_parked_anew_in_a_place_behind_which_others_came_back_comes_back_too() -> None:
+    keeper = MemoryKeeper()
+    for number in range(3000):
+        await keeper.park(event(number), "plants")
+    dead = list(keeper.rows.items())[7]
+    del keeper.rows[dead[0]]
+    service = Service()
+    bench = Bench(ScriptedDestination(service, seconds=1), park=True, keeper=keeper)
+    async with bench.running():
+        await until(lambda: len(service.accepted) > 1000)
+        keeper.rows = dict([dead]) | keeper.rows
+        await keeper.replay()
+        await until(lambda: not keeper.rows)
+    assert sorted(service.accepted, key=int) == [str(number) for number in range(3000)]
+    assert service.accepted.index("7") < 2600, "it is the oldest"
+    bench.assert_nothing_is_remembered()
+
+
 async def test_what_comes_behind_a_full_lane_costs_the_same_however_much_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -70,6 +70,19 @@ async def test_the_oldest_come_first_and_those_in_the_lane_are_left_out(
         assert await parked_ids(store, without={first.number, second.number}) == ["5", "7", "9"]
 
 
+async def test_those_up_to_a_number_are_left_out(state_dir: Path, metrics: Metrics) -> None:
+    async with Store.open(state_dir, metrics) as store:
+        for number in range(5):
+            await store.park(event(str(number)), "plants")
+        first, second, third, *_ = await parked(store)
+        assert await store.parked("plants", without=(), limit=9, after=second.number) == [
+            row for row in await parked(store) if row.number > second.number
+        ]
+        store.forget(third.number)
+        left = await store.parked("plants", without={first.number}, limit=9, after=second.number)
+        assert [row.event.id for row in left] == ["3", "4"]
+
+
 async def test_parking_again_is_the_same_row_in_its_old_place(state_dir: Path, metrics: Metrics) -> None:
     async with Store.open(state_dir, metrics) as store:
         for number in range(3):

@@ -24,7 +24,7 @@ from bridge.sources.broker.link import (
 )
 from bridge.sources.broker.message import Message, Tag
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.stomp_frames import Frame, Parser, dump
+from bridge.sources.rucio.stomp_frames import Frame, Parser, acknowledge, dump
 from bridge.telemetry.logging import excerpt
 
 _SUBSCRIPTION = "oscar-bridge"
@@ -165,7 +165,7 @@ class _StompLink:
             await first_end(*ends)
 
     def answer(self, done: Sequence[Tag]) -> None:
-        self._write(b"".join([dump("ACK", {"id": str(tag)}) for tag in done]))
+        self._write(acknowledge(done))
         self._answered += len(done)
         if self._answered >= self._prefetch < self._most:
             # Beside those there are: a subscription's prefetch stays as it is, and what has come by one that

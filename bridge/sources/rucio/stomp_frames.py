@@ -7,7 +7,7 @@ memory is bounded, whatever is sent.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bridge.sources.broker.link import MOST_BODY, MOST_PASSED_OVER, OVERSIZE_KEPT, LinkLost, oversize
@@ -234,9 +234,15 @@ def _add_header(frame: Frame, line: bytes) -> None:
 def _unescaped(line: str) -> list[str]:
     """Return the parts of `line`, as far as a colon and after it. Raises KeyError for an unknown escape."""
     parts = line.split(":", 1)
-    if "\\\\" not in line:  # then each backslash begins an escape, and nearly all are of colons
-        parts = [part.replace(r"\c", ":") for part in parts]
+    if line.count("\\") == parts[-1].count(r"\c"):  # as in all that ActiveMQ writes
+        parts[-1] = parts[-1].replace(r"\c", ":")
+        return parts
     return [_ESCAPE.sub(lambda found: _ESCAPES[found[0]], part) if "\\" in part else part for part in parts]
+
+
+def acknowledge(tags: Iterable[object]) -> bytes:
+    """Return an ACK for each of `tags`."""
+    return "".join([f"ACK\nid:{_escaped(str(tag))}\n\n\0" for tag in tags]).encode()
 
 
 def _escaped(text: str) -> str:

@@ -104,6 +104,13 @@ class Opening:
             delivery.fault = fault
             self._offer(delivery)
             return
+        if len(parts) == 1 and not isinstance(alone := parts[0], str):  # it stands for its message
+            if isinstance(alone, Poisoned):
+                delivery.event, delivery.fault = alone.event, alone.reason
+            else:
+                delivery.event = alone
+            self._offer(delivery)
+            return
         kept = [part for part in parts if not isinstance(part, str)]
         for part in parts:
             if isinstance(part, str):

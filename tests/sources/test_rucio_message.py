@@ -17,9 +17,10 @@ from bridge.pipeline.decisions import decide
 from bridge.pipeline.routes import RouteConfig
 from bridge.sources import NoEvent
 from bridge.sources.broker.message import Message, Unreadable, Unwanted
+from bridge.sources.json_reader import load
 from bridge.sources.rucio import KIND
 from bridge.sources.rucio.config import RucioConfig
-from bridge.sources.rucio.message import load, read
+from bridge.sources.rucio.message import read
 from tests.servers.hermes import message
 
 ALL: frozenset[str] = frozenset()

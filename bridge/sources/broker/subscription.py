@@ -50,7 +50,8 @@ class Subscription:
         self._most_bytes = most_bytes
         self._metrics = metrics
         self._log = log
-        self._held: dict[Delivery, Tag] = {}
+        self._held: dict[Delivery, tuple[Tag, int]] = {}
+        """What is not answered, with its size: what is handed over in its place may have another."""
         self._bytes = 0
         """Of what is held."""
         self._ended = False
@@ -77,7 +78,7 @@ class Subscription:
             fault=message.fault or fault,
             nearly_dead=returns(message.attributes) >= NEARLY_DEAD,
         )
-        self._held[delivery] = message.tag
+        self._held[delivery] = message.tag, event.size
         self._bytes += event.size
         if self._bytes > self._most_bytes and len(self._held) > 1:
             raise Full(len(self._held), self._bytes)
@@ -115,8 +116,8 @@ class Subscription:
             delivery.settle(Outcome.RELEASED)
 
     def _settled(self, delivery: Delivery, outcome: Outcome) -> None:
-        tag = self._held.pop(delivery)
-        self._bytes -= delivery.event.size
+        tag, size = self._held.pop(delivery)
+        self._bytes -= size
         if outcome is not Outcome.RELEASED:  # that one goes back when the link ends
             self._owe(tag)
 

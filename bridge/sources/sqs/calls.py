@@ -17,6 +17,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError, NoCredentialsError
 from botocore.parsers import create_parser
 
+from bridge.sources.json_reader import load
+
 _SERVICE = "sqs"
 
 
@@ -61,7 +63,7 @@ class Calls:
         if str(headers.get("content-type", "")).startswith("text/html"):
             answer: Any = {}
         else:
-            answer = json.loads(body) if body else {}
+            answer = load(body) if body else {}
         if not isinstance(answer, dict):
             raise TypeError(f"{type(answer).__name__} in place of an object")
         answer["ResponseMetadata"] = {"HTTPHeaders": headers, "HTTPStatusCode": status}

@@ -66,7 +66,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _text(value: Any) -> str:
     """Give text that can be encoded: half of a surrogate pair as its escape."""
     text = value if isinstance(value, str) else str(value)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _value(attribute: Mapping[str, Any]) -> str:

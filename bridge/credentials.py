@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import ssl
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 from urllib.parse import quote_plus
 
 import aiohttp
@@ -19,6 +18,7 @@ from pydantic import Field, model_validator
 from bridge.core.errors import CredentialError, no_descriptors
 from bridge.core.ports import NO_DESCRIPTORS, Answer, Verdict
 from bridge.net.bodies import body_of
+from bridge.net.documents import json_object
 from bridge.net.proxies import proxy_for
 from bridge.telemetry.logging import excerpt
 from bridge.values import HttpUrl, Model, Secret, SecretFile, exactly_one, secret
@@ -300,15 +300,6 @@ async def post_form(
     ) as response:
         text = (await body_of(response, _LONGEST_ANSWER)).decode("utf-8", "replace")
         return Reply(response.status, text, None)
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """Parse an object; an empty one stands for whatever else `text` is."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def lifetime(seconds: object) -> float:

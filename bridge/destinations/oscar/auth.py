@@ -12,13 +12,13 @@ from bridge.credentials import (
     LONGEST_MARGIN,
     Grant,
     NoCredentialError,
-    json_object,
     lifetime,
     read_secret_of,
     refused,
 )
 from bridge.destinations.oscar.answers import SERVICE_TOKEN_LENGTH
 from bridge.destinations.oscar.config import OidcAgentAuth, ServiceTokenAuth
+from bridge.net.documents import json_object
 from bridge.telemetry.logging import excerpt
 
 _LONGEST_AGENT_ANSWER = 1 << 18

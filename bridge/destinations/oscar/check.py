@@ -27,6 +27,7 @@ from bridge.destinations.oscar.config import (
 from bridge.destinations.oscar.definitions import Definitions, Version
 from bridge.destinations.oscar.jobs import SECONDS_A_JOB
 from bridge.net.bodies import body_of
+from bridge.net.documents import json_object
 from bridge.net.reach import note_proxy, reach_url
 from bridge.net.unanswered import why_unanswered
 from bridge.telemetry.logging import excerpt
@@ -182,7 +183,7 @@ class _Look:
             page = await self._get(cluster, "status", authorization)
         except _Failed:
             return  # it is a comfort; what is wrong shows in what else was asked
-        told = _object(page.text).get("oscar")
+        told = json_object(page.text).get("oscar")
         count = told.get("jobs_count") if isinstance(told, dict) else None
         if page.status == 200 and isinstance(count, int) and count > _MANY_JOBS:
             minutes = count * SECONDS_A_JOB / 60
@@ -320,7 +321,7 @@ class _Look:
     def _version(self, page: _Page) -> Version | None:
         if not self._accepted(page, "/system/info"):
             return None
-        told = _object(page.text)
+        told = json_object(page.text)
         version = str(told.get("version") or "")
         names = names_jobs(version)
         runs = bool(told.get("serverless_backend"))
@@ -392,11 +393,3 @@ class _Look:
             raise _Failed(f"GET {url.path}: no answer within {_ASK_SECONDS:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _Failed(excerpt(f"GET {url.path}: {why_unanswered(error)}")) from None
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

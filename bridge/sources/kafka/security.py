@@ -15,7 +15,8 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError
 
 from bridge.core.errors import CredentialError
-from bridge.credentials import client_header, json_object, post_form
+from bridge.credentials import client_header, post_form
+from bridge.net.documents import json_object
 from bridge.net.tls import Context
 from bridge.net.unanswered import why_unanswered
 from bridge.sources.kafka.config import OAuthConfig, TlsConfig

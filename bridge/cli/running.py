@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import gc
 
-from bridge.cli import memory
+from bridge.cli.memory import spare
 from bridge.cli.options import Commands, add, load
 
 
@@ -25,7 +25,7 @@ def add_to(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     gc.disable()  # until the bridge has started: nothing of what loads is garbage
-    memory.spare()
+    spare()
     # Imported here: `dead-letters` answers without loading every client library.
     from bridge import app
     from bridge.net.loop import Loop

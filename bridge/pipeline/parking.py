@@ -338,7 +338,8 @@ class Parking:
         seen, after = self._parkings_not_aside, self._brought
         rows = await self._keeper.parked(
             self._key,
-            without=() if after else self._numbers_back(),
+            # Behind the last there are others that are back where that one took an old place, before them.
+            without=[number for number in self._numbers_back() if number > after],
             limit=room,
             without_keys=self._aside,
             after=after,

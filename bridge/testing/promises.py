@@ -138,7 +138,8 @@ class SourcePromises:
             await hands.takes_nothing(0.5)
             begun = time.process_time()
             await hands.takes_nothing(1.5)
-            assert time.process_time() - begun < 0.3
+            # An idle one of ours takes 6 ms; what never rests takes 200 where seven share each core.
+            assert time.process_time() - begun < 0.1
 
 
 @pytest.mark.asyncio

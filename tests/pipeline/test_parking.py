@@ -239,6 +239,24 @@ async def test_what_is_parked_anew_in_a_place_behind_which_others_came_back_come
     bench.assert_nothing_is_remembered()
 
 
+async def test_what_is_back_is_not_brought_again_behind_one_that_is_parked_in_front_of_it() -> None:
+    keeper = MemoryKeeper()
+    for number in range(20):
+        await keeper.park(event(number), "plants")
+    dead = list(keeper.rows.items())[3]
+    del keeper.rows[dead[0]]
+    service = Service()
+    destination = ScriptedDestination(service, seconds=60)
+    bench = Bench(destination, park=True, keeper=keeper, concurrency=2)
+    async with bench.running():
+        await until(lambda: destination.active)
+        keeper.rows = dict([dead]) | keeper.rows
+        await keeper.replay()
+        await until(lambda: not keeper.rows)
+    assert sorted(service.accepted, key=int) == [str(number) for number in range(20)]
+    bench.assert_nothing_is_remembered()
+
+
 async def test_what_comes_behind_a_full_lane_costs_the_same_however_much_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from time import monotonic
 
+from bridge.core.backoff import Backoff
 from bridge.core.delivery import Delivery
 from bridge.core.ports import Answer, DeadLetter, Verdict
 from bridge.pipeline.limits.limit import Attempt
-from bridge.pipeline.retry import Backoff, Past, RetryConfig
+from bridge.pipeline.retry import Past, RetryConfig
 from bridge.pipeline.throughput import Throughput
 
 

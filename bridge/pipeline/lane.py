@@ -9,6 +9,7 @@ from time import monotonic
 
 import structlog
 
+from bridge.core.backoff import Backoff
 from bridge.core.delivery import Delivery
 from bridge.core.jobs import JobMaker
 from bridge.core.journal import NO_JOURNAL, Journal
@@ -23,7 +24,6 @@ from bridge.pipeline.limits.gate import Gate
 from bridge.pipeline.limits.pause import Pause
 from bridge.pipeline.limits.ring import Ring
 from bridge.pipeline.places import Places
-from bridge.pipeline.retry import Backoff
 from bridge.pipeline.throughput import Throughput
 from bridge.pipeline.waiting import Waiting
 from bridge.pipeline.waiting_room import WaitingRoom

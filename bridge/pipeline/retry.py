@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 from pydantic import Field
 
+from bridge.core.backoff import Backoff
 from bridge.values import Model, Seconds
-
-_MOST_DOUBLINGS = 64
-"""Far above every `longest`; much more would be too large for a float."""
 
 
 class RetryConfig(Model):
@@ -38,23 +35,6 @@ class Past:
     own_failures: int = 0
     put_off: bool = False
     """Whether one of them was answered "not now", or not at all."""
-
-
-class Backoff:
-    """Full jitter: a pause drawn evenly from 0 to `first * 2**(failures - 1)`, at most `longest` seconds.
-
-    Spreads the retries of many events, lanes and replicas best (AWS Architecture Blog,
-    "Exponential Backoff And Jitter").
-    """
-
-    def __init__(self, *, first: float, longest: float) -> None:
-        self._first = first
-        self._longest = longest
-
-    def seconds(self, failures: int) -> float:
-        """Draw the pause after `failures` failures in a row (from 1)."""
-        doublings = min(failures - 1, _MOST_DOUBLINGS)
-        return random.uniform(0.0, min(self._longest, self._first * 2.0**doublings))
 
 
 STORE_BACKOFF = Backoff(first=0.5, longest=15.0)

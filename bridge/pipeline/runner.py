@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from bridge.core import errors
+from bridge.core.backoff import Backoff
 from bridge.core.errors import SourceLost
 from bridge.core.leftovers import free_leftovers
 from bridge.core.ports import Source
 from bridge.core.steady import HELD_SECONDS, Steady
 from bridge.pipeline.intake import Intake
-from bridge.pipeline.retry import Backoff
 from bridge.pipeline.router import Router
 from bridge.telemetry.logging import excerpt
 from bridge.telemetry.metrics import SourceMetrics

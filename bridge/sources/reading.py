@@ -1,18 +1,14 @@
-"""What every source does around its reader: let it run, tell the runner what ended it, wait between tries."""
+"""What every source does around its reader: let it run, and tell the runner what ended it."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from bridge.core.errors import SourceLost, reason, root_cause
 from bridge.sources.handover import Handover
-
-_MOST_DOUBLINGS = 64
-"""Far above every `longest`; much more would be too large for a float."""
 
 
 class Reader(Protocol):
@@ -70,11 +66,3 @@ async def lost_with(
             log.exception(defect, exc_info=error)
         release()
         batches.fail(error if isinstance(error, SourceLost) else SourceLost(explain(error)))
-
-
-def pause(failures: int, *, first: float, longest: float) -> float:
-    """Draw the seconds before the next try after `failures` in a row, from 1.
-
-    Full jitter: up to `first`, doubled with each failure, at most `longest`.
-    """
-    return random.uniform(0.0, min(longest, first * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)))

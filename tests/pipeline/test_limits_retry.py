@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bridge.core.backoff import Backoff
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.ports import Answer, Verdict
 from bridge.pipeline.limits.concurrency import Fixed
@@ -19,7 +20,7 @@ from bridge.pipeline.limits.config import LimitsConfig
 from bridge.pipeline.limits.limit import Attempt
 from bridge.pipeline.limits.pace import Pace
 from bridge.pipeline.limits.ring import Ring
-from bridge.pipeline.retry import Backoff, RetryConfig
+from bridge.pipeline.retry import RetryConfig
 from tests.pipeline import clock
 from tests.pipeline.scripted import (
     ACCEPTED,

@@ -6,10 +6,10 @@ from time import monotonic
 
 import structlog
 
+from bridge.core.backoff import Backoff
 from bridge.core.ports import Answer, Verdict
 from bridge.core.steady import Steady
 from bridge.pipeline.limits.limit import NOT_BEFORE_TOLD, Attempt
-from bridge.pipeline.retry import Backoff
 from bridge.telemetry.metrics import LaneMetrics
 
 _SEVERAL = 5

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from bridge.core.backoff import Backoff
 from bridge.core.errors import SourceLost
 from bridge.core.leftovers import free_leftovers
 from bridge.core.ports import Slots
@@ -19,7 +20,7 @@ from bridge.sources.broker.message import Read
 from bridge.sources.broker.subscription import Full, Subscription
 from bridge.sources.handover import Handover
 from bridge.sources.opening import Opening
-from bridge.sources.reading import lost_with, pause
+from bridge.sources.reading import lost_with
 from bridge.sources.storage_events import Open
 from bridge.telemetry.metrics import SourceMetrics
 
@@ -221,4 +222,4 @@ def _end_if_cancelled() -> None:
 
 
 def _pause(failures: int) -> float:
-    return pause(failures, first=1.0, longest=LONGEST_PAUSE)
+    return Backoff(first=1.0, longest=LONGEST_PAUSE).seconds(failures)

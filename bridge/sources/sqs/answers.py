@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from bridge.core.backoff import Backoff
 from bridge.core.steady import Steady
-from bridge.sources.reading import pause
 from bridge.sources.sqs.connection import BATCH, CALL_SECONDS, Entry, Queue, Refusal, Throttled, Unanswered
 from bridge.sources.sqs.held import Held
 from bridge.telemetry.metrics import SourceMetrics
@@ -17,6 +17,8 @@ GATHER_SECONDS = 0.1
 """How long answers gather for a batch."""
 ATTEMPTS = 5
 """To delete a message, or to give it back."""
+BACKOFF = Backoff(first=0.5, longest=10.0)
+"""Between calls of one kind that fail in a row."""
 CALLS = 8
 """Batch calls under way at once, of answers and of those that put off."""
 TELL_SECONDS = 5.0
@@ -142,7 +144,7 @@ class Answers:
         failures = max((held.failures for held in self._owed), default=0)
         if failures:
             self._some.set()
-            await asyncio.sleep(pause_after(failures))
+            await asyncio.sleep(BACKOFF.seconds(failures))
 
     def _settle(self, held: Held, receipt: str, refusal: Refusal | None) -> None:
         if refusal is not None and not refusal.stale:
@@ -159,11 +161,6 @@ class Answers:
             self.count_stale(held, refusal)
         self._owed.pop(held, None)
         self._answered(held)
-
-
-def pause_after(failures: int) -> float:
-    """Draw the seconds to wait after `failures` calls of one kind in a row."""
-    return pause(failures, first=0.5, longest=10.0)
 
 
 def batches(messages: Sequence[Held]) -> Iterator[Sequence[Held]]:

@@ -18,7 +18,7 @@ from bridge.core.steady import Steady
 from bridge.sources.handover import Handover
 from bridge.sources.opening import Opening
 from bridge.sources.reading import lost_with
-from bridge.sources.sqs.answers import GATHER_SECONDS, Answers, batches, pause_after
+from bridge.sources.sqs.answers import BACKOFF, GATHER_SECONDS, Answers, batches
 from bridge.sources.sqs.config import SqsConfig
 from bridge.sources.sqs.connection import BATCH, Queue, Refusal, Throttled, Unanswered
 from bridge.sources.sqs.held import Groups, Held
@@ -325,7 +325,7 @@ class Reader:
             self._throttled.failed(f"throttled: {failure}")
         elif time.monotonic() - since >= LOST_SECONDS:
             raise SourceLost(str(failure))
-        return pause_after(times + 1)
+        return BACKOFF.seconds(times + 1)
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

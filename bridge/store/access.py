@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ def _hang(what: str, since: float | None) -> str | None:
     return f"the disk does not answer: a {what} has been under way for {seconds:.0f} s"
 
 
-class Access:
+class Access(ABC):
     """What holds the state directory for this process alone, and answers whoever waits for its file.
 
     One thread writes, another reads: SQLite's write-ahead log keeps them out of each other's way.
@@ -177,6 +178,6 @@ class Access:
             else:
                 future.set_result(result)
 
+    @abstractmethod
     def _take_in(self, change: Change) -> None:
         """Hear what a transaction has changed, on the loop."""
-        raise NotImplementedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -221,18 +221,28 @@ async def test_many_come_back_at_once_and_none_that_is_back_is_looked_at_again()
     bench.assert_nothing_is_remembered()
 
 
-async def test_what_is_parked_anew_in_a_place_behind_which_others_came_back_comes_back_too() -> None:
+async def parked_but_one(count: int, number: int) -> tuple[MemoryKeeper, Callable[[], Awaitable[None]]]:
+    """Park `count` events but for one, a dead letter; give what parks that anew, in its old place."""
     keeper = MemoryKeeper()
-    for number in range(3000):
-        await keeper.park(event(number), "plants")
-    dead = list(keeper.rows.items())[7]
-    del keeper.rows[dead[0]]
+    for each in range(count):
+        await keeper.park(event(each), "plants")
+    key = list(keeper.rows)[number]
+    dead = keeper.rows.pop(key)
+
+    async def replay() -> None:
+        keeper.rows = {key: dead} | keeper.rows
+        await keeper.replay()
+
+    return keeper, replay
+
+
+async def test_what_is_parked_anew_in_a_place_behind_which_others_came_back_comes_back_too() -> None:
+    keeper, replay = await parked_but_one(3000, 7)
     service = Service()
     bench = Bench(ScriptedDestination(service, seconds=1), park=True, keeper=keeper)
     async with bench.running():
         await until(lambda: len(service.accepted) > 1000)
-        keeper.rows = dict([dead]) | keeper.rows
-        await keeper.replay()
+        await replay()
         await until(lambda: not keeper.rows)
     assert sorted(service.accepted, key=int) == [str(number) for number in range(3000)]
     assert service.accepted.index("7") < 2600, "it is the oldest"
@@ -240,18 +250,13 @@ async def test_what_is_parked_anew_in_a_place_behind_which_others_came_back_come
 
 
 async def test_what_is_back_is_not_brought_again_behind_one_that_is_parked_in_front_of_it() -> None:
-    keeper = MemoryKeeper()
-    for number in range(20):
-        await keeper.park(event(number), "plants")
-    dead = list(keeper.rows.items())[3]
-    del keeper.rows[dead[0]]
+    keeper, replay = await parked_but_one(20, 3)
     service = Service()
     destination = ScriptedDestination(service, seconds=60)
     bench = Bench(destination, park=True, keeper=keeper, concurrency=2)
     async with bench.running():
         await until(lambda: destination.active)
-        keeper.rows = dict([dead]) | keeper.rows
-        await keeper.replay()
+        await replay()
         await until(lambda: not keeper.rows)
     assert sorted(service.accepted, key=int) == [str(number) for number in range(20)]
     bench.assert_nothing_is_remembered()

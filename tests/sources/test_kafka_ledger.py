@@ -32,6 +32,13 @@ def partitions(draw: st.DrawFn) -> tuple[int, list[int]]:
     return start, offsets
 
 
+@st.composite
+def runs_of(draw: st.DrawFn, offsets: list[int]) -> list[list[int]]:
+    """The same, as some fetches bring them."""
+    cuts = sorted(draw(st.sets(st.integers(1, len(offsets)))) | {0, len(offsets)})
+    return [offsets[begin:end] for begin, end in pairwise(cuts)]
+
+
 @given(partition=partitions(), data=st.data())
 def test_the_prefix_ends_at_the_first_unsettled_event_in_every_order(
     partition: tuple[int, list[int]], data: st.DataObject
@@ -40,9 +47,9 @@ def test_the_prefix_ends_at_the_first_unsettled_event_in_every_order(
     ledger = Ledger(start)
     assert ledger.prefix() == start
     open_: dict[int, Delivery] = {}
-    for offset in offsets:
-        open_[offset] = delivery(offset)
-        ledger.add(offset, open_[offset])
+    for fetched in data.draw(runs_of(offsets)):
+        open_ |= {offset: delivery(offset) for offset in fetched}
+        ledger.add(fetched, [open_[offset] for offset in fetched])
     prefixes = [ledger.prefix()]
     for offset in data.draw(st.permutations(offsets)):
         open_.pop(offset).settle(data.draw(SETTLED))
@@ -59,8 +66,7 @@ def test_the_prefix_never_passes_a_released_event(
     start, offsets = partition
     ledger = Ledger(start)
     everything = [delivery(offset) for offset in offsets]
-    for offset, one in zip(offsets, everything, strict=True):
-        ledger.add(offset, one)
+    ledger.add(offsets, everything)
     released = data.draw(st.integers(0, len(offsets) - 1))
     for index in data.draw(st.permutations(range(len(offsets)))):
         everything[index].settle(Outcome.RELEASED if index == released else Outcome.ACCEPTED)
@@ -70,7 +76,7 @@ def test_the_prefix_never_passes_a_released_event(
 def test_a_trailing_hole_counts_as_settled_once_nothing_before_it_is_owed() -> None:
     ledger = Ledger(5)
     first = delivery()
-    ledger.add(5, first)
+    ledger.add([5], [first])
     ledger.skip_to(9)
     assert ledger.prefix() == 5
     first.settle(Outcome.FILTERED)

@@ -44,6 +44,7 @@ CLOSE_SECONDS = 5.0
 """For leaving the group and closing the connections, and once more when that must be cut off."""
 
 _LARGE_FRAME = 2**14
+"""Bytes of an answer that is let go of while it is read."""
 _MOST_FRAME = 2**28
 """Bytes of one answer. A broker gives the first batch whole, which has 1 MiB by default, and 100 at some."""
 _WHOLE_BATCH = 2**20

@@ -27,13 +27,11 @@ class Ledger:
         """Deliveries handed out and not yet behind the prefix, as of the last `prefix()`."""
         return len(self._entries)
 
-    def add(self, offset: int, delivery: Delivery) -> None:
-        """Note that `delivery` of the record at `offset` is handed out. Offsets come in order."""
-        self._entries.append((offset, delivery))
-        self.position = offset + 1
+    def add(self, offsets: Sequence[int], deliveries: Sequence[Delivery]) -> None:
+        """Note that the Deliveries of the records at `offsets`, at least one, are handed out.
 
-    def add_all(self, offsets: Sequence[int], deliveries: Sequence[Delivery]) -> None:
-        """Note as much of several records, at least one."""
+        Offsets come in order.
+        """
         self._entries.extend(zip(offsets, deliveries, strict=True))
         self.position = offsets[-1] + 1
 

@@ -232,7 +232,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is not
                 continue  # read before `on_partitions_assigned` has set the position, which will seek back
             self._unsettled += len(records)
             deliveries = [to_delivery(record, place, identity, settled, since) for record in records]
-            ledger.add_all([record.offset for record in records], deliveries)
+            ledger.add([record.offset for record in records], deliveries)
             if self._looks:
                 self._look_at(random.choice(deliveries).event, place)
             if self._opens:

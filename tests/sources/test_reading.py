@@ -8,11 +8,12 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from bridge.core.backoff import Backoff
 from bridge.core.delivery import Delivery, Outcome
 from bridge.core.errors import SourceLost
 from bridge.core.event import Event
 from bridge.sources.handover import Handover
-from bridge.sources.reading import lost_with, pause, reading
+from bridge.sources.reading import lost_with, reading
 
 LOG = structlog.get_logger()
 
@@ -124,6 +125,6 @@ async def test_what_is_offered_is_handed_over_but_what_was_settled_and_withdrawn
 
 def test_pauses_are_drawn_up_to_twice_as_long_each_time_and_have_an_end() -> None:
     for failures, most in ((1, 0.5), (2, 1.0), (3, 2.0), (6, 10.0), (10_000, 10.0)):
-        drawn = [pause(failures, first=0.5, longest=10.0) for _ in range(500)]
+        drawn = [Backoff(first=0.5, longest=10.0).seconds(failures) for _ in range(500)]
         assert all(0 <= seconds <= most for seconds in drawn)
         assert max(drawn) > 0.9 * most

@@ -260,6 +260,7 @@ class Murder:
             await self._kill(moments, replays=0.6)
         world.oscar.faults.clear()
         settings.max_body_bytes = None
+        await self.daemon.is_up()  # before that a command would take the store, and the daemon end of it
         await world.bed.leaves(0, seconds=60)
         deadline = time.monotonic() + 60
         while self.daemon.kept():
